@@ -1,0 +1,148 @@
+/* engine.h - the face of the engine: pictures in, posterior samples out. server/ and cli/ see nothing else of it.
+ *
+ * engine: a back end with its team of threads. model: weights and plans on that engine, immutable once loaded.
+ * restoration: one picture under restoration by one model; it is cut into rows (tile x sample) that any batch may carry,
+ * in any order; accumulators are fixed-point, so order cannot matter. Results depend only on (model, picture, task, h, seed,
+ * sample), never on the company a row had (DESIGN.md "One result").
+ * Threads: engine_run from one thread at a time per engine; restoration_* of one restoration may be called by any thread, but
+ * only restoration_progress while its rows are being run. model_load may run beside engine_run. No logging, no clock. */
+#ifndef DAVID_ENGINE_H
+#define DAVID_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/dtype.h"
+#include "proto/image.h"
+#include "proto/model_info.h"
+
+/* ---- engine ---- */
+struct engine;
+
+struct engine_options {
+    const char *backend; /* "auto", "cpu", "cuda"; NULL = auto */
+    const char *dtype;   /* "auto", "f32", "tf32", "bf16", "f16"; NULL = auto */
+    int threads;         /* 0 = affinity and cgroup quota */
+    uint32_t max_batch;  /* most rows in one engine_run; 0 = 32 */
+};
+
+struct engine_facts {
+    char backend[16], dtype[8], isa[32];
+    char reason[256]; /* one line: what auto took and why */
+    int threads;
+    uint32_t max_batch;
+};
+
+/* ST_UNSUPPORTED where the back end or the dtype is not to be had. */
+enum status engine_open(struct engine **out, const struct engine_options *o, struct error *err);
+void engine_close(struct engine *e); /* takes NULL; all its models are freed before */
+const struct engine_facts *engine_describe(const struct engine *e);
+
+/* ---- models ---- */
+struct model;
+
+/* Checks the whole file (digest, every tensor's name, shape, finiteness) before it is accepted: ST_BAD_FILE names the offender. */
+enum status model_load(struct model **out, struct engine *e, const char *path, struct error *err);
+/* Hash weights (REFERENCE.md section 7) for an arch: bench and tests. Offers every task. */
+enum status model_hash(struct model **out, struct engine *e, const struct unet_arch *arch,
+                       uint64_t seed, struct error *err);
+void model_free(struct model *m); /* takes NULL; no restoration of it lives */
+const struct model_info *model_describe(const struct model *m);
+const char *model_digest(const struct model *m); /* 64 hex digits */
+size_t model_bytes(const struct model *m);       /* weights, plans and arena */
+enum status
+model_warm(struct model *m,
+           struct error *err); /* one pass of everything, so that the first request is not slow */
+const struct model_task *model_find_task(const struct model *m,
+                                         const char *task); /* NULL: not offered */
+
+/* ---- restorations ---- */
+enum output_kind { OUTPUT_IMAGE, OUTPUT_MEAN, OUTPUT_STD, OUTPUT_ALL };
+
+struct restore_params {
+    const char *task; /* NULL where the model has exactly one */
+    uint64_t seed;
+    double h;         /* < 0: the task's own */
+    uint32_t samples; /* >= 1; IMAGE needs 1, MEAN and STD >= 2 */
+    enum output_kind output;
+    bool keep_samples; /* OUTPUT_ALL: every sample's picture is kept */
+};
+
+/* What a restoration of this size will hold at its peak (accumulators, kept samples, prepared output), decoded picture included. */
+size_t restoration_peak_bytes(const struct model *m, const struct restore_params *p, uint32_t width,
+                              uint32_t height, uint32_t channels, uint32_t depth, bool has_mask);
+
+struct restoration;
+
+/* Takes no ownership: img (and mask: gray 8 bit, white = missing, NULL where the task needs none or alpha marks the hole)
+ * must outlive it. All memory is taken here. Errors: ST_UNKNOWN_TASK, ST_BAD_PARAMETER, ST_BAD_MASK, ST_TOO_FEW_PX (< 8 px a side). */
+enum status restoration_new(struct restoration **out, struct model *m,
+                            const struct restore_params *p, const struct image *img,
+                            const struct image *mask, struct error *err);
+void restoration_free(struct restoration *r); /* takes NULL; none of its rows is in the engine */
+
+uint64_t restoration_rows(
+    const struct restoration *r); /* tiles x samples; row i = sample i / tiles, tile i % tiles */
+
+struct row {
+    struct restoration *restoration;
+    uint64_t index;
+    enum status
+        status; /* out: ST_OK, or why this row failed (a non-finite result); others of the batch are untouched */
+};
+/* Runs rows of one model, n <= max_batch; rows of one restoration must be handed out in ascending order (they may finish in
+ * any order). An error is the device's (ST_DEVICE_FAULT, ST_INTERNAL), not a row's. */
+enum status engine_run(struct engine *e, struct model *m, struct row *rows, size_t n,
+                       struct error *err);
+bool restoration_is_done(const struct restoration *r); /* every row has come back */
+
+struct restoration_result {
+    uint32_t width, height; /* px */
+    double h, sigma;        /* as used */
+    double
+        residual_rms; /* RMS of A x - y over measured entries, x the float picture returned; units of [-1,1] */
+    double std_scale; /* MEAN/STD/ALL: units of [-1,1] that a std picture's full white stands for */
+};
+const struct restoration_result *
+restoration_facts(struct restoration *r); /* after restoration_is_done */
+/* The picture to return: IMAGE -> sample 0, MEAN, STD; with OUTPUT_ALL any of the three kinds, and OUTPUT_IMAGE takes `sample`.
+ * Gray in -> gray out (but for colorize), depth of the input, alpha kept (sr4: resized; inpaint: dropped = opaque). */
+enum status restoration_image(struct restoration *r, enum output_kind kind, uint32_t sample,
+                              struct image *out, struct error *err);
+
+/* ---- simulating a measurement (degrade, eval) ---- */
+/* y = A x + n, unclipped. y: malloc'd F32 [h'][w'][c'] in [-1,1] units; noise from stream 2. mask as above, inpaint only. */
+struct measurement {
+    float *y;
+    uint32_t width, height, channels;
+};
+enum status measurement_make(struct measurement *out, const char *task,
+                             double sigma /* < 0: the task's */, uint64_t seed,
+                             const struct image *img, const struct image *mask, struct error *err);
+void measurement_done(struct measurement *m);
+enum status measurement_image(const struct measurement *m, struct image *out,
+                              struct error *err); /* clips and rounds to 8 bit */
+/* As restoration_new, from a float measurement (eval: nothing clipped, nothing rounded). */
+enum status restoration_of_measurement(struct restoration **out, struct model *m,
+                                       const struct restore_params *p, const struct measurement *y,
+                                       const struct image *mask, struct error *err);
+
+/* ---- the raw network (forward, bench) ---- */
+/* x: [n][3][h][w], y: [n][c][h][w], NCHW F32 on the host; t: [n]; label: [n] or NULL. Unfolded; h, w from the caller. */
+struct network;
+enum status network_load(struct network **out, struct engine *e, const char *path, uint32_t h,
+                         uint32_t w, struct error *err);
+enum status network_hash(struct network **out, struct engine *e, const struct unet_arch *arch,
+                         uint64_t seed, uint32_t h, uint32_t w, bool folded, bool time_ops,
+                         struct error *err);
+void network_free(struct network *n);
+uint32_t network_channels(const struct network *n);
+enum status network_forward(struct network *n, const float *x, const float *t,
+                            const uint32_t *label, uint32_t rows, float *y, struct error *err);
+size_t network_bytes(const struct network *n);
+uint64_t network_flop(const struct network *n);
+/* Share of time per op since the last call; names: op names, count written. */
+size_t network_op_times(struct network *n, const char **names, uint64_t *ns, size_t max);
+
+#endif

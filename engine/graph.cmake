@@ -1,0 +1,1 @@
+target_sources(david_engine PRIVATE graph/graph.c)

@@ -1,0 +1,154 @@
+/* backend.h - what a device must be able to do: one function pointer per op (engine/graph/ops.def).
+ *
+ * Three implementations stand behind it: tests/reference (double, naive), engine/cpu (oneDNN + own loops), engine/cuda
+ * (a plugin). Nothing above this line knows which one it has.
+ * Pictures are NHWC in the back end's compute dtype (F32 or BF16/F16 storage, F32 accumulation and statistics); embeddings,
+ * biases, affine constants and labels are always F32. Tensors live in memory from `alloc`; weights are given on the host as
+ * F32 and packed by *_plan. A plan is for ONE shape and fixed (one result: the same plan serves a row whatever the load); run
+ * functions allocate nothing. One thread drives a back end at a time (it may use a team inside); errors come back as ST_*.
+ * "May be NULL" marks what a back end may leave out; everything else is required. */
+#ifndef DAVID_GRAPH_BACKEND_H
+#define DAVID_GRAPH_BACKEND_H
+
+#include <stdbool.h>
+
+#include "engine/graph/tensor.h"
+#include "proto/error.h"
+
+struct backend;
+struct conv_plan;
+struct linear_plan;
+struct attention_plan;
+
+/* Folded constants come in `sets` (one per (t, label)); a row picks its set by index. `set` below is [n] or NULL (= all 0). */
+
+struct conv_desc {
+    uint32_t h, w; /* of the input picture */
+    uint32_t ic, oc;
+    uint32_t kernel;   /* 1 or 3; padding kernel / 2 */
+    uint32_t stride;   /* 1 or 2; output is ceil(h / stride) x ceil(w / stride) */
+    uint32_t sets;     /* bias sets; >= 1 */
+    enum dtype dtype;  /* of x, residual and y */
+    size_t x_ld, y_ld; /* elements between pixels of x and y (and of the residual: r_ld) */
+    size_t r_ld;       /* 0: no residual */
+};
+
+struct group_norm_args {
+    struct tensor x, y; /* [n][h][w][c]; may be the same buffer */
+    uint32_t groups;    /* c % groups == 0; 32 everywhere in REFERENCE.md */
+    float eps;
+    const float *gamma, *beta; /* [sets][c] */
+    const uint32_t *set;       /* [n] or NULL */
+    const struct tensor
+        *scale_shift; /* NULL or [n][1][1][2c] F32: y = norm * (1 + ss[0..c)) + ss[c..2c) */
+    bool silu;        /* y = silu(...) last */
+};
+
+struct attention_desc {
+    uint32_t h, w, heads, head_channels; /* c = heads * head_channels; qkv has 3c channels */
+    bool new_order; /* channels of qkv: false = head by head (q,k,v), true = q,k,v by heads */
+    enum dtype dtype;
+    size_t qkv_ld, y_ld;
+};
+
+/* Philox4x32-10 normals, DESIGN.md "Noise": dst[y][x][c] for c < channels at pixels (x0 + x, y0 + y). */
+struct normals_args {
+    uint64_t seed;
+    uint32_t stream, sample;
+    uint32_t x0, y0, w, h, channels;
+    float *dst; /* [h][w][channels], host or device as alloc gives */
+};
+
+struct backend_ops {
+    const char *name; /* "cpu" */
+    bool
+        host_memory; /* alloc gives memory that the host may touch; copy_in / copy_out are then NULL */
+    void (*close)(struct backend *b);
+    bool (*has_dtype)(struct backend *b, enum dtype t);
+    enum dtype (*best_dtype)(struct backend *b); /* what --dtype auto takes */
+    /* Rows that run through the network together: a pass is always exactly this many (CPU: 1). */
+    uint32_t (*rows_per_pass)(struct backend *b);
+
+    enum status (*alloc)(struct backend *b, size_t bytes, void **out,
+                         struct error *err);  /* 64-byte aligned, uninitialised */
+    void (*free)(struct backend *b, void *p); /* takes NULL */
+    enum status (*copy_in)(struct backend *b, void *device, const void *host, size_t bytes,
+                           struct error *err); /* may be NULL */
+    enum status (*copy_out)(struct backend *b, void *host, const void *device, size_t bytes,
+                            struct error *err); /* may be NULL */
+
+    /* weight: [oc][ic][kernel][kernel] F32 (PyTorch order), bias: [sets][oc] F32 or NULL (zeros); both only read during the call. */
+    enum status (*conv_plan)(struct backend *b, const struct conv_desc *d, const float *weight,
+                             const float *bias, struct conv_plan **out, struct error *err);
+    void (*conv_plan_free)(struct backend *b, struct conv_plan *p);
+    /* y = conv(x) + bias[set] (+ residual). x: [n][h][w][ic], residual, y: [n][h'][w'][oc]; residual may be y itself (same buffer). */
+    enum status (*conv)(struct backend *b, struct conv_plan *p, const struct tensor *x,
+                        const struct tensor *residual, const struct tensor *y, const uint32_t *set,
+                        struct error *err);
+
+    /* weight: [oc][ic] F32, bias: [oc] F32 or NULL. */
+    enum status (*linear_plan)(struct backend *b, uint32_t ic, uint32_t oc, const float *weight,
+                               const float *bias, struct linear_plan **out, struct error *err);
+    void (*linear_plan_free)(struct backend *b, struct linear_plan *p);
+    /* x: [n][1][1][ic], y: [n][1][1][oc], F32. */
+    enum status (*linear)(struct backend *b, struct linear_plan *p, const struct tensor *x,
+                          const struct tensor *y, struct error *err);
+
+    enum status (*attention_plan)(struct backend *b, const struct attention_desc *d,
+                                  struct attention_plan **out, struct error *err);
+    void (*attention_plan_free)(struct backend *b, struct attention_plan *p);
+    /* qkv: [n][h][w][3c] -> y: [n][h][w][c]; scale 1/sqrt(head_channels) overall, softmax in F32. */
+    enum status (*attention)(struct backend *b, struct attention_plan *p, const struct tensor *qkv,
+                             const struct tensor *y, struct error *err);
+
+    enum status (*group_norm)(struct backend *b, const struct group_norm_args *a,
+                              struct error *err);
+    /* x: [n][h][w][c] -> y: [n][2h][2w][c] */
+    enum status (*upsample)(struct backend *b, const struct tensor *x, const struct tensor *y,
+                            struct error *err);
+    /* x: [n][2h][2w][c] -> y: [n][h][w][c]; sizes of x are even */
+    enum status (*downsample)(struct backend *b, const struct tensor *x, const struct tensor *y,
+                              struct error *err);
+    /* y: [n][h][w][ca + cb]; a (or b) already standing in its slice of y is not copied. */
+    enum status (*concat)(struct backend *b, const struct tensor *a, const struct tensor *c,
+                          const struct tensor *y, struct error *err);
+    /* y = x + e; x, y: [n][h][w][c], e: [n][1][1][c] F32; x may be y. */
+    enum status (*add_channel)(struct backend *b, const struct tensor *x, const struct tensor *e,
+                               const struct tensor *y, struct error *err);
+
+    /* Embeddings, all F32 [n][1][1][c]; y may be x. */
+    enum status (*timestep)(struct backend *b, const float *t /* host, [n] */,
+                            const struct tensor *y, struct error *err);
+    enum status (*label)(struct backend *b, const float *table /* device, [classes][c] */,
+                         const uint32_t *label /* host, [n] */, const struct tensor *y,
+                         struct error *err);
+    enum status (*silu)(struct backend *b, const struct tensor *x, const struct tensor *y,
+                        struct error *err);
+    enum status (*add)(struct backend *b, const struct tensor *x, const struct tensor *e,
+                       const struct tensor *y, struct error *err);
+
+    /* Same h, w, c and tight ld on the F32 side; converts, and copies only x's c channels where y's ld is wider. */
+    enum status (*cast)(struct backend *b, const struct tensor *x, const struct tensor *y,
+                        struct error *err);
+
+    /* The sampler (REFERENCE.md section 3). All F32. */
+    enum status (*normals)(struct backend *b, const struct normals_args *a, struct error *err);
+    /* x = y_in + hz * z; all [count] */
+    enum status (*sampler_in)(struct backend *b, const float *y_in, const float *z, float hz,
+                              float *x, size_t count, struct error *err);
+    /* x0 = tanh(x - std * eps); x0 may be x; eps: [n][h][w][>= 3] (ld), x, x0: [n][h][w][3] */
+    enum status (*sampler_out)(struct backend *b, const struct tensor *x, const struct tensor *eps,
+                               float std, const struct tensor *x0, struct error *err);
+};
+
+struct backend {
+    const struct backend_ops *ops;
+};
+
+/* The back ends that exist. `threads`: size of the team, >= 1. */
+enum status cpu_backend_open(struct backend **out, int threads, struct error *err); /* engine/cpu */
+enum status
+reference_backend_open(struct backend **out,
+                       struct error *err); /* tests/reference; F32 storage, double inside */
+
+#endif

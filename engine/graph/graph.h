@@ -1,0 +1,58 @@
+/* graph.h - a network as a static list of nodes, built once.
+ *
+ * Builders in nets/ append nodes in the order they run; each node has one output, named by its index. Parameters are
+ * listed by the published checkpoints' names. From the list come the memory plan, the forward pass (program.h) and, later,
+ * the backward pass. A graph is plain host data: no weights, no device. Immutable once built; any thread may read it. */
+#ifndef DAVID_GRAPH_GRAPH_H
+#define DAVID_GRAPH_GRAPH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/error.h"
+
+enum op {
+#define OP(name, what) OP_##name,
+#include "engine/graph/ops.def"
+#undef OP
+    OP_COUNT
+};
+const char *op_name(enum op op);
+
+enum { NODE_NONE = -1, PARAM_MAX_DIMS = 4, PARAM_NAME_MAX = 80, TAP_NAME_MAX = 32 };
+
+struct param_desc {
+    char name[PARAM_NAME_MAX]; /* "input_blocks.1.0.in_layers.2.weight" */
+    uint32_t dims, shape[PARAM_MAX_DIMS];
+    uint64_t count;
+};
+
+struct node {
+    enum op op;
+    int32_t in[2];           /* nodes read; NODE_NONE */
+    int32_t residual;        /* CONV: added to the output; NODE_NONE */
+    int32_t weight, bias;    /* parameter indices (GROUP_NORM: gamma, beta); NODE_NONE */
+    uint32_t h, w, c;        /* output of one row; 1 x 1 for embeddings */
+    uint32_t kernel, stride; /* CONV */
+    uint32_t heads;          /* ATTENTION */
+    bool new_order;          /* ATTENTION */
+    bool silu;               /* GROUP_NORM; in[1] = scale and shift or NODE_NONE */
+    bool is_embedding;       /* depends on (t, label) alone: folded away where these are constant */
+    char tap[TAP_NAME_MAX];  /* "input_blocks.3": the block this node is the output of; "" = none */
+};
+
+struct graph {
+    struct node *nodes;
+    uint32_t n_nodes;
+    struct param_desc *params;
+    uint32_t n_params;
+    int32_t input, output; /* node indices */
+};
+
+void graph_free(struct graph *g);                  /* takes NULL */
+uint64_t graph_param_count(const struct graph *g); /* scalars in all parameters */
+uint64_t graph_flop(
+    const struct graph *g); /* 2 per multiply-add over conv, linear (and not attention), one row */
+int32_t graph_tap(const struct graph *g, const char *tap); /* node index or NODE_NONE */
+
+#endif

@@ -1,0 +1,66 @@
+/* program.h - a graph made runnable: packed weights and one arena on one back end.
+ *
+ * Two forms. Unfolded: t (and label) are inputs of every row. Folded (inference): all embeddings are computed once at load
+ * for each given (t, label) set and become per-channel constants; a row names its set. The memory plan (liveness) is computed
+ * once; program_run allocates nothing. The two forms agree within 1e-6 relative.
+ * One thread runs a program at a time. Owned by the caller; must be freed before its back end is closed. */
+#ifndef DAVID_GRAPH_PROGRAM_H
+#define DAVID_GRAPH_PROGRAM_H
+
+#include <stddef.h>
+
+#include "engine/graph/backend.h"
+#include "engine/graph/graph.h"
+
+/* Where weights come from: a file, or hashes. Called once per parameter, in any order; dst: d->count F32 on the host. */
+struct param_source {
+    enum status (*load)(void *ctx, const struct param_desc *d, float *dst, struct error *err);
+    void *ctx;
+};
+/* REFERENCE.md section 7. ctx: const uint64_t *seed. */
+enum status hash_param_load(void *ctx, const struct param_desc *d, float *dst, struct error *err);
+/* v_i of section 7 for any name: n values. */
+void hash_values(const char *name, uint64_t seed, float *dst, size_t n);
+
+struct condition {
+    float t;       /* the raw integer 0..999 */
+    int32_t label; /* -1: none */
+};
+
+struct program_options {
+    enum dtype dtype;             /* of pictures inside */
+    const struct condition *sets; /* folded form: the sets; NULL: unfolded */
+    uint32_t n_sets;
+    uint32_t
+        output_channels; /* 0 = all; 3 = only the first three of the last convolution are computed */
+    bool keep_taps;      /* every tap stays readable after a run (tests); costs memory */
+    bool time_ops;       /* account time per op (bench) */
+};
+
+struct program;
+
+enum status program_new(struct program **out, struct backend *b, const struct graph *g,
+                        const struct param_source *src, const struct program_options *o,
+                        struct error *err);
+void program_free(struct program *p); /* takes NULL */
+
+struct program_io {
+    const float *x;        /* [rows][h][w][3] F32, memory of the back end */
+    float *y;              /* [rows][h][w][output channels] F32, memory of the back end */
+    const float *t;        /* unfolded: [rows], host */
+    const uint32_t *label; /* unfolded, class_cond: [rows], host; else NULL */
+    const uint32_t *set;   /* folded: [rows], host; NULL = all 0 */
+};
+/* Any number of rows; passes of rows_per_pass. */
+enum status program_run(struct program *p, const struct program_io *io, uint32_t rows,
+                        struct error *err);
+
+/* After a run with keep_taps: the value of a tap for the last pass, as F32. dst: [rows_per_pass][h][w][c] host; NULL asks for the size. */
+enum status program_tap(struct program *p, const char *tap, float *dst, size_t *count,
+                        struct error *err);
+
+size_t program_bytes(const struct program *p); /* arena + packed weights, from the back end */
+/* time_ops: nanoseconds spent in each op since the last call; out: [OP_COUNT]. */
+void program_op_times(struct program *p, uint64_t *out_ns);
+
+#endif

@@ -1,0 +1,21 @@
+/* tensor.h - a view of device memory: NHWC pictures and [n][1][1][c] vectors.
+ *
+ * Element (n, y, x, c) is at data + ((n*h + y)*w + x)*ld + c: `ld`, in elements, is the distance between neighbouring
+ * pixels, so a view can be a slice of the channels of a wider tensor (this is how a concat costs no copy). ld >= c.
+ * A view owns nothing. */
+#ifndef DAVID_GRAPH_TENSOR_H
+#define DAVID_GRAPH_TENSOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/dtype.h"
+
+struct tensor {
+    void *data;
+    enum dtype dtype; /* F32 or BF16 (F16 on CUDA) */
+    uint32_t n, h, w, c;
+    size_t ld;
+};
+
+#endif

@@ -1,0 +1,56 @@
+/* model_info.h - what the metadata of a model file says: architecture, role, tasks, tile, schedule.
+ *
+ * JSON texts in and out (CONTRACT "A model file"; REFERENCE.md section 2 names the architecture's keys). Every number is
+ * bounded and every combination checked here, so that nets/ may build without looking again. Plain values: copyable, except
+ * `provenance` and `metrics`, which are malloc'd JSON texts owned by struct model_info. */
+#ifndef DAVID_PROTO_MODEL_INFO_H
+#define DAVID_PROTO_MODEL_INFO_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/error.h"
+#include "proto/safetensors.h"
+
+enum { ARCH_MAX_LEVELS = 8, MODEL_MAX_TASKS = 16, TASK_NAME_MAX = 32 };
+
+struct unet_arch {
+    uint32_t image_size, num_channels, num_res_blocks;
+    uint32_t levels, channel_mult[ARCH_MAX_LEVELS];
+    uint32_t attention_count,
+        attention_ds[ARCH_MAX_LEVELS];    /* image_size / attention_resolutions */
+    int32_t num_heads, num_head_channels; /* num_head_channels -1: num_heads counts */
+    uint32_t num_classes;                 /* of label_emb; 0 unless class_cond */
+    bool learn_sigma, class_cond, use_scale_shift_norm, resblock_updown, use_new_attention_order;
+};
+
+enum model_role { ROLE_RESTORER, ROLE_PRIOR };
+enum schedule_kind { SCHEDULE_DAVI, SCHEDULE_LINEAR };
+
+struct model_task {
+    char name[TASK_NAME_MAX];
+    double sigma, h; /* sigma in units of [-1,1]; h: perturb_h */
+    int32_t label;   /* -1: none */
+};
+
+struct model_info {
+    struct unet_arch arch;
+    enum model_role role;
+    uint32_t n_tasks;
+    struct model_task tasks[MODEL_MAX_TASKS];
+    uint32_t tile_size, tile_overlap; /* px of the restored picture */
+    enum schedule_kind schedule;
+    char *provenance, *metrics; /* JSON texts or NULL */
+};
+
+/* `text`: the JSON of david.arch, or a published name ("ffhq256", "imagenet256"). */
+enum status unet_arch_parse(struct unet_arch *out, const char *text, struct error *err);
+/* malloc'd JSON text with the keys of david.config; NULL when memory is out. */
+char *unet_arch_json(const struct unet_arch *arch);
+
+/* From a file's metadata; files with david.config alone (golden) get role prior, no tasks, tile = image_size. */
+enum status model_info_read(struct model_info *out, const struct safetensors *st,
+                            struct error *err);
+void model_info_done(struct model_info *info); /* takes a zeroed struct */
+
+#endif
