@@ -3,7 +3,7 @@
  * engine: a back end with its team of threads. model: weights and plans on that engine, immutable once loaded.
  * restoration: one picture under restoration by one model; it is cut into rows (tile x sample) that any batch may carry,
  * in any order; accumulators are fixed-point, so order cannot matter. Results depend only on (model, picture, task, h, seed,
- * sample), never on the company a row had (DESIGN.md "One result").
+ * sample), never on the company a row had (the rule "One result" of engine/README.md).
  * Threads: engine_run from one thread at a time per engine; restoration_* of one restoration may be called by any thread, but
  * only restoration_progress while its rows are being run. model_load may run beside engine_run. No logging, no clock. */
 #ifndef DAVID_ENGINE_H
@@ -44,7 +44,7 @@ struct model;
 
 /* Checks the whole file (digest, every tensor's name, shape, finiteness) before it is accepted: ST_BAD_FILE names the offender. */
 enum status model_load(struct model **out, struct engine *e, const char *path, struct error *err);
-/* Hash weights (REFERENCE.md section 7) for an arch: bench and tests. Offers every task. */
+/* Hash weights (engine/README.md section 7) for an arch: bench and tests. Offers every task. */
 enum status model_hash(struct model **out, struct engine *e, const struct unet_arch *arch,
                        uint64_t seed, struct error *err);
 void model_free(struct model *m); /* takes NULL; no restoration of it lives */

@@ -1,6 +1,6 @@
 /* model_info.h - what the metadata of a model file says: architecture, role, tasks, tile, schedule.
  *
- * JSON texts in and out (CONTRACT "A model file"; REFERENCE.md section 2 names the architecture's keys). Every number is
+ * JSON texts in and out (engine/README.md section 2 names the architecture's keys). Every number is
  * bounded and every combination checked here, so that nets/ may build without looking again. Plain values: copyable, except
  * `provenance` and `metrics`, which are malloc'd JSON texts owned by struct model_info. */
 #ifndef DAVID_PROTO_MODEL_INFO_H

@@ -1,4 +1,4 @@
-/* torch_zip.h - tensors out of a PyTorch .pt file: a stored zip with a pickle inside (REFERENCE.md section 6).
+/* torch_zip.h - tensors out of a PyTorch .pt file: a stored zip with a pickle inside (engine/README.md section 6).
  *
  * The pickle is a program from a stranger: an allow-list of opcodes and globals, bounded stack, memo and nesting; anything
  * else ends in ST_BAD_FILE with the offender named and nothing touched. Tensors are listed by path ("implicit_func_ema.

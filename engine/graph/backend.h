@@ -35,7 +35,7 @@ struct conv_desc {
 
 struct group_norm_args {
     struct tensor x, y; /* [n][h][w][c]; may be the same buffer */
-    uint32_t groups;    /* c % groups == 0; 32 everywhere in REFERENCE.md */
+    uint32_t groups;    /* c % groups == 0; 32 everywhere in engine/README.md */
     float eps;
     const float *gamma, *beta; /* [sets][c] */
     const uint32_t *set;       /* [n] or NULL */
@@ -51,7 +51,7 @@ struct attention_desc {
     size_t qkv_ld, y_ld;
 };
 
-/* Philox4x32-10 normals, DESIGN.md "Noise": dst[y][x][c] for c < channels at pixels (x0 + x, y0 + y). */
+/* Philox4x32-10 normals, engine/README.md section 3: dst[y][x][c] for c < channels at pixels (x0 + x, y0 + y). */
 struct normals_args {
     uint64_t seed;
     uint32_t stream, sample;
@@ -131,7 +131,7 @@ struct backend_ops {
     enum status (*cast)(struct backend *b, const struct tensor *x, const struct tensor *y,
                         struct error *err);
 
-    /* The sampler (REFERENCE.md section 3). All F32. */
+    /* The sampler (engine/README.md section 3). All F32. */
     enum status (*normals)(struct backend *b, const struct normals_args *a, struct error *err);
     /* x = y_in + hz * z; all [count] */
     enum status (*sampler_in)(struct backend *b, const float *y_in, const float *z, float hz,

@@ -17,7 +17,7 @@ struct param_source {
     enum status (*load)(void *ctx, const struct param_desc *d, float *dst, struct error *err);
     void *ctx;
 };
-/* REFERENCE.md section 7. ctx: const uint64_t *seed. */
+/* engine/README.md section 7. ctx: const uint64_t *seed. */
 enum status hash_param_load(void *ctx, const struct param_desc *d, float *dst, struct error *err);
 /* v_i of section 7 for any name: n values. */
 void hash_values(const char *name, uint64_t seed, float *dst, size_t n);

@@ -1,4 +1,4 @@
-/* unet.h - the ADM UNet (REFERENCE.md section 2) as a list of nodes.
+/* unet.h - the ADM UNet (engine/README.md section 2) as a list of nodes.
  *
  * height, width: of one row in px, divisible by 2^(levels-1); the published networks run at image_size, but any size works.
  * Taps: "time_embed" (output of its second Linear), "input_blocks.N", "middle_block", "output_blocks.N" (whole blocks), "out". */
