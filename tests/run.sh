@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# run.sh - everything a change must pass: packages, build, sanitizers, fuzzing, lint, service.
+#
+#   tests/run.sh [--deploy] [--full] [--build DIR]
+#
+# Builds into build/ (sanitizer and fuzz builds below it) and ends with ctest's summary of all of it.
+#   --deploy   also the label `deploy`: container image, systemd unit, Prometheus (about five minutes more)
+#   --full     all labels, also `slow`
+# DAVID_REQUIRE_CUDA=1 makes a skipped CUDA test a failure.
+set -euo pipefail
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build=$top/build
+skip='^(deploy|slow)$'
+lists=("$top/deploy/packages-build.txt" "$top/deploy/packages-test.txt")
+while [ $# -gt 0 ]; do
+    case $1 in
+    --deploy) skip='^slow$' ;;
+    --full) skip='^$' ;;
+    --build)
+        [ $# -ge 2 ] || { echo "--build needs a folder" >&2; exit 2; }
+        build=$2
+        shift
+        ;;
+    -h | --help)
+        sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+    *)
+        echo "unknown option '$1'; see --help" >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+[ "$skip" = '^(deploy|slow)$' ] || lists+=("$top/deploy/packages-deploy-test.txt")
+
+started=$SECONDS
+say() { printf '== %4d s  %s\n' "$((SECONDS - started))" "$*" >&2; }
+
+# shellcheck source=deploy/packages.sh
+. "$top/deploy/packages.sh"
+say packages
+install_packages "${lists[@]}"
+say build
+cmake -S "$top" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DDAVID_WERROR=ON >&2
+cmake --build "$build" >&2
+say test
+status=0
+ctest --test-dir "$build" -j "$(nproc)" -LE "$skip" --no-tests=error --output-on-failure </dev/null ||
+    status=$?
+say "done (exit $status)"
+exit "$status"
