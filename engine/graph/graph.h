@@ -50,6 +50,7 @@ struct graph {
 };
 
 void graph_free(struct graph *g);                  /* takes NULL */
+struct graph *graph_copy(const struct graph *g);   /* NULL: no memory */
 uint64_t graph_param_count(const struct graph *g); /* scalars in all parameters */
 uint64_t graph_flop(
     const struct graph *g); /* 2 per multiply-add over conv, linear (and not attention), one row */

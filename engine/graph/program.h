@@ -17,6 +17,9 @@ struct param_source {
     enum status (*load)(void *ctx, const struct param_desc *d, float *dst, struct error *err);
     void *ctx;
 };
+/* One parameter as a malloc'd array. */
+enum status param_load(const struct param_source *src, const struct param_desc *d, float **out,
+                       struct error *err);
 /* engine/README.md section 7. ctx: const uint64_t *seed. */
 enum status hash_param_load(void *ctx, const struct param_desc *d, float *dst, struct error *err);
 /* v_i of section 7 for any name: n values. */

@@ -1,0 +1,272 @@
+#include "engine/graph/fold.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/graph/device.h"
+
+/* The values of every embedding node for every set, on the device: node i at values + at[i], [sets][c]. */
+struct embeddings {
+    struct backend *b;
+    const struct graph *g;
+    const struct param_source *src;
+    const struct condition *sets;
+    uint32_t n_sets;
+    float *values;
+    size_t *at; /* [nodes], elements */
+};
+
+static struct tensor value(const struct embeddings *e, int32_t node, uint32_t set)
+{
+    uint32_t c = e->g->nodes[node].c;
+    return (struct tensor){ e->values + e->at[node] + (size_t)set * c, DT_F32, 1, 1, 1, c, c };
+}
+
+static enum status run_linear(struct embeddings *e, int32_t i, struct error *err)
+{
+    const struct node *n = &e->g->nodes[i];
+    float *weight = NULL, *bias = NULL;
+    struct linear_plan *plan = NULL;
+    enum status s = param_load(e->src, &e->g->params[n->weight], &weight, err);
+    if (s) goto done;
+    s = param_load(e->src, &e->g->params[n->bias], &bias, err);
+    if (s) goto done;
+    s = e->b->ops->linear_plan(e->b, e->g->nodes[n->in[0]].c, n->c, weight, bias, &plan, err);
+    for (uint32_t k = 0; !s && k < e->n_sets; k++) {
+        struct tensor x = value(e, n->in[0], k), y = value(e, i, k);
+        s = e->b->ops->linear(e->b, plan, &x, &y, err);
+    }
+    if (plan) e->b->ops->linear_plan_free(e->b, plan);
+done:
+    free(weight);
+    free(bias);
+    return s;
+}
+
+static enum status run_label(struct embeddings *e, int32_t i, struct error *err)
+{
+    const struct param_desc *d = &e->g->params[e->g->nodes[i].weight];
+    float *table = NULL;
+    void *device = NULL;
+    enum status s = param_load(e->src, d, &table, err);
+    if (s) goto done;
+    s = device_upload(e->b, table, d->count * sizeof *table, &device, err);
+    for (uint32_t k = 0; !s && k < e->n_sets; k++) {
+        uint32_t label = (uint32_t)e->sets[k].label;
+        struct tensor y = value(e, i, k);
+        if (e->sets[k].label < 0 || label >= d->shape[0])
+            s = error_set(err, ST_BAD_PARAMETER, "label %d is not one of the %u classes",
+                          (int)e->sets[k].label, d->shape[0]);
+        else
+            s = e->b->ops->label(e->b, device, &label, &y, err);
+    }
+done:
+    e->b->ops->free(e->b, device);
+    free(table);
+    return s;
+}
+
+static enum status run_node(struct embeddings *e, int32_t i, struct error *err)
+{
+    const struct node *n = &e->g->nodes[i];
+    const struct backend_ops *ops = e->b->ops;
+    if (n->op == OP_LINEAR) return run_linear(e, i, err);
+    if (n->op == OP_LABEL) return run_label(e, i, err);
+    enum status s = ST_OK;
+    for (uint32_t k = 0; !s && k < e->n_sets; k++) {
+        struct tensor y = value(e, i, k), x, other;
+        switch (n->op) {
+        case OP_TIMESTEP: s = ops->timestep(e->b, &e->sets[k].t, &y, err); break;
+        case OP_SILU:
+            x = value(e, n->in[0], k);
+            s = ops->silu(e->b, &x, &y, err);
+            break;
+        case OP_ADD:
+            x = value(e, n->in[0], k);
+            other = value(e, n->in[1], k);
+            s = ops->add(e->b, &x, &other, &y, err);
+            break;
+        default:
+            s = error_set(err, ST_INTERNAL, "a %s node is no embedding", op_name(n->op));
+            break;
+        }
+    }
+    return s;
+}
+
+static void embeddings_done(struct embeddings *e)
+{
+    if (e->b) e->b->ops->free(e->b, e->values);
+    free(e->at);
+}
+
+static enum status compute_embeddings(struct embeddings *e, struct error *err)
+{
+    size_t total = 0;
+    e->at = calloc(e->g->n_nodes, sizeof *e->at);
+    if (!e->at) return error_set(err, ST_NO_MEMORY_NOW, "no memory for embeddings");
+    for (uint32_t i = 0; i < e->g->n_nodes; i++) {
+        if (!e->g->nodes[i].is_embedding) continue;
+        e->at[i] = total;
+        total += (size_t)e->g->nodes[i].c * e->n_sets;
+        total = (total + 15) / 16 * 16;
+    }
+    if (total == 0) return ST_OK;
+    void *memory = NULL;
+    enum status s = e->b->ops->alloc(e->b, total * sizeof *e->values, &memory, err);
+    e->values = memory;
+    for (uint32_t i = 0; !s && i < e->g->n_nodes; i++)
+        if (e->g->nodes[i].is_embedding) s = run_node(e, (int32_t)i, err);
+    return s;
+}
+
+/* gamma' = gamma (1 + scale), beta' = beta (1 + scale) + shift */
+static enum status fold_norm(struct folded *f, const struct embeddings *e, const struct node *n,
+                             int32_t to, struct error *err)
+{
+    size_t c = n->c;
+    float *ss = malloc(2 * c * e->n_sets * sizeof *ss);
+    float *gamma = NULL, *beta = NULL;
+    f->gamma[to] = malloc(c * e->n_sets * sizeof **f->gamma);
+    f->beta[to] = malloc(c * e->n_sets * sizeof **f->beta);
+    enum status s = ST_OK;
+    if (!ss || !f->gamma[to] || !f->beta[to]) {
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for folded constants");
+        goto done;
+    }
+    s = param_load(e->src, &e->g->params[n->weight], &gamma, err);
+    if (s) goto done;
+    s = param_load(e->src, &e->g->params[n->bias], &beta, err);
+    if (s) goto done;
+    s = device_copy_out(e->b, ss, e->values + e->at[n->in[1]], 2 * c * e->n_sets * sizeof *ss, err);
+    if (s) goto done;
+    for (size_t k = 0; k < e->n_sets; k++)
+        for (size_t i = 0; i < c; i++) {
+            double scale = 1.0 + (double)ss[2 * c * k + i];
+            f->gamma[to][c * k + i] = (float)(gamma[i] * scale);
+            f->beta[to][c * k + i] = (float)(beta[i] * scale + (double)ss[2 * c * k + c + i]);
+        }
+done:
+    free(ss);
+    free(gamma);
+    free(beta);
+    return s;
+}
+
+/* bias' = bias + e */
+static enum status fold_bias(struct folded *f, const struct embeddings *e, const struct node *conv,
+                             int32_t embedding, int32_t to, struct error *err)
+{
+    size_t c = conv->c;
+    float *bias = NULL;
+    f->beta[to] = malloc(c * e->n_sets * sizeof **f->beta);
+    if (!f->beta[to]) return error_set(err, ST_NO_MEMORY_NOW, "no memory for folded constants");
+    enum status s = param_load(e->src, &e->g->params[conv->bias], &bias, err);
+    if (!s)
+        s = device_copy_out(e->b, f->beta[to], e->values + e->at[embedding],
+                            c * e->n_sets * sizeof *bias, err);
+    for (size_t k = 0; !s && k < e->n_sets; k++)
+        for (size_t i = 0; i < c; i++)
+            f->beta[to][c * k + i] += bias[i];
+    free(bias);
+    return s;
+}
+
+static uint32_t uses_of(const struct graph *g, int32_t node)
+{
+    uint32_t uses = 0;
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        const struct node *n = &g->nodes[i];
+        uses += (uint32_t)((n->in[0] == node) + (n->in[1] == node) + (n->residual == node));
+    }
+    return uses;
+}
+
+static bool folds_into_bias(const struct graph *g, const struct node *add)
+{
+    const struct node *conv = &g->nodes[add->in[0]];
+    return conv->op == OP_CONV && conv->bias != NODE_NONE && !conv->tap[0] &&
+           uses_of(g, add->in[0]) == 1;
+}
+
+static int32_t moved(const int32_t *to, int32_t node)
+{
+    return node == NODE_NONE ? NODE_NONE : to[node];
+}
+
+/* Copies the nodes that stay, in order; to[i] is where old node i's value is found. */
+static enum status rewrite(struct folded *f, const struct embeddings *e, int32_t *to,
+                           struct error *err)
+{
+    const struct graph *g = e->g;
+    f->g->n_nodes = 0;
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        struct node n = g->nodes[i];
+        enum status s = ST_OK;
+        to[i] = NODE_NONE;
+        if (n.is_embedding) continue;
+        if (n.op == OP_ADD_CHANNEL) {
+            if (!folds_into_bias(g, &n))
+                return error_set(err, ST_UNSUPPORTED,
+                                 "an embedding is added to a %s output: it cannot be folded",
+                                 op_name(g->nodes[n.in[0]].op));
+            to[i] = to[n.in[0]];
+            memcpy(f->g->nodes[to[i]].tap, n.tap, sizeof n.tap);
+            s = fold_bias(f, e, &g->nodes[n.in[0]], n.in[1], to[i], err);
+            if (s) return s;
+            continue;
+        }
+        to[i] = (int32_t)f->g->n_nodes++;
+        if (n.op == OP_GROUP_NORM && n.in[1] != NODE_NONE) {
+            s = fold_norm(f, e, &n, to[i], err);
+            if (s) return s;
+        }
+        n.in[0] = moved(to, n.in[0]);
+        n.in[1] = moved(to, n.in[1]);
+        n.residual = moved(to, n.residual);
+        f->g->nodes[to[i]] = n;
+    }
+    f->g->input = to[g->input];
+    f->g->output = to[g->output];
+    return ST_OK;
+}
+
+enum status fold_init(struct folded *out, struct backend *b, const struct graph *g,
+                      const struct param_source *src, const struct condition *sets, uint32_t n_sets,
+                      struct error *err)
+{
+    struct folded f = { .sets = n_sets };
+    struct embeddings e = { .b = b, .g = g, .src = src, .sets = sets, .n_sets = n_sets };
+    int32_t *to = calloc(g->n_nodes, sizeof *to);
+    f.g = graph_copy(g);
+    f.gamma = calloc(g->n_nodes, sizeof *f.gamma);
+    f.beta = calloc(g->n_nodes, sizeof *f.beta);
+    enum status s = ST_OK;
+    if (!to || !f.g || !f.gamma || !f.beta) {
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory to fold %u nodes", g->n_nodes);
+        goto done;
+    }
+    s = compute_embeddings(&e, err);
+    if (s) goto done;
+    s = rewrite(&f, &e, to, err);
+    if (s) goto done;
+    *out = f;
+    f = (struct folded){ 0 };
+done:
+    fold_done(&f);
+    embeddings_done(&e);
+    free(to);
+    return s;
+}
+
+void fold_done(struct folded *f)
+{
+    for (uint32_t i = 0; f->g && i < f->g->n_nodes; i++) {
+        if (f->gamma) free(f->gamma[i]);
+        if (f->beta) free(f->beta[i]);
+    }
+    free(f->gamma);
+    free(f->beta);
+    graph_free(f->g);
+    *f = (struct folded){ 0 };
+}

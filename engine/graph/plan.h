@@ -1,0 +1,38 @@
+/* plan.h - where every tensor of a graph lies in one arena.
+ *
+ * From the order of the nodes follows how long each output lives; outputs that do not live at the same time share memory.
+ * Two economies on top: a node may write over an input that dies with it (norms, sums, the residual of a convolution), and the
+ * inputs of a concat may be written straight into their channels of the joined picture (`join`), which then need no copy.
+ * Plain host data, made once; any thread may read it. Owned by the caller. */
+#ifndef DAVID_GRAPH_PLAN_H
+#define DAVID_GRAPH_PLAN_H
+
+#include <stddef.h>
+
+#include "engine/graph/graph.h"
+#include "proto/dtype.h"
+
+struct plan_options {
+    uint32_t rows;    /* in one pass */
+    enum dtype dtype; /* of pictures; embeddings are F32 */
+    bool keep_taps;   /* tapped nodes live to the end */
+    bool join;        /* inputs of a concat stand in its slices where that is possible */
+};
+
+struct place {
+    size_t offset_bytes; /* of element 0 from the start of the arena */
+    size_t ld;           /* elements between neighbouring pixels */
+    int32_t slice_of;    /* the concat in whose picture this one stands; NODE_NONE */
+};
+
+struct plan {
+    struct place *places; /* [nodes] */
+    size_t arena_bytes;   /* a multiple of 64 */
+    size_t sum_bytes;     /* what the tensors would take side by side */
+};
+
+enum status plan_init(struct plan *out, const struct graph *g, const struct plan_options *o,
+                      struct error *err);
+void plan_done(struct plan *p); /* takes a zeroed struct */
+
+#endif

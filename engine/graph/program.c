@@ -1,0 +1,455 @@
+#include "engine/graph/program.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/graph/device.h"
+#include "engine/graph/fold.h"
+#include "engine/graph/plan.h"
+
+enum { GROUPS = 32 };
+static const float gn_eps = 1e-5f;
+
+/* One node with everything its run needs: views into the arena, packed weights, constants. */
+struct step {
+    enum op op;
+    struct tensor in[2], residual, y;
+    bool has_in1, has_residual, silu;
+    bool by_set; /* its constants differ from set to set */
+    struct conv_plan *conv;
+    struct linear_plan *linear;
+    struct attention_plan *attention;
+    void *gamma, *beta, *table; /* device memory */
+};
+
+struct program {
+    struct backend *b;
+    struct graph *g; /* as it runs: folded or not */
+    struct plan plan;
+    struct step *steps; /* [g->n_nodes] */
+    void *arena;
+    size_t weight_bytes;
+    uint32_t rows; /* in one pass */
+    uint32_t sets; /* 0: unfolded */
+    uint32_t classes;
+    enum dtype dtype;
+    bool keep_taps, time_ops;
+    /* The pass's rows, filled up to `rows` where the last pass has fewer. */
+    float *t;
+    uint32_t *label, *set;
+    uint64_t op_ns[OP_COUNT];
+};
+
+/* ---- making ---- */
+
+struct making {
+    struct program *p;
+    const struct folded *folded; /* NULL: unfolded */
+    const struct param_source *src;
+    struct error *err;
+};
+
+static struct tensor view(const struct program *p, int32_t node)
+{
+    const struct node *n = &p->g->nodes[node];
+    const struct place *at = &p->plan.places[node];
+    return (struct tensor){ .data = (char *)p->arena + at->offset_bytes,
+                            .dtype = n->is_embedding ? DT_F32 : p->dtype,
+                            .n = p->rows,
+                            .h = n->h,
+                            .w = n->w,
+                            .c = n->c,
+                            .ld = at->ld };
+}
+
+static enum status upload(struct making *m, const float *values, size_t count, void **out)
+{
+    m->p->weight_bytes += count * sizeof *values;
+    return device_upload(m->p->b, values, count * sizeof *values, out, m->err);
+}
+
+static enum status make_conv(struct making *m, struct step *st, int32_t i)
+{
+    struct program *p = m->p;
+    const struct node *n = &p->g->nodes[i];
+    const float *folded = m->folded ? m->folded->beta[i] : NULL;
+    float *weight = NULL, *bias = NULL;
+    enum status s = param_load(m->src, &p->g->params[n->weight], &weight, m->err);
+    if (s) goto done;
+    if (!folded) {
+        s = param_load(m->src, &p->g->params[n->bias], &bias, m->err);
+        if (s) goto done;
+    }
+    struct conv_desc d = { .h = st->in[0].h,
+                           .w = st->in[0].w,
+                           .ic = st->in[0].c,
+                           .oc = n->c,
+                           .kernel = n->kernel,
+                           .stride = n->stride,
+                           .sets = folded ? m->folded->sets : 1,
+                           .dtype = p->dtype,
+                           .x_ld = st->in[0].ld,
+                           .y_ld = st->y.ld,
+                           .r_ld = st->has_residual ? st->residual.ld : 0 };
+    st->by_set = folded != NULL;
+    /* Where fewer output channels are wanted the weights' and bias's first rows are all that is read. */
+    s = p->b->ops->conv_plan(p->b, &d, weight, folded ? folded : bias, &st->conv, m->err);
+    p->weight_bytes += (size_t)d.oc * d.ic * d.kernel * d.kernel * dtype_size(p->dtype) +
+                       (size_t)d.sets * d.oc * sizeof *bias;
+done:
+    free(weight);
+    free(bias);
+    return s;
+}
+
+static enum status make_linear(struct making *m, struct step *st, const struct node *n)
+{
+    struct program *p = m->p;
+    float *weight = NULL, *bias = NULL;
+    enum status s = param_load(m->src, &p->g->params[n->weight], &weight, m->err);
+    if (s) goto done;
+    s = param_load(m->src, &p->g->params[n->bias], &bias, m->err);
+    if (s) goto done;
+    s = p->b->ops->linear_plan(p->b, st->in[0].c, n->c, weight, bias, &st->linear, m->err);
+    p->weight_bytes += ((size_t)st->in[0].c + 1) * n->c * sizeof *weight;
+done:
+    free(weight);
+    free(bias);
+    return s;
+}
+
+static enum status make_norm(struct making *m, struct step *st, int32_t i)
+{
+    struct program *p = m->p;
+    const struct node *n = &p->g->nodes[i];
+    if (m->folded && m->folded->gamma[i]) {
+        size_t count = (size_t)n->c * m->folded->sets;
+        st->by_set = true;
+        enum status s = upload(m, m->folded->gamma[i], count, &st->gamma);
+        return s ? s : upload(m, m->folded->beta[i], count, &st->beta);
+    }
+    float *gamma = NULL, *beta = NULL;
+    enum status s = param_load(m->src, &p->g->params[n->weight], &gamma, m->err);
+    if (s) goto done;
+    s = param_load(m->src, &p->g->params[n->bias], &beta, m->err);
+    if (s) goto done;
+    s = upload(m, gamma, n->c, &st->gamma);
+    if (s) goto done;
+    s = upload(m, beta, n->c, &st->beta);
+done:
+    free(gamma);
+    free(beta);
+    return s;
+}
+
+static enum status make_label(struct making *m, struct step *st, const struct node *n)
+{
+    const struct param_desc *d = &m->p->g->params[n->weight];
+    float *table = NULL;
+    enum status s = param_load(m->src, d, &table, m->err);
+    if (s) return s;
+    m->p->classes = d->shape[0];
+    s = upload(m, table, d->count, &st->table);
+    free(table);
+    return s;
+}
+
+static enum status make_attention(struct making *m, struct step *st, const struct node *n)
+{
+    struct program *p = m->p;
+    struct attention_desc d = { .h = n->h,
+                                .w = n->w,
+                                .heads = n->heads,
+                                .head_channels = n->c / n->heads,
+                                .new_order = n->new_order,
+                                .dtype = p->dtype,
+                                .qkv_ld = st->in[0].ld,
+                                .y_ld = st->y.ld };
+    return p->b->ops->attention_plan(p->b, &d, &st->attention, m->err);
+}
+
+static enum status make_step(struct making *m, int32_t i)
+{
+    struct program *p = m->p;
+    struct step *st = &p->steps[i];
+    const struct node *n = &p->g->nodes[i];
+    st->op = n->op;
+    st->y = view(p, i);
+    st->silu = n->silu;
+    st->has_in1 = n->in[1] != NODE_NONE;
+    st->has_residual = n->residual != NODE_NONE;
+    if (n->in[0] != NODE_NONE) st->in[0] = view(p, n->in[0]);
+    if (st->has_in1) st->in[1] = view(p, n->in[1]);
+    if (st->has_residual) st->residual = view(p, n->residual);
+    switch (n->op) {
+    case OP_CONV: return make_conv(m, st, i);
+    case OP_LINEAR: return make_linear(m, st, n);
+    case OP_GROUP_NORM: return make_norm(m, st, i);
+    case OP_LABEL: return make_label(m, st, n);
+    case OP_ATTENTION: return make_attention(m, st, n);
+    default: return ST_OK;
+    }
+}
+
+/* The first `channels` outputs are all that the caller wants of the last convolution. */
+static enum status shrink_output(struct graph *g, uint32_t channels, struct error *err)
+{
+    struct node *n = &g->nodes[g->output];
+    if (channels == 0 || channels == n->c) return ST_OK;
+    if (n->op != OP_CONV || n->residual != NODE_NONE || channels > n->c)
+        return error_set(err, ST_BAD_PARAMETER, "output_channels = %u of the %u of a %s node",
+                         channels, n->c, op_name(n->op));
+    n->c = channels;
+    return ST_OK;
+}
+
+static enum status make(struct making *m, const struct program_options *o)
+{
+    struct program *p = m->p;
+    struct error *err = m->err;
+    enum status s = shrink_output(p->g, o->output_channels, err);
+    if (s) return s;
+    struct plan_options po = {
+        .rows = p->rows, .dtype = p->dtype, .keep_taps = o->keep_taps, .join = true
+    };
+    s = plan_init(&p->plan, p->g, &po, err);
+    if (s) return s;
+    p->steps = calloc(p->g->n_nodes, sizeof *p->steps);
+    p->t = calloc(p->rows, sizeof *p->t);
+    p->label = calloc(p->rows, sizeof *p->label);
+    p->set = calloc(p->rows, sizeof *p->set);
+    if (!p->steps || !p->t || !p->label || !p->set)
+        return error_set(err, ST_NO_MEMORY_NOW, "no memory for a program of %u nodes",
+                         p->g->n_nodes);
+    s = p->b->ops->alloc(p->b, p->plan.arena_bytes, &p->arena, err);
+    for (uint32_t i = 0; !s && i < p->g->n_nodes; i++)
+        s = make_step(m, (int32_t)i);
+    return s;
+}
+
+enum status program_new(struct program **out, struct backend *b, const struct graph *g,
+                        const struct param_source *src, const struct program_options *o,
+                        struct error *err)
+{
+    if (!b->ops->has_dtype(b, o->dtype))
+        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot compute in %s", b->ops->name,
+                         dtype_name(o->dtype));
+    if (o->sets && o->n_sets == 0)
+        return error_set(err, ST_BAD_PARAMETER, "a folded program needs at least one set");
+    struct folded folded = { 0 };
+    enum status s = ST_OK;
+    struct program *p = calloc(1, sizeof *p);
+    if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a program");
+    p->b = b;
+    p->rows = b->ops->rows_per_pass(b);
+    p->dtype = o->dtype;
+    p->keep_taps = o->keep_taps;
+    p->time_ops = o->time_ops;
+    if (o->sets) {
+        s = fold_init(&folded, b, g, src, o->sets, o->n_sets, err);
+        if (s) goto done;
+        p->sets = folded.sets;
+    }
+    p->g = graph_copy(o->sets ? folded.g : g);
+    if (!p->g) {
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for %u nodes", g->n_nodes);
+        goto done;
+    }
+    struct making m = { p, o->sets ? &folded : NULL, src, err };
+    s = make(&m, o);
+    if (s) goto done;
+    *out = p;
+    p = NULL;
+done:
+    fold_done(&folded);
+    program_free(p);
+    return s;
+}
+
+void program_free(struct program *p)
+{
+    if (!p) return;
+    const struct backend_ops *ops = p->b->ops;
+    for (uint32_t i = 0; p->steps && i < p->g->n_nodes; i++) {
+        struct step *st = &p->steps[i];
+        if (st->conv) ops->conv_plan_free(p->b, st->conv);
+        if (st->linear) ops->linear_plan_free(p->b, st->linear);
+        if (st->attention) ops->attention_plan_free(p->b, st->attention);
+        ops->free(p->b, st->gamma);
+        ops->free(p->b, st->beta);
+        ops->free(p->b, st->table);
+    }
+    ops->free(p->b, p->arena);
+    plan_done(&p->plan);
+    graph_free(p->g);
+    free(p->steps);
+    free(p->t);
+    free(p->label);
+    free(p->set);
+    free(p);
+}
+
+size_t program_bytes(const struct program *p)
+{
+    return p->plan.arena_bytes + p->weight_bytes;
+}
+
+/* ---- running ---- */
+
+static enum status run_norm(struct program *p, const struct step *st, struct error *err)
+{
+    struct group_norm_args a = { .x = st->in[0],
+                                 .y = st->y,
+                                 .groups = GROUPS,
+                                 .eps = gn_eps,
+                                 .gamma = st->gamma,
+                                 .beta = st->beta,
+                                 .set = st->by_set ? p->set : NULL,
+                                 .scale_shift = st->has_in1 ? &st->in[1] : NULL,
+                                 .silu = st->silu };
+    return p->b->ops->group_norm(p->b, &a, err);
+}
+
+static enum status run_step(struct program *p, const struct step *st, struct error *err)
+{
+    const struct backend_ops *ops = p->b->ops;
+    const struct tensor *x = &st->in[0], *other = &st->in[1], *y = &st->y;
+    switch (st->op) {
+    case OP_INPUT: return ST_OK; /* filled by program_run */
+    case OP_TIMESTEP: return ops->timestep(p->b, p->t, y, err);
+    case OP_LABEL: return ops->label(p->b, st->table, p->label, y, err);
+    case OP_LINEAR: return ops->linear(p->b, st->linear, x, y, err);
+    case OP_SILU: return ops->silu(p->b, x, y, err);
+    case OP_ADD: return ops->add(p->b, x, other, y, err);
+    case OP_ADD_CHANNEL: return ops->add_channel(p->b, x, other, y, err);
+    case OP_CONV:
+        return ops->conv(p->b, st->conv, x, st->has_residual ? &st->residual : NULL, y,
+                         st->by_set ? p->set : NULL, err);
+    case OP_GROUP_NORM: return run_norm(p, st, err);
+    case OP_ATTENTION: return ops->attention(p->b, st->attention, x, y, err);
+    case OP_UPSAMPLE: return ops->upsample(p->b, x, y, err);
+    case OP_DOWNSAMPLE: return ops->downsample(p->b, x, y, err);
+    case OP_CONCAT: return ops->concat(p->b, x, other, y, err);
+    case OP_COUNT: break;
+    }
+    return error_set(err, ST_INTERNAL, "op %d", (int)st->op);
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static enum status run_pass(struct program *p, struct error *err)
+{
+    enum status s = ST_OK;
+    for (uint32_t i = 0; !s && i < p->g->n_nodes; i++) {
+        uint64_t start = p->time_ops ? now_ns() : 0;
+        s = run_step(p, &p->steps[i], err);
+        if (p->time_ops) p->op_ns[p->steps[i].op] += now_ns() - start;
+    }
+    return s;
+}
+
+static struct tensor rows_of(struct tensor t, uint32_t first, uint32_t n)
+{
+    t.data = (char *)t.data + (size_t)first * t.h * t.w * t.ld * dtype_size(t.dtype);
+    t.n = n;
+    return t;
+}
+
+/* A tight F32 picture of the caller's, shaped as `like`. */
+static struct tensor outside(const float *data, const struct tensor *like, uint32_t first,
+                             uint32_t n)
+{
+    struct tensor t = *like;
+    t.data = (void *)data;
+    t.dtype = DT_F32;
+    t.ld = t.c;
+    return rows_of(t, first, n);
+}
+
+static enum status check_io(const struct program *p, const struct program_io *io, uint32_t rows,
+                            struct error *err)
+{
+    for (uint32_t i = 0; i < rows; i++) {
+        if (p->sets && io->set && io->set[i] >= p->sets)
+            return error_set(err, ST_BAD_PARAMETER, "row %u asks for set %u of %u", i, io->set[i],
+                             p->sets);
+        if (p->sets == 0 && (!io->t || !isfinite(io->t[i])))
+            return error_set(err, ST_BAD_PARAMETER, "row %u has no finite t", i);
+        if (p->classes && (!io->label || io->label[i] >= p->classes))
+            return error_set(err, ST_BAD_PARAMETER, "row %u has no label below %u", i, p->classes);
+    }
+    return ST_OK;
+}
+
+/* A pass always has `rows` rows; where fewer are left, the first is repeated and its copies are thrown away. */
+static enum status load_pass(struct program *p, const struct program_io *io, uint32_t first,
+                             uint32_t n, struct error *err)
+{
+    const struct tensor *in = &p->steps[p->g->input].y;
+    struct tensor x = outside(io->x, in, first, n), y = rows_of(*in, 0, n);
+    enum status s = p->b->ops->cast(p->b, &x, &y, err);
+    for (uint32_t i = 0; !s && i < p->rows; i++) {
+        uint32_t row = first + (i < n ? i : 0);
+        if (p->sets) p->set[i] = io->set ? io->set[row] : 0;
+        if (!p->sets) p->t[i] = io->t[row];
+        if (p->classes) p->label[i] = io->label[row];
+        if (i < n) continue;
+        x = outside(io->x, in, first, 1);
+        y = rows_of(*in, i, 1);
+        s = p->b->ops->cast(p->b, &x, &y, err);
+    }
+    return s;
+}
+
+enum status program_run(struct program *p, const struct program_io *io, uint32_t rows,
+                        struct error *err)
+{
+    enum status s = check_io(p, io, rows, err);
+    for (uint32_t first = 0; !s && first < rows; first += p->rows) {
+        uint32_t n = rows - first < p->rows ? rows - first : p->rows;
+        s = load_pass(p, io, first, n, err);
+        if (s) break;
+        s = run_pass(p, err);
+        if (s) break;
+        struct tensor x = rows_of(p->steps[p->g->output].y, 0, n);
+        struct tensor y = outside(io->y, &x, first, n);
+        s = p->b->ops->cast(p->b, &x, &y, err);
+    }
+    return s;
+}
+
+enum status program_tap(struct program *p, const char *tap, float *dst, size_t *count,
+                        struct error *err)
+{
+    int32_t node = graph_tap(p->g, tap);
+    if (node == NODE_NONE || !p->keep_taps)
+        return error_set(err, ST_NOT_FOUND, "the program keeps no tap %s", tap);
+    struct tensor x = p->steps[node].y;
+    size_t n = (size_t)x.n * x.h * x.w * x.c;
+    if (!dst) {
+        *count = n;
+        return ST_OK;
+    }
+    void *tight = NULL;
+    enum status s = p->b->ops->alloc(p->b, n * sizeof *dst, &tight, err);
+    if (s) return s;
+    struct tensor y = outside(tight, &x, 0, x.n);
+    s = p->b->ops->cast(p->b, &x, &y, err);
+    if (!s) s = device_copy_out(p->b, dst, tight, n * sizeof *dst, err);
+    if (!s) *count = n;
+    p->b->ops->free(p->b, tight);
+    return s;
+}
+
+void program_op_times(struct program *p, uint64_t *out_ns)
+{
+    memcpy(out_ns, p->op_ns, sizeof p->op_ns);
+    memset(p->op_ns, 0, sizeof p->op_ns);
+}
