@@ -5,7 +5,7 @@
  * in any order; accumulators are fixed-point, so order cannot matter. Results depend only on (model, picture, task, h, seed,
  * sample), never on the company a row had (the rule "One result" of engine/README.md).
  * Threads: engine_run from one thread at a time per engine; restoration_* of one restoration may be called by any thread, but
- * only restoration_progress while its rows are being run. model_load may run beside engine_run. No logging, no clock. */
+ * only restoration_is_done while its rows are being run. model_load may run beside engine_run. No logging, no clock. */
 #ifndef DAVID_ENGINE_H
 #define DAVID_ENGINE_H
 

@@ -1,0 +1,110 @@
+/* Simulating a measurement: y = A x + n on floats, nothing clipped (engine/README.md section 4). */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/davi/philox.h"
+#include "engine/davi/restoration.h"
+
+struct degraded {
+    const struct image *img;
+    struct extent x;
+    float *y; /* [h'][w'][c'] */
+    size_t y_row;
+};
+
+static void image_row(void *ctx, uint32_t y, float *row)
+{
+    const struct degraded *d = ctx;
+    const struct image *img = d->img;
+    for (size_t p = 0; p < d->x.w; p++)
+        for (uint32_t c = 0; c < d->x.c; c++) {
+            size_t i = ((size_t)y * img->width + p) * img->channels + c;
+            row[p * d->x.c + c] = img->depth == 16
+                                      ? (float)(((const uint16_t *)img->pixels)[i] / 32767.5 - 1)
+                                      : (float)(((const uint8_t *)img->pixels)[i] / 127.5 - 1);
+        }
+}
+
+static void keep_row(void *ctx, uint32_t y, const float *row)
+{
+    struct degraded *d = ctx;
+    memcpy(d->y + y * d->y_row, row, d->y_row * sizeof *row);
+}
+
+static void add_noise(float *y, struct extent m, double sigma, uint64_t seed)
+{
+    for (uint32_t row = 0; row < m.h; row++)
+        for (uint32_t c = 0; c < m.c; c++)
+            for (uint32_t x = 0; x < m.w; x += 4) {
+                float n[4];
+                philox_normals4(n, seed, NOISE_MEASUREMENT, 0, c, x / 4, row);
+                for (uint32_t i = 0; i < 4 && x + i < m.w; i++)
+                    y[((size_t)row * m.w + x + i) * m.c + c] += (float)sigma * n[i];
+            }
+}
+
+enum status measurement_make(struct measurement *out, const char *task, double sigma, uint64_t seed,
+                             const struct image *img, const struct image *mask, struct error *err)
+{
+    const struct task_desc *t = task_find(task);
+    if (!t) return error_set(err, ST_UNKNOWN_TASK, "there is no task \"%.32s\"", task);
+    if (sigma < 0) sigma = t->sigma;
+    if (!isfinite(sigma) || sigma > 10)
+        return error_set(err, ST_BAD_PARAMETER, "sigma = %g is not in 0..10", sigma);
+    if (img->width < RESTORE_MIN_SIDE || img->height < RESTORE_MIN_SIDE)
+        return error_set(err, ST_TOO_FEW_PX, "the image is %u x %u px; at least %d x %d are needed",
+                         img->width, img->height, RESTORE_MIN_SIDE, RESTORE_MIN_SIDE);
+    if (img->width > RESTORE_MAX_SIDE || img->height > RESTORE_MAX_SIDE)
+        return error_set(err, ST_TOO_MANY_PX, "the image is %u x %u px; a side has at most %d px",
+                         img->width, img->height, RESTORE_MAX_SIDE);
+    if (mask && t->op != OPERATOR_MASK)
+        return error_set(err, ST_BAD_MASK, "task %s takes no mask", t->name);
+
+    struct degraded d = { .img = img, .x = { img->width, img->height, img->channels < 3 ? 1 : 3 } };
+    struct extent m = operator_extent(t->op, d.x);
+    d.y_row = (size_t)m.w * m.c;
+    uint8_t *kept = NULL;
+    float *scratch = malloc(operator_scratch_floats(t->op, d.x) * sizeof *scratch);
+    enum status s = ST_OK;
+    d.y = malloc(d.y_row * m.h * sizeof *d.y);
+    if (t->op == OPERATOR_MASK) kept = malloc((size_t)img->width * img->height);
+    if (!d.y || !scratch || (t->op == OPERATOR_MASK && !kept)) {
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a measurement of %u x %u px", m.w, m.h);
+        goto done;
+    }
+    if (kept) {
+        s = hole_read(kept, img, mask, t->name, err);
+        if (s) goto done;
+    }
+    operator_rows(t->op, d.x, kept, (struct row_source){ image_row, &d },
+                  (struct row_sink){ keep_row, &d }, scratch);
+    add_noise(d.y, m, sigma, seed);
+    *out = (struct measurement){ .y = d.y, .width = m.w, .height = m.h, .channels = m.c };
+    d.y = NULL;
+done:
+    free(d.y);
+    free(kept);
+    free(scratch);
+    return s;
+}
+
+void measurement_done(struct measurement *m)
+{
+    free(m->y);
+    memset(m, 0, sizeof *m);
+}
+
+enum status measurement_image(const struct measurement *m, struct image *out, struct error *err)
+{
+    struct image img = { 0 };
+    enum status s = image_init(&img, m->width, m->height, m->channels, 8, err);
+    if (s) return s;
+    const size_t n = (size_t)m->width * m->height * m->channels;
+    for (size_t i = 0; i < n; i++) {
+        double v = (m->y[i] + 1.0) * 127.5;
+        ((uint8_t *)img.pixels)[i] = (uint8_t)lrint(v < 0 ? 0 : v > 255 ? 255 : v);
+    }
+    *out = img;
+    return ST_OK;
+}

@@ -1,0 +1,394 @@
+/* A restoration's memory, the cutting of its rows and the blending of what comes back.
+ * What is made of the accumulators in the end is in restoration_output.c. */
+#include "engine/davi/restoration.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/davi/philox.h"
+
+/* ---- sizes ---- */
+
+enum status restoration_shape_of(struct restoration_shape *out, const struct task_desc *task,
+                                 uint32_t width, uint32_t height, uint32_t channels, uint32_t depth,
+                                 struct error *err)
+{
+    const uint32_t grow = task->op == OPERATOR_POOL4 ? 4 : 1;
+    if (width < RESTORE_MIN_SIDE || height < RESTORE_MIN_SIDE)
+        return error_set(err, ST_TOO_FEW_PX, "the image is %u x %u px; at least %d x %d are needed",
+                         width, height, RESTORE_MIN_SIDE, RESTORE_MIN_SIDE);
+    if (width > RESTORE_MAX_SIDE / grow || height > RESTORE_MAX_SIDE / grow)
+        return error_set(err, ST_TOO_MANY_PX,
+                         "the image is %u x %u px; for task %s a side has at most %u px", width,
+                         height, task->name, RESTORE_MAX_SIDE / grow);
+    bool is_gray = channels < 3 && task->op != OPERATOR_GRAY;
+    *out = (struct restoration_shape){
+        .in = { width, height, channels },
+        .out = { grow * width, grow * height, is_gray ? 1 : 3 },
+        .depth = depth == 16 ? 16 : 8,
+        .float_y = depth == 32,
+        .has_alpha = channels % 2 == 0 && task->op != OPERATOR_MASK,
+    };
+    return ST_OK;
+}
+
+/* Offsets into the one block of memory. */
+struct layout {
+    size_t slots, tiles_x, tiles_y, kept, accs, sum, sum2, pictures, scratch, total;
+    uint32_t n_slots;
+    bool has_sum, has_sum2, has_pictures;
+    bool overflows;
+};
+
+static size_t reserve(struct layout *l, size_t count, size_t size)
+{
+    size_t bytes, at = l->total;
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 4 ||
+        __builtin_add_overflow(l->total, (bytes + 63) / 64 * 64, &l->total))
+        l->overflows = true;
+    return at;
+}
+
+static struct layout lay_out(const struct restoration_setup *s, const struct restoration_shape *h)
+{
+    struct layout l = { 0 };
+    const size_t values = (size_t)h->out.w * h->out.h * h->out.c; /* at most 3 * 2^36 */
+    uint64_t tiles = (uint64_t)tile_axis_count(h->out.w, s->tile, s->overlap, s->shift_x) *
+                     tile_axis_count(h->out.h, s->tile, s->overlap, s->shift_y);
+    /* Rows go out in ascending order, so those in flight are neighbours and touch this many samples at most. */
+    uint64_t touched = 1 + (s->rows_in_flight - 1 + tiles - 1) / tiles;
+    l.n_slots = touched < s->samples ? (uint32_t)touched : s->samples;
+    l.has_sum = s->samples > 1;
+    l.has_sum2 = l.has_sum && (s->output == OUTPUT_STD || s->output == OUTPUT_ALL);
+    l.has_pictures = l.has_sum && s->output == OUTPUT_ALL && s->keep_samples;
+
+    reserve(&l, 1, sizeof(struct restoration));
+    l.slots = reserve(&l, l.n_slots, sizeof(struct slot));
+    l.tiles_x = reserve(&l, tile_axis_bytes(h->out.w, s->tile, s->overlap, s->shift_x), 1);
+    l.tiles_y = reserve(&l, tile_axis_bytes(h->out.h, s->tile, s->overlap, s->shift_y), 1);
+    l.kept = reserve(&l, s->task->op == OPERATOR_MASK ? (size_t)h->in.w * h->in.h : 0, 1);
+    l.accs = reserve(&l, l.n_slots, values * sizeof(int64_t));
+    l.sum = reserve(&l, l.has_sum ? values : 0, sizeof(int64_t));
+    l.sum2 = reserve(&l, l.has_sum2 ? values : 0, sizeof(int64_t));
+    l.pictures = reserve(&l, l.has_pictures ? s->samples : 0, values * (h->depth / 8));
+    l.scratch =
+        reserve(&l, operator_scratch_floats(s->task->op, h->out) + (size_t)h->out.w * h->out.c,
+                sizeof(float));
+    return l;
+}
+
+size_t restoration_room(const struct restoration_setup *s, const struct restoration_shape *shape)
+{
+    struct layout l = lay_out(s, shape);
+    return l.overflows ? SIZE_MAX : l.total;
+}
+
+/* ---- birth ---- */
+
+static uint32_t sample_of(const struct image *img, size_t i)
+{
+    return img->depth == 16 ? ((const uint16_t *)img->pixels)[i]
+                            : ((const uint8_t *)img->pixels)[i];
+}
+
+enum status hole_read(uint8_t *kept, const struct image *img, const struct image *mask,
+                      const char *task, struct error *err)
+{
+    const size_t n = (size_t)img->width * img->height;
+    if (mask) {
+        const uint32_t white = mask->depth == 16 ? 65535 : 255, colors = mask->channels < 3 ? 1 : 3;
+        if (mask->width != img->width || mask->height != img->height)
+            return error_set(err, ST_BAD_MASK, "the mask is %u x %u px, the image %u x %u",
+                             mask->width, mask->height, img->width, img->height);
+        for (size_t i = 0; i < n; i++) {
+            uint32_t sum = 0;
+            for (uint32_t c = 0; c < colors; c++)
+                sum += sample_of(mask, i * mask->channels + c);
+            kept[i] = 2 * sum < colors * white;
+        }
+        return ST_OK;
+    }
+    if (!img->pixels || img->channels % 2)
+        return error_set(
+            err, ST_BAD_MASK,
+            "task %s needs a mask (white = missing) or an image with alpha (0 = missing)", task);
+    for (size_t i = 0; i < n; i++)
+        kept[i] = sample_of(img, (i + 1) * img->channels - 1) != 0;
+    return ST_OK;
+}
+
+enum status restoration_make(struct restoration **out, const struct restoration_setup *s,
+                             struct error *err)
+{
+    struct restoration_shape shape;
+    enum status status = s->img
+                             ? restoration_shape_of(&shape, s->task, s->img->width, s->img->height,
+                                                    s->img->channels, s->img->depth, err)
+                             : restoration_shape_of(&shape, s->task, s->y->width, s->y->height,
+                                                    s->y->channels, 32, err);
+    if (status) return status;
+    if (s->mask && s->task->op != OPERATOR_MASK)
+        return error_set(err, ST_BAD_MASK, "task %s takes no mask", s->task->name);
+
+    struct layout l = lay_out(s, &shape);
+    char *block = l.overflows ? NULL : calloc(1, l.total);
+    if (!block)
+        return error_set(err, ST_NO_MEMORY_NOW, "no memory for a restoration of %u x %u px",
+                         shape.out.w, shape.out.h);
+    struct restoration *r = (struct restoration *)(void *)block;
+    r->s = *s;
+    r->shape = shape;
+    r->y_channels = s->task->op == OPERATOR_GRAY ? 1 : shape.out.c;
+    tile_axis_lay(&r->tiles.x, shape.out.w, s->tile, s->overlap, s->shift_x, block + l.tiles_x);
+    tile_axis_lay(&r->tiles.y, shape.out.h, s->tile, s->overlap, s->shift_y, block + l.tiles_y);
+    r->n_tiles = (uint64_t)r->tiles.x.count * r->tiles.y.count;
+    r->slots = (struct slot *)(void *)(block + l.slots);
+    r->n_slots = l.n_slots;
+    for (uint32_t i = 0; i < l.n_slots; i++)
+        r->slots[i].acc = (int64_t *)(void *)(block + l.accs) +
+                          (size_t)i * shape.out.w * shape.out.h * shape.out.c;
+    r->sum = l.has_sum ? (int64_t *)(void *)(block + l.sum) : NULL;
+    r->sum2 = l.has_sum2 ? (int64_t *)(void *)(block + l.sum2) : NULL;
+    r->pictures = l.has_pictures ? (uint8_t *)block + l.pictures : NULL;
+    r->scratch = (float *)(void *)(block + l.scratch);
+    for (int i = 0; i < 256; i++)
+        r->level[i] = (float)(i / 127.5 - 1);
+    if (s->task->op == OPERATOR_MASK) {
+        uint8_t *kept = (uint8_t *)block + l.kept;
+        /* a measurement of floats has no alpha: only its size is looked at */
+        struct image sized = { .width = shape.in.w, .height = shape.in.h };
+        status = hole_read(kept, s->img ? s->img : &sized, s->mask, s->task->name, err);
+        r->kept = kept;
+    }
+    if (status == ST_OK && pthread_mutex_init(&r->lock, NULL))
+        status = error_set(err, ST_INTERNAL, "a mutex could not be made");
+    if (status) {
+        free(block);
+        return status;
+    }
+    *out = r;
+    return ST_OK;
+}
+
+void restoration_free(struct restoration *r)
+{
+    if (!r) return;
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+}
+
+uint64_t restoration_rows(const struct restoration *r)
+{
+    return r->n_tiles * r->s.samples;
+}
+
+/* ---- cutting ---- */
+
+struct place restoration_place(const struct restoration *r, uint64_t row)
+{
+    uint64_t tile = row % r->n_tiles;
+    return (struct place){ .sample = (uint32_t)(row / r->n_tiles),
+                           .x0 = tile_origin(&r->tiles.x, (uint32_t)(tile % r->tiles.x.count)),
+                           .y0 = tile_origin(&r->tiles.y, (uint32_t)(tile / r->tiles.x.count)) };
+}
+
+static float level_of(const struct restoration *r, size_t i)
+{
+    const struct image *img = r->s.img;
+    if (img->depth == 16) return (float)(((const uint16_t *)img->pixels)[i] / 32767.5 - 1);
+    return r->level[((const uint8_t *)img->pixels)[i]];
+}
+
+/* v: [y_channels] */
+static void measured_at(const struct restoration *r, uint32_t x, uint32_t y, float *v)
+{
+    const uint32_t channels = r->shape.in.c;
+    const size_t at = ((size_t)y * r->shape.in.w + x) * channels;
+    float rgb[3];
+    uint32_t colors = channels < 3 ? 1 : 3;
+    for (uint32_t c = 0; c < colors; c++)
+        rgb[c] = r->shape.float_y ? r->s.y->y[at + c] : level_of(r, at + c);
+    if (colors == 3 && r->y_channels == 1) /* colorize, given as RGB */
+        rgb[0] = 0.3333f * rgb[0] + 0.3334f * rgb[1] + 0.3333f * rgb[2];
+    for (uint32_t c = 0; c < r->y_channels; c++)
+        v[c] = rgb[c];
+}
+
+void restoration_measured(const struct restoration *r, uint32_t y, uint32_t x0, uint32_t n,
+                          float *row)
+{
+    for (uint32_t i = 0; i < n; i++)
+        measured_at(r, x0 + i, y, row + (size_t)i * r->y_channels);
+}
+
+/* Normals of the hole for one row of the picture, four pixels at a time. */
+struct hole_noise {
+    uint32_t x4, y;
+    bool is_set;
+    float n[3][4];
+};
+
+static void noise_at(const struct restoration *r, struct hole_noise *h, uint32_t x, uint32_t y,
+                     float *v)
+{
+    if (!h->is_set || h->x4 != x / 4 || h->y != y) {
+        *h = (struct hole_noise){ .x4 = x / 4, .y = y, .is_set = true };
+        for (uint32_t c = 0; c < r->y_channels; c++)
+            philox_normals4(h->n[c], r->s.seed, NOISE_HOLE, 0, c, x / 4, y);
+    }
+    for (uint32_t c = 0; c < r->y_channels; c++)
+        v[c] = (float)r->s.sigma * h->n[c][x % 4];
+}
+
+/* The network's input at one pixel of the restored picture, in y_channels. */
+static void input_at(const struct restoration *r, struct hole_noise *h, uint32_t x, uint32_t y,
+                     float *v)
+{
+    if (r->s.task->op == OPERATOR_POOL4) {
+        uint32_t xs[2], ys[2];
+        float wx, wy, corner[2][2][3];
+        resize4_at(x, r->shape.in.w, &xs[0], &xs[1], &wx);
+        resize4_at(y, r->shape.in.h, &ys[0], &ys[1], &wy);
+        for (int i = 0; i < 2; i++)
+            for (int j = 0; j < 2; j++)
+                measured_at(r, xs[j], ys[i], corner[i][j]);
+        for (uint32_t c = 0; c < r->y_channels; c++) {
+            float top = (1 - wx) * corner[0][0][c] + wx * corner[0][1][c];
+            float bottom = (1 - wx) * corner[1][0][c] + wx * corner[1][1][c];
+            v[c] = (1 - wy) * top + wy * bottom;
+        }
+        return;
+    }
+    /* A simulated measurement brings its own noise in the hole; a user's picture has nothing there. */
+    if (r->kept && !r->shape.float_y && !r->kept[(size_t)y * r->shape.in.w + x])
+        noise_at(r, h, x, y, v);
+    else
+        measured_at(r, x, y, v);
+}
+
+void restoration_cut(const struct restoration *r, uint64_t row, float *y_in)
+{
+    const struct place at = restoration_place(r, row);
+    const uint32_t tile = r->s.tile;
+    struct hole_noise h = { 0 };
+    for (uint32_t ty = 0; ty < tile; ty++) {
+        uint32_t y = reflect(at.y0 + ty, r->shape.out.h);
+        for (uint32_t tx = 0; tx < tile; tx++) {
+            float v[3], *dst = y_in + ((size_t)ty * tile + tx) * 3;
+            input_at(r, &h, reflect(at.x0 + tx, r->shape.out.w), y, v);
+            for (uint32_t c = 0; c < 3; c++)
+                dst[c] = v[r->y_channels == 3 ? c : 0];
+        }
+    }
+}
+
+/* ---- blending ---- */
+
+static int64_t fixed(float v)
+{
+    float in = v < -1 ? -1 : v > 1 ? 1 : v; /* the range of tanh; a bound on every sum below */
+    return llrint((double)in * (1 << VALUE_BITS));
+}
+
+static void blend(const struct restoration *r, int64_t *acc, uint64_t row, const float *x0)
+{
+    const struct place at = restoration_place(r, row);
+    const uint64_t tile_index = row % r->n_tiles;
+    const uint32_t tile = r->s.tile, colors = r->shape.out.c;
+    const uint32_t w = r->shape.out.w < tile ? r->shape.out.w : tile;
+    const uint32_t h = r->shape.out.h < tile ? r->shape.out.h : tile;
+    const uint16_t *wx = r->tiles.x.weight + (tile_index % r->tiles.x.count) * tile;
+    const uint16_t *wy = r->tiles.y.weight + (tile_index / r->tiles.x.count) * tile;
+    for (uint32_t y = 0; y < h; y++) {
+        int64_t *dst = acc + ((size_t)(at.y0 + y) * r->shape.out.w + at.x0) * colors;
+        for (uint32_t x = 0; x < w; x++) {
+            const float *v = x0 + ((size_t)y * tile + x) * 3;
+            int64_t weight = (int64_t)wy[y] * wx[x];
+            if (colors == 3) {
+                for (uint32_t c = 0; c < 3; c++)
+                    dst[3 * x + c] += weight * fixed(v[c]);
+            } else { /* a gray picture: the mean of the channels, in integers */
+                int64_t sum = fixed(v[0]) + fixed(v[1]) + fixed(v[2]);
+                dst[x] += weight * (sum / 3);
+            }
+        }
+    }
+}
+
+/* Takes a finished sample into the statistics and gives its accumulator back. */
+static void fold(struct restoration *r, struct slot *slot)
+{
+    const size_t n = (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c;
+    const int drop = VALUE_BITS + 2 * BLEND_BITS - FOLD_BITS;
+    if (!r->sum) return; /* the only sample: its accumulator is the result */
+    for (size_t i = 0; i < n; i++) {
+        int64_t v = (slot->acc[i] + ((int64_t)1 << (drop - 1))) >> drop;
+        r->sum[i] += v;
+        if (r->sum2) r->sum2[i] += v * v;
+    }
+    if (r->pictures)
+        restoration_round(r, slot->acc, r->pictures + slot->sample * n * (r->shape.depth / 8));
+    slot->is_used = false;
+}
+
+static struct slot *slot_of(struct restoration *r, uint32_t sample)
+{
+    struct slot *free_one = NULL;
+    for (uint32_t i = 0; i < r->n_slots; i++) {
+        struct slot *s = &r->slots[i];
+        if (s->is_used && s->sample == sample) return s;
+        if (!s->is_used && !free_one) free_one = s;
+    }
+    if (!free_one) return NULL;
+    free_one->is_used = true;
+    free_one->sample = sample;
+    free_one->tiles_left = r->n_tiles;
+    memset(free_one->acc, 0,
+           (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c * sizeof *free_one->acc);
+    return free_one;
+}
+
+static bool all_finite(const float *v, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(v[i])) return false;
+    return true;
+}
+
+enum status restoration_put(struct restoration *r, uint64_t row, const float *x0, struct error *err)
+{
+    const uint32_t sample = (uint32_t)(row / r->n_tiles);
+    enum status status = ST_OK;
+    if (!all_finite(x0, (size_t)3 * r->s.tile * r->s.tile))
+        status = error_set(err, ST_INTERNAL, "the network's output is not finite");
+    pthread_mutex_lock(&r->lock);
+    struct slot *slot = status ? NULL : slot_of(r, sample);
+    if (slot) {
+        blend(r, slot->acc, row, x0);
+        if (--slot->tiles_left == 0) fold(r, slot);
+    } else if (!status) {
+        status = error_set(err, ST_INTERNAL, "rows of a restoration were not run in order");
+    }
+    if (status && !r->failure) r->failure = status;
+    r->rows_back++;
+    pthread_mutex_unlock(&r->lock);
+    return status;
+}
+
+void restoration_lose(struct restoration *r, enum status why)
+{
+    pthread_mutex_lock(&r->lock);
+    if (!r->failure) r->failure = why;
+    r->rows_back++;
+    pthread_mutex_unlock(&r->lock);
+}
+
+bool restoration_is_done(const struct restoration *r)
+{
+    pthread_mutex_t *lock = (pthread_mutex_t *)&r->lock; /* reading changes nothing but the lock */
+    pthread_mutex_lock(lock);
+    bool is_done = r->rows_back >= restoration_rows(r);
+    pthread_mutex_unlock(lock);
+    return is_done;
+}

@@ -1,0 +1,277 @@
+/* The engine: which back end, which dtype, how many threads; and the running of rows.
+ * Models are in model.c, the raw network in network.c, the mathematics of a restoration in davi/. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/davi/restoration.h"
+#include "engine/inside.h"
+
+enum { DEFAULT_MAX_BATCH = 32, LARGEST_BATCH = 1024, MOST_THREADS = 1024 };
+
+/* The back ends of this build, best first: `auto` takes the first that opens. */
+static const struct {
+    const char *name;
+    enum status (*open)(struct backend **out, int threads, struct error *err);
+} backends[] = {
+    { "cpu", cpu_backend_open },
+};
+enum { BACKENDS = sizeof backends / sizeof *backends };
+
+static bool is_auto(const char *name)
+{
+    return !name || strcmp(name, "auto") == 0;
+}
+
+static enum status open_backend(struct backend **out, const char *name, int threads,
+                                struct error *err)
+{
+    char known[64] = "";
+    for (size_t i = 0; i < BACKENDS; i++) {
+        if (!is_auto(name) && strcmp(name, backends[i].name) == 0)
+            return backends[i].open(out, threads, err);
+        if (is_auto(name) && (i + 1 == BACKENDS || backends[i].open(out, threads, NULL) == ST_OK))
+            return *out ? ST_OK : backends[i].open(out, threads, err);
+        size_t len = strlen(known);
+        snprintf(known + len, sizeof known - len, "%s%s", i ? ", " : "", backends[i].name);
+    }
+    return error_set(err, ST_UNSUPPORTED, "backend = %.32s: not in this build, which has: %s", name,
+                     known);
+}
+
+static enum status choose_dtype(enum dtype *out, struct backend *b, const char *name,
+                                struct error *err)
+{
+    static const struct {
+        const char *name;
+        enum dtype dtype;
+    } names[] = { { "f32", DT_F32 }, { "bf16", DT_BF16 }, { "f16", DT_F16 } };
+    if (is_auto(name)) {
+        *out = b->ops->best_dtype(b);
+        return ST_OK;
+    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(name, names[i].name) != 0 || !b->ops->has_dtype(b, names[i].dtype)) continue;
+        *out = names[i].dtype;
+        return ST_OK;
+    }
+    return error_set(err, ST_UNSUPPORTED, "dtype = %.32s: the %s back end of this machine lacks it",
+                     name, b->ops->name);
+}
+
+static const char *dtype_option(enum dtype t)
+{
+    return t == DT_BF16 ? "bf16" : t == DT_F16 ? "f16" : "f32";
+}
+
+static enum status check_options(const struct engine_options *o, struct error *err)
+{
+    if (o->threads < 0 || o->threads > MOST_THREADS)
+        return error_set(err, ST_BAD_PARAMETER, "threads = %d is not in 0..%d", o->threads,
+                         MOST_THREADS);
+    if (o->max_batch > LARGEST_BATCH)
+        return error_set(err, ST_BAD_PARAMETER, "max_batch = %u is more than %d", o->max_batch,
+                         LARGEST_BATCH);
+    return ST_OK;
+}
+
+enum status engine_on(struct engine **out, struct backend *backend, const struct engine_options *o,
+                      struct error *err)
+{
+    struct engine *e = NULL;
+    enum status s = check_options(o, err);
+    if (s) goto done;
+    e = calloc(1, sizeof *e);
+    if (!e) {
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for an engine");
+        goto done;
+    }
+    s = choose_dtype(&e->dtype, backend, o->dtype, err);
+    if (s) goto done;
+    if (pthread_mutex_init(&e->device, NULL)) {
+        s = error_set(err, ST_INTERNAL, "a mutex could not be made");
+        goto done;
+    }
+    struct engine_facts *f = &e->facts;
+    e->backend = backend;
+    f->threads = o->threads ? o->threads : threads_available();
+    f->max_batch = o->max_batch ? o->max_batch : DEFAULT_MAX_BATCH;
+    snprintf(f->backend, sizeof f->backend, "%s", backend->ops->name);
+    snprintf(f->dtype, sizeof f->dtype, "%s", dtype_option(e->dtype));
+    snprintf(f->isa, sizeof f->isa, "%s", backend->ops->name);
+    snprintf(f->reason, sizeof f->reason, "backend %s (%s), dtype %s (%s)", f->backend,
+             is_auto(o->backend) ? "auto: the best of this build" : "as asked", f->dtype,
+             !is_auto(o->dtype)   ? "as asked"
+             : e->dtype == DT_F32 ? "auto: no faster 16-bit arithmetic here"
+                                  : "auto: 16-bit arithmetic is faster here");
+    *out = e;
+    return ST_OK;
+done:
+    free(e);
+    backend->ops->close(backend);
+    return s;
+}
+
+enum status engine_open(struct engine **out, const struct engine_options *o, struct error *err)
+{
+    struct backend *b = NULL;
+    enum status s = check_options(o, err);
+    if (!s) s = open_backend(&b, o->backend, o->threads ? o->threads : threads_available(), err);
+    return s ? s : engine_on(out, b, o, err);
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e) return;
+    e->backend->ops->close(e->backend);
+    pthread_mutex_destroy(&e->device);
+    free(e);
+}
+
+const struct engine_facts *engine_describe(const struct engine *e)
+{
+    return &e->facts;
+}
+
+/* ---- restorations of a model ---- */
+
+static enum status check_params(struct restoration_setup *s, const struct model *m,
+                                const struct restore_params *p, struct error *err)
+{
+    const struct model_info *info = &m->info;
+    const struct model_task *task = NULL;
+    if (p->task)
+        task = model_find_task(m, p->task);
+    else if (info->n_tasks == 1)
+        task = &info->tasks[0];
+    if (!task) {
+        char offered[256] = "";
+        for (uint32_t i = 0; i < info->n_tasks; i++) {
+            size_t len = strlen(offered);
+            snprintf(offered + len, sizeof offered - len, "%s%s", i ? ", " : "",
+                     info->tasks[i].name);
+        }
+        return p->task ? error_set(err, ST_UNKNOWN_TASK,
+                                   "the model does not offer task \"%.32s\"; it offers: %s",
+                                   p->task, offered)
+                       : error_set(err, ST_UNKNOWN_TASK,
+                                   "a task must be named; the model offers: %s", offered);
+    }
+    double h = p->h < 0 ? task->h : p->h;
+    if (!(h >= 0 && h <= RESTORE_MAX_H))
+        return error_set(err, ST_BAD_PARAMETER, "h = %g is not in 0..%g", h, RESTORE_MAX_H);
+    if (p->samples < 1)
+        return error_set(err, ST_BAD_PARAMETER, "samples = 0; at least 1 is needed");
+    if (p->samples > RESTORE_MAX_SAMPLES)
+        return error_set(err, ST_TOO_MANY_SAMPLES, "samples = %u is more than %d", p->samples,
+                         RESTORE_MAX_SAMPLES);
+    if (p->output == OUTPUT_IMAGE && p->samples != 1)
+        return error_set(err, ST_BAD_PARAMETER, "samples = %u: output image is one sample",
+                         p->samples);
+    if ((p->output == OUTPUT_MEAN || p->output == OUTPUT_STD) && p->samples < 2)
+        return error_set(err, ST_BAD_PARAMETER, "samples = 1: output %s needs at least 2",
+                         p->output == OUTPUT_MEAN ? "mean" : "std");
+    *s = (struct restoration_setup){ .task = task_find(task->name),
+                                     .sigma = task->sigma,
+                                     .h = h,
+                                     .program_set = m->set_of[task - info->tasks],
+                                     .seed = p->seed,
+                                     .samples = p->samples,
+                                     .output = p->output,
+                                     .keep_samples = p->keep_samples,
+                                     .tile = info->tile_size,
+                                     .overlap = info->tile_overlap,
+                                     .rows_in_flight = m->engine->facts.max_batch };
+    return ST_OK;
+}
+
+enum status restoration_new(struct restoration **out, struct model *m,
+                            const struct restore_params *p, const struct image *img,
+                            const struct image *mask, struct error *err)
+{
+    struct restoration_setup s;
+    enum status status = check_params(&s, m, p, err);
+    if (status) return status;
+    s.img = img;
+    s.mask = mask;
+    return restoration_make(out, &s, err);
+}
+
+enum status restoration_of_measurement(struct restoration **out, struct model *m,
+                                       const struct restore_params *p, const struct measurement *y,
+                                       const struct image *mask, struct error *err)
+{
+    struct restoration_setup s;
+    enum status status = check_params(&s, m, p, err);
+    if (status) return status;
+    s.y = y;
+    s.mask = mask;
+    return restoration_make(out, &s, err);
+}
+
+/* Beside the one block: the picture given, its mask, what restoration_image returns (each kind once), and the allocator. */
+size_t restoration_peak_bytes(const struct model *m, const struct restore_params *p, uint32_t width,
+                              uint32_t height, uint32_t channels, uint32_t depth, bool has_mask)
+{
+    struct restoration_setup s;
+    struct restoration_shape shape;
+    if (check_params(&s, m, p, NULL) ||
+        restoration_shape_of(&shape, s.task, width, height, channels, depth, NULL))
+        return SIZE_MAX;
+    const size_t allocator = 64 * 1024, kinds = p->output == OUTPUT_ALL ? 3 : 1;
+    const size_t out_px = (size_t)shape.out.w * shape.out.h;
+    const size_t parts[] = { restoration_room(&s, &shape),
+                             (size_t)width * height * (channels * (depth / 8) + has_mask),
+                             kinds * out_px * (shape.out.c + shape.has_alpha) * (shape.depth / 8),
+                             allocator };
+    size_t total = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (__builtin_add_overflow(total, parts[i], &total)) return SIZE_MAX;
+    return total;
+}
+
+/* ---- rows ---- */
+
+static enum status run_pass(struct model *m, struct row *rows, uint32_t n, struct error *err)
+{
+    struct sampler *sampler = &m->sampler;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct restoration *r = rows[i].restoration;
+        const struct place at = restoration_place(r, rows[i].index);
+        restoration_cut(r, rows[i].index, sampler_row(sampler, i));
+        enum status s = sampler_draw(sampler, i, r->s.seed, at.sample, at.x0, at.y0, err);
+        if (s) return s;
+        sampler_choose(sampler, i, r->s.h, r->s.program_set);
+    }
+    enum status s = sampler_run(sampler, n, err);
+    if (s) return s;
+    for (uint32_t i = 0; i < n; i++)
+        rows[i].status =
+            restoration_put(rows[i].restoration, rows[i].index, sampler_row(sampler, i), NULL);
+    return ST_OK;
+}
+
+enum status engine_run(struct engine *e, struct model *m, struct row *rows, size_t n,
+                       struct error *err)
+{
+    if (n > e->facts.max_batch)
+        return error_set(err, ST_INTERNAL, "a batch of %zu rows; max_batch = %u", n,
+                         e->facts.max_batch);
+    const size_t pass = m->sampler.rows;
+    enum status s = ST_OK;
+    for (size_t i = 0; i < n; i += pass) {
+        uint32_t now = (uint32_t)(n - i < pass ? n - i : pass);
+        if (!s) {
+            pthread_mutex_lock(&e->device);
+            s = run_pass(m, rows + i, now, err);
+            pthread_mutex_unlock(&e->device);
+            if (!s) continue;
+        }
+        for (uint32_t k = 0; k < now; k++) { /* the device has failed: these rows come back empty */
+            rows[i + k].status = s;
+            restoration_lose(rows[i + k].restoration, s);
+        }
+    }
+    return s;
+}

@@ -1,0 +1,58 @@
+/* inside.h - what the three files behind engine.h share: the engine and the source of a model's weights.
+ *
+ * Not for server/ and cli/. A back end is driven by one thread at a time: whoever calls into it, or into a program on it,
+ * holds engine->device. The lock is dropped while weights are read from a file, so loading a model delays a batch by one
+ * packed weight, not by a file. Owned as engine.h says. */
+#ifndef DAVID_ENGINE_INSIDE_H
+#define DAVID_ENGINE_INSIDE_H
+
+#include <pthread.h>
+
+#include "engine/davi/sampler.h"
+#include "engine/engine.h"
+#include "proto/digest.h"
+
+struct engine {
+    struct backend *backend;
+    enum dtype dtype; /* of pictures inside a network */
+    struct engine_facts facts;
+    pthread_mutex_t device; /* guards the back end and everything on it */
+};
+
+/* An engine on a back end that is open already (taken over, also on failure); threads and max_batch as in engine.h. */
+enum status engine_on(struct engine **out, struct backend *backend, const struct engine_options *o,
+                      struct error *err);
+
+struct model {
+    struct engine *engine;
+    struct model_info info;
+    char digest[DIGEST_HEX];
+    struct program *program; /* folded: one set per distinct label of the tasks, t = 999 */
+    struct sampler sampler;
+    uint32_t set_of[MODEL_MAX_TASKS]; /* per task: its set */
+};
+
+/* Weights from a file that has been checked against the graph. */
+struct file_source {
+    struct engine *engine; /* its lock is held by the caller of program_new */
+    const struct safetensors *st;
+};
+/* A param_source's load; ctx: struct file_source. */
+enum status file_param_load(void *ctx, const struct param_desc *d, float *dst, struct error *err);
+/* Every parameter there, of the right shape, finite; no tensor beside them. ST_BAD_FILE names the offender. */
+enum status file_check(const struct safetensors *st, const struct graph *g, struct error *err);
+
+/* A file held in memory whole, so that what was checked, digested and loaded are the same bytes. */
+struct model_file {
+    void *bytes;
+    size_t len;
+    struct safetensors *st;
+    struct model_info info;
+};
+enum status model_file_open(struct model_file *out, const char *path, struct error *err);
+void model_file_close(struct model_file *f); /* takes a zeroed struct */
+
+/* min(affinity, cgroup quota), >= 1. */
+int threads_available(void);
+
+#endif

@@ -1,0 +1,207 @@
+/* The raw network for forward and bench: unfolded (or folded on request), NCHW on the host. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/inside.h"
+#include "engine/nets/unet.h"
+
+enum { LARGEST_SIDE = 8192 };
+
+struct network {
+    struct engine *engine;
+    struct program *program;
+    uint32_t h, w, channels, rows,
+        num_classes; /* rows of one pass; classes of an unfolded class_cond network */
+    bool folded;
+    uint64_t flop;
+    float *x, *y; /* [rows][h][w][3 or channels], memory of the back end */
+    float *host;  /* [rows][h][w][max(3, channels)] */
+};
+
+static enum status make(struct network **out, struct engine *e, const struct unet_arch *arch,
+                        const struct graph *g, uint32_t h, uint32_t w,
+                        const struct param_source *src, bool folded, bool time_ops,
+                        struct error *err)
+{
+    struct backend *b = e->backend;
+    const struct condition set = { SCHEDULE_LAST, arch->class_cond ? 0 : -1 };
+    struct program_options o = { .dtype = e->dtype, .time_ops = time_ops };
+    if (folded) {
+        o.sets = &set;
+        o.n_sets = 1;
+        o.output_channels = 3;
+    }
+    struct network *n = calloc(1, sizeof *n);
+    if (!n) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a network");
+    n->engine = e;
+    n->h = h;
+    n->w = w;
+    n->folded = folded;
+    n->num_classes = arch->class_cond && !folded ? arch->num_classes : 0;
+    n->channels = folded ? 3 : g->nodes[g->output].c;
+    n->flop = graph_flop(g);
+    const size_t px = (size_t)h * w, widest = n->channels > 3 ? n->channels : 3;
+
+    pthread_mutex_lock(&e->device);
+    n->rows = b->ops->rows_per_pass(b);
+    void *x = NULL, *y = NULL;
+    enum status s = program_new(&n->program, b, g, src, &o, err);
+    if (!s) s = b->ops->alloc(b, n->rows * px * 3 * sizeof(float), &x, err);
+    if (!s) s = b->ops->alloc(b, n->rows * px * n->channels * sizeof(float), &y, err);
+    pthread_mutex_unlock(&e->device);
+    n->x = x;
+    n->y = y;
+    if (!s && !(n->host = malloc(n->rows * px * widest * sizeof(float))))
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a pass of %u rows", n->rows);
+    if (s) {
+        network_free(n);
+        return s;
+    }
+    *out = n;
+    return ST_OK;
+}
+
+static enum status check_size(uint32_t h, uint32_t w, struct error *err)
+{
+    if (h < 1 || w < 1 || h > LARGEST_SIDE || w > LARGEST_SIDE)
+        return error_set(err, ST_BAD_PARAMETER, "size = %ux%u is not in 1x1..%dx%d", h, w,
+                         LARGEST_SIDE, LARGEST_SIDE);
+    return ST_OK;
+}
+
+enum status network_load(struct network **out, struct engine *e, const char *path, uint32_t h,
+                         uint32_t w, struct error *err)
+{
+    struct graph *g = NULL;
+    struct model_file f = { 0 };
+    enum status s = check_size(h, w, err);
+    if (s) goto done;
+    s = model_file_open(&f, path, err);
+    if (s) goto done;
+    s = unet_build(&g, &f.info.arch, h, w, err);
+    if (s) goto done;
+    s = file_check(f.st, g, err);
+    if (s) goto done;
+    struct file_source src = { e, f.st };
+    s = make(out, e, &f.info.arch, g, h, w, &(struct param_source){ file_param_load, &src }, false,
+             false, err);
+done:
+    graph_free(g);
+    model_file_close(&f);
+    return s;
+}
+
+enum status network_hash(struct network **out, struct engine *e, const struct unet_arch *arch,
+                         uint64_t seed, uint32_t h, uint32_t w, bool folded, bool time_ops,
+                         struct error *err)
+{
+    struct graph *g = NULL;
+    enum status s = check_size(h, w, err);
+    if (!s) s = unet_build(&g, arch, h, w, err);
+    if (!s)
+        s = make(out, e, arch, g, h, w, &(struct param_source){ hash_param_load, &seed }, folded,
+                 time_ops, err);
+    graph_free(g);
+    return s;
+}
+
+void network_free(struct network *n)
+{
+    if (!n) return;
+    struct backend *b = n->engine->backend;
+    pthread_mutex_lock(&n->engine->device);
+    program_free(n->program);
+    b->ops->free(b, n->x);
+    b->ops->free(b, n->y);
+    pthread_mutex_unlock(&n->engine->device);
+    free(n->host);
+    free(n);
+}
+
+uint32_t network_channels(const struct network *n)
+{
+    return n->channels;
+}
+
+static void to_nhwc(float *dst, const float *src, size_t px, size_t c)
+{
+    for (size_t k = 0; k < c; k++)
+        for (size_t p = 0; p < px; p++)
+            dst[p * c + k] = src[k * px + p];
+}
+
+static void to_nchw(float *dst, const float *src, size_t px, size_t c)
+{
+    for (size_t k = 0; k < c; k++)
+        for (size_t p = 0; p < px; p++)
+            dst[k * px + p] = src[p * c + k];
+}
+
+/* Rows [0, n) of one pass. */
+static enum status run_pass(struct network *net, const float *x, const float *t,
+                            const uint32_t *label, uint32_t n, float *y, struct error *err)
+{
+    struct backend *b = net->engine->backend;
+    const size_t px = (size_t)net->h * net->w, c = net->channels;
+    const bool shared = b->ops->host_memory;
+    float *in = shared ? net->x : net->host;
+    for (uint32_t i = 0; i < n; i++)
+        to_nhwc(in + i * px * 3, x + i * px * 3, px, 3);
+    enum status s = shared ? ST_OK : b->ops->copy_in(b, net->x, in, n * px * 3 * sizeof *in, err);
+    struct program_io io = { .x = net->x, .y = net->y };
+    if (!net->folded) {
+        io.t = t;
+        io.label = label;
+    }
+    if (!s) s = program_run(net->program, &io, n, err);
+    if (!s && !shared) s = b->ops->copy_out(b, net->host, net->y, n * px * c * sizeof *y, err);
+    for (uint32_t i = 0; !s && i < n; i++)
+        to_nchw(y + i * px * c, (shared ? net->y : net->host) + i * px * c, px, c);
+    return s;
+}
+
+enum status network_forward(struct network *n, const float *x, const float *t,
+                            const uint32_t *label, uint32_t rows, float *y, struct error *err)
+{
+    const size_t px = (size_t)n->h * n->w;
+    if (n->num_classes && !label)
+        return error_set(err, ST_BAD_PARAMETER, "label is missing; the network has %u classes",
+                         n->num_classes);
+    for (uint32_t i = 0; n->num_classes && i < rows; i++)
+        if (label[i] >= n->num_classes)
+            return error_set(err, ST_BAD_PARAMETER, "label = %u; the network has %u classes",
+                             label[i], n->num_classes);
+    enum status s = ST_OK;
+    pthread_mutex_lock(&n->engine->device);
+    for (uint32_t at = 0; !s && at < rows; at += n->rows) {
+        uint32_t now = rows - at < n->rows ? rows - at : n->rows;
+        s = run_pass(n, x + at * px * 3, n->folded ? NULL : t + at,
+                     n->num_classes ? label + at : NULL, now, y + at * px * n->channels, err);
+    }
+    pthread_mutex_unlock(&n->engine->device);
+    return s;
+}
+
+size_t network_bytes(const struct network *n)
+{
+    return program_bytes(n->program) +
+           n->rows * (size_t)n->h * n->w * (3 + n->channels) * sizeof(float);
+}
+
+uint64_t network_flop(const struct network *n)
+{
+    return n->flop;
+}
+
+size_t network_op_times(struct network *n, const char **names, uint64_t *ns, size_t max)
+{
+    uint64_t all[OP_COUNT];
+    program_op_times(n->program, all);
+    size_t count = 0;
+    for (int op = 0; op < OP_COUNT && count < max; op++) {
+        if (!all[op]) continue;
+        names[count] = op_name((enum op)op);
+        ns[count++] = all[op];
+    }
+    return count;
+}
