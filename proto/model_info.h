@@ -53,4 +53,15 @@ enum status model_info_read(struct model_info *out, const struct safetensors *st
                             struct error *err);
 void model_info_done(struct model_info *info); /* takes a zeroed struct */
 
+/* The metadata of a model file to be written: checked like a file that is read; texts are owned by the struct. */
+enum { MODEL_METADATA_MAX = 8 };
+struct model_metadata {
+    struct st_meta meta[MODEL_METADATA_MAX]; /* for safetensors_write() */
+    size_t n;
+    char *texts[MODEL_METADATA_MAX];
+};
+enum status model_info_metadata(struct model_metadata *out, const struct model_info *info,
+                                struct error *err);
+void model_metadata_done(struct model_metadata *m); /* takes a zeroed struct */
+
 #endif
