@@ -6,7 +6,7 @@
 
 #include "engine/graph/builder.h"
 
-enum { GROUPS = 32, PICTURE_CHANNELS = 3, BLOCK_NAME_MAX = 64, MAX_SKIPS = 256 };
+enum { GROUPS = 32, PICTURE_CHANNELS = 3, BLOCK_NAME_MAX = 40, MAX_SKIPS = 256 };
 
 struct unet {
     struct builder b;
@@ -21,7 +21,7 @@ enum resample { RESAMPLE_NONE, RESAMPLE_UP, RESAMPLE_DOWN };
 static int32_t conv3x3(struct unet *u, const char *block, const char *part, int32_t in, uint32_t oc,
                        int32_t residual)
 {
-    char name[BLOCK_NAME_MAX];
+    char name[PARAM_NAME_MAX];
     (void)snprintf(name, sizeof name, "%s.%s", block, part);
     struct build_conv_args args = { .oc = oc, .kernel = 3, .stride = 1, .residual = residual };
     return build_conv(&u->b, name, in, &args);
@@ -30,7 +30,7 @@ static int32_t conv3x3(struct unet *u, const char *block, const char *part, int3
 static int32_t conv1x1(struct unet *u, const char *block, const char *part, int32_t in, uint32_t oc,
                        int32_t residual, bool one_d)
 {
-    char name[BLOCK_NAME_MAX];
+    char name[PARAM_NAME_MAX];
     (void)snprintf(name, sizeof name, "%s.%s", block, part);
     struct build_conv_args args = {
         .oc = oc, .kernel = 1, .stride = 1, .residual = residual, .one_d = one_d
@@ -41,7 +41,7 @@ static int32_t conv1x1(struct unet *u, const char *block, const char *part, int3
 static int32_t norm(struct unet *u, const char *block, const char *part, int32_t in,
                     int32_t scale_shift, bool silu)
 {
-    char name[BLOCK_NAME_MAX];
+    char name[PARAM_NAME_MAX];
     (void)snprintf(name, sizeof name, "%s.%s", block, part);
     return build_group_norm(&u->b, name, in, scale_shift, silu);
 }
@@ -70,7 +70,7 @@ static int32_t res_block(struct unet *u, const char *block, int32_t x, uint32_t 
     h = resampled(u, h, how);
     h = conv3x3(u, block, "in_layers.2", h, oc, NODE_NONE);
 
-    char name[BLOCK_NAME_MAX];
+    char name[PARAM_NAME_MAX];
     (void)snprintf(name, sizeof name, "%s.emb_layers.1", block);
     int32_t e = build_linear(b, name, u->embedding, scale_shift ? 2 * oc : oc);
     if (!scale_shift) h = build_add_channel(b, h, e);
@@ -143,7 +143,7 @@ static int32_t build_down(struct unet *u, int32_t x)
         if (a->resblock_updown) {
             h = res_block(u, block, h, c, RESAMPLE_DOWN);
         } else {
-            char name[BLOCK_NAME_MAX + 8];
+            char name[PARAM_NAME_MAX];
             (void)snprintf(name, sizeof name, "%s.op", block);
             struct build_conv_args args = {
                 .oc = c, .kernel = 3, .stride = 2, .residual = NODE_NONE

@@ -1,0 +1,247 @@
+/* Programs on the reference back end: the folded and the unfolded form agree, rows do not know of each other. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/graph/program.h"
+#include "engine/nets/unet.h"
+#include "tests/engine/archs.h"
+
+enum { ROWS = 3 }; /* one more than a pass of the reference */
+static uint64_t seed = 7;
+static const struct param_source hashes = { hash_param_load, &seed };
+static const struct condition sets[] = { { 999, 2 }, { 3, 0 }, { 500, 4 } };
+static const float t[ROWS] = { 999, 3, 500 };
+static const uint32_t label[ROWS] = { 2, 0, 4 }, set[ROWS] = { 0, 1, 2 };
+
+struct net {
+    struct backend *b;
+    struct graph *g;
+    float *x, *y;
+    size_t x_row, y_row; /* elements */
+};
+
+static struct net net_of(const struct named_arch *a)
+{
+    struct net n = { 0 };
+    assert_int_equal(reference_backend_open(&n.b, NULL), ST_OK);
+    assert_int_equal(unet_build(&n.g, &a->arch, a->h, a->w, NULL), ST_OK);
+    n.x_row = (size_t)a->h * a->w * 3;
+    n.y_row = (size_t)a->h * a->w * n.g->nodes[n.g->output].c;
+    n.x = malloc(ROWS * n.x_row * sizeof *n.x);
+    n.y = malloc(ROWS * n.y_row * sizeof *n.y);
+    assert_non_null(n.x);
+    assert_non_null(n.y);
+    hash_values("x", 1, n.x, ROWS * n.x_row);
+    return n;
+}
+
+static void net_done(struct net *n)
+{
+    free(n->x);
+    free(n->y);
+    graph_free(n->g);
+    n->b->ops->close(n->b);
+}
+
+static struct program *program_of(const struct net *n, struct program_options o)
+{
+    struct program *p = NULL;
+    o.dtype = DT_F32;
+    assert_int_equal(program_new(&p, n->b, n->g, &hashes, &o, NULL), ST_OK);
+    return p;
+}
+
+static double relative_error(const float *a, const float *b, size_t n)
+{
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < n; i++) {
+        difference += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        norm += (double)b[i] * (double)b[i];
+    }
+    assert_true(norm > 0);
+    return sqrt(difference / norm);
+}
+
+static void folded_and_unfolded_forms_agree(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_ARCHS; i++) {
+        struct net n = net_of(&archs[i]);
+        float *folded = malloc(ROWS * n.y_row * sizeof *folded);
+        assert_non_null(folded);
+        struct program *p = program_of(&n, (struct program_options){ 0 });
+        struct program_io io = { .x = n.x, .y = n.y, .t = t, .label = label };
+        assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
+        program_free(p);
+        p = program_of(&n, (struct program_options){ .sets = sets, .n_sets = 3 });
+        io = (struct program_io){ .x = n.x, .y = folded, .set = set };
+        assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
+        program_free(p);
+        assert_true(relative_error(folded, n.y, ROWS * n.y_row) < 1e-6);
+        free(folded);
+        net_done(&n);
+    }
+}
+
+static void a_row_is_the_same_alone_and_among_others(void **state)
+{
+    (void)state;
+    struct net n = net_of(&archs[0]);
+    struct program *p = program_of(&n, (struct program_options){ .sets = sets, .n_sets = 3 });
+    struct program_io io = { .x = n.x, .y = n.y, .set = set };
+    float *alone = malloc(n.y_row * sizeof *alone);
+    assert_non_null(alone);
+    assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
+    for (uint32_t i = 0; i < ROWS; i++) {
+        io = (struct program_io){ .x = n.x + i * n.x_row, .y = alone, .set = &set[i] };
+        assert_int_equal(program_run(p, &io, 1, NULL), ST_OK);
+        assert_memory_equal(alone, n.y + i * n.y_row, n.y_row * sizeof *alone);
+    }
+    free(alone);
+    program_free(p);
+    net_done(&n);
+}
+
+static void the_first_output_channels_are_those_of_the_whole(void **state)
+{
+    (void)state;
+    struct net n = net_of(&archs[0]);
+    size_t px = n.x_row / 3;
+    float *three = malloc(ROWS * px * 3 * sizeof *three);
+    assert_non_null(three);
+    struct program *whole = program_of(&n, (struct program_options){ .sets = sets, .n_sets = 3 });
+    struct program *part =
+        program_of(&n, (struct program_options){ .sets = sets, .n_sets = 3, .output_channels = 3 });
+    struct program_io io = { .x = n.x, .y = n.y, .set = set };
+    assert_int_equal(program_run(whole, &io, ROWS, NULL), ST_OK);
+    io.y = three;
+    assert_int_equal(program_run(part, &io, ROWS, NULL), ST_OK);
+    for (size_t i = 0; i < ROWS * px; i++)
+        assert_memory_equal(three + 3 * i, n.y + 6 * i, 3 * sizeof *three);
+    assert_true(program_bytes(part) < program_bytes(whole));
+    free(three);
+    program_free(whole);
+    program_free(part);
+    net_done(&n);
+}
+
+static void taps_are_kept_only_when_asked_for(void **state)
+{
+    (void)state;
+    struct net n = net_of(&archs[2]);
+    size_t count = 0;
+    struct program *p = program_of(&n, (struct program_options){ 0 });
+    assert_int_equal(program_tap(p, "middle_block", NULL, &count, NULL), ST_NOT_FOUND);
+    program_free(p);
+    p = program_of(&n, (struct program_options){ .keep_taps = true });
+    assert_int_equal(program_tap(p, "no such block", NULL, &count, NULL), ST_NOT_FOUND);
+    struct program_io io = { .x = n.x, .y = n.y, .t = t };
+    assert_int_equal(program_run(p, &io, 2, NULL), ST_OK);
+    assert_int_equal(program_tap(p, "out", NULL, &count, NULL), ST_OK);
+    assert_int_equal(count, 2 * n.y_row);
+    float *out = malloc(count * sizeof *out);
+    assert_non_null(out);
+    assert_int_equal(program_tap(p, "out", out, &count, NULL), ST_OK);
+    assert_memory_equal(out, n.y, count * sizeof *out);
+    free(out);
+    program_free(p);
+    net_done(&n);
+}
+
+static void impossible_inputs_are_refused(void **state)
+{
+    (void)state;
+    struct net n = net_of(&archs[3]);
+    struct program *p = NULL;
+    struct program_options o = { .dtype = DT_BF16 };
+    assert_int_equal(program_new(&p, n.b, n.g, &hashes, &o, NULL), ST_UNSUPPORTED);
+    o = (struct program_options){ .dtype = DT_F32, .output_channels = 7 };
+    assert_int_equal(program_new(&p, n.b, n.g, &hashes, &o, NULL), ST_BAD_PARAMETER);
+    struct condition unknown = { 999, 5 };
+    o = (struct program_options){ .dtype = DT_F32, .sets = &unknown, .n_sets = 1 };
+    assert_int_equal(program_new(&p, n.b, n.g, &hashes, &o, NULL), ST_BAD_PARAMETER);
+    assert_null(p);
+
+    p = program_of(&n, (struct program_options){ 0 });
+    struct program_io io = { .x = n.x, .y = n.y, .t = t };
+    assert_int_equal(program_run(p, &io, 1, NULL), ST_BAD_PARAMETER);
+    const float no_time = NAN;
+    io = (struct program_io){ .x = n.x, .y = n.y, .t = &no_time, .label = label };
+    assert_int_equal(program_run(p, &io, 1, NULL), ST_BAD_PARAMETER);
+    program_free(p);
+    p = program_of(&n, (struct program_options){ .sets = sets, .n_sets = 1 });
+    io = (struct program_io){ .x = n.x, .y = n.y, .set = &label[0] };
+    assert_int_equal(program_run(p, &io, 1, NULL), ST_BAD_PARAMETER);
+    program_free(p);
+    net_done(&n);
+}
+
+/* The source fails at each parameter in turn; what was made before is given back (a sanitizer build sees to that). */
+static enum status load_some(void *ctx, const struct param_desc *d, float *dst, struct error *err)
+{
+    unsigned *left = ctx;
+    if (*left == 0) return error_set(err, ST_BAD_FILE, "%s is missing", d->name);
+    (*left)--;
+    return hash_param_load(&seed, d, dst, err);
+}
+
+static void a_missing_parameter_fails_the_whole(void **state)
+{
+    (void)state;
+    struct net n = net_of(&archs[3]);
+    for (int form = 0; form < 2; form++) {
+        struct program_options o = { .dtype = DT_F32, .sets = form ? sets : NULL, .n_sets = 3 };
+        unsigned good = 0;
+        for (;; good++) {
+            unsigned left = good;
+            struct param_source some = { load_some, &left };
+            struct program *p = NULL;
+            struct error err = { 0 };
+            enum status s = program_new(&p, n.b, n.g, &some, &o, &err);
+            program_free(p);
+            if (s == ST_OK) break;
+            assert_int_equal(s, ST_BAD_FILE);
+            assert_null(p);
+        }
+        assert_in_range(good, n.g->n_params, n.g->n_params + 1);
+    }
+    net_done(&n);
+}
+
+static void time_is_accounted_per_op(void **state)
+{
+    (void)state;
+    struct net n = net_of(&archs[0]);
+    struct program *p =
+        program_of(&n, (struct program_options){ .sets = sets, .n_sets = 3, .time_ops = true });
+    struct program_io io = { .x = n.x, .y = n.y };
+    uint64_t ns[OP_COUNT];
+    assert_int_equal(program_run(p, &io, 1, NULL), ST_OK);
+    program_op_times(p, ns);
+    assert_true(ns[OP_CONV] > 0 && ns[OP_GROUP_NORM] > 0);
+    assert_int_equal(ns[OP_LINEAR], 0);
+    program_op_times(p, ns);
+    assert_int_equal(ns[OP_CONV], 0);
+    program_free(p);
+    net_done(&n);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(folded_and_unfolded_forms_agree),
+        cmocka_unit_test(a_row_is_the_same_alone_and_among_others),
+        cmocka_unit_test(the_first_output_channels_are_those_of_the_whole),
+        cmocka_unit_test(taps_are_kept_only_when_asked_for),
+        cmocka_unit_test(impossible_inputs_are_refused),
+        cmocka_unit_test(a_missing_parameter_fails_the_whole),
+        cmocka_unit_test(time_is_accounted_per_op),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
