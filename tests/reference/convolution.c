@@ -25,11 +25,10 @@ void reference_conv_plan_free(struct backend *b, struct conv_plan *p)
 enum status reference_conv_plan(struct backend *b, const struct conv_desc *d, const float *weight,
                                 const float *bias, struct conv_plan **out, struct error *err)
 {
-    enum status s =
-        expect((d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
-                   d->sets > 0 && d->dtype == DT_F32 && d->x_ld >= d->ic && d->y_ld >= d->oc,
-               "a convolution that cannot be", err);
-    if (s) return s;
+    bool possible = (d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
+                    d->sets > 0 && d->ic > 0 && d->oc > 0 && d->dtype == DT_F32 &&
+                    d->x_ld >= d->ic && d->y_ld >= d->oc;
+    if (!possible) return expect(possible, "a convolution that cannot be", err);
     struct conv_plan *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a plan");
     size_t k = d->kernel, ic = d->ic, oc = d->oc;

@@ -39,9 +39,9 @@ enum status reference_group_norm(struct backend *b, const struct group_norm_args
     (void)b;
     const struct tensor *x = &a->x, *y = &a->y;
     uint32_t c = x->c, width = a->groups ? c / a->groups : 0;
-    enum status s = expect(same_shape(x, y) && width > 0 && width * a->groups == c,
-                           "a group norm whose groups do not divide the channels", err);
-    if (s) return s;
+    bool possible = same_shape(x, y) && width > 0 && width * a->groups == c;
+    if (!possible)
+        return expect(possible, "a group norm whose groups do not divide the channels", err);
     for (uint32_t n = 0; n < x->n; n++) {
         const float *gamma = a->gamma + (size_t)(a->set ? a->set[n] : 0) * c;
         const float *beta = a->beta + (size_t)(a->set ? a->set[n] : 0) * c;
