@@ -126,6 +126,7 @@ static void open_golden(struct golden *g, const char *path)
     g->rows = (uint32_t)rows;
 
     size_t px = (size_t)g->arch.image_size * g->arch.image_size;
+    assert_true(rows * px > 0);
     float *flat = malloc(rows * px * 3 * sizeof *flat);
     g->x = malloc(rows * px * 3 * sizeof *g->x);
     assert_non_null(flat);
