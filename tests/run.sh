@@ -43,7 +43,7 @@ say() { printf '== %4d s  %s\n' "$((SECONDS - started))" "$*" >&2; }
 say packages
 install_packages "${lists[@]}"
 say build
-cmake -S "$top" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DDAVID_WERROR=ON >&2
+cmake -S "$top" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DDAVID_TESTS=ON -DDAVID_WERROR=ON >&2
 cmake --build "$build" >&2
 say test
 status=0

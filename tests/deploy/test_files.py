@@ -1,0 +1,98 @@
+"""The files of deploy/ are well-formed and name only what the daemon has."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+PROMETHEUS = TOP / "deploy/prometheus"
+DASHBOARD = TOP / "deploy/grafana/dashboards/david.json"
+METRICS = TOP / "server/metrics.def"
+
+
+def expressions():
+    """Every PromQL expression in the alert rules and the dashboard, with where it stands."""
+    for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule.get("alert") or rule["record"], rule["expr"]
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"]
+
+
+def metric_of(name):
+    return re.sub(r"_(bucket|sum|count)$", "", name)
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+@pytest.mark.parametrize("kind, file", [("config", "prometheus.yml"), ("rules", "rules.yml")])
+def test_prometheus_takes_its_files(kind, file):
+    done = subprocess.run(["promtool", "check", kind, PROMETHEUS / file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not METRICS.exists(), reason="the daemon has no table of metrics yet")
+@pytest.mark.parametrize("where, expr", expressions())
+def test_every_query_names_metrics_of_the_daemon(where, expr):
+    table = METRICS.read_text()
+    names = set(re.findall(r"\b(?:david|process)_[a-z_]+", expr))
+    assert names or "up{" in expr, f"{where} asks for no metric"
+    for name in names:
+        assert re.search(rf'"(david_)?{re.escape(metric_of(name))}"', table) or re.search(
+            rf'"{re.escape(metric_of(name).removeprefix("david_"))}"', table
+        ), f"{where}: {name} is not in server/metrics.def"
+
+
+def test_every_alert_says_what_is_wrong_and_how_bad_it_is():
+    for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            assert rule["labels"]["severity"] in {"page", "ticket"}
+            assert "instance" in rule["annotations"]["summary"]
+
+
+def test_compose_mounts_files_that_exist():
+    compose = yaml.safe_load((TOP / "compose.yaml").read_text())
+    for name, service in compose["services"].items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("."):
+                assert (TOP / source).exists(), f"{name} mounts {source}"
+            else:
+                assert source in compose["volumes"], f"{name} mounts the unknown volume {source}"
+        assert "image" in service or "build" in service
+
+
+def test_prometheus_scrapes_a_name_that_compose_gives():
+    compose = yaml.safe_load((TOP / "compose.yaml").read_text())
+    aliases = {
+        alias
+        for service in compose["services"].values()
+        for alias in service.get("networks", {}).get("default", {}).get("aliases", [])
+    }
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    targets = config["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert [target.split(":")[0] in aliases for target in targets] == [True]
+
+
+def test_dockerfile_copies_files_that_exist():
+    text = (TOP / "Dockerfile").read_text()
+    for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.M):
+        for source in line.split()[:-1]:
+            assert (TOP / source).exists(), source
+    for target in ("cpu", "cuda"):
+        stage = re.search(rf"^FROM \S+ AS {target}$(.*?)(?=^FROM|\Z)", text, re.M | re.S)
+        assert stage and "USER david" in stage[1], f"{target} runs as root"
+    assert "STOPSIGNAL SIGTERM" in text and "HEALTHCHECK" in text
+
+
+def test_every_bundled_photograph_has_its_source_and_licence():
+    rows = [line.split("\t") for line in (TOP / "deploy/photos/SOURCES.tsv").read_text().splitlines()]
+    licences = {row[0]: row[4] for row in rows[1:]}
+    photos = {p.name for p in (TOP / "deploy/photos").glob("*.jpg")}
+    assert photos and photos == set(licences)
+    assert all(licences.values())
