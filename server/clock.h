@@ -1,0 +1,18 @@
+/* clock.h - the one place where the daemon reads the monotonic clock; everything below main threads takes `now_ns`. */
+#ifndef DAVID_SERVER_CLOCK_H
+#define DAVID_SERVER_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+#define NS_PER_S  UINT64_C(1000000000)
+#define NS_PER_MS UINT64_C(1000000)
+
+static inline uint64_t clock_now_ns(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
+#endif

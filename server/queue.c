@@ -1,0 +1,258 @@
+#include "server/queue.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <time.h>
+
+struct queue {
+    pthread_mutex_t lock; /* guards everything here and the items that are linked */
+    pthread_cond_t filled;
+    size_t max, claims, n;
+    uint64_t rows, virtual_served, pushed;
+    bool is_closed;
+    struct queue_item **heap, **aside; /* [max] each */
+};
+
+static bool comes_before(const struct queue_item *a, const struct queue_item *b)
+{
+    if (a->deadline_ns != b->deadline_ns) return a->deadline_ns < b->deadline_ns;
+    if (a->served != b->served) return a->served < b->served;
+    return a->order < b->order;
+}
+
+static void put_at(struct queue *q, size_t i, struct queue_item *item)
+{
+    q->heap[i] = item;
+    item->place = i;
+}
+
+static void sift_up(struct queue *q, size_t i)
+{
+    struct queue_item *item = q->heap[i];
+    for (; i > 0 && comes_before(item, q->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        put_at(q, i, q->heap[(i - 1) / 2]);
+    put_at(q, i, item);
+}
+
+static void sift_down(struct queue *q, size_t i)
+{
+    struct queue_item *item = q->heap[i];
+    for (;;) {
+        size_t child = 2 * i + 1;
+        if (child >= q->n) break;
+        if (child + 1 < q->n && comes_before(q->heap[child + 1], q->heap[child])) child++;
+        if (!comes_before(q->heap[child], item)) break;
+        put_at(q, i, q->heap[child]);
+        i = child;
+    }
+    put_at(q, i, item);
+}
+
+static void link_item(struct queue *q, struct queue_item *item)
+{
+    put_at(q, q->n++, item);
+    item->is_linked = true;
+    sift_up(q, q->n - 1);
+}
+
+static void unlink_item(struct queue *q, struct queue_item *item)
+{
+    size_t i = item->place;
+    struct queue_item *last = q->heap[--q->n];
+    if (last != item) {
+        put_at(q, i, last);
+        sift_down(q, i);
+        sift_up(q, last->place);
+    }
+    item->is_linked = false;
+}
+
+enum status queue_new(struct queue **out, size_t max_requests, struct error *err)
+{
+    struct queue *q = calloc(1, sizeof *q);
+    if (q) {
+        q->heap = calloc(max_requests, sizeof *q->heap);
+        q->aside = calloc(max_requests, sizeof *q->aside);
+    }
+    if (!q || !q->heap || !q->aside) {
+        if (q) {
+            free(q->heap);
+            free(q->aside);
+            free(q);
+        }
+        return error_set(err, ST_NO_MEMORY_NOW, "no memory for a queue of %zu", max_requests);
+    }
+    q->max = max_requests;
+    pthread_condattr_t monotonic;
+    (void)pthread_condattr_init(&monotonic);
+    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    (void)pthread_mutex_init(&q->lock, NULL);
+    (void)pthread_cond_init(&q->filled, &monotonic);
+    (void)pthread_condattr_destroy(&monotonic);
+    *out = q;
+    return ST_OK;
+}
+
+void queue_free(struct queue *q)
+{
+    if (!q) return;
+    (void)pthread_cond_destroy(&q->filled);
+    (void)pthread_mutex_destroy(&q->lock);
+    free(q->heap);
+    free(q->aside);
+    free(q);
+}
+
+enum status queue_claim(struct queue *q, struct error *err)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    bool is_full = q->claims >= q->max;
+    if (!is_full) q->claims++;
+    (void)pthread_mutex_unlock(&q->lock);
+    if (is_full)
+        return error_set(err, ST_QUEUE_FULL, "%zu requests wait, as many as max_queue = %zu allows",
+                         q->max, q->max);
+    return ST_OK;
+}
+
+void queue_unclaim(struct queue *q)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    q->claims--;
+    (void)pthread_mutex_unlock(&q->lock);
+}
+
+enum status queue_push(struct queue *q, struct queue_item *item, struct error *err)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    bool is_closed = q->is_closed;
+    if (!is_closed) {
+        item->order = q->pushed++;
+        item->served = q->n ? q->virtual_served : 0;
+        if (q->n == 0) q->virtual_served = 0;
+        item->next = 0;
+        item->first_ns = 0;
+        q->rows += item->rows;
+        link_item(q, item);
+        (void)pthread_cond_signal(&q->filled);
+    }
+    (void)pthread_mutex_unlock(&q->lock);
+    if (is_closed) return error_set(err, ST_DRAINING, "the service is shutting down");
+    return ST_OK;
+}
+
+size_t queue_fill(struct queue *q, struct queue_row *batch, size_t max, uint64_t now_ns)
+{
+    size_t n = 0, aside = 0;
+    const void *model = NULL;
+    (void)pthread_mutex_lock(&q->lock);
+    while (n < max && q->n > 0) {
+        struct queue_item *item = q->heap[0];
+        if (n > 0 && item->model != model) { /* another model's: it leads the next batch */
+            unlink_item(q, item);
+            q->aside[aside++] = item;
+            continue;
+        }
+        model = item->model;
+        if (item->first_ns == 0) item->first_ns = now_ns;
+        batch[n++] = (struct queue_row){ item, item->next++ };
+        if (item->served > q->virtual_served) q->virtual_served = item->served;
+        item->served++;
+        q->rows--;
+        if (item->next == item->rows) {
+            unlink_item(q, item);
+            q->claims--;
+        } else {
+            sift_down(q, 0);
+        }
+    }
+    while (aside > 0)
+        link_item(q, q->aside[--aside]);
+    (void)pthread_mutex_unlock(&q->lock);
+    return n;
+}
+
+static void forget(struct queue *q, struct queue_item *item)
+{
+    q->rows -= item->rows - item->next;
+    q->claims--;
+    unlink_item(q, item);
+}
+
+bool queue_drop(struct queue *q, struct queue_item *item)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    bool was_linked = item->is_linked;
+    if (was_linked) forget(q, item);
+    (void)pthread_mutex_unlock(&q->lock);
+    return was_linked;
+}
+
+struct queue_item *queue_expired(struct queue *q, uint64_t now_ns)
+{
+    struct queue_item *item = NULL;
+    (void)pthread_mutex_lock(&q->lock);
+    if (q->n > 0 && q->heap[0]->deadline_ns <= now_ns) {
+        item = q->heap[0];
+        forget(q, item);
+    }
+    (void)pthread_mutex_unlock(&q->lock);
+    return item;
+}
+
+bool queue_wait(struct queue *q, size_t enough, uint64_t patience_ns)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    while (q->rows == 0 && !q->is_closed)
+        (void)pthread_cond_wait(&q->filled, &q->lock);
+    if (patience_ns > 0 && q->rows < enough && !q->is_closed) {
+        struct timespec until;
+        (void)clock_gettime(CLOCK_MONOTONIC, &until);
+        uint64_t ns = (uint64_t)until.tv_nsec + patience_ns;
+        until.tv_sec += (time_t)(ns / 1000000000);
+        until.tv_nsec = (long)(ns % 1000000000);
+        while (q->rows < enough && !q->is_closed)
+            if (pthread_cond_timedwait(&q->filled, &q->lock, &until) == ETIMEDOUT) break;
+    }
+    bool has_rows = q->rows > 0, is_closed = q->is_closed;
+    (void)pthread_mutex_unlock(&q->lock);
+    return has_rows || !is_closed;
+}
+
+void queue_close(struct queue *q)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    q->is_closed = true;
+    (void)pthread_cond_broadcast(&q->filled);
+    (void)pthread_mutex_unlock(&q->lock);
+}
+
+size_t queue_depth(struct queue *q)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    size_t n = q->claims;
+    (void)pthread_mutex_unlock(&q->lock);
+    return n;
+}
+
+bool queue_is_full(struct queue *q)
+{
+    return queue_depth(q) >= q->max;
+}
+
+uint64_t queue_rows(struct queue *q)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    uint64_t n = q->rows;
+    (void)pthread_mutex_unlock(&q->lock);
+    return n;
+}
+
+uint64_t queue_next_deadline(struct queue *q)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    uint64_t at = q->n ? q->heap[0]->deadline_ns : NO_DEADLINE;
+    (void)pthread_mutex_unlock(&q->lock);
+    return at;
+}

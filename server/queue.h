@@ -1,0 +1,56 @@
+/* queue.h - requests that wait for the engine.
+ *
+ * An item is a cursor over the rows of a picture; rows are made only when a batch is filled. Places are bounded:
+ * queue_claim() takes one (ST_QUEUE_FULL, naming max_queue) before the picture is decoded, and it is given back when the
+ * item's last row leaves. Order: earliest deadline, then fewest rows served, counted from the others' count when it came, so
+ * that a large picture and a stream of small ones both go on. A batch holds rows of one model.
+ * Threads: any thread claims, pushes and drops; one batcher fills. `now_ns` comes from the caller. */
+#ifndef DAVID_SERVER_QUEUE_H
+#define DAVID_SERVER_QUEUE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/error.h"
+
+#define NO_DEADLINE UINT64_MAX
+
+struct queue_item { /* embedded in a request; the queue's while it is linked */
+    const void *model;
+    uint64_t deadline_ns; /* NO_DEADLINE: none */
+    uint64_t rows, next;  /* next: the first row not yet handed out */
+    uint64_t first_ns;    /* out: when its first row left; 0: none has */
+    uint64_t served, order;
+    size_t place; /* in the heap */
+    bool is_linked;
+};
+
+struct queue_row {
+    struct queue_item *item;
+    uint64_t index;
+};
+
+struct queue;
+enum status queue_new(struct queue **out, size_t max_requests, struct error *err);
+void queue_free(struct queue *q); /* takes NULL; empty, nobody waits */
+
+enum status queue_claim(struct queue *q, struct error *err);
+void queue_unclaim(struct queue *q); /* a claim that never became a push */
+/* Uses up one claim. ST_DRAINING after queue_close(); the claim is then still the caller's. */
+enum status queue_push(struct queue *q, struct queue_item *item, struct error *err);
+size_t queue_fill(struct queue *q, struct queue_row *batch, size_t max, uint64_t now_ns);
+bool queue_drop(struct queue *q, struct queue_item *item); /* false: it waits no more */
+/* Unlinks one item whose deadline has passed; NULL: none. */
+struct queue_item *queue_expired(struct queue *q, uint64_t now_ns);
+
+/* Blocks until rows wait (true) or the queue is closed (false). At least `enough` rows or `patience_ns` are waited for. */
+bool queue_wait(struct queue *q, size_t enough, uint64_t patience_ns);
+void queue_close(struct queue *q);
+
+size_t queue_depth(struct queue *q); /* claims */
+uint64_t queue_rows(struct queue *q);
+bool queue_is_full(struct queue *q);
+uint64_t queue_next_deadline(struct queue *q); /* NO_DEADLINE: none */
+
+#endif

@@ -1,0 +1,16 @@
+/* throughput.h - how fast the engine gets through rows, as measured, and what Retry-After follows from it. */
+#ifndef DAVID_SERVER_THROUGHPUT_H
+#define DAVID_SERVER_THROUGHPUT_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+struct throughput {
+    _Atomic uint64_t ns_per_row; /* moving mean over batches; 0: nothing measured yet */
+};
+
+void throughput_record(struct throughput *t, uint64_t rows, uint64_t ns); /* one thread */
+/* Whole seconds until `rows` are done, 1 to 120. */
+unsigned throughput_retry_after(const struct throughput *t, uint64_t rows);
+
+#endif
