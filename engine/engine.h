@@ -145,4 +145,12 @@ uint64_t network_flop(const struct network *n);
 /* Share of time per op since the last call; names: op names, count written. */
 size_t network_op_times(struct network *n, const char **names, uint64_t *ns, size_t max);
 
+/* ---- architectures and tasks (convert, degrade) ---- */
+/* Whether these are the parameters of `arch`, all of them and no others, by name, shape and type; their data is not looked
+ * at. ST_BAD_FILE names the offender. */
+enum status arch_check_tensors(const struct unet_arch *arch, const struct st_tensor *tensors,
+                               size_t n, struct error *err);
+/* A task with the sigma and h it is trained with, label -1. ST_UNKNOWN_TASK lists those that exist. */
+enum status task_defaults(struct model_task *out, const char *name, struct error *err);
+
 #endif

@@ -1,0 +1,189 @@
+/* david bench: how fast a network runs here, with hash weights (times do not depend on values). */
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "cli/commands.h"
+#include "cli/files.h"
+#include "cli/progress.h"
+#include "cli/session.h"
+#include "proto/safetensors.h"
+
+static const char about[] =
+    "Times the folded network, as restorations run it, with hash weights: the median of the runs\n"
+    "after one that warms up. flop_per_image counts convolutions and linear layers, 2 per\n"
+    "multiply-add; peak_bytes: weights, arena and batch; shares: part of the time in each op.";
+
+enum { MOST_BATCHES = 16, MOST_RUNS = 1000, MOST_OPS = 32, LARGEST_BATCH = 4096 };
+
+struct bench {
+    struct network *net;
+    uint32_t h, w, runs;
+    bool is_json;
+};
+
+struct timing {
+    double ms, min_ms; /* of a batch: the median, the fastest */
+    size_t n_ops;
+    const char *ops[MOST_OPS];
+    uint64_t op_ns[MOST_OPS];
+};
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static enum status time_batch(struct timing *out, const struct bench *b, uint32_t batch,
+                              struct error *err)
+{
+    const size_t px = (size_t)b->h * b->w, n = batch * px * 3,
+                 m = batch * px * network_channels(b->net);
+    float *x = malloc(n * sizeof *x), *y = malloc(m * sizeof *y), *t = calloc(batch, sizeof *t);
+    double *ms = calloc(b->runs, sizeof *ms);
+    enum status s = ST_OK;
+    if (!x || !y || !t || !ms) {
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a batch of %u", batch);
+        goto done;
+    }
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)sin((double)i);
+    for (uint32_t i = 0; i < batch; i++)
+        t[i] = 999;
+    s = network_forward(b->net, x, t, NULL, batch, y, err);
+    network_op_times(b->net, out->ops, out->op_ns, MOST_OPS);
+    for (uint32_t r = 0; !s && r < b->runs; r++) {
+        const uint64_t start = clock_ns();
+        s = network_forward(b->net, x, t, NULL, batch, y, err);
+        ms[r] = (double)(clock_ns() - start) / 1e6;
+    }
+    if (s) goto done;
+    out->n_ops = network_op_times(b->net, out->ops, out->op_ns, MOST_OPS);
+    qsort(ms, b->runs, sizeof *ms, by_value);
+    out->ms = (ms[(b->runs - 1) / 2] + ms[b->runs / 2]) / 2;
+    out->min_ms = ms[0];
+done:
+    free(x);
+    free(y);
+    free(t);
+    free(ms);
+    return s;
+}
+
+static void print_timing(const struct timing *t, const struct bench *b, uint32_t batch,
+                         bool is_first)
+{
+    const double each = t->ms / batch;
+    const uint64_t flop = network_flop(b->net);
+    const size_t peak = network_bytes(b->net) + batch * (size_t)b->h * b->w *
+                                                    (3 + network_channels(b->net)) * sizeof(float);
+    uint64_t total = 0;
+    for (size_t i = 0; i < t->n_ops; i++)
+        total += t->op_ns[i];
+    if (b->is_json)
+        printf("%s{\"batch\":%u,\"ms_per_image\":%.6g,\"min_ms_per_image\":%.6g,"
+               "\"images_per_second\":%.6g,\"gflop_per_second\":%.6g,\"flop_per_image\":%" PRIu64
+               ",\"peak_bytes\":%zu,\"shares\":{",
+               is_first ? "" : ",", batch, each, t->min_ms / batch, 1000 / each,
+               (double)flop / each / 1e6, flop, peak);
+    else
+        printf("batch %u: %.2f ms an image (fastest %.2f), %.3f images/s, %.1f GFLOP/s, %.1f MiB\n",
+               batch, each, t->min_ms / batch, 1000 / each, (double)flop / each / 1e6,
+               (double)peak / 1048576);
+    for (size_t i = 0; i < t->n_ops; i++) {
+        double share = total ? (double)t->op_ns[i] / (double)total : 0;
+        if (b->is_json)
+            printf("%s\"%s\":%.4f", i ? "," : "", t->ops[i], share);
+        else
+            printf("    %-12s %5.1f %%\n", t->ops[i], 100 * share);
+    }
+    if (b->is_json) fputs("}}", stdout);
+}
+
+static enum status choose_arch(struct unet_arch *out, const char *arch, const char *model,
+                               struct error *err)
+{
+    char path[PATH_MAX];
+    struct safetensors *st = NULL;
+    struct model_info info = { 0 };
+    if (!model) return unet_arch_parse(out, arch ? arch : "ffhq256", err);
+    enum status s = model_path(path, model, err);
+    if (!s) s = safetensors_open(&st, path, err);
+    if (!s) s = model_info_read(&info, st, err);
+    if (!s) *out = info.arch;
+    model_info_done(&info);
+    safetensors_close(st);
+    return s;
+}
+
+static enum status run(struct bench *b, struct engine *e, const uint32_t *batches, size_t n,
+                       struct error *err)
+{
+    const struct engine_facts *f = engine_describe(e);
+    struct timing t[MOST_BATCHES] = { { 0 } };
+    struct progress progress;
+    enum status s = ST_OK;
+    progress_begin(&progress, "batch sizes", n);
+    for (size_t i = 0; !s && i < n; i++) {
+        s = time_batch(&t[i], b, batches[i], err);
+        progress_show(&progress, i + 1);
+    }
+    progress_end(&progress);
+    if (s) return s;
+    struct rusage usage = { 0 };
+    getrusage(RUSAGE_SELF, &usage);
+    if (b->is_json)
+        printf("{\"backend\":\"%s\",\"dtype\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"height\":%u,"
+               "\"width\":%u,\"runs\":%u,\"rss_peak_bytes\":%lld,\"results\":[",
+               f->backend, f->dtype, f->isa, f->threads, b->h, b->w, b->runs,
+               (long long)usage.ru_maxrss * 1024);
+    else
+        printf("%s, %s, %s, %d threads, %ux%u px, median of %u\n", f->backend, f->dtype, f->isa,
+               f->threads, b->h, b->w, b->runs);
+    for (size_t i = 0; i < n; i++)
+        print_timing(&t[i], b, batches[i], i == 0);
+    if (b->is_json) fputs("]}\n", stdout);
+    return ST_OK;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    struct engine_options o = { 0 };
+    const char *model = NULL, *arch = NULL, *batch = "1";
+    uint32_t threads = 0, sides[2] = { 0, 0 };
+    struct bench b = { .runs = 5 };
+    const struct option_row rows[] = {
+        { "arch", OPTION_TEXT, &arch, "A", "ffhq256, imagenet256 or JSON (ffhq256)", 0, 0, NULL },
+        { "model", OPTION_TEXT, &model, "FILE|NAME", "the architecture of this model instead", 0, 0,
+          NULL },
+        { "size", OPTION_SIDES, sides, "HxW", "of the picture in px (image_size)", 1, 8192, NULL },
+        { "batch", OPTION_TEXT, &batch, "LIST", "batch sizes with commas (1)", 0, 0, NULL },
+        { "runs", OPTION_COUNT, &b.runs, "N", "timed runs of each (5)", 1, MOST_RUNS, NULL },
+        ENGINE_ROWS(o, threads),
+        { "json", OPTION_FLAG, &b.is_json, NULL, "one JSON object", 0, 0, NULL },
+    };
+    const struct command c = { "bench", "", about, rows, sizeof rows / sizeof *rows, 0, 0 };
+    options_parse(&c, argc, argv);
+    if (arch && model) usage_error(c.name, "--arch and --model exclude each other");
+    uint32_t batches[MOST_BATCHES];
+    size_t n = parse_counts(c.name, "batch", batch, LARGEST_BATCH, batches, MOST_BATCHES);
+
+    struct error err = { 0 };
+    struct unet_arch net;
+    struct engine *engine = NULL;
+    o.threads = (int)threads;
+    enum status s = choose_arch(&net, arch, model, &err);
+    if (!s) s = engine_open(&engine, &o, &err);
+    if (!s) {
+        b.h = sides[0] ? sides[0] : net.image_size;
+        b.w = sides[1] ? sides[1] : net.image_size;
+        s = network_hash(&b.net, engine, &net, 0, b.h, b.w, true, true, &err);
+    }
+    if (!s) s = run(&b, engine, batches, n, &err);
+    network_free(b.net);
+    engine_close(engine);
+    return s ? report_error(c.name, &err) : finish_stdout(c.name);
+}

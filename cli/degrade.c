@@ -1,0 +1,73 @@
+/* david degrade: a measurement y = A x + n of a picture. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "cli/commands.h"
+#include "cli/files.h"
+#include "cli/measurements.h"
+#include "cli/session.h"
+
+static const char about[] =
+    "Simulates a measurement y = A x + n of IN. OUT: .png, .jpg or - clip and round y to 8 bits;\n"
+    ".safetensors keeps the float y ([1,C,H,W], units of [-1,1]; metadata task, sigma, seed).";
+
+int cmd_degrade(int argc, char **argv)
+{
+    const char *task = NULL, *mask_file = NULL;
+    double sigma = -1;
+    uint64_t seed = 0;
+    bool has_seed = false, is_json = false;
+    const struct option_row rows[] = {
+        { "task", OPTION_TEXT, &task, "T", "deblur, sr4, inpaint, denoise or colorize", 0, 0,
+          NULL },
+        { "sigma", OPTION_NUMBER, &sigma, "S", "of the noise, units of [-1,1] (the task's)", 0, 10,
+          NULL },
+        { "seed", OPTION_SEED, &seed, "N", "of the noise (drawn, and told on stderr)", 0, 0,
+          &has_seed },
+        { "mask", OPTION_TEXT, &mask_file, "M.png",
+          "inpaint: white = missing (or alpha 0 in IN = missing)", 0, 0, NULL },
+        { "json", OPTION_FLAG, &is_json, NULL, "facts as one JSON object on stdout", 0, 0, NULL },
+    };
+    const struct command c = { "degrade", "IN OUT", about, rows, sizeof rows / sizeof *rows, 2, 2 };
+    int at = options_parse(&c, argc, argv);
+    const char *in = argv[at], *out = argv[at + 1];
+    if (!task) usage_error(c.name, "--task is needed");
+    if (is_json && strcmp(out, "-") == 0)
+        usage_error(c.name, "--json and the picture cannot both go to stdout");
+
+    struct error err = { 0 };
+    struct model_task known;
+    struct image img = { 0 }, mask = { 0 }, clipped = { 0 };
+    struct measurement y = { 0 };
+    enum image_format format;
+    const bool is_float = has_extension(out, ".safetensors");
+    enum status s = task_defaults(&known, task, &err);
+    if (!s && !is_float) s = output_format(&format, out, &err);
+    if (!s && !has_seed) s = draw_seed(&seed, &err);
+    if (!s) s = picture_read(&img, in, &err);
+    if (!s && mask_file) s = mask_read(&mask, mask_file, &err);
+    if (s) goto done;
+    if (sigma < 0) sigma = known.sigma;
+    s = measurement_make(&y, task, sigma, seed, &img, mask_file ? &mask : NULL, &err);
+    if (s) goto done;
+    if (is_float) {
+        s = measurement_write(out, &y, task, sigma, seed, &err);
+    } else {
+        s = measurement_image(&y, &clipped, &err);
+        if (!s) s = picture_write(out, &clipped, &err);
+    }
+    if (s) goto done;
+    if (is_json)
+        printf("{\"task\":\"%s\",\"sigma\":%.9g,\"seed\":\"%" PRIu64
+               "\",\"width\":%u,\"height\":%u,\"channels\":%u}\n",
+               known.name, sigma, seed, y.width, y.height, y.channels);
+    else
+        fprintf(stderr, "task %s, sigma %g, seed %" PRIu64 ", %ux%u px\n", known.name, sigma, seed,
+                y.width, y.height);
+done:
+    image_done(&img);
+    image_done(&mask);
+    image_done(&clipped);
+    measurement_done(&y);
+    return s ? report_error(c.name, &err) : finish_stdout(c.name);
+}

@@ -1,0 +1,315 @@
+/* david eval: degrade, restore and score every picture of a folder. */
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli/commands.h"
+#include "cli/files.h"
+#include "cli/measurements.h"
+#include "cli/progress.h"
+#include "cli/score.h"
+#include "cli/session.h"
+
+static const char about[] =
+    "Degrades (nothing clipped), restores and scores the PNG and JPEG files of a folder, in "
+    "natural\n"
+    "order; picture i (from 0) has seed N + i for its noise and its sample. inpaint: the hole is\n"
+    "--mask, else a centred rectangle of half the width and height. Scores are of the 8-bit "
+    "picture\n"
+    "returned, on [-1,1]: PSNR = 20 log10(2/RMSE); SSIM with a Gaussian window of 11x11, sigma "
+    "1.5,\n"
+    "K1 0.01, K2 0.03, range 2, whole windows only, mean over R, G, B. \"input\" scores are those "
+    "of\n"
+    "the measurement itself where it has the picture's size. --out keeps truth/, measured/ and\n"
+    "restored/ FILE.png.";
+
+struct run {
+    const char *task, *data, *out;
+    double sigma;
+    uint64_t seed;
+    struct image mask; /* pixels NULL: none given */
+    struct session session;
+    bool is_json;
+};
+
+struct scores {
+    double psnr, ssim, input_psnr, input_ssim, residual, ms;
+};
+enum { SCORES = sizeof(struct scores) / sizeof(double) };
+
+static int by_name(const void *a, const void *b)
+{
+    return natural_order(*(char *const *)a, *(char *const *)b);
+}
+
+static void names_free(char **names, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        free(names[i]);
+    free(names);
+}
+
+static enum status names_read(char ***out, size_t *count, const char *folder, struct error *err)
+{
+    enum status s = ST_OK;
+    char **names = NULL;
+    size_t n = 0;
+    DIR *d = opendir(folder);
+    if (!d) return error_set(err, ST_IO, "%s: %s", folder, strerror(errno));
+    for (struct dirent *e; !s && (e = readdir(d));) {
+        if (e->d_name[0] == '.' ||
+            !(has_extension(e->d_name, ".png") || has_extension(e->d_name, ".jpg") ||
+              has_extension(e->d_name, ".jpeg")))
+            continue;
+        char **more = realloc(names, (n + 1) * sizeof *names);
+        if (more) names = more;
+        if (!more || !(names[n] = strdup(e->d_name)))
+            s = error_set(err, ST_NO_MEMORY_NOW, "no memory to list %s", folder);
+        else
+            n++;
+    }
+    closedir(d);
+    if (!s && n == 0) s = error_set(err, ST_IO, "%s: no PNG or JPEG file in it", folder);
+    if (s) {
+        names_free(names, n);
+        return s;
+    }
+    qsort(names, n, sizeof *names, by_name);
+    *out = names;
+    *count = n;
+    return ST_OK;
+}
+
+/* [h][w][3] in [-1,1]; gray three times, alpha dropped. */
+static float *rgb_of(const struct image *img)
+{
+    const size_t px = (size_t)img->width * img->height;
+    float *rgb = malloc(px * 3 * sizeof *rgb);
+    for (size_t p = 0; rgb && p < px; p++)
+        for (size_t c = 0; c < 3; c++) {
+            size_t i = p * img->channels + (img->channels < 3 ? 0 : c);
+            rgb[p * 3 + c] = img->depth == 16
+                                 ? (float)(((const uint16_t *)img->pixels)[i] / 32767.5 - 1)
+                                 : (float)(((const uint8_t *)img->pixels)[i] / 127.5 - 1);
+        }
+    return rgb;
+}
+
+static float *rgb_of_measurement(const struct measurement *y)
+{
+    const size_t px = (size_t)y->width * y->height;
+    float *rgb = malloc(px * 3 * sizeof *rgb);
+    for (size_t p = 0; rgb && p < px; p++)
+        for (size_t c = 0; c < 3; c++)
+            rgb[p * 3 + c] = y->y[p * y->channels + (y->channels == 1 ? 0 : c)];
+    return rgb;
+}
+
+static enum status score(struct scores *out, const struct image *truth, const struct image *x,
+                         const struct measurement *y, struct error *err)
+{
+    enum status s = ST_OK;
+    float *a = NULL, *b = NULL, *m = NULL;
+    const uint32_t w = x->width, h = x->height;
+    if (w != truth->width || h != truth->height)
+        return error_set(err, ST_BAD_PARAMETER,
+                         "restored to %ux%u px, not %ux%u: sides divisible by 4 are needed", w, h,
+                         truth->width, truth->height);
+    a = rgb_of(truth);
+    b = rgb_of(x);
+    m = rgb_of_measurement(y);
+    if (!a || !b || !m) {
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory to score %ux%u px", w, h);
+        goto done;
+    }
+    const size_t n = (size_t)w * h * 3;
+    out->psnr = score_psnr(a, b, n);
+    out->ssim = score_ssim(a, b, w, h, 3);
+    out->input_psnr = out->input_ssim = NAN;
+    if (y->width == w && y->height == h) {
+        out->input_psnr = score_psnr(a, m, n);
+        out->input_ssim = score_ssim(a, m, w, h, 3);
+    }
+done:
+    free(a);
+    free(b);
+    free(m);
+    return s;
+}
+
+static enum status keep(const struct run *run, const char *kind, const char *name,
+                        const struct image *img, struct error *err)
+{
+    char path[PATH_MAX];
+    if (mkdir(run->out, 0777) && errno != EEXIST)
+        return error_set(err, ST_IO, "%s: %s", run->out, strerror(errno));
+    int n = snprintf(path, sizeof path, "%s/%s", run->out, kind);
+    if (n < (int)sizeof path && mkdir(path, 0777) && errno != EEXIST)
+        return error_set(err, ST_IO, "%s: %s", path, strerror(errno));
+    n = snprintf(path, sizeof path, "%s/%s/%s.png", run->out, kind, name);
+    if (n >= (int)sizeof path) return error_set(err, ST_IO, "%s: the path is too long", run->out);
+    return picture_write(path, img, err);
+}
+
+static enum status keep_pair(const struct run *run, const char *name, const struct image *truth,
+                             const struct image *x, const struct measurement *y, struct error *err)
+{
+    struct image clipped = { 0 };
+    enum status s = measurement_image(y, &clipped, err);
+    if (!s) s = keep(run, "truth", name, truth, err);
+    if (!s) s = keep(run, "measured", name, &clipped, err);
+    if (!s) s = keep(run, "restored", name, x, err);
+    image_done(&clipped);
+    return s;
+}
+
+static enum status evaluate(struct run *run, struct scores *out, const char *name, uint64_t seed,
+                            struct error *err)
+{
+    char path[PATH_MAX];
+    struct image truth = { 0 }, hole = { 0 }, x = { 0 };
+    struct measurement y = { 0 };
+    struct restoration *r = NULL;
+    const struct restore_params p = { .task = run->task, .seed = seed, .h = -1, .samples = 1 };
+    if (snprintf(path, sizeof path, "%s/%s", run->data, name) >= (int)sizeof path)
+        return error_set(err, ST_IO, "%s: the path is too long", run->data);
+    enum status s = picture_read(&truth, path, err);
+    const struct image *mask = run->mask.pixels ? &run->mask : NULL;
+    if (!s && !mask && strcmp(run->task, "inpaint") == 0) {
+        s = centred_hole(&hole, truth.width, truth.height, err);
+        mask = &hole;
+    }
+    if (!s) s = measurement_make(&y, run->task, run->sigma, seed, &truth, mask, err);
+    if (s) goto done;
+    const uint64_t start = clock_ns();
+    s = restoration_of_measurement(&r, run->session.model, &p, &y, mask, err);
+    if (!s) s = session_run(&run->session, r, false, err);
+    if (!s) s = restoration_image(r, OUTPUT_IMAGE, 0, &x, err);
+    if (s) goto done;
+    out->ms = (double)(clock_ns() - start) / 1e6;
+    out->residual = restoration_facts(r)->residual_rms;
+    s = score(out, &truth, &x, &y, err);
+    if (!s && run->out) s = keep_pair(run, name, &truth, &x, &y, err);
+done:
+    restoration_free(r);
+    measurement_done(&y);
+    image_done(&x);
+    image_done(&hole);
+    image_done(&truth);
+    return s;
+}
+
+static void print_scores(const struct scores *v, bool is_json)
+{
+    static const char *const keys[SCORES] = { "psnr",       "ssim",         "input_psnr",
+                                              "input_ssim", "residual_rms", "ms_per_image" };
+    const double values[SCORES] = { v->psnr,       v->ssim,     v->input_psnr,
+                                    v->input_ssim, v->residual, v->ms };
+    for (int i = 0; i < SCORES; i++) {
+        if (!is_json) {
+            printf(i == 1 || i == 3 || i == 4 ? " %10.4f" : " %10.2f", values[i]);
+            continue;
+        }
+        printf("%s\"%s\":", i ? "," : "", keys[i]);
+        json_number(stdout, values[i]);
+    }
+}
+
+static enum status evaluate_all(struct run *run, char **names, size_t n, struct error *err)
+{
+    struct scores sum = { 0 };
+    struct progress progress;
+    progress_begin(&progress, "pictures", n);
+    if (run->is_json)
+        fputs("{\"images\":[", stdout);
+    else
+        printf("%-24s %10s %10s %10s %10s %10s %10s\n", "picture", "PSNR", "SSIM", "input PSNR",
+               "input SSIM", "residual", "ms");
+    for (size_t i = 0; i < n; i++) {
+        struct scores v = { 0 };
+        struct error why = { 0 };
+        enum status s = evaluate(run, &v, names[i], run->seed + i, &why);
+        if (s) {
+            progress_end(&progress);
+            return error_set(err, s, "%s: %s", names[i], why.detail);
+        }
+        if (run->is_json) {
+            fputs(i ? ",{\"name\":" : "{\"name\":", stdout);
+            json_text(stdout, names[i]);
+            putchar(',');
+        } else
+            printf("%-24s", names[i]);
+        print_scores(&v, run->is_json);
+        fputs(run->is_json ? "}" : "\n", stdout);
+        sum.psnr += v.psnr / (double)n;
+        sum.ssim += v.ssim / (double)n;
+        sum.input_psnr += v.input_psnr / (double)n;
+        sum.input_ssim += v.input_ssim / (double)n;
+        sum.residual += v.residual / (double)n;
+        sum.ms += v.ms / (double)n;
+        progress_show(&progress, i + 1);
+    }
+    progress_end(&progress);
+    if (run->is_json) {
+        fputs("],\"mean\":{", stdout);
+        print_scores(&sum, true);
+        const struct engine_facts *f = engine_describe(run->session.engine);
+        printf("},\"count\":%zu,\"task\":\"%s\",\"sigma\":%.9g,\"seed\":\"%" PRIu64
+               "\",\"model\":\"%s\",\"backend\":\"%s\",\"dtype\":\"%s\",\"threads\":%d}\n",
+               n, run->task, run->sigma, run->seed, model_digest(run->session.model), f->backend,
+               f->dtype, f->threads);
+    } else {
+        printf("%-24s", "mean");
+        print_scores(&sum, false);
+        putchar('\n');
+    }
+    return ST_OK;
+}
+
+int cmd_eval(int argc, char **argv)
+{
+    struct engine_options engine = { 0 };
+    struct run run = { .sigma = -1 };
+    const char *model = NULL, *mask_file = NULL;
+    uint32_t threads = 0, limit = 0;
+    const struct option_row rows[] = {
+        { "task", OPTION_TEXT, &run.task, "T", "deblur, sr4, inpaint, denoise or colorize", 0, 0,
+          NULL },
+        { "data", OPTION_TEXT, &run.data, "DIR", "the folder of pictures", 0, 0, NULL },
+        { "model", OPTION_TEXT, &model, "FILE|NAME", "the model (default)", 0, 0, NULL },
+        { "seed", OPTION_SEED, &run.seed, "N", "of the first picture (0)", 0, 0, NULL },
+        { "sigma", OPTION_NUMBER, &run.sigma, "S", "of the noise, units of [-1,1] (the task's)", 0,
+          10, NULL },
+        { "mask", OPTION_TEXT, &mask_file, "M.png", "inpaint: white = missing", 0, 0, NULL },
+        { "limit", OPTION_COUNT, &limit, "N", "only the first N pictures", 1, 1000000, NULL },
+        { "out", OPTION_TEXT, &run.out, "DIR", "keep the pictures as PNG", 0, 0, NULL },
+        ENGINE_ROWS(engine, threads),
+        { "json", OPTION_FLAG, &run.is_json, NULL, "one JSON object", 0, 0, NULL },
+    };
+    const struct command c = { "eval", "", about, rows, sizeof rows / sizeof *rows, 0, 0 };
+    options_parse(&c, argc, argv);
+    if (!run.task) usage_error(c.name, "--task is needed");
+    if (!run.data) usage_error(c.name, "--data is needed");
+
+    struct error err = { 0 };
+    struct model_task known;
+    char **names = NULL;
+    size_t n = 0;
+    engine.threads = (int)threads;
+    enum status s = task_defaults(&known, run.task, &err);
+    if (!s) s = names_read(&names, &n, run.data, &err);
+    if (!s && mask_file) s = mask_read(&run.mask, mask_file, &err);
+    if (!s) s = session_open(&run.session, &engine, model, &err);
+    if (!s) {
+        if (run.sigma < 0) run.sigma = known.sigma;
+        s = evaluate_all(&run, names, limit && limit < n ? limit : n, &err);
+    }
+    session_close(&run.session);
+    image_done(&run.mask);
+    names_free(names, n);
+    return s ? report_error(c.name, &err) : finish_stdout(c.name);
+}

@@ -1,0 +1,162 @@
+/* Pictures in and out, and JSON texts. */
+#include "cli/files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "proto/atomic_file.h"
+
+static bool is_stream(const char *path)
+{
+    return strcmp(path, "-") == 0;
+}
+
+bool has_extension(const char *path, const char *extension)
+{
+    size_t n = strlen(path), e = strlen(extension);
+    return n > e && strcasecmp(path + n - e, extension) == 0;
+}
+
+enum status output_format(enum image_format *out, const char *path, struct error *err)
+{
+    if (is_stream(path) || has_extension(path, ".png"))
+        *out = IMAGE_PNG;
+    else if (has_extension(path, ".jpg") || has_extension(path, ".jpeg"))
+        *out = IMAGE_JPEG;
+    else
+        return error_set(err, ST_BAD_PARAMETER, "%s: the output is .png, .jpg or - (PNG)", path);
+    return ST_OK;
+}
+
+static enum status read_all(void **bytes, size_t *len, const char *path, struct error *err)
+{
+    enum status s = ST_OK;
+    char *all = NULL;
+    size_t got = 0, cap = 0;
+    int fd = is_stream(path) ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return error_set(err, ST_IO, "%s: %s", path, strerror(errno));
+    for (;;) {
+        if (got == cap) {
+            cap = cap ? cap * 2 : 1 << 16;
+            char *more = cap <= LARGEST_INPUT_BYTES ? realloc(all, cap) : NULL;
+            if (!more) {
+                s = error_set(err,
+                              cap <= LARGEST_INPUT_BYTES ? ST_NO_MEMORY_NOW : ST_BODY_TOO_LARGE,
+                              "%s: more than %zu bytes", path, got);
+                goto done;
+            }
+            all = more;
+        }
+        ssize_t n = read(fd, all + got, cap - got);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) {
+            s = error_set(err, ST_IO, "%s: %s", path, strerror(errno));
+            goto done;
+        }
+        if (n == 0) break;
+        got += (size_t)n;
+    }
+    *bytes = all;
+    *len = got;
+    all = NULL;
+done:
+    free(all);
+    if (!is_stream(path)) close(fd);
+    return s;
+}
+
+enum status picture_read(struct image *out, const char *path, struct error *err)
+{
+    void *bytes = NULL;
+    size_t len = 0;
+    struct error why = { 0 };
+    enum status s = read_all(&bytes, &len, path, err);
+    if (s) return s;
+    s = codec_decode(out, bytes, len, LARGEST_INPUT_PX, &why);
+    if (s) s = error_set(err, s, "%s: %s", path, why.detail);
+    free(bytes);
+    return s;
+}
+
+enum status mask_read(struct image *out, const char *path, struct error *err)
+{
+    struct image in = { 0 }, mask = { 0 };
+    enum status s = picture_read(&in, path, err);
+    if (s) return s;
+    s = image_init(&mask, in.width, in.height, 1, 8, err);
+    if (s) goto done;
+    const uint32_t colours = in.channels < 3 ? 1 : 3;
+    for (size_t p = 0; p < (size_t)in.width * in.height; p++) {
+        uint32_t sum = 0;
+        for (uint32_t c = 0; c < colours; c++) {
+            size_t i = p * in.channels + c;
+            sum += in.depth == 16 ? ((const uint16_t *)in.pixels)[i] >> 8
+                                  : ((const uint8_t *)in.pixels)[i];
+        }
+        ((uint8_t *)mask.pixels)[p] = (uint8_t)(sum / colours);
+    }
+    *out = mask;
+done:
+    image_done(&in);
+    return s;
+}
+
+static enum status write_stream(const void *bytes, size_t len, struct error *err)
+{
+    if (fwrite(bytes, 1, len, stdout) != len || fflush(stdout))
+        return error_set(err, ST_IO, "standard output: %s", strerror(errno));
+    return ST_OK;
+}
+
+enum status picture_write(const char *path, const struct image *img, struct error *err)
+{
+    struct encode_options o = { .png_level = -1 };
+    void *bytes = NULL;
+    size_t len = 0;
+    enum status s = output_format(&o.format, path, err);
+    if (!s) s = codec_encode(&bytes, &len, img, &o, err);
+    if (!s)
+        s = is_stream(path) ? write_stream(bytes, len, err)
+                            : atomic_file_save(path, bytes, len, err);
+    free(bytes);
+    return s;
+}
+
+void json_text(FILE *f, const char *text)
+{
+    if (!text) {
+        fputs("null", f);
+        return;
+    }
+    putc('"', f);
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
+        if (*c == '"' || *c == '\\')
+            fprintf(f, "\\%c", *c);
+        else if (*c < 0x20)
+            fprintf(f, "\\u%04x", *c);
+        else
+            putc(*c, f);
+    }
+    putc('"', f);
+}
+
+void json_number(FILE *f, double v)
+{
+    if (isfinite(v))
+        fprintf(f, "%.9g", v);
+    else
+        fputs("null", f);
+}
+
+int finish_stdout(const char *command)
+{
+    if (!fflush(stdout) && !ferror(stdout)) return 0;
+    fprintf(stderr, "david %s: standard output: %s\n", command, strerror(errno));
+    return 1;
+}

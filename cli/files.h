@@ -1,0 +1,38 @@
+/* files.h - pictures and models from where the user says they are, and JSON texts on stdout.
+ *
+ * "-" is stdin or stdout. An output's format follows its extension (.png, .jpg, .jpeg; "-" is PNG). Files are written whole
+ * or not at all. Models: a path, or a NAME in the models folder: $DAVID_MODELS, ../share/david/models and models/ beside the
+ * binary, models/ of the source tree of a build; NAME.safetensors, or the newest NAME/VERSION.safetensors in natural order. */
+#ifndef DAVID_CLI_FILES_H
+#define DAVID_CLI_FILES_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "proto/codec.h"
+
+enum { LARGEST_INPUT_BYTES = 1 << 30, LARGEST_INPUT_PX = 1 << 28 };
+
+bool has_extension(const char *path, const char *extension); /* ".png", any case */
+/* ST_BAD_PARAMETER where no format has the extension; to be asked before any work is done. */
+enum status output_format(enum image_format *out, const char *path, struct error *err);
+
+enum status picture_read(struct image *out, const char *path, struct error *err);
+/* One channel of 8 bits; colours become their mean. */
+enum status mask_read(struct image *out, const char *path, struct error *err);
+enum status picture_write(const char *path, const struct image *img, struct error *err);
+
+/* The folder NAMEs are looked up in; ST_NOT_FOUND (naming what was tried) where there is none. */
+enum status models_folder(char out[PATH_MAX], struct error *err);
+enum status model_path(char out[PATH_MAX], const char *name, struct error *err);
+
+int natural_order(const char *a, const char *b); /* "a2" before "a10" */
+
+void json_text(FILE *f, const char *text); /* quoted and escaped; NULL is null */
+void json_number(FILE *f, double v);       /* not finite is null */
+
+/* Whether everything written to stdout has arrived: 0, or 1 after a line on stderr. */
+int finish_stdout(const char *command);
+
+#endif

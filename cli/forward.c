@@ -1,0 +1,127 @@
+/* david forward: the raw network on tensors, unfolded. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/commands.h"
+#include "cli/files.h"
+#include "cli/session.h"
+#include "proto/safetensors.h"
+
+static const char about[] = "Runs the network of a model file on a file of tensors: x [N,3,H,W], t "
+                            "[N] (0..999) and, where\n"
+                            "the network has classes, label [N]; writes y [N,C,H,W] in float32.";
+
+enum { LARGEST_ROWS = 1 << 16, LARGEST_SIDE = 8192 };
+
+struct inputs {
+    float *x, *t;
+    uint32_t *label; /* NULL: none in the file */
+    uint32_t n, h, w;
+};
+
+static void inputs_done(struct inputs *in)
+{
+    free(in->x);
+    free(in->t);
+    free(in->label);
+}
+
+static float *floats_of(const struct st_tensor *t)
+{
+    float *v = malloc(t->count * sizeof *v);
+    if (v) dtype_to_f32(v, t->data, t->dtype, t->count);
+    return v;
+}
+
+static enum status read_labels(struct inputs *in, const struct st_tensor *label, struct error *err)
+{
+    float *v = floats_of(label);
+    in->label = malloc(label->count * sizeof *in->label);
+    enum status s = v && in->label ? ST_OK : error_set(err, ST_NO_MEMORY_NOW, "no memory");
+    for (uint32_t i = 0; !s && i < in->n; i++) {
+        if (!(v[i] >= 0 && v[i] < 16777216.0f && v[i] == floorf(v[i])))
+            s = error_set(err, ST_BAD_FILE, "label[%u] = %g is not a class", i, (double)v[i]);
+        else
+            in->label[i] = (uint32_t)v[i];
+    }
+    free(v);
+    return s;
+}
+
+static enum status inputs_read(struct inputs *in, const struct safetensors *st, struct error *err)
+{
+    const struct st_tensor *x = safetensors_find(st, "x"), *t = safetensors_find(st, "t"),
+                           *label = safetensors_find(st, "label");
+    if (!x || x->dims != 4 || x->shape[1] != 3 || x->shape[0] < 1 || x->shape[0] > LARGEST_ROWS ||
+        x->shape[2] < 1 || x->shape[3] < 1 || x->shape[2] > LARGEST_SIDE ||
+        x->shape[3] > LARGEST_SIDE)
+        return error_set(err, ST_BAD_FILE, "a tensor x of [N][3][H][W] is needed, N in 1..%d",
+                         LARGEST_ROWS);
+    if (!t || t->dims != 1 || t->shape[0] != x->shape[0])
+        return error_set(err, ST_BAD_FILE, "a tensor t of [N] is needed, one step for each x");
+    if (label && (label->dims != 1 || label->shape[0] != x->shape[0]))
+        return error_set(err, ST_BAD_FILE, "the tensor label is not [N]");
+    in->n = (uint32_t)x->shape[0];
+    in->h = (uint32_t)x->shape[2];
+    in->w = (uint32_t)x->shape[3];
+    in->x = floats_of(x);
+    in->t = floats_of(t);
+    if (!in->x || !in->t) return error_set(err, ST_NO_MEMORY_NOW, "no memory for x and t");
+    for (uint32_t i = 0; i < in->n; i++)
+        if (!isfinite(in->t[i])) return error_set(err, ST_BAD_FILE, "t[%u] is not finite", i);
+    return label ? read_labels(in, label, err) : ST_OK;
+}
+
+int cmd_forward(int argc, char **argv)
+{
+    struct engine_options o = { 0 };
+    const char *model = NULL, *in_file = NULL, *out_file = NULL;
+    uint32_t threads = 0;
+    const struct option_row rows[] = {
+        { "model", OPTION_TEXT, &model, "FILE|NAME", "the model", 0, 0, NULL },
+        { "in", OPTION_TEXT, &in_file, "FILE", "safetensors of x and t (and label)", 0, 0, NULL },
+        { "out", OPTION_TEXT, &out_file, "FILE", "safetensors of y", 0, 0, NULL },
+        ENGINE_ROWS(o, threads),
+    };
+    const struct command c = { "forward", "", about, rows, sizeof rows / sizeof *rows, 0, 0 };
+    options_parse(&c, argc, argv);
+    if (!model) usage_error(c.name, "--model is needed");
+    if (!in_file) usage_error(c.name, "--in is needed");
+    if (!out_file) usage_error(c.name, "--out is needed");
+
+    char path[PATH_MAX];
+    struct error err = { 0 };
+    struct safetensors *st = NULL;
+    struct engine *engine = NULL;
+    struct network *net = NULL;
+    struct inputs in = { 0 };
+    float *y = NULL;
+    o.threads = (int)threads;
+    enum status s = model_path(path, model, &err);
+    if (!s) s = safetensors_open(&st, in_file, &err);
+    if (!s) s = inputs_read(&in, st, &err);
+    if (!s) s = engine_open(&engine, &o, &err);
+    if (!s) s = network_load(&net, engine, path, in.h, in.w, &err);
+    if (s) goto done;
+    const uint32_t channels = network_channels(net);
+    const size_t count = (size_t)in.n * channels * in.h * in.w;
+    y = malloc(count * sizeof *y);
+    s = y ? network_forward(net, in.x, in.t, in.label, in.n, y, &err)
+          : error_set(&err, ST_NO_MEMORY_NOW, "no memory for y");
+    const struct st_tensor t = { .name = "y",
+                                 .dtype = DT_F32,
+                                 .dims = 4,
+                                 .shape = { in.n, channels, in.h, in.w },
+                                 .count = count,
+                                 .data = y };
+    if (!s) s = safetensors_write(out_file, &t, 1, NULL, 0, NULL, NULL, &err);
+done:
+    free(y);
+    network_free(net);
+    engine_close(engine);
+    inputs_done(&in);
+    safetensors_close(st);
+    return s ? report_error(c.name, &err) : finish_stdout(c.name);
+}

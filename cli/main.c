@@ -1,0 +1,50 @@
+/* david: one table of subcommands. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/commands.h"
+#include "cli/files.h"
+#include "cli/options.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *what;
+} commands[] = {
+#ifdef DAVID_HAS_SERVE
+    { "serve", cmd_serve, "the service: restorations over HTTP" },
+#endif
+    { "restore", cmd_restore, "restore a picture" },
+    { "degrade", cmd_degrade, "simulate a measurement of a picture" },
+    { "eval", cmd_eval, "degrade, restore and score a folder of pictures" },
+    { "forward", cmd_forward, "run the raw network on tensors" },
+    { "convert", cmd_convert, "make a model file of a checkpoint" },
+    { "inspect", cmd_inspect, "what a model file is" },
+    { "bench", cmd_bench, "how fast the network runs here" },
+    { "doctor", cmd_doctor, "what this machine and build have, and what auto takes" },
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static int help(void)
+{
+    printf("Usage: david COMMAND [OPTIONS]\n"
+           "Restores degraded pictures with one evaluation of a network.\n\nCommands:\n");
+    for (size_t i = 0; i < COMMANDS; i++)
+        printf("  %-9s %s\n", commands[i].name, commands[i].what);
+    printf("\ndavid COMMAND --help tells more; david --version tells the version.\n"
+           "Exit codes: 0 done, 1 failed, 2 wrong usage.\n");
+    return finish_stdout("");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) usage_error("", "a command is needed");
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return help();
+    if (strcmp(argv[1], "--version") == 0) {
+        puts("david " DAVID_VERSION);
+        return finish_stdout("");
+    }
+    for (size_t i = 0; i < COMMANDS; i++)
+        if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+    usage_error("", "%.64s is not a command", argv[1]);
+}

@@ -1,0 +1,35 @@
+/* session.h - an engine with one model on it, and a restoration run to its end: what restore and eval share.
+ *
+ * The calls are the daemon's own (engine.h), so a picture comes out the same here and there. One thread. */
+#ifndef DAVID_CLI_SESSION_H
+#define DAVID_CLI_SESSION_H
+
+#include "cli/options.h"
+#include "engine/engine.h"
+
+struct session {
+    struct engine *engine;
+    struct model *model;
+};
+
+/* The rows of an option table that choose an engine; `o` is a struct engine_options, threads_ a uint32_t. */
+#define ENGINE_ROWS(o, threads_)                                                                      \
+    { "backend", OPTION_TEXT, &(o).backend, "B", "auto, cpu or cuda (auto)", 0, 0, NULL },            \
+        { "dtype", OPTION_TEXT, &(o).dtype, "D", "auto, f32, tf32, bf16 or f16 (auto)", 0, 0, NULL }, \
+    {                                                                                                 \
+        "threads", OPTION_COUNT, &(threads_), "N", "size of the team (what this process may use)",    \
+            1, 1024, NULL                                                                             \
+    }
+
+/* name: a file or a model's name; NULL: "default". */
+enum status session_open(struct session *out, const struct engine_options *o, const char *name,
+                         struct error *err);
+void session_close(struct session *s); /* takes a zeroed struct */
+
+/* Every row of `r`; progress on a terminal where `is_shown`. */
+enum status session_run(struct session *s, struct restoration *r, bool is_shown, struct error *err);
+
+enum status draw_seed(uint64_t *out, struct error *err); /* getrandom */
+uint64_t clock_ns(void);                                 /* monotonic */
+
+#endif
