@@ -1,0 +1,48 @@
+/* Any bytes as a .pt file: first as the zip, then as the pickle alone, which a zip's CRC keeps mutations from reaching. */
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "proto/checkpoint.h"
+#include "proto/unpickle.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
+
+static void read_zip(const uint8_t *bytes, size_t len)
+{
+    struct torch_zip *z = NULL;
+    struct checkpoint c = { 0 };
+    struct error err = { 0 };
+    if (torch_zip_open_memory(&z, bytes, len, &err)) return;
+    for (size_t i = 0; i < torch_zip_count(z); i++) {
+        const struct st_tensor *t = torch_zip_at(z, i);
+        void *data = malloc(t->count * dtype_size(t->dtype) + 1);
+        if (data) (void)torch_zip_read(z, i, data, &err);
+        free(data);
+    }
+    if (!checkpoint_select(&c, z, NULL, &err)) checkpoint_done(&c);
+    torch_zip_close(z);
+}
+
+static void read_pickle(const uint8_t *bytes, size_t len)
+{
+    struct unpickled u = { 0 };
+    struct error err = { 0 };
+    if (unpickle(&u, bytes, len, &err)) return;
+    for (size_t i = 0; i < u.n_tensors; i++) {
+        const struct pickle_view *v = &u.tensors[i];
+        uint64_t last = v->offset;
+        for (uint32_t d = 0; d < v->tensor.dims; d++)
+            if (v->tensor.count) last += (v->tensor.shape[d] - 1) * v->stride[d];
+        if (v->tensor.count && last >= u.storages[v->storage].numel) abort();
+    }
+    unpickle_done(&u);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
+{
+    if (len >= 2 && bytes[0] == 'P' && bytes[1] == 'K')
+        read_zip(bytes, len);
+    else
+        read_pickle(bytes, len);
+    return 0;
+}

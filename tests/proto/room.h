@@ -1,0 +1,58 @@
+/* room.h - what the tests of files share: cmocka, and a folder of a test's own that is removed with all in it. */
+#ifndef DAVID_TESTS_ROOM_H
+#define DAVID_TESTS_ROOM_H
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char room[64];
+
+static inline int room_enter(void **state)
+{
+    (void)state;
+    strcpy(room, "/tmp/david-test.XXXXXX");
+    return mkdtemp(room) ? 0 : -1;
+}
+
+/* Files in the room; removes them where asked. */
+static inline size_t room_files(int clear)
+{
+    size_t n = 0;
+    DIR *folder = opendir(room);
+    assert_non_null(folder);
+    for (struct dirent *e; (e = readdir(folder));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        n++;
+        if (clear) unlinkat(dirfd(folder), e->d_name, 0);
+    }
+    closedir(folder);
+    return n;
+}
+
+static inline int room_leave(void **state)
+{
+    (void)state;
+    room_files(1);
+    return rmdir(room);
+}
+
+static inline const char *room_path(const char *name)
+{
+    static char path[2][128];
+    static int turn;
+    turn = !turn;
+    (void)snprintf(path[turn], sizeof path[0], "%s/%s", room, name);
+    return path[turn];
+}
+
+#endif
