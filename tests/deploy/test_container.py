@@ -67,7 +67,7 @@ def image():
     buildah("add", base, archive, "/")
     archive.unlink()
     buildah("commit", "--rm", base, "localhost/david-base")
-    buildah("build", "--build-arg", "BASE=localhost/david-base", "--target", "cpu", "-t", "localhost/david-test", TOP)
+    buildah("build", "--format", "docker", "--build-arg", "BASE=localhost/david-base", "--target", "cpu", "-t", "localhost/david-test", TOP)
     yield "localhost/david-test"
     buildah("rm", "--all")
     buildah("rmi", "--all", "--force")

@@ -1,0 +1,114 @@
+"""nano.py OUT - a model file of one level and 32 channels with hash weights that offers every task.
+
+It restores nothing well, but it runs in a millisecond or so and depends on every parameter, which is all that a test of
+the service needs. The hash is that of engine/README.md section 7.
+"""
+
+import json
+import struct
+import sys
+
+import numpy as np
+
+CHANNELS = 32
+ARCH = {
+    "image_size": 32,
+    "num_channels": CHANNELS,
+    "num_res_blocks": 1,
+    "channel_mult": "1",
+    "learn_sigma": True,
+    "class_cond": False,
+    "attention_resolutions": "",
+    "num_heads": 4,
+    "num_head_channels": 32,
+    "use_scale_shift_norm": True,
+    "resblock_updown": True,
+    "use_new_attention_order": False,
+}
+SIGMA = {"deblur": 0.05, "sr4": 0.05, "inpaint": 0.05, "denoise": 0.2, "colorize": 0.05}
+
+
+def metadata(tasks=tuple(SIGMA)):
+    return {
+        "david.arch": json.dumps(ARCH),
+        "david.role": '"restorer"',
+        "david.tasks": json.dumps({t: {"sigma": SIGMA[t], "h": 0.1, "label": None} for t in tasks}),
+        "david.tile": '{"size": 32, "overlap": 8}',
+        "david.schedule": '"davi"',
+    }
+
+
+def shapes():
+    """Every parameter's name and shape, in the order of the network."""
+    c, e = CHANNELS, 4 * CHANNELS
+    yield from {"time_embed.0": (e, c), "time_embed.2": (e, e), "input_blocks.0.0": (c, 3, 3, 3)}.items()
+
+    def residual(name, cin):
+        yield f"{name}.in_layers.0", (cin,)
+        yield f"{name}.in_layers.2", (c, cin, 3, 3)
+        yield f"{name}.emb_layers.1", (2 * c, e)
+        yield f"{name}.out_layers.0", (c,)
+        yield f"{name}.out_layers.3", (c, c, 3, 3)
+        if cin != c:
+            yield f"{name}.skip_connection", (c, cin, 1, 1)
+
+    yield from residual("input_blocks.1.0", c)
+    yield from residual("middle_block.0", c)
+    yield from {"middle_block.1.norm": (c,), "middle_block.1.qkv": (3 * c, c, 1)}.items()
+    yield "middle_block.1.proj_out", (c, c, 1)
+    yield from residual("middle_block.2", c)
+    yield from residual("output_blocks.0.0", 2 * c)
+    yield from residual("output_blocks.1.0", 2 * c)
+    yield from {"out.0": (c,), "out.2": (6, c, 3, 3)}.items()
+
+
+def hash_values(name, count, seed):
+    mask = (1 << 64) - 1
+    h = 0xCBF29CE484222325
+    for byte in name.encode():
+        h = ((h ^ byte) * 0x100000001B3) & mask
+    base = (h + seed * 0x9E3779B97F4A7C15) & mask
+    with np.errstate(over="ignore"):
+        z = np.uint64(base) + np.arange(count, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    u = (z >> np.uint64(40)).astype(np.float64) / 2.0**24
+    return ((u - 0.5) * np.sqrt(12.0)).astype(np.float32)
+
+
+def parameters(seed=1):
+    """name -> float32 array."""
+    found = {}
+    for name, shape in shapes():
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        v = hash_values(weight, int(np.prod(shape)), seed)
+        if len(shape) > 1:
+            found[weight] = (v * np.float32(1 / np.sqrt(np.prod(shape[1:])))).reshape(shape)
+        else:
+            found[weight] = np.float32(1) + v * np.float32(0.1)
+        found[bias] = hash_values(bias, shape[0], seed) * np.float32(0.1)
+    return found
+
+
+def safetensors(tensors, meta, edit=lambda header: header):
+    """The bytes of a file; `edit` may spoil the header."""
+    header, data = {"__metadata__": meta}, []
+    at = 0
+    for name, tensor in tensors.items():
+        raw = np.ascontiguousarray(tensor, np.float32).tobytes()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [at, at + len(raw)]}
+        at += len(raw)
+        data.append(raw)
+    text = json.dumps(edit(header)).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(data)
+
+
+def model(seed=1, tasks=tuple(SIGMA)):
+    return safetensors(parameters(seed), metadata(tasks))
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], "wb") as out:
+        out.write(model())
