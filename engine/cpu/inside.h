@@ -1,0 +1,34 @@
+/* inside.h - what backend.c and conv.c share.
+ *
+ * The scratch belongs to the back end: plans say how much they need when they are made (cpu_scratch_reserve), run functions
+ * only use it, and one thread drives a back end at a time. */
+#ifndef DAVID_CPU_INSIDE_H
+#define DAVID_CPU_INSIDE_H
+
+#include "engine/cpu/kernels.h"
+
+struct cpu_backend {
+    struct backend base;
+    const struct kernels *k;
+    int threads;
+    bool has_bf16;
+    float *scratch;
+    size_t scratch_floats;
+};
+
+/* At least `floats` of scratch from now on; what is in it is lost. */
+enum status cpu_scratch_reserve(struct cpu_backend *cpu, size_t floats, struct error *err);
+
+/* Row n of a tensor. */
+void *cpu_row(const struct tensor *t, uint32_t n);
+enum status cpu_expect(bool ok, const char *what, struct error *err);
+float *cpu_floats(size_t count); /* 64-byte aligned; NULL: no memory */
+
+enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const float *weight,
+                          const float *bias, struct conv_plan **out, struct error *err);
+void cpu_conv_plan_free(struct backend *b, struct conv_plan *p);
+enum status cpu_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
+                     const struct tensor *residual, const struct tensor *y, const uint32_t *set,
+                     struct error *err);
+
+#endif

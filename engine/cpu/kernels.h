@@ -1,0 +1,100 @@
+/* kernels.h - the loops of the CPU back end, one table per instruction set.
+ *
+ * Every function works on ONE row (picture) and is bitwise independent of `threads`: work is cut into pieces that depend on
+ * the shape alone and each piece is summed in a fixed order. Nothing is allocated: scratch comes from the caller, 64-byte
+ * aligned. Storage is F32 or BF16 (`dtype`), arithmetic and statistics F32. Shapes have been checked by the caller. */
+#ifndef DAVID_CPU_KERNELS_H
+#define DAVID_CPU_KERNELS_H
+
+#include "engine/cpu/isa.h"
+#include "engine/graph/backend.h"
+
+enum {
+    DIRECT_PIXELS = 72,    /* output pixels of one piece of a direct convolution */
+    DIRECT_CHANNELS = 128, /* and its output channels */
+    WINOGRAD_TILES = 36,   /* 4x4 tiles of one piece of a Winograd convolution */
+    WINOGRAD_POINTS = 36,
+    NORM_CHUNKS = 64, /* pieces of a picture whose statistics are summed apart */
+    ATTENTION_QUERIES = 24
+};
+
+struct conv_job {
+    const struct conv_desc *d;
+    const float *weight; /* packed by pack.h */
+    const float *bias;   /* [oc] */
+    const void *x, *residual;
+    void *y;
+    float *scratch; /* threads * scratch_stride */
+    size_t scratch_stride;
+    int threads;
+};
+
+struct norm_job {
+    const void *x;
+    void *y;
+    enum dtype dtype;
+    size_t pixels, x_ld, y_ld;
+    uint32_t c, groups;
+    float eps;
+    const float *gamma, *beta, *scale_shift; /* [c], [c], NULL or [2c] */
+    bool silu;
+    float *scratch; /* (2 * NORM_CHUNKS + 3) * (c rounded up to 16) */
+    int threads;
+};
+
+struct attention_job {
+    const struct attention_desc *d;
+    const void *qkv;
+    void *y;
+    float *packed; /* keys and values, as attention_packed_floats() says */
+    float *scratch;
+    size_t scratch_stride; /* ATTENTION_QUERIES * (pixels rounded up to nr + 2 * head_channels) */
+    int threads;
+};
+
+struct copy_job { /* y = x, or x + add[c]; converts */
+    const void *x;
+    void *y;
+    enum dtype from, to;
+    size_t pixels, x_ld, y_ld;
+    uint32_t c;
+    const float *add;
+    int threads;
+};
+
+struct resample_job { /* h, w: of the smaller picture */
+    const void *x;
+    void *y;
+    enum dtype dtype;
+    uint32_t h, w, c;
+    size_t x_ld, y_ld;
+    int threads;
+};
+
+struct kernels {
+    uint32_t nr; /* output channels of a weight panel */
+    uint32_t vec;
+    void (*conv_direct)(const struct conv_job *j);
+    void (*conv_winograd)(const struct conv_job *j); /* 3x3, stride 1, ic % vec == 0 */
+    void (*group_norm)(const struct norm_job *j);
+    void (*attention)(const struct attention_job *j);
+    void (*copy)(const struct copy_job *j);
+    void (*upsample)(const struct resample_job *j);
+    void (*downsample)(const struct resample_job *j);
+    /* weight: [oc][ic] */
+    void (*linear)(const float *weight, const float *bias, const float *x, float *y, uint32_t ic,
+                   uint32_t oc, int threads);
+    void (*silu)(const float *x, float *y, size_t count);
+    void (*add)(const float *x, const float *e, float *y, size_t count);
+    void (*normals)(const struct normals_args *a, int threads);
+    void (*sampler_in)(const float *y_in, const float *z, float hz, float *x, size_t count,
+                       int threads);
+    void (*sampler_out)(const struct tensor *x, const struct tensor *eps, float std,
+                        const struct tensor *x0, int threads);
+};
+
+const struct kernels *cpu_kernels_sse(void);
+const struct kernels *cpu_kernels_avx2(void);
+const struct kernels *cpu_kernels_avx512(void);
+
+#endif
