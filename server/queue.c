@@ -132,6 +132,9 @@ enum status queue_push(struct queue *q, struct queue_item *item, struct error *e
         item->served = q->n ? q->virtual_served : 0;
         if (q->n == 0) q->virtual_served = 0;
         item->next = 0;
+        item->in_engine = 0;
+        item->is_expired = false;
+        item->failure = ST_OK;
         item->first_ns = 0;
         q->rows += item->rows;
         link_item(q, item);
@@ -159,6 +162,7 @@ size_t queue_fill(struct queue *q, struct queue_row *batch, size_t max, uint64_t
         batch[n++] = (struct queue_row){ item, item->next++ };
         if (item->served > q->virtual_served) q->virtual_served = item->served;
         item->served++;
+        item->in_engine++;
         q->rows--;
         if (item->next == item->rows) {
             unlink_item(q, item);
@@ -180,25 +184,36 @@ static void forget(struct queue *q, struct queue_item *item)
     unlink_item(q, item);
 }
 
+bool queue_back(struct queue *q, struct queue_item *item)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    bool is_last = --item->in_engine == 0 && !item->is_linked;
+    (void)pthread_mutex_unlock(&q->lock);
+    return is_last;
+}
+
 bool queue_drop(struct queue *q, struct queue_item *item)
 {
     (void)pthread_mutex_lock(&q->lock);
     bool was_linked = item->is_linked;
     if (was_linked) forget(q, item);
+    bool is_free = was_linked && item->in_engine == 0;
     (void)pthread_mutex_unlock(&q->lock);
-    return was_linked;
+    return is_free;
 }
 
 struct queue_item *queue_expired(struct queue *q, uint64_t now_ns)
 {
-    struct queue_item *item = NULL;
+    struct queue_item *found = NULL;
     (void)pthread_mutex_lock(&q->lock);
-    if (q->n > 0 && q->heap[0]->deadline_ns <= now_ns) {
-        item = q->heap[0];
+    while (!found && q->n > 0 && q->heap[0]->deadline_ns <= now_ns) {
+        struct queue_item *item = q->heap[0];
         forget(q, item);
+        item->is_expired = true;
+        if (item->in_engine == 0) found = item;
     }
     (void)pthread_mutex_unlock(&q->lock);
-    return item;
+    return found;
 }
 
 bool queue_wait(struct queue *q, size_t enough, uint64_t patience_ns)

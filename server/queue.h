@@ -16,14 +16,20 @@
 
 #define NO_DEADLINE UINT64_MAX
 
+struct restoration;
+
 struct queue_item { /* embedded in a request; the queue's while it is linked */
     const void *model;
     uint64_t deadline_ns; /* NO_DEADLINE: none */
     uint64_t rows, next;  /* next: the first row not yet handed out */
     uint64_t first_ns;    /* out: when its first row left; 0: none has */
     uint64_t served, order;
-    size_t place; /* in the heap */
-    bool is_linked;
+    size_t place;     /* in the heap */
+    size_t in_engine; /* rows handed out and not yet back */
+    bool is_linked,
+        is_expired; /* expired: its deadline passed while rows of it were in the engine */
+    struct restoration *restoration; /* whose rows these are; not looked into here */
+    enum status failure;             /* the first of its rows that failed; the batcher's */
 };
 
 struct queue_row {
@@ -40,8 +46,11 @@ void queue_unclaim(struct queue *q); /* a claim that never became a push */
 /* Uses up one claim. ST_DRAINING after queue_close(); the claim is then still the caller's. */
 enum status queue_push(struct queue *q, struct queue_item *item, struct error *err);
 size_t queue_fill(struct queue *q, struct queue_row *batch, size_t max, uint64_t now_ns);
-bool queue_drop(struct queue *q, struct queue_item *item); /* false: it waits no more */
-/* Unlinks one item whose deadline has passed; NULL: none. */
+/* A row has come back. True: no row of it waits or is out any more, and the item is the caller's. */
+bool queue_back(struct queue *q, struct queue_item *item);
+/* Unlinks it. True: the item is the caller's; false: rows are in the engine (queue_back will say when), or it is not here. */
+bool queue_drop(struct queue *q, struct queue_item *item);
+/* Unlinks items whose deadline has passed; returns one that is now the caller's, NULL: no more. */
 struct queue_item *queue_expired(struct queue *q, uint64_t now_ns);
 
 /* Blocks until rows wait (true) or the queue is closed (false). At least `enough` rows or `patience_ns` are waited for. */

@@ -1,0 +1,200 @@
+#include "server/models.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "proto/messages.h"
+#include "server/log.h"
+
+struct models {
+    struct memory *memory;
+    struct served_model served[MODELS_MAX]; /* fixed once is_loaded */
+    size_t n, standard;
+    atomic_bool is_loaded;
+};
+
+int natural_compare(const char *a, const char *b)
+{
+    while (*a && *b) {
+        if (isdigit((unsigned char)*a) && isdigit((unsigned char)*b)) {
+            while (*a == '0')
+                a++;
+            while (*b == '0')
+                b++;
+            size_t n = strspn(a, "0123456789"), k = strspn(b, "0123456789");
+            if (n != k) return n < k ? -1 : 1;
+            int d = strncmp(a, b, n);
+            if (d) return d;
+            a += n;
+            b += n;
+        } else {
+            if (*a != *b) return (unsigned char)*a < (unsigned char)*b ? -1 : 1;
+            a++;
+            b++;
+        }
+    }
+    return *a ? 1 : *b ? -1 : 0;
+}
+
+/* The part before ".safetensors" where it is a name; false otherwise. */
+static bool stem_of(char out[MODEL_NAME_MAX], const char *file, const char *suffix)
+{
+    size_t n = strlen(file), k = strlen(suffix);
+    if (n <= k || n - k >= MODEL_NAME_MAX || strcmp(file + n - k, suffix) != 0) return false;
+    for (size_t i = 0; i < n - k; i++)
+        if (!isalnum((unsigned char)file[i]) && (i == 0 || !strchr("._-", file[i]))) return false;
+    memcpy(out, file, n - k);
+    out[n - k] = '\0';
+    return true;
+}
+
+static bool newest_version(char out[MODEL_NAME_MAX], const char *folder)
+{
+    bool found = false;
+    char stem[MODEL_NAME_MAX];
+    DIR *d = opendir(folder);
+    if (!d) return false;
+    for (struct dirent *e; (e = readdir(d)) != NULL;) {
+        if (!stem_of(stem, e->d_name, ".safetensors")) continue;
+        if (found && natural_compare(stem, out) <= 0) continue;
+        memcpy(out, stem, sizeof stem);
+        found = true;
+    }
+    (void)closedir(d);
+    return found;
+}
+
+enum status models_new(struct models **out, struct memory *memory, struct error *err)
+{
+    struct models *m = calloc(1, sizeof *m);
+    if (!m) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the list of models");
+    m->memory = memory;
+    m->standard = SIZE_MAX;
+    *out = m;
+    return ST_OK;
+}
+
+void models_free(struct models *m)
+{
+    if (!m) return;
+    for (size_t i = 0; i < m->n; i++) {
+        model_free(m->served[i].model);
+        memory_unhold(m->memory, m->served[i].bytes);
+    }
+    free(m);
+}
+
+static enum status load_one(struct models *m, struct engine *e, const char *path, const char *name,
+                            const char *version, struct error *err)
+{
+    struct model *model = NULL;
+    if (m->n == MODELS_MAX)
+        return error_set(err, ST_BAD_PARAMETER, "more than %d models in the folder", MODELS_MAX);
+    enum status s = model_load(&model, e, path, err);
+    if (s) goto done;
+    if (model_describe(model)->role != ROLE_RESTORER) {
+        s = error_set(err, ST_BAD_FILE, "%s is not a restorer", name);
+        goto done;
+    }
+    s = model_warm(model, err);
+    if (s) goto done;
+    uint64_t bytes = model_bytes(model);
+    s = memory_hold(m->memory, bytes, err);
+    if (s) goto done;
+    struct served_model *served = &m->served[m->n++];
+    (void)snprintf(served->name, sizeof served->name, "%s", name);
+    (void)snprintf(served->version, sizeof served->version, "%s", version);
+    served->model = model;
+    served->bytes = bytes;
+    log_event(LOG_LEVEL_INFO, "model loaded", "model", LOG_TEXT, name, "version", LOG_TEXT, version,
+              "digest", LOG_TEXT, model_digest(model), "bytes", LOG_NUMBER, (double)bytes, NULL);
+    model = NULL;
+done:
+    model_free(model);
+    return s;
+}
+
+enum status models_load(struct models *m, struct engine *e, const char *folder,
+                        const char *default_name, struct error *err)
+{
+    DIR *d = opendir(folder);
+    if (!d) return error_set(err, ST_IO, "models = %.300s: %s", folder, strerror(errno));
+    struct error first = { 0 };
+    for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
+        char name[MODEL_NAME_MAX], version[MODEL_NAME_MAX] = "", path[PATH_MAX];
+        struct stat st;
+        struct error why = { 0 };
+        int n = snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        if (n < 0 || (size_t)n >= sizeof path || stat(path, &st)) continue;
+        if (S_ISDIR(st.st_mode)) {
+            char of_folder[PATH_MAX];
+            if (!stem_of(name, entry->d_name, "") || !newest_version(version, path)) continue;
+            n = snprintf(of_folder, sizeof of_folder, "%s/%s.safetensors", path, version);
+            if (n < 0 || (size_t)n >= sizeof of_folder) continue;
+            memcpy(path, of_folder, sizeof path);
+        } else if (!S_ISREG(st.st_mode) || !stem_of(name, entry->d_name, ".safetensors")) {
+            continue;
+        }
+        if (load_one(m, e, path, name, version, &why)) {
+            log_event(LOG_LEVEL_ERROR, "model refused", "model", LOG_TEXT, name, "detail", LOG_TEXT,
+                      why.detail, NULL);
+            if (strcmp(name, default_name) == 0) first = why;
+        } else if (strcmp(name, default_name) == 0) {
+            m->standard = m->n - 1;
+        }
+    }
+    (void)closedir(d);
+    if (m->standard == SIZE_MAX && first.status)
+        return error_set(err, first.status, "default_model = %s: %.400s", default_name,
+                         first.detail);
+    if (m->standard == SIZE_MAX)
+        return error_set(err, ST_UNKNOWN_MODEL, "default_model = %s is not in models = %.300s",
+                         default_name, folder);
+    atomic_store(&m->is_loaded, true);
+    return ST_OK;
+}
+
+enum status models_acquire(struct models *m, const char *name, struct served_model **out,
+                           struct error *err)
+{
+    if (!atomic_load(&m->is_loaded))
+        return error_set(err, ST_NOT_READY, "the models are still being loaded");
+    for (size_t i = 0; i < m->n; i++) {
+        if (name ? strcmp(m->served[i].name, name) != 0 : i != m->standard) continue;
+        atomic_fetch_add(&m->served[i].references, 1);
+        *out = &m->served[i];
+        return ST_OK;
+    }
+    return error_set(err, ST_UNKNOWN_MODEL, "there is no model '%.64s'; /v1/models lists them",
+                     name ? name : "");
+}
+
+void models_release(struct served_model *s)
+{
+    if (s) atomic_fetch_sub(&s->references, 1);
+}
+
+char *models_json(struct models *m, size_t *len)
+{
+    struct message_model list[MODELS_MAX];
+    size_t n = atomic_load(&m->is_loaded) ? m->n : 0;
+    for (size_t i = 0; i < n; i++)
+        list[i] = (struct message_model){ m->served[i].name, m->served[i].version,
+                                          model_digest(m->served[i].model),
+                                          model_describe(m->served[i].model), i == m->standard };
+    return message_models(len, list, n);
+}
+
+void models_metric(struct models *m, const char *metric, FILE *f)
+{
+    size_t n = atomic_load(&m->is_loaded) ? m->n : 0;
+    for (size_t i = 0; i < n; i++)
+        (void)fprintf(f, "%s{model=\"%s\",version=\"%s\",digest=\"%.12s\",default=\"%d\"} 1\n",
+                      metric, m->served[i].name, m->served[i].version,
+                      model_digest(m->served[i].model), i == m->standard);
+}

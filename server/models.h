@@ -1,0 +1,38 @@
+/* models.h - the models that are served: found in the folder, loaded, warmed, handed out by name.
+ *
+ * NAME.safetensors, or the newest (natural order) NAME/VERSION.safetensors. A file that is refused is logged and left out;
+ * only the default model must load. Their memory is held from the budget. models_acquire() counts a reference that
+ * models_release() gives back. Any thread acquires, once models_load() has returned. */
+#ifndef DAVID_SERVER_MODELS_H
+#define DAVID_SERVER_MODELS_H
+
+#include <stdio.h>
+
+#include "engine/engine.h"
+#include "server/memory.h"
+
+enum { MODEL_NAME_MAX = 65, MODELS_MAX = 64 };
+
+struct served_model {
+    char name[MODEL_NAME_MAX], version[MODEL_NAME_MAX];
+    struct model *model;
+    uint64_t bytes;
+    _Atomic unsigned references;
+};
+
+struct models;
+enum status models_new(struct models **out, struct memory *memory, struct error *err);
+void models_free(struct models *m); /* takes NULL; nothing is acquired */
+enum status models_load(struct models *m, struct engine *e, const char *folder,
+                        const char *default_name, struct error *err);
+
+/* name NULL: the default. ST_UNKNOWN_MODEL, ST_NOT_READY. */
+enum status models_acquire(struct models *m, const char *name, struct served_model **out,
+                           struct error *err);
+void models_release(struct served_model *s); /* takes NULL */
+char *models_json(struct models *m, size_t *len);
+void models_metric(struct models *m, const char *metric, FILE *f);
+
+int natural_compare(const char *a, const char *b); /* "v2" before "v10" */
+
+#endif
