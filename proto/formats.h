@@ -41,6 +41,9 @@ enum status decode_png(struct image *img, unsigned orientation, const uint8_t *b
 enum status encode_png(struct byte_sink *out, const struct image *img,
                        const struct encode_options *opt, struct error *err);
 
+/* png_level -1, for any picture: png_fast.c. */
+enum status encode_png_fast(struct byte_sink *out, const struct image *img, struct error *err);
+
 enum status probe_jpeg(struct image_header *header, unsigned *orientation, const uint8_t *bytes,
                        size_t len, struct error *err);
 enum status decode_jpeg(struct image *img, unsigned orientation, const uint8_t *bytes, size_t len,

@@ -1,1 +1,3 @@
-target_sources(david_proto PRIVATE image.c codec.c formats.c png.c jpeg.c exif.c)
+pkg_check_modules(ZLIB REQUIRED IMPORTED_TARGET zlib) # comes with libpng's headers
+target_sources(david_proto PRIVATE image.c codec.c formats.c png.c png_fast.c jpeg.c exif.c)
+target_link_libraries(david_proto PUBLIC PkgConfig::ZLIB)

@@ -4,7 +4,6 @@
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zlib.h>
 
 #include "proto/exif.h"
 #include "proto/formats.h"
@@ -306,18 +305,10 @@ enum status decode_png(struct image *img, unsigned orientation, const uint8_t *b
     return s;
 }
 
-/* The default must not hold up an engine that answers in milliseconds: one fixed filter (trying all five costs more than
- * it saves) and run lengths + Huffman codes only. Measured choice: see tests/proto/bench_codec.c. */
 static void set_compression(struct png_run *r, int level)
 {
-    if (level < 0) {
-        png_set_compression_level(r->png, 1);
-        png_set_compression_strategy(r->png, Z_RLE);
-        png_set_filter(r->png, PNG_FILTER_TYPE_BASE, PNG_FILTER_PAETH);
-    } else {
-        png_set_compression_level(r->png, level);
-        if (level == 0) png_set_filter(r->png, PNG_FILTER_TYPE_BASE, PNG_FILTER_NONE);
-    }
+    png_set_compression_level(r->png, level);
+    if (level == 0) png_set_filter(r->png, PNG_FILTER_TYPE_BASE, PNG_FILTER_NONE);
     png_set_compression_buffer_size(r->png, WRITE_BUFFER_BYTES);
 }
 
@@ -358,6 +349,7 @@ enum status encode_png(struct byte_sink *out, const struct image *img,
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for a PNG of %u x %u px", img->width,
                          img->height);
     }
+    if (opt->png_level < 0) return encode_png_fast(out, img, err);
     enum status s = write_picture(&r, img, opt->png_level);
     png_destroy_write_struct(&r.png, &r.info);
     return s;
