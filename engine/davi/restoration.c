@@ -275,7 +275,7 @@ void restoration_cut(const struct restoration *r, uint64_t row, float *y_in)
     for (uint32_t ty = 0; ty < tile; ty++) {
         uint32_t y = reflect(at.y0 + ty, r->shape.out.h);
         for (uint32_t tx = 0; tx < tile; tx++) {
-            float v[3], *dst = y_in + ((size_t)ty * tile + tx) * 3;
+            float v[3] = { 0 }, *dst = y_in + ((size_t)ty * tile + tx) * 3;
             input_at(r, &h, reflect(at.x0 + tx, r->shape.out.w), y, v);
             for (uint32_t c = 0; c < 3; c++)
                 dst[c] = v[r->y_channels == 3 ? c : 0];
