@@ -177,6 +177,76 @@ static void png_gives_back_every_kind_of_picture(void **state)
     }
 }
 
+static void assert_survives_the_fast_writer(const struct image *img, size_t max_len)
+{
+    struct encode_options opt = { .format = IMAGE_PNG, .png_level = -1 };
+    struct image again = { 0 };
+    void *bytes = NULL;
+    size_t len = 0;
+    assert_int_equal(codec_encode(&bytes, &len, img, &opt, NULL), ST_OK);
+    assert_true(len <= max_len);
+    assert_int_equal(codec_decode(&again, bytes, len, MAX_PIXELS, NULL), ST_OK);
+    assert_memory_equal(again.pixels, img->pixels, image_bytes(img));
+    image_done(&again);
+    free(bytes);
+}
+
+/* Runs of every length, in front of and behind the borders of blocks. */
+static void the_fast_writer_keeps_runs_of_any_length(void **state)
+{
+    (void)state;
+    struct image img = { 0 };
+    assert_int_equal(image_init(&img, 800, 700, 1, 8, NULL), ST_OK);
+    uint8_t *p = img.pixels, *end = p + image_bytes(&img);
+    assert_survives_the_fast_writer(&img, 16000); /* black: runs alone */
+    for (unsigned run = 1, colour = 0; p < end; run = run % 620 + 1, colour ^= 200) {
+        for (unsigned i = 0; i < run && p < end; i++)
+            *p++ = (uint8_t)colour;
+    }
+    assert_survives_the_fast_writer(&img, 60000);
+    image_done(&img);
+}
+
+static void the_fast_writer_spends_little_on_what_cannot_be_compressed(void **state)
+{
+    (void)state;
+    for (uint32_t channels = 1; channels <= 4; channels++) {
+        struct image img = noise_image(333, 222, channels, channels & 1 ? 8 : 16);
+        assert_survives_the_fast_writer(&img, image_bytes(&img) * 102 / 100 + 300);
+        image_done(&img);
+    }
+}
+
+/* Frequencies like Fibonacci's numbers want codes of over 20 bits, and deflate allows 15. */
+static void the_fast_writer_never_needs_longer_codes_than_deflate_has(void **state)
+{
+    (void)state;
+    enum { DEEPEST = 22, WIDTH = 46366 };
+    static uint8_t residuals[WIDTH];
+    uint32_t n = 0, a = 1, b = 1, random = 1;
+    for (uint8_t symbol = 0; symbol < DEEPEST; symbol++) {
+        for (uint32_t i = 0; i < a && n < WIDTH; i++)
+            residuals[n++] = (uint8_t)(symbol + 100);
+        uint32_t next = a + b;
+        a = b;
+        b = next;
+    }
+    for (uint32_t i = n - 1; i > 0; i--) {
+        random = random * 1664525u + 1013904223u;
+        uint32_t j = random % (i + 1);
+        uint8_t swapped = residuals[i];
+        residuals[i] = residuals[j];
+        residuals[j] = swapped;
+    }
+    struct image img = { 0 };
+    assert_int_equal(image_init(&img, n, 1, 1, 8, NULL), ST_OK);
+    uint8_t left = 0, *p = img.pixels;
+    for (uint32_t i = 0; i < n; i++)
+        left = p[i] = (uint8_t)(residuals[i] + left / 2);
+    assert_survives_the_fast_writer(&img, n / 2);
+    image_done(&img);
+}
+
 static void sixteen_bits_go_out_most_significant_byte_first(void **state)
 {
     (void)state;
@@ -264,6 +334,9 @@ int main(void)
         cmocka_unit_test(a_file_cut_at_any_byte_is_refused),
         cmocka_unit_test(a_png_with_any_byte_changed_is_refused),
         cmocka_unit_test(png_gives_back_every_kind_of_picture),
+        cmocka_unit_test(the_fast_writer_keeps_runs_of_any_length),
+        cmocka_unit_test(the_fast_writer_spends_little_on_what_cannot_be_compressed),
+        cmocka_unit_test(the_fast_writer_never_needs_longer_codes_than_deflate_has),
         cmocka_unit_test(sixteen_bits_go_out_most_significant_byte_first),
         cmocka_unit_test(jpeg_drops_alpha_and_rounds_to_eight_bits),
         cmocka_unit_test(impossible_orders_to_the_encoder_are_refused),
