@@ -1,0 +1,187 @@
+#include "server/serve.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "server/clock.h"
+#include "server/log.h"
+#include "server/notify.h"
+#include "server/restore.h"
+#include "server/server.h"
+
+static double started_s;
+
+double server_start_time_s(void)
+{
+    return started_s;
+}
+
+unsigned server_open_fds(void)
+{
+    unsigned n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    if (!d) return 0;
+    for (struct dirent *e; (e = readdir(d)) != NULL;)
+        n += e->d_name[0] != '.';
+    (void)closedir(d);
+    return n ? n - 1 : 0; /* without the folder's own */
+}
+
+enum status server_ready(struct server *s, struct error *err)
+{
+    if (atomic_load(&s->is_draining))
+        return error_set(err, ST_DRAINING, "the service is shutting down");
+    if (atomic_load(&s->is_faulty)) return error_set(err, ST_DEVICE_FAULT, "the device has failed");
+    if (!atomic_load(&s->is_ready))
+        return error_set(err, ST_NOT_READY, "the models are still being loaded");
+    return ST_OK;
+}
+
+unsigned server_retry_after(struct server *s)
+{
+    return throughput_retry_after(&s->throughput, queue_rows(s->queue) + queue_depth(s->queue));
+}
+
+static void note_fault(void *cls, const struct error *err)
+{
+    struct server *s = cls;
+    if (err->status == ST_DEVICE_FAULT) atomic_store(&s->is_faulty, true);
+    log_event(LOG_LEVEL_ERROR, "batch failed", "detail", LOG_TEXT, err->detail, NULL);
+}
+
+static int failed(const struct error *err)
+{
+    log_event(LOG_LEVEL_ERROR, "cannot serve", "status", LOG_TEXT, status_name(err->status),
+              "detail", LOG_TEXT, err->detail, NULL);
+    return err->status == ST_UNSUPPORTED || err->status == ST_BAD_PARAMETER ? 2 : 1;
+}
+
+/* Waits for a signal of ours until `until_ns`; true where one came. */
+static bool signal_came(const sigset_t *set, uint64_t until_ns)
+{
+    uint64_t now = clock_now_ns(), left = until_ns > now ? until_ns - now : 0;
+    struct timespec t = { (time_t)(left / NS_PER_S), (long)(left % NS_PER_S) };
+    return sigtimedwait(set, NULL, &t) > 0;
+}
+
+static void exit_at_once(void)
+{
+    log_event(LOG_LEVEL_WARN, "second signal", NULL);
+    _exit(1);
+}
+
+/* Until nothing accepted is unanswered, or until_ns; a second signal ends the process. */
+static bool wait_for_work(struct server *s, const sigset_t *set, uint64_t until_ns)
+{
+    while (atomic_load(&s->active) > 0 || atomic_load(&s->working) > 0) {
+        uint64_t now = clock_now_ns();
+        if (now >= until_ns) return false;
+        if (signal_came(set, now + 10 * NS_PER_MS)) exit_at_once();
+    }
+    return true;
+}
+
+static int drain(struct server *s, const sigset_t *set)
+{
+    const struct config *c = s->config;
+    atomic_store(&s->is_draining, true);
+    notify_manager("STOPPING=1");
+    log_event(LOG_LEVEL_INFO, "draining", "active", LOG_NUMBER, (double)atomic_load(&s->active),
+              NULL);
+    if (c->drain_delay && signal_came(set, clock_now_ns() + c->drain_delay)) exit_at_once();
+    atomic_store(&s->is_refusing, true);
+    if (wait_for_work(s, set, clock_now_ns() + c->drain_timeout)) return 0;
+    log_event(LOG_LEVEL_WARN, "drain_timeout has passed", "active", LOG_NUMBER,
+              (double)atomic_load(&s->active), NULL);
+    atomic_store(&s->is_aborting, true);
+    (void)wait_for_work(s, set, UINT64_MAX);
+    return 1;
+}
+
+static enum status start(struct server *s, struct error *err)
+{
+    const struct config *c = s->config;
+    struct engine_options o = { c->backend, c->dtype, (int)c->threads, (uint32_t)c->max_batch };
+    enum status st = engine_open(&s->engine, &o, err);
+    if (!st) {
+        const struct engine_facts *f = engine_describe(s->engine);
+        log_event(LOG_LEVEL_INFO, "engine", "backend", LOG_TEXT, f->backend, "dtype", LOG_TEXT,
+                  f->dtype, "isa", LOG_TEXT, f->isa, "reason", LOG_TEXT, f->reason, "threads",
+                  LOG_NUMBER, (double)f->threads, NULL);
+        st = models_new(&s->models, &s->memory, err);
+    }
+    if (!st) st = queue_new(&s->queue, c->max_queue, err);
+    if (!st) st = codec_pool_new(&s->codecs, c->codec_threads, err);
+    if (!st) {
+        uint64_t engine_batch = engine_describe(s->engine)->max_batch;
+        struct batcher_options b = { s->queue,
+                                     s->engine,
+                                     &s->metrics,
+                                     &s->throughput,
+                                     engine_batch < c->max_batch ? engine_batch : c->max_batch,
+                                     c->max_delay,
+                                     restore_rows_done,
+                                     note_fault,
+                                     s };
+        st = batcher_new(&s->batcher, &b, err);
+    }
+    if (!st) st = http_new(&s->http, s, err);
+    return st;
+}
+
+int serve_run(const struct config *config)
+{
+    static struct server server; /* large, and there is one */
+    struct server *s = &server;
+    struct error err = { 0 };
+    struct timespec now;
+    sigset_t set;
+    int code = 0;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    started_s = (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+    /* Pictures come and go in megabytes: given back to the system at once, not kept in arenas. */
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 20);
+    (void)mallopt(M_TRIM_THRESHOLD, 1 << 22);
+    (void)signal(SIGPIPE, SIG_IGN);
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, SIGTERM);
+    (void)sigaddset(&set, SIGINT);
+    (void)sigprocmask(SIG_BLOCK, &set, NULL); /* before there are threads: they inherit it */
+    s->config = config;
+    memory_init(&s->memory, config->memory_budget);
+    if (!log_set_level(config->log_level)) {
+        (void)error_set(&err, ST_BAD_PARAMETER, "log_level = %s is not debug, info, warn or error",
+                        config->log_level);
+        return failed(&err);
+    }
+    if (start(s, &err)) {
+        code = failed(&err);
+    } else {
+        log_event(LOG_LEVEL_INFO, "listening", "address", LOG_TEXT, http_address(s->http), NULL);
+        if (models_load(s->models, s->engine, config->models, config->default_model, &err)) {
+            code = failed(&err);
+        } else {
+            atomic_store(&s->is_ready, true);
+            log_event(LOG_LEVEL_INFO, "ready", "address", LOG_TEXT, http_address(s->http), NULL);
+            notify_manager("READY=1");
+            while (sigwaitinfo(&set, NULL) < 0 && errno == EINTR)
+                continue;
+            code = drain(s, &set);
+        }
+    }
+    if (s->queue) queue_close(s->queue);
+    batcher_free(s->batcher);
+    codec_pool_free(s->codecs);
+    http_free(s->http);
+    models_free(s->models);
+    engine_close(s->engine);
+    queue_free(s->queue);
+    log_event(LOG_LEVEL_INFO, "stopped", "code", LOG_NUMBER, (double)code, NULL);
+    return code;
+}

@@ -1,0 +1,11 @@
+/* serve.h - the daemon from start to end. */
+#ifndef DAVID_SERVER_SERVE_H
+#define DAVID_SERVER_SERVE_H
+
+#include "server/config.h"
+
+/* Serves until SIGTERM or SIGINT and drains. Returns the exit code: 0, 1 (failed, or work was left at drain_timeout), 2
+ * (a setting that this machine cannot honour). Call it once, from the main thread, before there are others. */
+int serve_run(const struct config *config);
+
+#endif
