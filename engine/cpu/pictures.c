@@ -29,14 +29,14 @@ INLINE void chunk_sums(const struct norm_job *j, const float *shift, float *sum,
     }
 }
 
-/* y = scale[c] * x + offset[c] from the chunks' sums, always added in the same order. */
-static void norm_constants(const struct norm_job *j, const float *shift, const float *sums,
-                           size_t ld, size_t chunks, float *scale, float *offset)
+/* y = scale[c] * (x - shift[c]) + offset[c] from the chunks' sums, always added in the same order. The mean is taken off
+ * before anything is scaled: a small spread about a large mean keeps its digits. */
+static void norm_constants(const struct norm_job *j, float *shift, const float *sums, size_t ld,
+                           size_t chunks, float *scale, float *offset)
 {
     uint32_t width = j->c / j->groups;
     for (uint32_t g = 0; g < j->groups; g++) {
         double n = (double)j->pixels, mean = 0, spread = 0;
-        double means[1] = { 0 };
         for (int pass = 0; pass < 2; pass++)
             for (uint32_t c = g * width; c < (g + 1) * width; c++) {
                 double s = 0, q = 0;
@@ -46,33 +46,35 @@ static void norm_constants(const struct norm_job *j, const float *shift, const f
                 }
                 double m = (double)shift[c] + s / n;
                 if (pass == 0)
-                    means[0] += m / width;
+                    mean += m / width;
                 else
-                    spread += (q - s * s / n) / n + (m - means[0]) * (m - means[0]);
+                    spread += (q - s * s / n) / n + (m - mean) * (m - mean);
             }
-        mean = means[0];
         spread = spread / width;
-        double rstd = 1.0 / sqrt((spread > 0         ? spread
-                                  : spread != spread ? spread
-                                                     : 0) +
-                                 (double)j->eps);
+        if (spread < 0) spread = 0; /* rounding; a NaN stays one */
+        double rstd = 1.0 / sqrt(spread + (double)j->eps);
+        float centre = (float)mean;
         for (uint32_t c = g * width; c < (g + 1) * width; c++) {
-            double a = rstd * (double)j->gamma[c], b = (double)j->beta[c] - mean * a;
-            if (j->scale_shift) {
-                a *= 1.0 + (double)j->scale_shift[c];
-                b = b * (1.0 + (double)j->scale_shift[c]) + (double)j->scale_shift[j->c + c];
+            double gamma = (double)j->gamma[c], beta = (double)j->beta[c];
+            if (j->scale_shift) { /* rounded where folding rounds: the two forms then agree to the bit */
+                double by = 1.0 + (double)j->scale_shift[c];
+                gamma = (double)(float)(gamma * by);
+                beta = (double)(float)(beta * by + (double)j->scale_shift[j->c + c]);
             }
+            double a = rstd * gamma, b = beta + ((double)centre - mean) * a;
+            shift[c] = centre;
             scale[c] = (float)a;
             offset[c] = (float)b;
         }
     }
 }
 
-INLINE void norm_pixel(const struct norm_job *j, const float *scale, const float *offset, size_t i,
-                       bool bf16)
+INLINE void norm_pixel(const struct norm_job *j, const float *shift, const float *scale,
+                       const float *offset, size_t i, bool bf16)
 {
     for (size_t c = 0; c < j->c; c += VEC) {
-        vf v = vload(j->x, i * j->x_ld + c, j->c - c, bf16) * vget(scale + c) + vget(offset + c);
+        vf v = vload(j->x, i * j->x_ld + c, j->c - c, bf16) - vget(shift + c);
+        v = v * vget(scale + c) + vget(offset + c);
         vstore(j->y, i * j->y_ld + c, j->c - c, j->silu ? vsilu(v) : v, bf16);
     }
 }
@@ -100,9 +102,9 @@ void ISA_FN(group_norm)(const struct norm_job *j)
 #pragma omp parallel for schedule(static) num_threads(j->threads)
     for (size_t i = 0; i < j->pixels; i++) {
         if (bf16)
-            norm_pixel(j, scale, offset, i, true);
+            norm_pixel(j, shift, scale, offset, i, true);
         else
-            norm_pixel(j, scale, offset, i, false);
+            norm_pixel(j, shift, scale, offset, i, false);
     }
 }
 
