@@ -188,6 +188,41 @@ static void run(struct golden *g, struct backend *b, const struct graph *graph, 
     program_free(p);
 }
 
+/* The folded form with one set a row, against the unfolded output: relative L2. */
+static double folded_error(const struct golden *g, struct backend *b, const struct graph *graph,
+                           enum dtype dtype)
+{
+    struct error err = { 0 };
+    uint64_t seed = g->seed;
+    struct param_source src = { hash_param_load, &seed };
+    size_t count = (size_t)g->rows * g->arch.image_size * g->arch.image_size * g->channels;
+    struct condition *sets = calloc(g->rows, sizeof *sets);
+    uint32_t *set = calloc(g->rows, sizeof *set);
+    float *y = malloc(count * sizeof *y);
+    assert_non_null(sets);
+    assert_non_null(set);
+    assert_non_null(y);
+    for (uint32_t i = 0; i < g->rows; i++) {
+        sets[i] = (struct condition){ g->t[i], -1 };
+        set[i] = i;
+    }
+    struct program_options o = { .dtype = dtype, .sets = sets, .n_sets = g->rows };
+    struct program *p = NULL;
+    if (program_new(&p, b, graph, &src, &o, &err)) fail_msg("%s", err.detail);
+    struct program_io io = { .x = g->x, .y = y, .set = set };
+    if (program_run(p, &io, g->rows, &err)) fail_msg("%s", err.detail);
+    program_free(p);
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < count; i++) {
+        difference += ((double)y[i] - (double)g->y[i]) * ((double)y[i] - (double)g->y[i]);
+        norm += (double)g->y[i] * (double)g->y[i];
+    }
+    free(sets);
+    free(set);
+    free(y);
+    return sqrt(difference / norm);
+}
+
 static struct backend *chosen_backend(const char *name)
 {
     struct backend *b = NULL;
@@ -232,6 +267,7 @@ static void outputs_and_activations_are_the_published_ones(void **state)
     (void)snprintf(pattern, sizeof pattern, "%s/unet_*.safetensors",
                    setting("DAVID_GOLDEN", DAVID_GOLDEN_DEFAULT));
     assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+    bool in_double = strcmp(b->ops->name, "reference") == 0;
     unsigned failed = 0, ran = 0;
     for (size_t i = 0; i < found.gl_pathc; i++) {
         struct golden g = { 0 };
@@ -245,10 +281,16 @@ static void outputs_and_activations_are_the_published_ones(void **state)
                          dtype_name(dtype), (unsigned long long)graph_param_count(graph));
         } else {
             run(&g, b, graph, dtype);
-            bool good = g.worst <= tolerance;
-            (void)printf("%-32s %s %s: worst relative error %.2e (%s, of %u), tolerance %.0e%s\n",
+            double folded = folded_error(&g, b, graph, dtype);
+            double folded_tolerance = dtype == DT_F32 ? 1e-6 : tolerance;
+            /* bias + e is one F32 rounding where the unfolded form has two, and the difference grows through the layers. */
+            if (!in_double && dtype == DT_F32 && !g.arch.use_scale_shift_norm)
+                folded_tolerance = 4e-6;
+            bool good = g.worst <= tolerance && folded <= folded_tolerance;
+            (void)printf("%-32s %s %s: worst relative error %.2e (%s, of %u), tolerance %.0e; "
+                         "folded %.1e from unfolded%s\n",
                          name, b->ops->name, dtype_name(dtype), g.worst, g.worst_name, g.compared,
-                         tolerance, good ? "" : "  FAILED");
+                         tolerance, folded, good ? "" : "  FAILED");
             failed += !good;
             ran++;
         }
