@@ -109,7 +109,11 @@ static enum status choose_arch(struct unet_arch *out, const char *arch, const ch
     char path[PATH_MAX];
     struct safetensors *st = NULL;
     struct model_info info = { 0 };
-    if (!model) return unet_arch_parse(out, arch ? arch : "ffhq256", err);
+    if (!model) {
+        struct error why = { 0 };
+        if (unet_arch_parse(out, arch ? arch : "ffhq256", &why) == ST_OK) return ST_OK;
+        return error_set(err, ST_BAD_PARAMETER, "--arch: %s", why.detail);
+    }
     enum status s = model_path(path, model, err);
     if (!s) s = safetensors_open(&st, path, err);
     if (!s) s = model_info_read(&info, st, err);

@@ -90,7 +90,11 @@ static enum status choose_arch(struct unet_arch *out, const struct source *src, 
                                struct error *err)
 {
     struct model_info info = { 0 };
-    if (arch) return unet_arch_parse(out, arch, err);
+    if (arch) {
+        struct error why = { 0 };
+        if (unet_arch_parse(out, arch, &why) == ST_OK) return ST_OK;
+        return error_set(err, ST_BAD_PARAMETER, "--arch: %s", why.detail);
+    }
     if (!src->st)
         return error_set(err, ST_BAD_PARAMETER,
                          "a .pt holds no architecture: --arch ffhq256, imagenet256 or JSON");
