@@ -20,7 +20,11 @@ enum status image_init(struct image *out, uint32_t width, uint32_t height, uint3
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for an image of %u x %u px", width,
                          height);
     }
-    *out = (struct image){ width, height, channels, depth, pixels };
+    out->width = width;
+    out->height = height;
+    out->channels = channels;
+    out->depth = depth;
+    out->pixels = pixels;
     return ST_OK;
 }
 

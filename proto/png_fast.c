@@ -104,7 +104,7 @@ static int by_weight(const void *a, const void *b)
 static bool code_lengths(uint8_t lengths[SYMBOLS], const uint32_t weights[SYMBOLS])
 {
     struct leaf leaves[SYMBOLS];
-    uint32_t weight[2 * SYMBOLS], parent[2 * SYMBOLS], depth[2 * SYMBOLS];
+    uint32_t weight[2 * SYMBOLS], parent[2 * SYMBOLS] = { 0 }, depth[2 * SYMBOLS];
     uint32_t n = 0;
     for (uint32_t s = 0; s < SYMBOLS; s++) {
         lengths[s] = 0;
