@@ -312,6 +312,23 @@ static void a_tiled_identity_returns_its_input_exactly(void **state)
             }
 }
 
+static void a_large_photograph_goes_through_its_tiles_unchanged(void **state)
+{
+    (void)state;
+    struct image img = picture(2000, 1500, 3, 8, 2), out = { 0 };
+    struct restoration_setup s = setup(TASK_DENOISE, 64, 32);
+    struct restoration *r = NULL;
+    s.img = &img;
+    assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
+    assert_int_equal(restoration_rows(r), 62 * 46);
+    run_identity(r, 0);
+    assert_int_equal(restoration_image(r, OUTPUT_IMAGE, 0, &out, NULL), ST_OK);
+    assert_memory_equal(out.pixels, img.pixels, image_bytes(&img));
+    restoration_free(r);
+    image_done(&out);
+    image_done(&img);
+}
+
 static void the_order_in_which_tiles_come_back_does_not_matter(void **state)
 {
     (void)state;
@@ -578,6 +595,7 @@ int main(void)
         cmocka_unit_test(every_pixel_is_covered_and_weights_sum_to_one),
         cmocka_unit_test(reflection_repeats_as_often_as_needed),
         cmocka_unit_test(a_tiled_identity_returns_its_input_exactly),
+        cmocka_unit_test(a_large_photograph_goes_through_its_tiles_unchanged),
         cmocka_unit_test(the_order_in_which_tiles_come_back_does_not_matter),
         cmocka_unit_test(a_tile_that_is_not_finite_fails_its_restoration),
         cmocka_unit_test(mean_and_unbiased_deviation_are_those_of_the_samples),
