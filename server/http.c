@@ -52,7 +52,7 @@ struct exchange {
     struct MHD_Connection *connection;
     struct conn *conn;
     struct reply reply;
-    enum { NEW, GATHERING, SUBMITTED, ANSWERED } state;
+    enum { NEW, BARE, GATHERING, SUBMITTED, ANSWERED } state;
     bool is_counted; /* in server->active */
     uint64_t ticket;
 };
@@ -162,8 +162,6 @@ static enum MHD_Result begin(struct exchange *x, const char *method)
 {
     struct http_call *c = &x->call;
     struct server *s = x->h->server;
-    read_headers(x, method);
-    if (!move(x->conn, PHASE_HEADERS, PHASE_BODY)) return MHD_NO;
     const struct route *r = route_find(c->path);
     c->route = r;
     bool is_options = strcmp(method, "OPTIONS") == 0;
@@ -256,7 +254,17 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
     struct exchange *x = *req_cls;
     if (!x || !x->conn) return MHD_NO;
     switch (x->state) {
-    case NEW: return begin(x, method);
+    case NEW:
+        read_headers(x, method);
+        if (!move(x->conn, PHASE_HEADERS, PHASE_BODY)) return MHD_NO;
+        if (x->call.has_body) return begin(x, method);
+        x->state = BARE; /* the library closes connections that are answered on the first call */
+        return MHD_YES;
+    case BARE: {
+        enum MHD_Result result = begin(x, method);
+        if (!result || x->state != GATHERING) return result;
+    } /* fall through: a body of no bytes is complete */
+        __attribute__((fallthrough));
     case GATHERING:
         if (*upload_size > 0) {
             size_t n = *upload_size;

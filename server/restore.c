@@ -143,6 +143,7 @@ enum status restore_begin(struct server *s, struct http_call *call, struct error
     if (!r) return error_set(err, ST_NO_MEMORY_NOW, "no memory for another request");
     r->server = s;
     r->call = call;
+    r->deadline_ns = NO_DEADLINE;
     atomic_init(&r->references, 1);
     enum accepted a = accept_choose(call->accept);
     r->wants_json = a == ACCEPTED_JSON;
