@@ -403,6 +403,7 @@ static const struct backend_ops cpu_ops = {
     .free = release,
     .conv_plan = cpu_conv_plan,
     .conv_plan_free = cpu_conv_plan_free,
+    .conv_plan_bytes = cpu_conv_plan_bytes,
     .conv = cpu_conv,
     .linear_plan = linear_plan,
     .linear_plan_free = linear_plan_free,

@@ -11,6 +11,7 @@ struct conv_plan {
         *weight; /* direct: [oc / nr][kernel * kernel * ic][nr]; Winograd: [oc / nr][36][ic][nr] */
     float *bias; /* [sets][oc] */
     size_t scratch_stride;
+    size_t bytes; /* of weight and bias */
 };
 
 /* Winograd's weights are four times as large, so it pays only where a picture has many pixels. */
@@ -88,6 +89,7 @@ enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const fl
     p->scratch_stride = (p->scratch_stride + 15) / 16 * 16;
     p->weight = cpu_floats(k * padded);
     p->bias = calloc((size_t)d->sets * d->oc, sizeof *p->bias);
+    p->bytes = (k * padded + (size_t)d->sets * d->oc) * sizeof *p->weight;
     if (!p->weight || !p->bias) {
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory for %zu bytes of packed weights",
                       k * padded * sizeof *p->weight);
@@ -106,6 +108,11 @@ enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const fl
 done:
     cpu_conv_plan_free(b, p);
     return s;
+}
+
+size_t cpu_conv_plan_bytes(const struct conv_plan *p)
+{
+    return p->bytes;
 }
 
 static bool fits(const struct tensor *t, uint32_t h, uint32_t w, uint32_t c, size_t ld,

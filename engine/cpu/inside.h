@@ -27,6 +27,7 @@ float *cpu_floats(size_t count); /* 64-byte aligned; NULL: no memory */
 enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const float *weight,
                           const float *bias, struct conv_plan **out, struct error *err);
 void cpu_conv_plan_free(struct backend *b, struct conv_plan *p);
+size_t cpu_conv_plan_bytes(const struct conv_plan *p);
 enum status cpu_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
                      const struct tensor *residual, const struct tensor *y, const uint32_t *set,
                      struct error *err);

@@ -81,6 +81,8 @@ struct backend_ops {
     enum status (*conv_plan)(struct backend *b, const struct conv_desc *d, const float *weight,
                              const float *bias, struct conv_plan **out, struct error *err);
     void (*conv_plan_free)(struct backend *b, struct conv_plan *p);
+    /* What its packed weights and biases hold. May be NULL: then as many elements of `dtype` as were given. */
+    size_t (*conv_plan_bytes)(const struct conv_plan *p);
     /* y = conv(x) + bias[set] (+ residual). x: [n][h][w][ic], residual, y: [n][h'][w'][oc]; residual may be y itself (same buffer). */
     enum status (*conv)(struct backend *b, struct conv_plan *p, const struct tensor *x,
                         const struct tensor *residual, const struct tensor *y, const uint32_t *set,

@@ -96,8 +96,11 @@ static enum status make_conv(struct making *m, struct step *st, int32_t i)
     st->by_set = folded != NULL;
     /* Where fewer output channels are wanted the weights' and bias's first rows are all that is read. */
     s = p->b->ops->conv_plan(p->b, &d, weight, folded ? folded : bias, &st->conv, m->err);
-    p->weight_bytes += (size_t)d.oc * d.ic * d.kernel * d.kernel * dtype_size(p->dtype) +
-                       (size_t)d.sets * d.oc * sizeof *bias;
+    if (!s)
+        p->weight_bytes += p->b->ops->conv_plan_bytes
+                               ? p->b->ops->conv_plan_bytes(st->conv)
+                               : (size_t)d.oc * d.ic * d.kernel * d.kernel * dtype_size(p->dtype) +
+                                     (size_t)d.sets * d.oc * sizeof *bias;
 done:
     free(weight);
     free(bias);
