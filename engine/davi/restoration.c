@@ -205,7 +205,7 @@ static void measured_at(const struct restoration *r, uint32_t x, uint32_t y, flo
 {
     const uint32_t channels = r->shape.in.c;
     const size_t at = ((size_t)y * r->shape.in.w + x) * channels;
-    float rgb[3];
+    float rgb[3] = { 0 };
     uint32_t colors = channels < 3 ? 1 : 3;
     for (uint32_t c = 0; c < colors; c++)
         rgb[c] = r->shape.float_y ? r->s.y->y[at + c] : level_of(r, at + c);
