@@ -9,7 +9,7 @@ struct queue {
     pthread_mutex_t lock; /* guards everything here and the items that are linked */
     pthread_cond_t filled;
     size_t max, claims, n;
-    uint64_t rows, virtual_served, pushed;
+    uint64_t rows, pushed;
     bool is_closed;
     struct queue_item **heap, **aside; /* [max] each */
 };
@@ -129,8 +129,8 @@ enum status queue_push(struct queue *q, struct queue_item *item, struct error *e
     bool is_closed = q->is_closed;
     if (!is_closed) {
         item->order = q->pushed++;
-        item->served = q->n ? q->virtual_served : 0;
-        if (q->n == 0) q->virtual_served = 0;
+        item->served =
+            q->n ? q->heap[0]->served : 0; /* not 0: newcomers would starve a large picture */
         item->next = 0;
         item->in_engine = 0;
         item->is_expired = false;
@@ -160,7 +160,6 @@ size_t queue_fill(struct queue *q, struct queue_row *batch, size_t max, uint64_t
         model = item->model;
         if (item->first_ns == 0) item->first_ns = now_ns;
         batch[n++] = (struct queue_row){ item, item->next++ };
-        if (item->served > q->virtual_served) q->virtual_served = item->served;
         item->served++;
         item->in_engine++;
         q->rows--;

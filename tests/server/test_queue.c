@@ -1,0 +1,199 @@
+/* The queue's order, bounds and ownership, and the memory budget, with time as a number. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "server/memory.h"
+#include "server/queue.h"
+#include "server/throughput.h"
+
+static const int model_a, model_b;
+
+static struct queue *queue_of(size_t max)
+{
+    struct queue *q = NULL;
+    assert_int_equal(queue_new(&q, max, NULL), ST_OK);
+    return q;
+}
+
+static void push(struct queue *q, struct queue_item *item, const void *model, uint64_t rows,
+                 uint64_t deadline_ns)
+{
+    *item = (struct queue_item){ .model = model, .rows = rows, .deadline_ns = deadline_ns };
+    assert_int_equal(queue_claim(q, NULL), ST_OK);
+    assert_int_equal(queue_push(q, item, NULL), ST_OK);
+}
+
+/* The earliest deadline goes first, whoever came first. */
+static void earliest_deadline_leaves_first(void **state)
+{
+    (void)state;
+    struct queue *q = queue_of(4);
+    struct queue_item late, soon, none;
+    struct queue_row rows[3];
+    push(q, &none, &model_a, 1, NO_DEADLINE);
+    push(q, &late, &model_a, 1, 200);
+    push(q, &soon, &model_a, 1, 100);
+    assert_int_equal(queue_fill(q, rows, 3, 5), 3);
+    assert_ptr_equal(rows[0].item, &soon);
+    assert_ptr_equal(rows[1].item, &late);
+    assert_ptr_equal(rows[2].item, &none);
+    assert_int_equal(soon.first_ns, 5);
+    queue_free(q);
+}
+
+/* Rows of equal deadlines take turns, and each picture's rows leave in ascending order. */
+static void requests_take_turns(void **state)
+{
+    (void)state;
+    struct queue *q = queue_of(4);
+    struct queue_item large, small;
+    struct queue_row rows[4];
+    push(q, &large, &model_a, 100, NO_DEADLINE);
+    assert_int_equal(queue_fill(q, rows, 4, 1), 4);
+    for (uint64_t i = 0; i < 4; i++)
+        assert_int_equal(rows[i].index, i);
+    push(q, &small, &model_a, 2, NO_DEADLINE);
+    assert_int_equal(queue_fill(q, rows, 4, 1), 4);
+    unsigned of_small = 0;
+    for (unsigned i = 0; i < 4; i++)
+        of_small += rows[i].item == &small;
+    assert_int_equal(of_small, 2);
+    assert_int_equal(queue_rows(q), 94);
+    assert_false(queue_drop(q, &large)); /* rows are out */
+    for (unsigned i = 0; i < 5; i++)
+        assert_false(queue_back(q, &large));
+    assert_true(queue_back(q, &large));
+    assert_int_equal(queue_depth(q), 0);
+    queue_free(q);
+}
+
+/* A stream of new small requests does not starve a large one. */
+static void large_requests_go_on_beside_a_stream(void **state)
+{
+    (void)state;
+    struct queue *q = queue_of(4);
+    struct queue_item large, small[8];
+    struct queue_row row;
+    unsigned of_large = 0;
+    push(q, &large, &model_a, 100, NO_DEADLINE);
+    assert_int_equal(queue_fill(q, &row, 1, 1), 1);
+    for (unsigned i = 0; i < 8; i++) {
+        push(q, &small[i], &model_a, 1, NO_DEADLINE);
+        assert_int_equal(queue_fill(q, &row, 1, 1), 1);
+        of_large += row.item == &large;
+        if (row.item == &large) assert_int_equal(queue_fill(q, &row, 1, 1), 1);
+    }
+    assert_true(of_large >= 3);
+    (void)queue_drop(q, &large);
+    queue_free(q);
+}
+
+/* A batch holds one model's rows; the other's wait and lead the next. */
+static void batches_hold_one_model(void **state)
+{
+    (void)state;
+    struct queue *q = queue_of(4);
+    struct queue_item a, b, c;
+    struct queue_row rows[4];
+    push(q, &a, &model_a, 1, NO_DEADLINE);
+    push(q, &b, &model_b, 1, NO_DEADLINE);
+    push(q, &c, &model_a, 1, NO_DEADLINE);
+    assert_int_equal(queue_fill(q, rows, 4, 1), 2);
+    assert_ptr_equal(rows[1].item, &c);
+    assert_int_equal(queue_fill(q, rows, 4, 1), 1);
+    assert_ptr_equal(rows[0].item, &b);
+    queue_free(q);
+}
+
+static void a_full_queue_names_its_limit(void **state)
+{
+    (void)state;
+    struct queue *q = queue_of(1);
+    struct error err = { 0 };
+    assert_int_equal(queue_claim(q, &err), ST_OK);
+    assert_true(queue_is_full(q));
+    assert_int_equal(queue_claim(q, &err), ST_QUEUE_FULL);
+    assert_non_null(strstr(err.detail, "max_queue = 1"));
+    queue_unclaim(q);
+    assert_int_equal(queue_claim(q, NULL), ST_OK);
+    queue_free(q);
+}
+
+/* Expired items come out once; one with rows in the engine is the batcher's to hand on. */
+static void deadlines_expire_by_the_given_clock(void **state)
+{
+    (void)state;
+    struct queue *q = queue_of(4);
+    struct queue_item out, waiting;
+    struct queue_row row;
+    push(q, &out, &model_a, 2, 50);
+    assert_int_equal(queue_fill(q, &row, 1, 10), 1);
+    push(q, &waiting, &model_a, 2, 60);
+    assert_int_equal(queue_next_deadline(q), 50);
+    assert_null(queue_expired(q, 49));
+    assert_ptr_equal(queue_expired(q, 60), &waiting);
+    assert_null(queue_expired(q, 60));
+    assert_true(out.is_expired);
+    assert_true(queue_back(q, &out));
+    assert_int_equal(queue_rows(q), 0);
+    queue_free(q);
+}
+
+static void a_closed_queue_takes_nothing(void **state)
+{
+    (void)state;
+    struct queue *q = queue_of(1);
+    struct queue_item item = { .model = &model_a, .rows = 1, .deadline_ns = NO_DEADLINE };
+    assert_int_equal(queue_claim(q, NULL), ST_OK);
+    queue_close(q);
+    assert_int_equal(queue_push(q, &item, NULL), ST_DRAINING);
+    assert_false(queue_wait(q, 1, 0));
+    queue_free(q);
+}
+
+/* What can never fit is told from what does not fit now; what is given back fits again. */
+static void budget_tells_never_from_now(void **state)
+{
+    (void)state;
+    struct memory m;
+    memory_init(&m, 1000);
+    assert_int_equal(memory_hold(&m, 300, NULL), ST_OK);
+    assert_int_equal(memory_reserve(&m, 701, NULL), ST_NEVER_FITS);
+    assert_int_equal(memory_reserve(&m, 700, NULL), ST_OK);
+    assert_int_equal(memory_reserve(&m, 1, NULL), ST_NO_MEMORY_NOW);
+    memory_release(&m, 700);
+    assert_int_equal(memory_reserve(&m, UINT64_MAX, NULL), ST_NEVER_FITS);
+    memory_unhold(&m, 300);
+    assert_int_equal(memory_reserved(&m), 0);
+}
+
+static void retry_after_follows_the_measured_rate(void **state)
+{
+    (void)state;
+    struct throughput t = { 0 };
+    assert_int_equal(throughput_retry_after(&t, 1000), 1);
+    throughput_record(&t, 2, 1000000000);
+    assert_int_equal(throughput_retry_after(&t, 20), 11);
+    assert_int_equal(throughput_retry_after(&t, 1000000), 120);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(earliest_deadline_leaves_first),
+        cmocka_unit_test(requests_take_turns),
+        cmocka_unit_test(large_requests_go_on_beside_a_stream),
+        cmocka_unit_test(batches_hold_one_model),
+        cmocka_unit_test(a_full_queue_names_its_limit),
+        cmocka_unit_test(deadlines_expire_by_the_given_clock),
+        cmocka_unit_test(a_closed_queue_takes_nothing),
+        cmocka_unit_test(budget_tells_never_from_now),
+        cmocka_unit_test(retry_after_follows_the_measured_rate),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

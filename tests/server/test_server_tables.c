@@ -1,0 +1,231 @@
+/* Settings, parameters, metrics and the API description against their tables. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "proto/openapi.h"
+#include "server/config.h"
+#include "server/metrics.h"
+#include "server/models.h"
+#include "server/parameters.h"
+#include "server/routes.h"
+
+static const char *max_queue_from_environment(const char *name)
+{
+    return strcmp(name, "DAVID_MAX_QUEUE") == 0 ? "30" : NULL;
+}
+
+/* flag > environment > file > default, and each value says where it is from. */
+static void stronger_sources_win(void **state)
+{
+    (void)state;
+    static struct config c;
+    static const char file[] = "max_queue = 20 # c\nmax_body = 2MiB\nmax_delay=5ms\n";
+    config_init(&c);
+    assert_int_equal(c.max_queue, 256);
+    assert_int_equal(config_read_text(&c, file, sizeof file - 1, NULL), ST_OK);
+    assert_int_equal(c.max_queue, 20);
+    assert_int_equal(c.max_body, 2 << 20);
+    assert_int_equal(c.max_delay, 5000000);
+    assert_int_equal(config_read_environment(&c, max_queue_from_environment, NULL), ST_OK);
+    assert_int_equal(c.max_queue, 30);
+    assert_int_equal(config_set(&c, "max-queue", "40", FROM_FLAG, NULL), ST_OK);
+    assert_int_equal(c.max_queue, 40);
+    assert_int_equal(c.source[CONFIG_max_queue], FROM_FLAG);
+    assert_int_equal(c.source[CONFIG_max_body], FROM_FILE);
+    assert_int_equal(c.source[CONFIG_models], FROM_DEFAULT);
+}
+
+static const struct {
+    const char *text;
+} bad_files[] = { { "nope = 1" },
+                  { "max_queue" },
+                  { "max_queue = 0" },
+                  { "max_queue = -1" },
+                  { "max_queue = 1 2" },
+                  { "max_body = 64XB" },
+                  { "max_delay = 5" },
+                  { "max_delay = 11s" },
+                  { "= 3" },
+                  { "MAX_QUEUE = 3" },
+                  { "listen =" },
+                  { "max_queue = 99999999999999999999" },
+                  { "max_queue=3\nmax_queue=4" },
+                  { "max_body = 99999999TiB" } };
+
+static void bad_settings_are_refused(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof bad_files / sizeof bad_files[0]; i++) {
+        static struct config c;
+        struct error err = { 0 };
+        config_init(&c);
+        if (config_read_text(&c, bad_files[i].text, strlen(bad_files[i].text), &err) !=
+            ST_BAD_PARAMETER)
+            fail_msg("accepted: %s", bad_files[i].text);
+        assert_true(err.detail[0] != '\0');
+    }
+}
+
+static const struct {
+    const char *query;
+    enum status want;
+} queries[] = {
+    { "task=denoise", ST_OK },
+    { "", ST_OK },
+    { "seed=18446744073709551615&output=mean", ST_OK },
+    { "task=%64enoise&h=0.5", ST_OK },
+    { "seed=18446744073709551616", ST_BAD_PARAMETER },
+    { "seed=-1", ST_BAD_PARAMETER },
+    { "seed=", ST_BAD_PARAMETER },
+    { "h=nan", ST_BAD_PARAMETER },
+    { "h=inf", ST_BAD_PARAMETER },
+    { "h=0x1", ST_BAD_PARAMETER },
+    { "h=1e9", ST_BAD_PARAMETER },
+    { "samples=0", ST_BAD_PARAMETER },
+    { "samples=2", ST_BAD_PARAMETER },
+    { "samples=1&output=std", ST_BAD_PARAMETER },
+    { "samples=1000000000&output=mean", ST_TOO_MANY_SAMPLES },
+    { "task=a&task=a", ST_BAD_PARAMETER },
+    { "tusk=denoise", ST_BAD_PARAMETER },
+    { "task=%00", ST_BAD_REQUEST },
+    { "task=%zz", ST_BAD_REQUEST },
+    { "task=%c3%28", ST_BAD_REQUEST },
+    { "deadline_ms=0", ST_BAD_PARAMETER },
+    { "output=png", ST_BAD_PARAMETER },
+};
+
+static void parameters_are_judged_by_the_table(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof queries / sizeof queries[0]; i++) {
+        struct parameters p;
+        struct error err = { 0 };
+        parameters_init(&p);
+        enum status s = parameters_read_query(&p, queries[i].query, &err);
+        if (!s) s = parameters_complete(&p, false, 64, &err);
+        if (s != queries[i].want) fail_msg("%s: %s", queries[i].query, status_name(s));
+    }
+}
+
+static void accept_is_weighed(void **state)
+{
+    (void)state;
+    assert_int_equal(accept_choose(""), ACCEPTED_PNG);
+    assert_int_equal(accept_choose("*/*"), ACCEPTED_PNG);
+    assert_int_equal(accept_choose("image/jpeg"), ACCEPTED_JPEG);
+    assert_int_equal(accept_choose("image/jpeg;q=0.5, image/png"), ACCEPTED_PNG);
+    assert_int_equal(accept_choose("application/json"), ACCEPTED_JSON);
+    assert_int_equal(accept_choose("text/html, image/gif"), ACCEPTED_PNG);
+}
+
+static void no_text_metric(void *cls, const char *name, FILE *f)
+{
+    (void)cls;
+    (void)fprintf(f, "%s 1\n", name);
+}
+
+/* Every metric of the table has HELP, TYPE and a sample; histograms are cumulative and end with +Inf. */
+static void metrics_text_holds_the_table(void **state)
+{
+    (void)state;
+    static struct metrics m;
+    static const char *const names[] = { "/restore" };
+    char *text = NULL;
+    size_t len = 0;
+    metric_time(&m.compute_duration, 2000000);
+    metric_time(&m.compute_duration, UINT64_C(100000000000));
+    metric_size(&m.batch_size, 8);
+    metric_request(&m, 0, "POST", 200);
+    metric_request(&m, 99, "BREW", 418);
+    FILE *f = open_memstream(&text, &len);
+    assert_non_null(f);
+    metrics_text(&m, f, names, 1, no_text_metric, NULL);
+    (void)fclose(f);
+#define METRIC(field, name, type, help)                                                            \
+    assert_non_null(strstr(text, "# HELP " name " "));                                             \
+    assert_non_null(strstr(text, "# TYPE " name " "));
+#include "server/metrics.def"
+#undef METRIC
+    assert_non_null(strstr(text, "david_compute_duration_seconds_bucket{le=\"0.0025\"} 1\n"));
+    assert_non_null(strstr(text, "david_compute_duration_seconds_bucket{le=\"60\"} 1\n"));
+    assert_non_null(strstr(text, "david_compute_duration_seconds_bucket{le=\"+Inf\"} 2\n"));
+    assert_non_null(strstr(text, "david_batch_size_bucket{le=\"4\"} 0\n"));
+    assert_non_null(strstr(text, "david_batch_size_bucket{le=\"8\"} 1\n"));
+    assert_non_null(strstr(text, "{route=\"/restore\",method=\"POST\",code=\"200\"} 1\n"));
+    assert_non_null(strstr(text, "{route=\"other\",method=\"other\",code=\"0\"} 1\n"));
+    free(text);
+}
+
+/* The description names every route with its method, every status code, parameter and metric. */
+static void openapi_agrees_with_the_tables(void **state)
+{
+    (void)state;
+    json_t *api = json_loadb(openapi_json, openapi_json_len, 0, NULL);
+    assert_non_null(api);
+    json_t *paths = json_object_get(api, "paths");
+    assert_int_equal(json_object_size(paths), n_routes);
+    for (unsigned i = 0; i < n_routes; i++) {
+        const char *method = strcmp(routes[i].method, "GET") == 0 ? "get" : "post";
+        assert_non_null(json_object_get(json_object_get(paths, routes[i].path), method));
+    }
+    json_t *post = json_object_get(json_object_get(paths, "/restore"), "post");
+    json_t *responses = json_object_get(post, "responses");
+    for (int s = 0; s < ST_COUNT; s++) {
+        char code[8];
+        (void)snprintf(code, sizeof code, "%d", status_http((enum status)s));
+        if (s == ST_UNAUTHORIZED || s == ST_FORBIDDEN) continue; /* nothing here asks for a token */
+        if (!json_object_get(responses, code)) fail_msg("no response %s", code);
+    }
+    json_t *parameter;
+    size_t i, known = 0;
+    json_array_foreach (json_object_get(post, "parameters"), i, parameter) {
+        struct parameters p;
+        struct error err = { 0 };
+        const char *name = json_string_value(json_object_get(parameter, "name"));
+        parameters_init(&p);
+        (void)parameters_set(&p, name, strlen(name), "1", 1, &err);
+        if (strncmp(err.detail, "there is no parameter", 21) == 0) fail_msg("%s", err.detail);
+        known++;
+    }
+    assert_int_equal(known, 7);
+    json_t *metrics = json_object_get(api, "x-metrics");
+    size_t n = 0;
+#define METRIC(field, name, type, help)                                                            \
+    assert_string_equal(json_string_value(json_array_get(metrics, n)), name);                      \
+    n++;
+#include "server/metrics.def"
+#undef METRIC
+    assert_int_equal(json_array_size(metrics), n);
+    json_decref(api);
+}
+
+static void versions_are_in_natural_order(void **state)
+{
+    (void)state;
+    assert_true(natural_compare("v2", "v10") < 0);
+    assert_true(natural_compare("2024.9", "2024.10") < 0);
+    assert_int_equal(natural_compare("a", "a"), 0);
+    assert_true(natural_compare("b", "a1") > 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(stronger_sources_win),
+        cmocka_unit_test(bad_settings_are_refused),
+        cmocka_unit_test(parameters_are_judged_by_the_table),
+        cmocka_unit_test(accept_is_weighed),
+        cmocka_unit_test(metrics_text_holds_the_table),
+        cmocka_unit_test(openapi_agrees_with_the_tables),
+        cmocka_unit_test(versions_are_in_natural_order),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
