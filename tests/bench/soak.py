@@ -7,6 +7,7 @@ ever not 200, where an answer is other than 200, 429 or 503, or where the daemon
 import argparse
 import collections
 import json
+import pathlib
 import signal
 import socket
 import subprocess
@@ -48,12 +49,13 @@ def main():
     p.add_argument("--image", required=True)
     p.add_argument("--task", default="denoise")
     p.add_argument("--minutes", type=float, default=10)
+    p.add_argument("--models", default=str(pathlib.Path(__file__).resolve().parents[2] / "models"))
     p.add_argument("--queue", type=int, default=8)
     p.add_argument("options", nargs="*")
     args = p.parse_args()
     url = f"http://127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory() as state, open(args.image, "rb") as f:
-        process = subprocess.Popen([args.david, "serve", "--listen", url[7:], "--state", state,
+        process = subprocess.Popen([args.david, "serve", "--listen", url[7:], "--state", state, "--models", args.models,
                                     "--max-queue", str(args.queue), *args.options])
         try:
             wait_ready(url, process)
