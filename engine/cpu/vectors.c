@@ -54,7 +54,7 @@ INLINE vf vlog(vf u)
 
 INLINE vf vsqrt(vf x)
 {
-    vf y;
+    vf y = x;
     for (int i = 0; i < VEC; i++)
         y[i] = __builtin_sqrtf(x[i]);
     return y;
@@ -76,8 +76,8 @@ INLINE void vsincos(vf u, vf *sine, vf *cosine)
     vi turn = __builtin_convertvector(quarter, vi);
     vi swap = (turn & 1) != 0;
     vf a = vselect(swap, c, s), b = vselect(swap, s, c);
-    *sine = (vf)((vi)a ^ ((turn & 2) << 30));
-    *cosine = (vf)((vi)b ^ (((turn + 1) & 2) << 30));
+    *sine = (vf)((vu)a ^ (((vu)turn & 2) << 30));
+    *cosine = (vf)((vu)b ^ ((((vu)turn + 1) & 2) << 30));
 }
 
 /* One row of one channel: words of VEC counters are drawn, then turned into normals together. */
