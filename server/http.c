@@ -164,10 +164,9 @@ static enum MHD_Result begin(struct exchange *x, const char *method)
     struct server *s = x->h->server;
     const struct route *r = route_find(c->path);
     c->route = r;
-    bool is_options = strcmp(method, "OPTIONS") == 0;
-    if (is_options && (r || strcmp(c->path, "*") == 0)) {
+    if (!r && strcmp(method, "OPTIONS") == 0 && strcmp(c->path, "*") == 0) {
         x->reply.code = 204;
-        reply_header(&x->reply, "Allow", "%s", r ? route_allow(r) : "GET, HEAD, POST, OPTIONS");
+        reply_header(&x->reply, "Allow", "GET, HEAD, POST, OPTIONS");
         x->reply.closes = c->has_body;
         return send_reply(x);
     }

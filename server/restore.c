@@ -75,14 +75,15 @@ static enum status check_going(struct request *r, struct error *err)
 {
     if (atomic_load(&r->is_cancelled))
         return error_set(err, ST_CANCELLED, "the client has closed its connection");
+    /* Before the deadline: aborting expires all that waits. */
+    if (atomic_load(&r->server->is_aborting))
+        return error_set(err, ST_DRAINING,
+                         "the service is shutting down: drain_timeout has passed");
     if (r->item.is_expired || (r->deadline_ns != NO_DEADLINE && clock_now_ns() >= r->deadline_ns))
         return error_set(err, ST_DEADLINE,
                          "not done within the deadline (deadline_ms, or default_deadline = %" PRIu64
                          " ms)",
                          r->server->config->default_deadline / NS_PER_MS);
-    if (atomic_load(&r->server->is_aborting))
-        return error_set(err, ST_DRAINING,
-                         "the service is shutting down: drain_timeout has passed");
     return ST_OK;
 }
 

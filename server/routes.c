@@ -149,5 +149,5 @@ unsigned route_index(const struct route *r)
 
 const char *route_allow(const struct route *r)
 {
-    return strcmp(r->method, "GET") == 0 ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+    return strcmp(r->method, "GET") == 0 ? "GET, HEAD" : "POST";
 }

@@ -22,7 +22,7 @@ extern const unsigned n_routes;
 
 const struct route *route_find(const char *path); /* NULL: none */
 unsigned route_index(const struct route *r);      /* n_routes for NULL */
-/* "GET, HEAD, OPTIONS" */
+/* "GET, HEAD" */
 const char *route_allow(const struct route *r);
 
 #endif
