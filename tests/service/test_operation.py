@@ -121,9 +121,9 @@ def test_a_full_queue_is_503_with_retry_after(start):
 
 
 def test_memory_that_is_taken_is_503_and_what_can_never_fit_is_422(start):
-    d = start(memory_budget="64MiB", max_samples=100000, max_pixels=10**8)
+    d = start(memory_budget="64MiB", max_samples=4096, max_pixels=10**8)
     reserved = d.reserved()
-    never = d.restore(png(300, 300), samples=10000, output="all")
+    never = d.restore(png(300, 300), samples=4000, output="all")
     assert never.status_code == 422 and "memory_budget" in never.json()["detail"]
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
         answers = list(pool.map(lambda _: d.restore(png(400, 400), samples=4, output="all"), range(24)))
@@ -169,7 +169,7 @@ def test_new_work_is_served_for_drain_delay(start):
 
 
 def test_drain_timeout_answers_the_rest_503_and_exits_1(start):
-    d = start(drain_timeout="10ms", max_samples=100000)
+    d = start(drain_timeout="10ms", max_samples=4096)
     reserved = d.reserved()
     waiting = d.connect()
     waiting.sendall(slow_request(samples=500))
