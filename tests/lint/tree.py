@@ -6,7 +6,7 @@ import sys
 
 TEXT = {".c", ".h", ".def", ".cu", ".cuh", ".py", ".sh", ".md", ".yml", ".yaml", ".json", ".txt", ".cmake", ".service"}
 CODE = {".c", ".h", ".cu", ".cuh", ".py", ".sh"}
-MAX_LINES = 650
+MAX_LINES = 600
 MAX_BYTES = 6_000_000
 LARGE = re.compile(r"models/[^/]+\.safetensors")  # weights are what they are
 
