@@ -1,0 +1,198 @@
+/* kernels.h - the launchers of david's own CUDA kernels: everything that cuDNN does not do, or does worse.
+ *
+ * Each takes a plain struct and a stream (cudaStream_t), starts kernels there and returns at once: 0, or the cudaError_t of the
+ * launch. None allocates, waits, or reads host memory after it has returned, so that each may be recorded into a CUDA graph;
+ * what differs between two runs of a recorded graph therefore stands in device memory (`set`, `rows`, `t`, `label`).
+ * Unless it says host, a pointer is device memory. Pictures are struct tensor: NHWC, F32, F16 or BF16, `ld` elements between
+ * pixels; data is 16-byte aligned where ld * size is a multiple of 16, else aligned to an element. Arithmetic and statistics
+ * are F32, one summation order whatever n is. Shapes have been checked by the caller. Plain C; the same in C++. */
+#ifndef DAVID_CUDA_KERNELS_H
+#define DAVID_CUDA_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "engine/graph/tensor.h"
+
+/* ---- the network's pictures ---- */
+
+/* y = silu((norm(x) gamma + beta) (1 + scale) + shift); statistics in F32, two passes over the values (mean, then squares around it). */
+struct gpu_norm {
+    struct tensor x, y; /* [n][h][w][c], same dtype; may be the same buffer */
+    uint32_t groups;    /* c % groups == 0 */
+    float eps;
+    const float *gamma, *beta; /* [sets][c] F32 */
+    const uint32_t *set;       /* [n] or NULL: all 0 */
+    const float *scale_shift;  /* NULL or [n] rows of [2c] F32: scale, then shift */
+    size_t scale_shift_ld;     /* floats between rows of scale_shift; 0: one for all */
+    bool silu;
+    float *mean_rstd; /* NULL or out: [n][groups][2] F32, for the backward pass */
+    float *scratch;   /* gpu_norm_scratch() floats; NULL where that is 0 */
+};
+size_t gpu_norm_scratch(const struct tensor *x, uint32_t groups); /* host only; grows with n */
+int gpu_group_norm(const struct gpu_norm *a, void *stream);
+
+/* y: [n][2h][2w][c] = nearest of x: [n][h][w][c]; one dtype. */
+int gpu_upsample(const struct tensor *x, const struct tensor *y, void *stream);
+/* y: [n][h][w][c] = mean of 2 x 2 of x: [n][2h][2w][c]; one dtype. */
+int gpu_downsample(const struct tensor *x, const struct tensor *y, void *stream);
+
+/* y[first + k] = x[k] (+ add[k]) for k < x.c, 0 for the next `zeros` channels of y; converts between any two dtypes. Concat, cast, padding and the
+ * sum with an embedding are all this. Same n, h, w; x may be y where the dtypes and ld are the same and first = 0. */
+struct gpu_copy {
+    struct tensor x, y; /* y.c is not looked at: first + x.c + zeros <= y.ld */
+    uint32_t first, zeros;
+    const float *add;    /* NULL or F32; of row n at add + (set ? set[n] : n) * add_ld, [x.c] */
+    size_t add_ld;       /* 0: one for all */
+    const uint32_t *set; /* [n] or NULL */
+};
+int gpu_copy(const struct gpu_copy *a, void *stream);
+
+/* y = conv(x) + bias[set] (+ residual): any kernel 1 or 3 (padding kernel / 2), stride 1 or 2, any channel counts. The one that always works; cuDNN
+ * has the wide ones. Two cases must be fast: x.c <= 4 (conv_in: bound by writing y), y.c <= 4 (conv_out: bound by reading x). */
+struct gpu_conv {
+    struct tensor x, y; /* [n][h][w][ic], [n][h'][w'][oc]; x and y may differ in dtype */
+    uint32_t kernel, stride;
+    const float *weight;           /* [kernel][kernel][ic][oc] F32 */
+    const float *bias;             /* [sets][oc] F32 */
+    const uint32_t *set;           /* [n] or NULL */
+    const struct tensor *residual; /* host struct; NULL or as y, y's dtype; may be y itself */
+};
+int gpu_conv(const struct gpu_conv *a, void *stream);
+
+/* softmax(q k^T / sqrt(ch)) v over the h * w pixels of each picture and each head, softmax in F32, nothing kept of the size of h * w squared. */
+struct gpu_attention {
+    struct tensor qkv, y; /* [n][h][w][3c], [n][h][w][c]; same dtype */
+    uint32_t heads;       /* c % heads == 0; c / heads <= 256 */
+    bool new_order; /* channels of qkv: false = head by head (q, k, v), true = q, k, v by heads */
+};
+int gpu_attention(const struct gpu_attention *a, void *stream);
+
+/* ---- embeddings: F32, [n][c] tight ---- */
+
+/* y[n][i < c / 2] = cos(t[n] f_i), y[n][c / 2 + i] = sin(t[n] f_i), f_i = (float)exp(-ln(1e4) i / (c / 2)), the product rounded to F32 before
+ * an exact cosine (double): engine/cpu does the same. */
+int gpu_timestep(const float *t /* [n] */, uint32_t n, uint32_t c, float *y, void *stream);
+/* y[n] = table[label[n]]; table: [classes][c] */
+int gpu_label(const float *table, const uint32_t *label /* [n] */, uint32_t n, uint32_t c, float *y,
+              void *stream);
+/* y = x weight^T + bias; weight: [oc][ic], bias: [oc], x: [n][ic], y: [n][oc]; y is not x. */
+int gpu_linear(const float *weight, const float *bias, const float *x, float *y, uint32_t n,
+               uint32_t ic, uint32_t oc, void *stream);
+int gpu_silu(const float *x, float *y, size_t count, void *stream); /* y may be x */
+int gpu_add(const float *x, const float *e, float *y, size_t count,
+            void *stream); /* y may be x or e */
+
+/* ---- the sampler: F32 ---- */
+
+/* What a row of a batch is, in device memory: so one launch (and one recorded graph) serves rows of any requests. */
+struct gpu_row {
+    uint64_t seed;
+    uint32_t stream, sample;
+    uint32_t x0, y0; /* px of the restored picture */
+    float hz;        /* noise gain times h */
+    uint32_t set;    /* of the program's constants */
+};
+
+/* dst[n][y][x][c] = Philox normals at pixels (x0 + x, y0 + y), engine/README.md section 3; x0 of any value (not a multiple of 4 as a rule). */
+struct gpu_normals {
+    const struct gpu_row *rows; /* [n]; NULL: n = 1 and `row` */
+    struct gpu_row row;
+    uint32_t n, w, h, channels;
+    float *dst;
+};
+int gpu_normals(const struct gpu_normals *a, void *stream);
+/* x = y_in + hz z; [n][count] each; hz: rows[n].hz, or `hz` for all where rows is NULL. x may be y_in or z. */
+int gpu_sampler_in(const float *y_in, const float *z, const struct gpu_row *rows, float hz,
+                   float *x, uint32_t n, size_t count, void *stream);
+/* x0 = tanh(x - std eps); x, x0: [n][h][w][3] F32, eps: [n][h][w][>= 3] any dtype; x0 may be x. */
+int gpu_sampler_out(const struct tensor *x, const struct tensor *eps, float std,
+                    const struct tensor *x0, void *stream);
+
+/* ---- pictures on the device: same arithmetic and the same bytes as engine/davi on the host ---- */
+
+enum gpu_operator {
+    GPU_BLUR,
+    GPU_POOL4,
+    GPU_MASK,
+    GPU_IDENTITY,
+    GPU_GRAY
+}; /* enum operator_kind */
+
+/* A measurement as it lies on the device, and how a tile of the network's input is cut from it (restoration_cut). */
+struct gpu_measurement {
+    const void *pixels;             /* [h][w][channels], tight; 8 or 16 bits, or F32 (depth 32) */
+    uint32_t w, h, channels, depth; /* 1..4 channels, alpha counted (the last of 2 or 4) */
+    uint32_t
+        y_channels; /* 1 or 3: 1 where gray (repeated) or colorize (0.3333 R + 0.3334 G + 0.3333 B) */
+    enum gpu_operator op; /* POOL4: the input is the measurement resized x4 (resize4_at) */
+    const uint8_t *kept;  /* [h][w] nonzero where measured; NULL but for MASK */
+    uint64_t seed;        /* of the hole's noise: stream 1, sample 0; not used with depth 32 */
+    float sigma;
+};
+struct gpu_cut {
+    struct gpu_measurement m;
+    uint32_t out_w, out_h, tile, x0,
+        y0;      /* px of the restored picture; beyond its edges: reflect() */
+    float *y_in; /* out: [tile][tile][3] F32 */
+};
+int gpu_cut(const struct gpu_cut *a, void *stream);
+
+/* bad[n] = 1 where row n of x has a value that is not finite, else 0; x: [n][count]. */
+int gpu_find_bad(const float *x, uint32_t n, size_t count, uint32_t *bad, void *stream);
+
+/* acc += weight * round(2^30 clamp(v)) over the part of the tile inside the picture (restoration.c: blend); exact, so order cannot matter, and tiles
+ * that overlap may be in flight on two streams (atomic adds). One channel: the mean of three, in integers. Nothing where *bad. */
+struct gpu_blend {
+    const float *x0;         /* [tile][tile][3] F32 */
+    const uint16_t *wx, *wy; /* [tile] */
+    uint32_t tile, at_x, at_y;
+    uint32_t out_w, out_h, out_c; /* out_c 1 or 3 */
+    int64_t *acc;                 /* [out_h][out_w][out_c] */
+    const uint32_t *bad;          /* one flag or NULL */
+};
+int gpu_blend(const struct gpu_blend *a, void *stream);
+
+/* v = (acc + 2^30) >> 31 (VALUE_BITS, BLEND_BITS, FOLD_BITS of engine/davi); sum += v, sum2 += v v (each may be NULL); then acc = 0 where `clear`. */
+int gpu_fold(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, bool clear, void *stream);
+
+/* Pixels of 8 or 16 bits as restoration_output.c rounds them (double): of acc (sum NULL), else of the mean sum / samples. alpha_ld: channels of a pixel
+ * in `pixels` (colours first; alpha is not written). */
+struct gpu_round {
+    const int64_t *acc, *sum;
+    uint32_t samples, depth, c, pixel_ld;
+    size_t px;
+    void *pixels;
+};
+int gpu_round(const struct gpu_round *a, void *stream);
+/* Unbiased deviation, double: std[i] (F64, or NULL) and the largest of all into *largest (F64). spread in 128-bit integers as on the host. */
+int gpu_std(const int64_t *sum, const int64_t *sum2, uint32_t samples, size_t count, double *std,
+            double *largest, void *stream);
+
+/* y = A x, float pictures [h][w][c]; x of w x h x c. BLUR needs scratch of w * h * c floats; taps: [61] F32 (blur_kernel()). MASK: kept [h][w]. */
+struct gpu_operate {
+    enum gpu_operator op;
+    uint32_t w, h, c;
+    const uint8_t *kept;
+    const float *taps, *x;
+    float *y, *scratch;
+};
+int gpu_operator(const struct gpu_operate *a, void *stream);
+/* out[0] = sum over measured entries of (ax - y)^2 in F64, out[1] = how many (as F64); one order of summation. scratch: gpu_residual_scratch() doubles. */
+struct gpu_residual {
+    const float *ax;          /* [h][w][y_channels] */
+    struct gpu_measurement m; /* measured_at(): no noise in the hole */
+    double *scratch, *out;
+};
+size_t gpu_residual_scratch(size_t px); /* host only */
+int gpu_residual(const struct gpu_residual *a, void *stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
