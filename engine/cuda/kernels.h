@@ -58,10 +58,11 @@ int gpu_copy(const struct gpu_copy *a, void *stream);
 struct gpu_conv {
     struct tensor x, y; /* [n][h][w][ic], [n][h'][w'][oc]; x and y may differ in dtype */
     uint32_t kernel, stride;
-    const float *weight;           /* [kernel][kernel][ic][oc] F32 */
-    const float *bias;             /* [sets][oc] F32 */
-    const uint32_t *set;           /* [n] or NULL */
-    const struct tensor *residual; /* host struct; NULL or as y, y's dtype; may be y itself */
+    const float *weight; /* [kernel][kernel][ic][oc] F32 */
+    const float *bias;   /* [sets][oc] F32 */
+    const uint32_t *set; /* [n] or NULL */
+    bool has_residual;
+    struct tensor residual; /* as y in shape and dtype, its own ld; may be y itself */
 };
 int gpu_conv(const struct gpu_conv *a, void *stream);
 
