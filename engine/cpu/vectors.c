@@ -2,7 +2,7 @@
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/tables.h"
 #include "engine/cpu/vec.h"
-#include "engine/davi/philox.h"
+#include "engine/graph/philox.h"
 
 void ISA_FN(linear)(const float *weight, const float *bias, const float *x, float *y, uint32_t ic,
                     uint32_t oc, int threads)

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/davi/philox.h"
 #include "engine/davi/restoration.h"
+#include "engine/graph/philox.h"
 
 struct degraded {
     const struct image *img;

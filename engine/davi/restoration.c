@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/davi/philox.h"
+#include "engine/graph/philox.h"
 
 /* ---- sizes ---- */
 

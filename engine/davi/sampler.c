@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/davi/philox.h"
+#include "engine/graph/philox.h"
 
 static size_t row_floats(const struct sampler *s)
 {

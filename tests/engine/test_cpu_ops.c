@@ -475,7 +475,8 @@ static void normals_agree_within_2e_6_wherever_they_begin(void **state)
         uint32_t x0, y0, w, h, channels, stream, sample;
     } places[] = { { 0, 0, 64, 16, 3, 0, 0 },
                    { 5, 1000, 131, 7, 1, 2, 9 },
-                   { 3, 2, 1, 1, 4, 1, 0 } };
+                   { 3, 2, 1, 1, 4, 1, 0 },
+                   { 1u << 17, 1u << 17, 600, 500, 3, 3, 65535 } };
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         struct normals_args a = { .seed = 0x123456789abcdef0u + i,
                                   .stream = places[i].stream,

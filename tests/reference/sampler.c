@@ -2,37 +2,14 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "engine/graph/philox.h"
 #include "tests/reference/reference.h"
 
-/* Philox4x32-10 (Salmon et al., SC 2011): ten rounds, the key bumped between them. */
-static void philox(uint32_t counter[4], uint64_t seed)
+static float normal_at(const struct normals_args *a, uint32_t x, uint32_t y, uint32_t channel)
 {
-    uint32_t key0 = (uint32_t)seed, key1 = (uint32_t)(seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        uint64_t a = (uint64_t)0xD2511F53u * counter[0];
-        uint64_t c = (uint64_t)0xCD9E8D57u * counter[2];
-        uint32_t next[4] = { (uint32_t)(c >> 32) ^ counter[1] ^ key0, (uint32_t)c,
-                             (uint32_t)(a >> 32) ^ counter[3] ^ key1, (uint32_t)a };
-        for (int i = 0; i < 4; i++)
-            counter[i] = next[i];
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
-    }
-}
-
-static double uniform(uint32_t word)
-{
-    return ((double)(word >> 9) + 0.5) / 8388608.0;
-}
-
-static double normal_at(const struct normals_args *a, uint32_t y, uint32_t x, uint32_t channel)
-{
-    uint32_t words[4] = { x / 4, y, channel + 16 * a->stream, a->sample };
-    philox(words, a->seed);
-    const uint32_t *pair = words + (x % 4 < 2 ? 0 : 2);
-    double radius = sqrt(-2.0 * log(uniform(pair[0])));
-    double angle = 2.0 * acos(-1.0) * uniform(pair[1]);
-    return radius * (x % 2 == 0 ? cos(angle) : sin(angle));
+    float four[4];
+    philox_normals4(four, a->seed, a->stream, a->sample, channel, x / 4, y);
+    return four[x % 4];
 }
 
 enum status reference_normals(struct backend *b, const struct normals_args *a, struct error *err)
@@ -43,7 +20,7 @@ enum status reference_normals(struct backend *b, const struct normals_args *a, s
     for (uint32_t y = 0; y < a->h; y++)
         for (uint32_t x = 0; x < a->w; x++)
             for (uint32_t c = 0; c < a->channels; c++)
-                *dst++ = (float)normal_at(a, a->y0 + y, a->x0 + x, c);
+                *dst++ = normal_at(a, a->x0 + x, a->y0 + y, c);
     return ST_OK;
 }
 
