@@ -1,5 +1,7 @@
-/* Any Content-Type and body: parts lie inside the body, and nothing reads outside it. Input: type, NUL, body. */
+/* Any Content-Type and body: parts lie inside the body in order, none holds its own delimiter, nothing reads outside.
+ * Input: type, NUL, body. */
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,24 +9,29 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static void require(int holds)
+{
+    if (!holds) abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const uint8_t *end = memchr(data, 0, size);
-    if (!end) return 0;
-    char boundary[MULTIPART_MAX_BOUNDARY + 1];
+    const char *type = (const char *)data, *nul = memchr(data, 0, size);
+    if (!nul) return 0;
+    char boundary[MULTIPART_MAX_BOUNDARY + 1], delimiter[sizeof boundary + 4];
     struct multipart m;
-    const char *type = (const char *)data;
-    const uint8_t *body = end + 1;
-    size_t len = size - (size_t)(body - data);
+    const char *body = nul + 1, *end = type + size;
     (void)multipart_is(type);
     if (multipart_boundary(boundary, type, NULL)) return 0;
-    if (multipart_parse(&m, boundary, body, len, NULL)) return 0;
+    if (multipart_parse(&m, boundary, body, (size_t)(end - body), NULL)) return 0;
+    int n = snprintf(delimiter, sizeof delimiter, "\r\n--%s", boundary);
+    const char *from = body;
     for (size_t i = 0; i < m.n; i++) {
         const struct multipart_part *p = &m.parts[i];
-        if ((const uint8_t *)p->bytes < body || (const uint8_t *)p->bytes + p->len > body + len)
-            abort();
-        if ((const uint8_t *)p->name < body || (const uint8_t *)p->name + p->name_len > body + len)
-            abort();
+        require(p->name >= from && p->name_len <= (size_t)(end - p->name));
+        require(p->bytes > p->name + p->name_len && p->len <= (size_t)(end - p->bytes));
+        require(!memmem(p->bytes, p->len, delimiter, (size_t)n));
+        from = p->bytes + p->len;
     }
     return 0;
 }

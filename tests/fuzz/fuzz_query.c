@@ -1,5 +1,6 @@
-/* Any query string: what is accepted is plain, terminated, and inside the struct. */
+/* Any query string: what is accepted is plain, terminated, inside the struct, and reads back from its escaped form. */
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,13 +8,37 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* Every byte as %XX; returns the end. */
+static char *escape(char *to, const char *text)
+{
+    for (; *text; text++)
+        to += sprintf(to, "%%%02X", (unsigned)(unsigned char)*text);
+    return to;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct query q;
+    static struct query q, again;
+    static char escaped[3 * QUERY_MAX_BYTES + 2 * QUERY_MAX_PARAMS];
     if (query_parse(&q, (const char *)data, size, NULL)) return 0;
+    char *end = escaped;
+    for (size_t i = 0; i < q.n; i++) {
+        const char *name = q.params[i].name, *value = q.params[i].value;
+        if (!text_is_plain(name, strlen(name)) || !text_is_plain(value, strlen(value))) abort();
+        end = escape(end, name);
+        *end++ = '=';
+        end = escape(end, value);
+        *end++ = '&';
+    }
+    size_t len = (size_t)(end - escaped);
+    if (query_parse(&again, escaped, len, NULL)) {
+        if (len > QUERY_MAX_BYTES / 2) return 0;
+        abort();
+    }
+    if (again.n != q.n) abort();
     for (size_t i = 0; i < q.n; i++)
-        if (!text_is_plain(q.params[i].name, strlen(q.params[i].name)) ||
-            !text_is_plain(q.params[i].value, strlen(q.params[i].value)))
+        if (strcmp(again.params[i].name, q.params[i].name) != 0 ||
+            strcmp(again.params[i].value, q.params[i].value) != 0)
             abort();
     return 0;
 }

@@ -1,4 +1,4 @@
-"""Small seeds for the image fuzz targets: seeds.py FOLDER writes FOLDER/png, FOLDER/jpeg and FOLDER/made."""
+"""Small seeds for the fuzz targets: seeds.py FOLDER writes FOLDER/{png,jpeg,multipart,query,config} and FOLDER/made."""
 
 import io
 import pathlib
@@ -60,10 +60,40 @@ def jpegs():
         yield out.getvalue()
 
 
+def part(name, body, extra=""):
+    return f'Content-Disposition: form-data; name="{name}"{extra}\r\n'.encode() + b"\r\n" + body
+
+
+def multiparts():
+    """What fuzz_multipart.c reads: the Content-Type, NUL, the body."""
+    picture = part("image", b"\x89PNG\r\n--\0", '; filename="a b.png"\r\nContent-Type: image/png')
+    bodies = ([part("task", b"denoise")], [picture, part("mask", b""), part("seed", b"42")], [part('a\\"b', b"--x")], [])
+    for boundary in ("x", "----WebKitFormBoundary7MA4YWxk", '"a b"'):
+        line = b"--" + boundary.strip('"').encode()
+        for parts in bodies:
+            body = b"".join(line + b"\r\n" + p + b"\r\n" for p in parts) + line + b"--\r\n"
+            yield f"multipart/form-data; charset=utf-8; boundary={boundary}".encode() + b"\0" + body
+            yield f"Multipart/Form-Data;BOUNDARY={boundary}".encode() + b"\0preamble\r\n" + body
+
+
+def queries():
+    yield b"task=denoise&model=a%2Fb&seed=18446744073709551615&h=0.1&samples=8&output=mean&deadline_ms=1000"
+    yield b"task=sr4&&task=sr4&flag&empty=&=nameless&a=b=c&plus=a+b"
+    yield "utf8=é€😀&escaped=%C3%A9%e2%82%ac%F0%9F%98%80".encode()
+    yield b"bad=%zz&cut=%4&low=%c0%80&surrogate=%ed%a0%80&nul=%00"
+
+
+def configs():
+    yield b"# david\nlisten = 127.0.0.1:8080\nmodels = /srv/models # a folder\n\nmax_body = 64MiB\nmax_delay = 50ms\n"
+    yield b"memory_budget=1TiB\r\nmax_pixels = 100kB\r\ndrain_timeout = 1h\r\nheader_timeout = 100us\r\nthreads = 2"
+    yield b"a = 0\nb = 18446744073709551615\nc = 18446744073709551616\nd = 5 GiB\ne = 1m\nf = 7ns\n"
+
+
 def main(folder):
-    for name, files in (("png", pngs()), ("jpeg", jpegs())):
+    kinds = {"png": pngs, "jpeg": jpegs, "multipart": multiparts, "query": queries, "config": configs}
+    for name, files in kinds.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
-        for i, body in enumerate(files):
+        for i, body in enumerate(files()):
             (folder / name / f"{i:02}.{name}").write_bytes(body)
     (folder / "made").write_text("")
 
