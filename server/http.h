@@ -11,13 +11,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "server/connections.h"
 #include "server/reply.h"
 
 struct server;
 struct route;
 
 struct http_call {
-    char method[16], request_id[129], accept[512], content_type[256];
+    char method[16], request_id[REQUEST_ID_MAX + 1], accept[512], content_type[256];
     char *uri;                 /* owns what path and query point to */
     const char *path, *query;  /* raw; query "" where there is none */
     const struct route *route; /* NULL: none */

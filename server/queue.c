@@ -126,8 +126,8 @@ void queue_unclaim(struct queue *q)
 enum status queue_push(struct queue *q, struct queue_item *item, struct error *err)
 {
     (void)pthread_mutex_lock(&q->lock);
-    bool is_closed = q->is_closed;
-    if (!is_closed) {
+    bool is_closed = q->is_closed, is_dropped = item->is_dropped;
+    if (!is_closed && !is_dropped) {
         item->order = q->pushed++;
         item->served =
             q->n ? q->heap[0]->served : 0; /* not 0: newcomers would starve a large picture */
@@ -142,6 +142,7 @@ enum status queue_push(struct queue *q, struct queue_item *item, struct error *e
     }
     (void)pthread_mutex_unlock(&q->lock);
     if (is_closed) return error_set(err, ST_DRAINING, "the service is shutting down");
+    if (is_dropped) return error_set(err, ST_CANCELLED, "the client has closed its connection");
     return ST_OK;
 }
 
@@ -195,6 +196,7 @@ bool queue_drop(struct queue *q, struct queue_item *item)
 {
     (void)pthread_mutex_lock(&q->lock);
     bool was_linked = item->is_linked;
+    item->is_dropped = true;
     if (was_linked) forget(q, item);
     bool is_free = was_linked && item->in_engine == 0;
     (void)pthread_mutex_unlock(&q->lock);

@@ -26,8 +26,9 @@ struct queue_item { /* embedded in a request; the queue's while it is linked */
     uint64_t served, order;
     size_t place;     /* in the heap */
     size_t in_engine; /* rows handed out and not yet back */
-    bool is_linked,
-        is_expired; /* expired: its deadline passed while rows of it were in the engine */
+    bool is_linked;
+    bool is_expired;                 /* its deadline passed while rows of it were in the engine */
+    bool is_dropped;                 /* by queue_drop, perhaps before it was pushed */
     struct restoration *restoration; /* whose rows these are; not looked into here */
     enum status failure;             /* the first of its rows that failed; the batcher's */
 };
@@ -43,12 +44,13 @@ void queue_free(struct queue *q); /* takes NULL; empty, nobody waits */
 
 enum status queue_claim(struct queue *q, struct error *err);
 void queue_unclaim(struct queue *q); /* a claim that never became a push */
-/* Uses up one claim. ST_DRAINING after queue_close(); the claim is then still the caller's. */
+/* Uses up one claim. ST_DRAINING after queue_close(), ST_CANCELLED after queue_drop(); the claim is then still the caller's. */
 enum status queue_push(struct queue *q, struct queue_item *item, struct error *err);
 size_t queue_fill(struct queue *q, struct queue_row *batch, size_t max, uint64_t now_ns);
 /* A row has come back. True: no row of it waits or is out any more, and the item is the caller's. */
 bool queue_back(struct queue *q, struct queue_item *item);
-/* Unlinks it. True: the item is the caller's; false: rows are in the engine (queue_back will say when), or it is not here. */
+/* Unlinks it. True: the item is the caller's; false: rows are in the engine (queue_back will say when), or it is not here:
+ * then it cannot be pushed any more. */
 bool queue_drop(struct queue *q, struct queue_item *item);
 /* Unlinks items whose deadline has passed; returns one that is now the caller's, NULL: no more. */
 struct queue_item *queue_expired(struct queue *q, uint64_t now_ns);

@@ -31,13 +31,14 @@ struct request {
     uint64_t deadline_ns, queued_ns, decode_ns, encode_ns, rows_done_ns;
 };
 
-static void unreference(struct request *r)
+static void unreference(struct request *r, unsigned n)
 {
-    if (atomic_fetch_sub(&r->references, 1) == 1) free(r);
+    if (atomic_fetch_sub(&r->references, n) == n) free(r);
 }
 
-/* Gives back everything that the way holds; the struct itself lives until the watch has let go of it. */
-static void let_go(struct request *r)
+/* Gives back everything that the way holds, and n references: the way's own, and the watch's where that is the caller. The
+ * struct itself lives until the last of them. */
+static void let_go(struct request *r, unsigned n)
 {
     struct server *s = r->server;
     restoration_free(r->restoration);
@@ -46,7 +47,7 @@ static void let_go(struct request *r)
     models_release(r->served);
     memory_release(&s->memory, r->reserved);
     r->reserved = 0;
-    unreference(r);
+    unreference(r, n);
     atomic_fetch_sub(&s->working, 1);
 }
 
@@ -60,14 +61,19 @@ void restore_count_refusal(struct server *s, enum status why)
     if (why == ST_CANCELLED) metric_add(&s->metrics.cancelled, 1);
 }
 
-static void fail(struct request *r, const struct error *err)
+static void answer_problem(struct request *r, const struct error *err)
 {
     struct reply reply = { 0 };
     struct server *s = r->server;
     restore_count_refusal(s, err->status);
     reply_problem(&reply, err, r->call->request_id, server_retry_after(s));
     http_reply(r->call, &reply);
-    let_go(r);
+}
+
+static void fail(struct request *r, const struct error *err)
+{
+    answer_problem(r, err);
+    let_go(r, 1);
 }
 
 /* Why the work of a request should not go on. */
@@ -125,7 +131,7 @@ static enum status complete(struct request *r, struct error *err)
     return find_model(r, err);
 }
 
-enum status restore_begin(struct server *s, struct http_call *call, struct error *err)
+static enum status admit(struct server *s, struct http_call *call, struct error *err)
 {
     const struct config *c = s->config;
     enum status st = ST_OK;
@@ -162,18 +168,26 @@ enum status restore_begin(struct server *s, struct http_call *call, struct error
         if (!st) call->body_reserved = call->length;
     }
     if (st) {
-        let_go(r);
+        let_go(r, 1);
         return st;
     }
     call->holder = r;
-    atomic_fetch_add(&s->active, 1);
     return ST_OK;
+}
+
+enum status restore_begin(struct server *s, struct http_call *call, struct error *err)
+{
+    /* Counted before is_refusing is read; the drain sets that before it reads the count: one of the two sees the other. */
+    atomic_fetch_add(&s->active, 1);
+    enum status st = admit(s, call, err);
+    if (st) atomic_fetch_sub(&s->active, 1);
+    return st;
 }
 
 void restore_abandon(struct server *s, struct http_call *call)
 {
     (void)s;
-    if (call->holder) let_go(call->holder);
+    if (call->holder) let_go(call->holder, 1);
 }
 
 /* ---- decoding ---- */
@@ -253,6 +267,13 @@ static enum status reserve_peak(struct request *r, const struct image_header *h,
     uint64_t encoded = out_px * h->channels * (h->depth / 8) + 65536;
     uint64_t peak = restoration_peak_bytes(r->served->model, &r->params, h->width, h->height,
                                            h->channels, h->depth, has_mask);
+    if (peak ==
+        SIZE_MAX) { /* there can be no such restoration; the engine says why, of the size alone */
+        struct image sized = { h->width, h->height, h->channels, h->depth, NULL };
+        enum status why =
+            restoration_new(&r->restoration, r->served->model, &r->params, &sized, NULL, err);
+        return why ? why : error_set(err, ST_NEVER_FITS, "larger than can be counted");
+    }
     /* An encoded picture can be as large as its pixels, and base64 makes four bytes of three. */
     uint64_t output = r->params.output == OUTPUT_ALL ? pictures * encoded * 7 / 3 : encoded;
     uint64_t bytes = peak + h->decode_bytes + mask_bytes + output;
@@ -445,7 +466,7 @@ static void run_encode(struct codec_task *t)
     reply.reserved = kept;
     r->reserved -= kept;
     http_reply(r->call, &reply);
-    let_go(r);
+    let_go(r, 1);
 }
 
 void restore_rows_done(struct queue_item *item)
@@ -485,9 +506,11 @@ void restore_cancel(void *request)
     if (queue_drop(r->server->queue, &r->item)) {
         struct error err = { 0 };
         (void)check_going(r, &err);
-        fail(r, &err);
+        answer_problem(r, &err);
+        let_go(r, 2);
+    } else {
+        unreference(r, 1);
     }
-    unreference(r);
 }
 
 void restore_tick(struct server *s, uint64_t now_ns)

@@ -1,0 +1,154 @@
+#include "server/connections.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+
+#include "proto/messages.h"
+#include "server/clock.h"
+#include "server/log.h"
+#include "server/routes.h"
+#include "server/server.h"
+
+#define IDLE_NS  (75 * NS_PER_S) /* a kept-alive connection without a request */
+#define ABORT_NS (2 * NS_PER_S)  /* for a reply to be taken once drain_timeout is over */
+
+enum { PHASE_BITS = 3 };
+
+static uint64_t state_of(enum phase phase, uint64_t now_ns)
+{
+    return now_ns << PHASE_BITS | (uint64_t)phase;
+}
+
+static enum phase phase_of(uint64_t state)
+{
+    return (enum phase)(state & ((1u << PHASE_BITS) - 1));
+}
+
+void request_id_make(char *out)
+{
+    unsigned char bytes[16] = { 0 };
+    /* Before the kernel has entropy there is only the address to tell two apart; the id protects nothing. */
+    if (getrandom(bytes, sizeof bytes, GRND_NONBLOCK) < 0) memcpy(bytes, &out, sizeof out);
+    for (unsigned i = 0; i < sizeof bytes; i++)
+        (void)snprintf(out + 2 * (size_t)i, 3, "%02x", bytes[i]);
+}
+
+void connections_init(struct connections *l, struct server *s)
+{
+    l->server = s;
+    l->first = NULL;
+    (void)pthread_mutex_init(&l->lock, NULL);
+}
+
+void connections_done(struct connections *l)
+{
+    (void)pthread_mutex_destroy(&l->lock);
+}
+
+struct connection *connection_open(struct connections *l, int fd, uint64_t now_ns)
+{
+    struct connection *c = calloc(1, sizeof *c);
+    if (!c) return NULL;
+    c->fd = fd;
+    atomic_init(&c->state, state_of(PHASE_HEADERS, now_ns));
+    (void)pthread_mutex_lock(&l->lock);
+    c->next = l->first;
+    if (c->next) c->next->prev = c;
+    l->first = c;
+    (void)pthread_mutex_unlock(&l->lock);
+    atomic_fetch_add(&l->server->metrics.connections, 1);
+    return c;
+}
+
+void connection_close(struct connections *l, struct connection *c)
+{
+    (void)pthread_mutex_lock(&l->lock);
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        l->first = c->next;
+    if (c->next) c->next->prev = c->prev;
+    (void)pthread_mutex_unlock(&l->lock);
+    atomic_fetch_sub(&l->server->metrics.connections, 1);
+    free(c);
+}
+
+bool connection_move(struct connection *c, enum phase from, enum phase to, uint64_t now_ns)
+{
+    uint64_t state = atomic_load(&c->state);
+    return phase_of(state) == from &&
+           atomic_compare_exchange_strong(&c->state, &state, state_of(to, now_ns));
+}
+
+/* ---- the clock ---- */
+
+/* The library cannot answer in these phases, so the answer is written past it and the socket is shut. */
+static void tell(struct connections *l, struct connection *c, enum status why, const char *detail,
+                 const struct route *route, const char *request_id)
+{
+    char text[1024];
+    size_t len = 0;
+    char *body = message_problem(&len, why, detail, request_id);
+    int n = snprintf(
+        text, sizeof text,
+        "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+        "X-Request-Id: %s\r\nContent-Length: %zu\r\n\r\n%s",
+        status_http(why), why == ST_REQUEST_TIMEOUT ? "Request Timeout" : "Service Unavailable",
+        request_id, body ? len : 0, body ? body : "");
+    if (n > 0 && (size_t)n < sizeof text)
+        (void)send(c->fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    free(body);
+    metric_request(&l->server->metrics, route_index(route), route ? route->method : "",
+                   status_http(why));
+    log_event(LOG_LEVEL_INFO, "request", "request_id", LOG_TEXT, request_id, "route", LOG_TEXT,
+              route ? route->path : "other", "status", LOG_NUMBER, (double)status_http(why),
+              "detail", LOG_TEXT, detail, NULL);
+}
+
+static bool is_late(const struct server *s, enum phase phase, uint64_t age_ns)
+{
+    const struct config *cfg = s->config;
+    bool is_aborting = atomic_load(&s->is_aborting);
+    switch (phase) {
+    case PHASE_IDLE: return age_ns > IDLE_NS;
+    case PHASE_HEADERS: return age_ns > cfg->header_timeout;
+    case PHASE_BODY: return is_aborting || age_ns > cfg->body_timeout;
+    case PHASE_REPLY: return age_ns > (is_aborting ? ABORT_NS : cfg->body_timeout);
+    case PHASE_WORK:
+    case PHASE_ENDED: break;
+    }
+    return false;
+}
+
+static void check(struct connections *l, struct connection *c, uint64_t now_ns)
+{
+    struct server *s = l->server;
+    uint64_t state = atomic_load(&c->state), since_ns = state >> PHASE_BITS;
+    enum phase phase = phase_of(state);
+    char request_id[REQUEST_ID_MAX + 1];
+    if (now_ns < since_ns || !is_late(s, phase, now_ns - since_ns)) return;
+    if (!atomic_compare_exchange_strong(&c->state, &state, state_of(PHASE_ENDED, now_ns))) return;
+    if (phase != PHASE_IDLE) metric_add(&s->metrics.slow_clients, 1);
+    if (phase == PHASE_BODY && atomic_load(&s->is_aborting)) {
+        tell(l, c, ST_DRAINING, "the service is shutting down", c->route, c->request_id);
+    } else if (phase == PHASE_BODY) {
+        tell(l, c, ST_REQUEST_TIMEOUT, "the body did not arrive within body_timeout", c->route,
+             c->request_id);
+    } else if (phase == PHASE_HEADERS) {
+        request_id_make(request_id);
+        tell(l, c, ST_REQUEST_TIMEOUT, "the headers did not arrive within header_timeout", NULL,
+             request_id);
+    }
+    (void)shutdown(c->fd, SHUT_RDWR);
+}
+
+void connections_check(struct connections *l, uint64_t now_ns)
+{
+    (void)pthread_mutex_lock(&l->lock);
+    for (struct connection *c = l->first; c; c = c->next)
+        check(l, c, now_ns);
+    (void)pthread_mutex_unlock(&l->lock);
+}
