@@ -30,6 +30,11 @@ enum status cpu_scratch_reserve(struct cpu_backend *cpu, size_t floats, struct e
     return ST_OK;
 }
 
+size_t cpu_norm_scratch(size_t c)
+{
+    return (2 * NORM_CHUNKS + 3) * ((c + 15) / 16 * 16);
+}
+
 void *cpu_row(const struct tensor *t, uint32_t n)
 {
     return (char *)t->data + (size_t)n * t->h * t->w * t->ld * dtype_size(t->dtype);
@@ -59,8 +64,12 @@ static bool has_dtype(struct backend *b, enum dtype t)
 
 static enum dtype best_dtype(struct backend *b)
 {
-    (void)b;
-    return DT_F32;
+    return ((struct cpu_backend *)b)->k->conv_amx ? DT_BF16 : DT_F32;
+}
+
+static const char *isa(struct backend *b)
+{
+    return cpu_isa_name(((struct cpu_backend *)b)->isa);
 }
 
 static uint32_t rows_per_pass(struct backend *b)
@@ -197,25 +206,18 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
                                    x->dtype == y->dtype && has_dtype(b, x->dtype),
                                "a group norm whose groups do not divide the channels", err);
     /* A norm has no plan: the first of its width may grow the scratch. */
-    if (!s)
-        s = cpu_scratch_reserve(cpu, (2 * NORM_CHUNKS + 3) * (((size_t)x->c + 15) / 16 * 16), err);
+    if (!s) s = cpu_scratch_reserve(cpu, cpu_norm_scratch(x->c), err);
     for (uint32_t n = 0; !s && n < x->n; n++) {
         size_t set = a->set ? a->set[n] : 0;
-        struct norm_job j = { .x = cpu_row(x, n),
-                              .y = cpu_row(y, n),
-                              .dtype = x->dtype,
-                              .pixels = pixels_of(x),
-                              .x_ld = x->ld,
-                              .y_ld = y->ld,
-                              .c = x->c,
-                              .groups = a->groups,
-                              .eps = a->eps,
-                              .gamma = a->gamma + set * x->c,
-                              .beta = a->beta + set * x->c,
-                              .scale_shift = a->scale_shift ? cpu_row(a->scale_shift, n) : NULL,
-                              .silu = a->silu,
-                              .scratch = cpu->scratch,
-                              .threads = cpu->threads };
+        struct norm_job j = cpu_norm_job(cpu, x, n);
+        j.y = cpu_row(y, n);
+        j.y_ld = y->ld;
+        j.groups = a->groups;
+        j.eps = a->eps;
+        j.gamma = a->gamma + set * x->c;
+        j.beta = a->beta + set * x->c;
+        j.scale_shift = a->scale_shift ? cpu_row(a->scale_shift, n) : NULL;
+        j.silu = a->silu;
         cpu->k->group_norm(&j);
     }
     return s;
@@ -396,6 +398,7 @@ static const struct backend_ops cpu_ops = {
     .name = "cpu",
     .host_memory = true,
     .close = cpu_close,
+    .isa = isa,
     .has_dtype = has_dtype,
     .best_dtype = best_dtype,
     .rows_per_pass = rows_per_pass,
@@ -405,6 +408,8 @@ static const struct backend_ops cpu_ops = {
     .conv_plan_free = cpu_conv_plan_free,
     .conv_plan_bytes = cpu_conv_plan_bytes,
     .conv = cpu_conv,
+    .conv_takes = cpu_conv_takes,
+    .conv_staged = cpu_conv_staged,
     .linear_plan = linear_plan,
     .linear_plan_free = linear_plan_free,
     .linear = linear,
@@ -435,13 +440,14 @@ enum status cpu_backend_open(struct backend **out, int threads, struct error *er
     if (s) return s;
     struct cpu_backend *cpu = calloc(1, sizeof *cpu);
     if (!cpu) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the cpu back end");
+    static const struct kernels *(*const tables[ISA_COUNT])(
+        void) = { cpu_kernels_sse, cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_amx };
     const char *emulate = getenv("DAVID_CPU_EMULATE_BF16");
     cpu->base.ops = &cpu_ops;
     cpu->threads = threads;
-    cpu->has_bf16 = emulate && strcmp(emulate, "1") == 0;
-    cpu->k = isa == ISA_AVX512 ? cpu_kernels_avx512()
-             : isa == ISA_AVX2 ? cpu_kernels_avx2()
-                               : cpu_kernels_sse();
+    cpu->isa = isa;
+    cpu->k = tables[isa]();
+    cpu->has_bf16 = cpu->k->conv_amx || (emulate && strcmp(emulate, "1") == 0);
     *out = &cpu->base;
     return ST_OK;
 }

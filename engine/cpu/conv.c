@@ -1,20 +1,30 @@
-/* Convolution plans: which of the two ways a shape goes (a fixed rule, never a measurement), and the packing of weights. */
+/* Convolution plans: which of the three ways a shape goes (a fixed rule, never a measurement), and the packing of weights. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/cpu/amx_shape.h"
 #include "engine/cpu/inside.h"
+
+enum way { WAY_DIRECT, WAY_WINOGRAD, WAY_AMX };
 
 struct conv_plan {
     struct conv_desc d;
-    bool winograd;
-    float
-        *weight; /* direct: [oc / nr][kernel * kernel * ic][nr]; Winograd: [oc / nr][36][ic][nr] */
+    enum way way;
+    struct amx_shape amx;
+    /* direct: [oc / nr][kernel * kernel * ic][nr] F32; Winograd: [oc / nr][36][ic][nr] F32; AMX: as amx_pack() */
+    void *weight;
     float *bias; /* [sets][oc] */
-    size_t scratch_stride;
+    /* Scratch, in floats: the input stage's constants, the sums that moments are made of, then a stride a thread. */
+    size_t constants, partial, scratch_stride;
     size_t bytes; /* of weight and bias */
 };
 
 /* Winograd's weights are four times as large, so it pays only where a picture has many pixels. */
+static bool wants_amx(const struct conv_desc *d, const struct kernels *k)
+{
+    return d->dtype == DT_BF16 && k->conv_amx;
+}
+
 static bool wants_winograd(const struct conv_desc *d, const struct kernels *k)
 {
     return d->kernel == 3 && d->stride == 1 && d->h >= 32 && d->w >= 32 && d->ic % k->vec == 0;
@@ -26,7 +36,7 @@ static void pack_direct(struct conv_plan *p, const float *weight, uint32_t nr)
     for (size_t o = 0; o < p->d.oc; o++)
         for (size_t i = 0; i < ic; i++)
             for (size_t t = 0; t < taps; t++)
-                p->weight[((o / nr * taps + t) * ic + i) * nr + o % nr] =
+                ((float *)p->weight)[((o / nr * taps + t) * ic + i) * nr + o % nr] =
                     weight[(o * ic + i) * taps + t];
 }
 
@@ -50,7 +60,7 @@ static void pack_winograd(struct conv_plan *p, const float *weight, uint32_t nr)
                 for (int c = 0; c < 3; c++)
                     half[r][c] = g[r][0] * (double)w[c] + g[r][1] * (double)w[3 + c] +
                                  g[r][2] * (double)w[6 + c];
-            float *to = p->weight + (o / nr * WINOGRAD_POINTS * ic + i) * nr + o % nr;
+            float *to = (float *)p->weight + (o / nr * WINOGRAD_POINTS * ic + i) * nr + o % nr;
             for (int r = 0; r < 6; r++)
                 for (int c = 0; c < 6; c++)
                     to[(size_t)(r * 6 + c) * ic * nr] =
@@ -67,42 +77,68 @@ void cpu_conv_plan_free(struct backend *b, struct conv_plan *p)
     free(p);
 }
 
+/* Sets the plan's way and its scratch; bytes of packed weights. */
+static size_t choose_way(struct conv_plan *p, const struct cpu_backend *cpu)
+{
+    const struct conv_desc *d = &p->d;
+    size_t ic = d->ic, nr = cpu->k->nr, padded = (d->oc + nr - 1) / nr * nr;
+    if (wants_amx(d, cpu->k)) {
+        p->way = WAY_AMX;
+        p->amx = amx_shape_of(d, cpu->threads);
+        size_t k = p->amx.k, wide = (size_t)p->amx.panels * AMX_PANEL;
+        p->constants = cpu_norm_scratch(ic > wide ? ic : wide) + 2 * k;
+        p->partial = 2 * wide * (p->amx.exact ? p->amx.oh : p->amx.blocks);
+        p->scratch_stride = (p->amx.strip_elements + 31) / 32 * 16;
+        return p->amx.weight_elements * sizeof(uint16_t);
+    }
+    p->way = wants_winograd(d, cpu->k) ? WAY_WINOGRAD : WAY_DIRECT;
+    bool winograd = p->way == WAY_WINOGRAD;
+    size_t k = winograd ? (size_t)WINOGRAD_POINTS * ic : (size_t)d->kernel * d->kernel * ic;
+    p->scratch_stride =
+        winograd ? (size_t)WINOGRAD_POINTS * WINOGRAD_TILES * (ic + nr) : (size_t)DIRECT_PIXELS * k;
+    p->scratch_stride = (p->scratch_stride + 15) / 16 * 16;
+    return k * padded * sizeof(float);
+}
+
+/* An input stage is for the tile registers alone: the other ways read their input more than once. */
+bool cpu_conv_takes(struct backend *b, const struct conv_desc *d)
+{
+    return wants_amx(d, ((struct cpu_backend *)b)->k) && d->stride == 1 && d->ic >= AMX_DEPTH &&
+           (d->input.resample == RESAMPLE_NONE || d->kernel == 3);
+}
+
 enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const float *weight,
                           const float *bias, struct conv_plan **out, struct error *err)
 {
     struct cpu_backend *cpu = (struct cpu_backend *)b;
-    enum status s = cpu_expect(
-        (d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) && d->sets > 0 &&
-            d->h > 0 && d->w > 0 && d->ic > 0 && d->oc > 0 && b->ops->has_dtype(b, d->dtype) &&
-            d->x_ld >= d->ic && d->y_ld >= d->oc && (d->r_ld == 0 || d->r_ld >= d->oc),
-        "a convolution that cannot be", err);
+    enum status s =
+        cpu_expect((d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
+                       d->sets > 0 && d->h > 0 && d->w > 0 && d->ic > 0 && d->oc > 0 &&
+                       b->ops->has_dtype(b, d->dtype) && (!d->input.norm || cpu_conv_takes(b, d)) &&
+                       d->x_ld >= d->ic && d->y_ld >= d->oc && (d->r_ld == 0 || d->r_ld >= d->oc),
+                   "a convolution that cannot be", err);
     if (s) return s;
-    uint32_t nr = cpu->k->nr;
-    size_t ic = d->ic, padded = ((size_t)d->oc + nr - 1) / nr * nr;
     struct conv_plan *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution's plan");
     p->d = *d;
-    p->winograd = wants_winograd(d, cpu->k);
-    size_t k = p->winograd ? (size_t)WINOGRAD_POINTS * ic : (size_t)d->kernel * d->kernel * ic;
-    p->scratch_stride = p->winograd ? (size_t)WINOGRAD_POINTS * WINOGRAD_TILES * (ic + nr)
-                                    : (size_t)DIRECT_PIXELS * k;
-    p->scratch_stride = (p->scratch_stride + 15) / 16 * 16;
-    p->weight = cpu_floats(k * padded);
+    size_t weights = choose_way(p, cpu), biases = (size_t)d->sets * d->oc * sizeof *p->bias;
+    p->bytes = weights + biases;
+    p->weight = cpu_floats(weights / sizeof(float) + 1);
     p->bias = calloc((size_t)d->sets * d->oc, sizeof *p->bias);
-    p->bytes = (k * padded + (size_t)d->sets * d->oc) * sizeof *p->weight;
     if (!p->weight || !p->bias) {
-        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for %zu bytes of packed weights",
-                      k * padded * sizeof *p->weight);
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for %zu bytes of packed weights", weights);
         goto done;
     }
-    s = cpu_scratch_reserve(cpu, p->scratch_stride * (size_t)cpu->threads, err);
+    s = cpu_scratch_reserve(
+        cpu, p->constants + p->partial + p->scratch_stride * (size_t)cpu->threads, err);
     if (s) goto done;
-    memset(p->weight, 0, k * padded * sizeof *p->weight);
-    if (p->winograd)
-        pack_winograd(p, weight, nr);
-    else
-        pack_direct(p, weight, nr);
-    if (bias) memcpy(p->bias, bias, (size_t)d->sets * d->oc * sizeof *bias);
+    memset(p->weight, 0, weights);
+    switch (p->way) {
+    case WAY_DIRECT: pack_direct(p, weight, cpu->k->nr); break;
+    case WAY_WINOGRAD: pack_winograd(p, weight, cpu->k->nr); break;
+    case WAY_AMX: amx_pack(&p->amx, d, weight, p->weight); break;
+    }
+    if (bias) memcpy(p->bias, bias, biases);
     *out = p;
     p = NULL;
 done:
@@ -121,19 +157,89 @@ static bool fits(const struct tensor *t, uint32_t h, uint32_t w, uint32_t c, siz
     return t->h == h && t->w == w && t->c == c && t->ld == ld && t->dtype == dtype;
 }
 
-enum status cpu_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
-                     const struct tensor *residual, const struct tensor *y, const uint32_t *set,
-                     struct error *err)
+/* The sizes of x that the input stage makes d->h x d->w of. */
+static bool fits_input(const struct conv_desc *d, const struct tensor *x)
+{
+    uint32_t h = d->h, w = d->w;
+    if (d->input.resample == RESAMPLE_UP) {
+        if (h % 2 || w % 2) return false;
+        h /= 2;
+        w /= 2;
+    } else if (d->input.resample == RESAMPLE_DOWN) {
+        h *= 2;
+        w *= 2;
+    }
+    return fits(x, h, w, d->ic, d->x_ld, d->dtype);
+}
+
+struct norm_job cpu_norm_job(const struct cpu_backend *cpu, const struct tensor *x, uint32_t row)
+{
+    return (struct norm_job){ .x = cpu_row(x, row),
+                              .dtype = x->dtype,
+                              .pixels = (size_t)x->h * x->w,
+                              .x_ld = x->ld,
+                              .c = x->c,
+                              .scratch = cpu->scratch,
+                              .threads = cpu->threads };
+}
+
+/* Row n's scale and offset, at the end of the constants' scratch. */
+static void stage_constants(const struct cpu_backend *cpu, const struct conv_plan *p,
+                            const struct tensor *x, const struct conv_stage *stage, uint32_t n,
+                            struct conv_job *j)
+{
+    size_t k = p->amx.k, set = stage->set ? stage->set[n] : 0;
+    float *scale = cpu->scratch + p->constants - 2 * k, *offset = scale + k;
+    struct norm_job norm = cpu_norm_job(cpu, x, n);
+    norm.groups = p->d.input.groups;
+    norm.eps = p->d.input.eps;
+    norm.gamma = stage->gamma + set * x->c;
+    norm.beta = stage->beta + set * x->c;
+    norm.scale_shift = stage->scale_shift ? cpu_row(stage->scale_shift, n) : NULL;
+    norm.moments = stage->in.data ? stage->in.data + 2 * n * stage->in.ld : NULL;
+    norm.moments_ld = stage->in.ld;
+    memset(scale, 0, 2 * k * sizeof *scale);
+    cpu->k->norm_constants(&norm, scale, offset);
+    j->scale = scale;
+    j->offset = offset;
+}
+
+static void run_amx(const struct cpu_backend *cpu, const struct conv_plan *p,
+                    const struct tensor *x, const struct conv_stage *stage, const struct tensor *y,
+                    uint32_t n, struct conv_job *j)
+{
+    double *moments = stage && stage->out.data ? stage->out.data + 2 * n * stage->out.ld : NULL;
+    bool apart = p->amx.padded && !p->amx.exact;
+    j->amx = &p->amx;
+    j->scratch = cpu->scratch + p->constants + p->partial;
+    if (p->d.input.norm) stage_constants(cpu, p, x, stage, n, j);
+    if (moments && !apart) {
+        j->partial = cpu->scratch + p->constants;
+        memset(j->partial, 0, p->partial * sizeof *j->partial);
+        j->moments = moments;
+        j->moments_ld = stage->out.ld;
+    }
+    cpu->k->conv_amx(j);
+    if (moments && apart) {
+        struct norm_job sums = cpu_norm_job(cpu, y, n);
+        cpu->k->moments(&sums, moments, stage->out.ld);
+    }
+}
+
+enum status cpu_conv_staged(struct backend *b, struct conv_plan *p, const struct tensor *x,
+                            const struct conv_stage *stage, const struct tensor *residual,
+                            const struct tensor *y, const uint32_t *set, struct error *err)
 {
     struct cpu_backend *cpu = (struct cpu_backend *)b;
     const struct conv_desc *d = &p->d;
     uint32_t oh = (d->h + d->stride - 1) / d->stride, ow = (d->w + d->stride - 1) / d->stride;
-    enum status s = cpu_expect(
-        fits(x, d->h, d->w, d->ic, d->x_ld, d->dtype) &&
-            fits(y, oh, ow, d->oc, d->y_ld, d->dtype) && x->n == y->n && !residual == !d->r_ld &&
-            (!residual ||
-             (residual->n == y->n && fits(residual, oh, ow, d->oc, d->r_ld, d->dtype))),
-        "a convolution's tensors are not those of its plan", err);
+    enum status s =
+        cpu_expect(fits_input(d, x) && fits(y, oh, ow, d->oc, d->y_ld, d->dtype) && x->n == y->n &&
+                       !residual == !d->r_ld &&
+                       (!residual || (residual->n == y->n &&
+                                      fits(residual, oh, ow, d->oc, d->r_ld, d->dtype))) &&
+                       (stage ? p->way == WAY_AMX : !d->input.norm),
+                   "a convolution's tensors are not those of its plan", err);
     for (uint32_t n = 0; !s && n < y->n; n++) {
         uint32_t k = set ? set[n] : 0;
         s = cpu_expect(k < d->sets, "a bias set that does not exist", err);
@@ -147,10 +253,18 @@ enum status cpu_conv(struct backend *b, struct conv_plan *p, const struct tensor
                               .scratch = cpu->scratch,
                               .scratch_stride = p->scratch_stride,
                               .threads = cpu->threads };
-        if (p->winograd)
-            cpu->k->conv_winograd(&j);
-        else
-            cpu->k->conv_direct(&j);
+        switch (p->way) {
+        case WAY_DIRECT: cpu->k->conv_direct(&j); break;
+        case WAY_WINOGRAD: cpu->k->conv_winograd(&j); break;
+        case WAY_AMX: run_amx(cpu, p, x, stage, y, n, &j); break;
+        }
     }
     return s;
+}
+
+enum status cpu_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
+                     const struct tensor *residual, const struct tensor *y, const uint32_t *set,
+                     struct error *err)
+{
+    return cpu_conv_staged(b, p, x, NULL, residual, y, set, err);
 }

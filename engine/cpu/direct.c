@@ -70,7 +70,7 @@ INLINE void piece(const struct conv_job *j, float *scratch, size_t block, size_t
     size_t end = (group + 1) * (DIRECT_CHANNELS / NR);
     for (size_t p = group * (DIRECT_CHANNELS / NR); p < panels && p < end; p++) {
         float c[DIRECT_PIXELS * NR] __attribute__((aligned(64)));
-        const float *b = j->weight + p * k * NR;
+        const float *b = (const float *)j->weight + p * k * NR;
         for (size_t k0 = 0; k0 < k; k0 += K_BLOCK) {
             size_t n = k - k0 < K_BLOCK ? k - k0 : K_BLOCK;
             for (size_t r = 0; r < rows; r += MR)

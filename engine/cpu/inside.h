@@ -10,6 +10,7 @@
 struct cpu_backend {
     struct backend base;
     const struct kernels *k;
+    enum cpu_isa isa;
     int threads;
     bool has_bf16;
     float *scratch;
@@ -18,6 +19,11 @@ struct cpu_backend {
 
 /* At least `floats` of scratch from now on; what is in it is lost. */
 enum status cpu_scratch_reserve(struct cpu_backend *cpu, size_t floats, struct error *err);
+
+/* What a norm over c channels needs of it, in floats. */
+size_t cpu_norm_scratch(size_t c);
+/* Row `row` of x, for its sums; what a norm needs besides is left zero. */
+struct norm_job cpu_norm_job(const struct cpu_backend *cpu, const struct tensor *x, uint32_t row);
 
 /* Row n of a tensor. */
 void *cpu_row(const struct tensor *t, uint32_t n);
@@ -28,6 +34,10 @@ enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const fl
                           const float *bias, struct conv_plan **out, struct error *err);
 void cpu_conv_plan_free(struct backend *b, struct conv_plan *p);
 size_t cpu_conv_plan_bytes(const struct conv_plan *p);
+bool cpu_conv_takes(struct backend *b, const struct conv_desc *d);
+enum status cpu_conv_staged(struct backend *b, struct conv_plan *p, const struct tensor *x,
+                            const struct conv_stage *stage, const struct tensor *residual,
+                            const struct tensor *y, const uint32_t *set, struct error *err);
 enum status cpu_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
                      const struct tensor *residual, const struct tensor *y, const uint32_t *set,
                      struct error *err);

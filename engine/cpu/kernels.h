@@ -18,15 +18,23 @@ enum {
     ATTENTION_QUERIES = 24
 };
 
+struct amx_shape;
+
 struct conv_job {
     const struct conv_desc *d;
-    const float *weight; /* packed by pack.h */
-    const float *bias;   /* [oc] */
+    const void *weight; /* packed as conv.c says; F32, for conv_amx BF16 */
+    const float *bias;  /* [oc] */
     const void *x, *residual;
     void *y;
     float *scratch; /* threads * scratch_stride */
     size_t scratch_stride;
     int threads;
+    /* conv_amx alone: */
+    const struct amx_shape *amx;
+    const float *scale, *offset; /* input stage: [k] each, 0 beyond ic; NULL: none */
+    float *partial;  /* [partial_lines][2][panels * AMX_PANEL], zeroed; NULL: no moments wanted */
+    double *moments; /* of y: [2][moments_ld] */
+    size_t moments_ld;
 };
 
 struct norm_job {
@@ -38,6 +46,8 @@ struct norm_job {
     float eps;
     const float *gamma, *beta, *scale_shift; /* [c], [c], NULL or [2c] */
     bool silu;
+    const double *moments; /* of x, [2][moments_ld]; NULL: to be found */
+    size_t moments_ld;
     float *scratch; /* (2 * NORM_CHUNKS + 3) * (c rounded up to 16) */
     int threads;
 };
@@ -76,7 +86,12 @@ struct kernels {
     uint32_t vec;
     void (*conv_direct)(const struct conv_job *j);
     void (*conv_winograd)(const struct conv_job *j); /* 3x3, stride 1, ic % vec == 0 */
+    void (*conv_amx)(const struct conv_job *j);      /* NULL where there are no tile registers */
     void (*group_norm)(const struct norm_job *j);
+    /* to: [2][ld], the sums over the pixels of x and of its square. */
+    void (*moments)(const struct norm_job *j, double *to, size_t ld);
+    /* The norm as one multiplication and one addition a channel, for a convolution's input stage. x: BF16. */
+    void (*norm_constants)(const struct norm_job *j, float *scale, float *offset);
     void (*attention)(const struct attention_job *j);
     void (*copy)(const struct copy_job *j);
     void (*upsample)(const struct resample_job *j);
@@ -96,5 +111,6 @@ struct kernels {
 const struct kernels *cpu_kernels_sse(void);
 const struct kernels *cpu_kernels_avx2(void);
 const struct kernels *cpu_kernels_avx512(void);
+const struct kernels *cpu_kernels_amx(void);
 
 #endif

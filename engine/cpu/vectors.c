@@ -158,7 +158,12 @@ const struct kernels *ISA_FN(cpu_kernels)(void)
         .vec = VEC,
         .conv_direct = ISA_FN(conv_direct),
         .conv_winograd = ISA_FN(conv_winograd),
+#ifdef __AMX_BF16__
+        .conv_amx = ISA_FN(conv_amx),
+#endif
         .group_norm = ISA_FN(group_norm),
+        .moments = ISA_FN(moments),
+        .norm_constants = ISA_FN(norm_constants),
         .attention = ISA_FN(attention),
         .copy = ISA_FN(copy),
         .upsample = ISA_FN(upsample),

@@ -107,7 +107,7 @@ INLINE void piece(const struct conv_job *j, float *v, size_t first, size_t tiles
     for (size_t p = 0; p < WINOGRAD_POINTS && padded > tiles; p++)
         memset(v + (p * WINOGRAD_TILES + tiles) * ic, 0, (padded - tiles) * ic * sizeof *v);
     for (size_t oc0 = 0; oc0 < d->oc; oc0 += NR) {
-        const float *u = j->weight + oc0 * WINOGRAD_POINTS * ic;
+        const float *u = (const float *)j->weight + oc0 * WINOGRAD_POINTS * ic;
         for (size_t p = 0; p < WINOGRAD_POINTS; p++)
             for (size_t t = 0; t < tiles; t += MR)
                 micro(v + (p * WINOGRAD_TILES + t) * ic, ic, u + p * ic * NR, ic,

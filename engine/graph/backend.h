@@ -22,8 +22,17 @@ struct attention_plan;
 
 /* Folded constants come in `sets` (one per (t, label)); a row picks its set by index. `set` below is [n] or NULL (= all 0). */
 
+/* What happens to a picture on its way into a convolution: conv(resample(silu(norm(x)))). It saves the back end that
+ * can do it (`conv_takes`) from writing and reading the picture once more. */
+struct conv_input {
+    bool norm, silu;
+    uint32_t groups;
+    float eps;
+    enum resample resample; /* needs `norm` */
+};
+
 struct conv_desc {
-    uint32_t h, w; /* of the input picture */
+    uint32_t h, w; /* of the picture that is convolved: after the input stage's resampling */
     uint32_t ic, oc;
     uint32_t kernel;   /* 1 or 3; padding kernel / 2 */
     uint32_t stride;   /* 1 or 2; output is ceil(h / stride) x ceil(w / stride) */
@@ -31,6 +40,22 @@ struct conv_desc {
     enum dtype dtype;  /* of x, residual and y */
     size_t x_ld, y_ld; /* elements between pixels of x and y (and of the residual: r_ld) */
     size_t r_ld;       /* 0: no residual */
+    struct conv_input input;
+};
+
+/* Sums over a picture's pixels, from which a norm takes its mean and variance: of channel c of row n at
+ * data[2 * n * ld + c], of its square at data[(2 * n + 1) * ld + c]. data NULL: not wanted, not known. */
+struct moments {
+    double *data;
+    size_t ld;
+};
+
+/* The constants of a convolution's input stage, as in group_norm_args; moments of x are given, those of y asked for. */
+struct conv_stage {
+    const float *gamma, *beta;
+    const uint32_t *set;
+    const struct tensor *scale_shift;
+    struct moments in, out;
 };
 
 struct group_norm_args {
@@ -64,6 +89,8 @@ struct backend_ops {
     bool
         host_memory; /* alloc gives memory that the host may touch; copy_in / copy_out are then NULL */
     void (*close)(struct backend *b);
+    /* The instruction set or card that it computes on, for logs. */
+    const char *(*isa)(struct backend *b);
     bool (*has_dtype)(struct backend *b, enum dtype t);
     enum dtype (*best_dtype)(struct backend *b); /* what --dtype auto takes */
     /* Rows that run through the network together: a pass is always exactly this many (CPU: 1). */
@@ -87,6 +114,13 @@ struct backend_ops {
     enum status (*conv)(struct backend *b, struct conv_plan *p, const struct tensor *x,
                         const struct tensor *residual, const struct tensor *y, const uint32_t *set,
                         struct error *err);
+
+    /* Whether conv_staged can run a plan with this input stage, and keep moments. Both may be NULL: norms then stay ops of
+     * their own and nobody keeps moments. x of a resampling stage: [n][2h][2w][ic] (DOWN) or [n][h/2][w/2][ic] (UP). */
+    bool (*conv_takes)(struct backend *b, const struct conv_desc *d);
+    enum status (*conv_staged)(struct backend *b, struct conv_plan *p, const struct tensor *x,
+                               const struct conv_stage *stage, const struct tensor *residual,
+                               const struct tensor *y, const uint32_t *set, struct error *err);
 
     /* weight: [oc][ic] F32, bias: [oc] F32 or NULL. */
     enum status (*linear_plan)(struct backend *b, uint32_t ic, uint32_t oc, const float *weight,

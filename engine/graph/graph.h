@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/graph/tensor.h"
 #include "proto/error.h"
 
 enum op {

@@ -11,6 +11,8 @@
 
 #include "proto/dtype.h"
 
+enum resample { RESAMPLE_NONE, RESAMPLE_UP, RESAMPLE_DOWN }; /* nearest x2, 2x2 average */
+
 struct tensor {
     void *data;
     enum dtype dtype; /* F32 or BF16 (F16 on CUDA) */

@@ -16,8 +16,6 @@ struct unet {
     uint32_t n_skips;
 };
 
-enum resample { RESAMPLE_NONE, RESAMPLE_UP, RESAMPLE_DOWN };
-
 static int32_t conv3x3(struct unet *u, const char *block, const char *part, int32_t in, uint32_t oc,
                        int32_t residual)
 {

@@ -140,17 +140,16 @@ static void conv_case_on(struct backend *b, int threads, const struct conv_case 
                          double tolerance)
 {
     uint32_t oh = (t->h + t->stride - 1) / t->stride, ow = (t->w + t->stride - 1) / t->stride;
-    struct conv_desc d = { t->h,
-                           t->w,
-                           t->ic,
-                           t->oc,
-                           t->kernel,
-                           t->stride,
-                           t->sets,
-                           dt,
-                           t->ic + t->x_more,
-                           t->oc + t->y_more,
-                           0 };
+    struct conv_desc d = { .h = t->h,
+                           .w = t->w,
+                           .ic = t->ic,
+                           .oc = t->oc,
+                           .kernel = t->kernel,
+                           .stride = t->stride,
+                           .sets = t->sets,
+                           .dtype = dt,
+                           .x_ld = t->ic + t->x_more,
+                           .y_ld = t->oc + t->y_more };
     if (t->residual) d.r_ld = t->in_place ? d.y_ld : t->oc + 3;
     struct conv_desc rd = d;
     rd.dtype = DT_F32;
@@ -210,7 +209,16 @@ static void a_convolution_that_is_not_its_plans_is_refused(void **state)
     struct tensor w = tensor_make(DT_F32, 1, 1, 1, 64, 64, 1);
     struct tensor x = tensor_make(DT_F32, 1, 4, 4, 8, 8, 2),
                   y = tensor_make(DT_F32, 1, 4, 4, 8, 8, 3);
-    struct conv_desc d = { 4, 4, 8, 8, 1, 1, 1, DT_F32, 8, 8, 0 };
+    struct conv_desc d = { .h = 4,
+                           .w = 4,
+                           .ic = 8,
+                           .oc = 8,
+                           .kernel = 1,
+                           .stride = 1,
+                           .sets = 1,
+                           .dtype = DT_F32,
+                           .x_ld = 8,
+                           .y_ld = 8 };
     struct backend *b = cpu[0];
     struct conv_plan *p = NULL;
     EXPECT_OK(b->ops->conv_plan(b, &d, w.data, NULL, &p, &err));

@@ -13,11 +13,11 @@ static bool same_shape(const struct tensor *a, const struct tensor *b)
     return a->n == b->n && a->h == b->h && a->w == b->w && a->c == b->c;
 }
 
-struct moments {
+struct group_moments {
     double mean, rstd;
 };
 
-static struct moments group_moments(const struct tensor *x, uint32_t n, uint32_t first,
+static struct group_moments group_moments(const struct tensor *x, uint32_t n, uint32_t first,
                                     uint32_t width, double eps)
 {
     double sum = 0, squares = 0, count = (double)x->h * x->w * width;
@@ -30,7 +30,7 @@ static struct moments group_moments(const struct tensor *x, uint32_t n, uint32_t
             double d = (double)pixel(x, n, 0, i)[c] - mean;
             squares += d * d;
         }
-    return (struct moments){ mean, 1.0 / sqrt(squares / count + eps) };
+    return (struct group_moments){ mean, 1.0 / sqrt(squares / count + eps) };
 }
 
 enum status reference_group_norm(struct backend *b, const struct group_norm_args *a,
@@ -46,7 +46,7 @@ enum status reference_group_norm(struct backend *b, const struct group_norm_args
         const float *gamma = a->gamma + (size_t)(a->set ? a->set[n] : 0) * c;
         const float *beta = a->beta + (size_t)(a->set ? a->set[n] : 0) * c;
         const float *ss = a->scale_shift ? pixel(a->scale_shift, n, 0, 0) : NULL;
-        struct moments m = { 0 };
+        struct group_moments m = { 0 };
         for (uint32_t k = 0; k < c; k++) {
             /* Taken before the group's first channel is overwritten (y may be x), and kept for the others. */
             if (k % width == 0) m = group_moments(x, n, k, width, (double)a->eps);

@@ -1,0 +1,374 @@
+/* Convolution in BF16 on the tile registers: the input, normed and padded on its way, stands in a strip that stays in L2, and
+ * pairs of tiles of it meet panels of packed weights. Sums are F32, in an order that follows from the shape alone. */
+#include <immintrin.h>
+#include <omp.h>
+
+#include "engine/cpu/amx_shape.h"
+#include "engine/cpu/kernels.h"
+#include "engine/cpu/tables.h"
+#include "engine/cpu/vec.h"
+
+enum { PAIR = 2 * AMX_PIXELS };
+
+/* Eight tiles of 16 rows of 64 bytes: 0-3 sums, 4-5 input, 6-7 weights. */
+static void configure_tiles(void)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes_per_row[16];
+        uint8_t rows[16];
+    } config = { .palette = 1 };
+    for (int i = 0; i < 8; i++) {
+        config.bytes_per_row[i] = 64;
+        config.rows[i] = 16;
+    }
+    _tile_loadconfig(&config);
+}
+
+INLINE __mmask16 lanes(size_t n)
+{
+    return n >= 16 ? (__mmask16)-1 : (__mmask16)((1u << n) - 1);
+}
+
+INLINE __m512 widen(const uint16_t *x, __mmask16 m)
+{
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, x)), 16));
+}
+
+/* x / (1 + e^-x) within 2^-13: the result is rounded to BF16's 2^-9. The polynomial is 2^f on [-1/2, 1/2] within 8e-5. */
+INLINE __m512 rough_silu(__m512 x)
+{
+    __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
+    __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 f = _mm512_sub_ps(t, n);
+    __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(0.05517167f), _mm512_set1_ps(0.24261112f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69326099f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.99992807f));
+    __m512 e = _mm512_scalef_ps(p, n);
+    return _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(e, _mm512_set1_ps(1.0f))));
+}
+
+INLINE __m512 staged(const struct conv_job *j, const uint16_t *x, size_t c, __mmask16 m, bool norm)
+{
+    __m512 v = widen(x + c, m);
+    if (!norm) return v;
+    v = _mm512_fmadd_ps(v, _mm512_loadu_ps(j->scale + c), _mm512_loadu_ps(j->offset + c));
+    return j->d->input.silu ? rough_silu(v) : v;
+}
+
+INLINE __m512 staged_mean(const struct conv_job *j, const uint16_t *x, size_t below, size_t c,
+                          __mmask16 m, bool norm, bool down)
+{
+    if (!down) return staged(j, x, c, m, norm);
+    size_t right = j->d->x_ld;
+    __m512 top = _mm512_add_ps(staged(j, x, c, m, norm), staged(j, x + right, c, m, norm));
+    __m512 low =
+        _mm512_add_ps(staged(j, x + below, c, m, norm), staged(j, x + below + right, c, m, norm));
+    return _mm512_mul_ps(_mm512_set1_ps(0.25f), _mm512_add_ps(top, low));
+}
+
+/* One pixel of a strip, and the same again at `twin` where that is not NULL. */
+INLINE void fill_pixel(const struct conv_job *j, const uint16_t *x, size_t below, uint16_t *to,
+                       uint16_t *twin, bool norm, bool down)
+{
+    size_t ic = j->d->ic, k = j->amx->k;
+    for (size_t c = 0; c < k; c += AMX_DEPTH) {
+        size_t n = ic - c;
+        __m512 a = staged_mean(j, x, below, c, lanes(n), norm, down);
+        __m512 b = staged_mean(j, x, below, c + 16, n > 16 ? lanes(n - 16) : 0, norm, down);
+        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+        _mm512_storeu_si512(to + c, both);
+        if (twin) _mm512_storeu_si512(twin + c, both);
+    }
+}
+
+/* Row y of the picture that is convolved, with its border, or a row of zeros outside of it. */
+INLINE void fill_row(const struct conv_job *j, int64_t y, uint16_t *to, bool norm)
+{
+    const struct conv_desc *d = j->d;
+    size_t pitch = j->amx->pitch, bytes = j->amx->k * sizeof *to;
+    bool inside = y >= 0 && y < d->h;
+    for (size_t x = 0; x < (inside ? 1 : d->w + 1); x++)
+        memset(to + x * pitch, 0, bytes);
+    memset(to + (d->w + 1) * pitch, 0, bytes);
+    if (!inside) return;
+    const uint16_t *from = j->x;
+    uint16_t *at = to + pitch;
+    switch (d->input.resample) {
+    case RESAMPLE_NONE:
+        from += (size_t)y * d->w * d->x_ld;
+        for (size_t x = 0; x < d->w; x++)
+            fill_pixel(j, from + x * d->x_ld, 0, at + x * pitch, NULL, norm, false);
+        break;
+    case RESAMPLE_UP:
+        from += (size_t)(y / 2) * (d->w / 2) * d->x_ld;
+        for (size_t x = 0; x < d->w / 2; x++)
+            fill_pixel(j, from + x * d->x_ld, 0, at + 2 * x * pitch, at + (2 * x + 1) * pitch, norm,
+                       false);
+        break;
+    case RESAMPLE_DOWN: {
+        size_t below = (size_t)2 * d->w * d->x_ld;
+        from += (size_t)(2 * y) * below;
+        for (size_t x = 0; x < d->w; x++)
+            fill_pixel(j, from + 2 * x * d->x_ld, below, at + x * pitch, NULL, norm, true);
+        break;
+    }
+    }
+}
+
+/* All taps of output pixel i, one after the other. */
+static void fill_unrolled(const struct conv_job *j, size_t i, uint16_t *to)
+{
+    const struct conv_desc *d = j->d;
+    size_t ow = (d->w + d->stride - 1) / d->stride, n = 0;
+    int64_t pad = d->kernel / 2, oy = (int64_t)(i / ow), ox = (int64_t)(i % ow);
+    for (int64_t ky = 0; ky < d->kernel; ky++)
+        for (int64_t kx = 0; kx < d->kernel; kx++, n += d->ic) {
+            int64_t y = oy * d->stride + ky - pad, x = ox * d->stride + kx - pad;
+            if (y < 0 || y >= d->h || x < 0 || x >= d->w)
+                memset(to + n, 0, d->ic * sizeof *to);
+            else
+                memcpy(to + n, (const uint16_t *)j->x + ((size_t)y * d->w + (size_t)x) * d->x_ld,
+                       d->ic * sizeof *to);
+        }
+    memset(to + n, 0, (j->amx->k - n) * sizeof *to);
+}
+
+/* Line y of the output's own rows (a padded strip's is one of picture, the others' a pixel). */
+INLINE void fill_line(const struct conv_job *j, int64_t y, uint16_t *to)
+{
+    const struct amx_shape *s = j->amx;
+    if (s->unrolled) {
+        fill_unrolled(j, (size_t)y, to);
+    } else if (s->padded) {
+        if (j->scale)
+            fill_row(j, y, to, true);
+        else
+            fill_row(j, y, to, false);
+    } else {
+        const uint16_t *x = (const uint16_t *)j->x + (size_t)y * j->d->x_ld;
+        if (j->scale)
+            fill_pixel(j, x, 0, to, NULL, true, false);
+        else
+            fill_pixel(j, x, 0, to, NULL, false, false);
+    }
+}
+
+/* Lines first .. first + rows of the output; where there is a border the strip begins with the line above. `follows`: the
+ * strip still holds the block before, whose last two lines are the first two here. */
+static void fill_strip(const struct conv_job *j, uint16_t *strip, size_t first, size_t rows,
+                       bool follows)
+{
+    const struct amx_shape *s = j->amx;
+    size_t line = s->width * s->pitch, halo = s->padded ? 2 : 0, from = 0;
+    int64_t top = (int64_t)first - (s->padded ? 1 : 0);
+    if (follows && s->padded) {
+        memmove(strip, strip + s->rows * line, halo * line * sizeof *strip);
+        from = halo;
+    }
+    for (size_t r = from; r < rows + halo; r++) {
+        int64_t y = top + (int64_t)r;
+        if (j->d->input.resample == RESAMPLE_UP && r > 0 && y > 0 && y % 2 == 1 && y < j->d->h)
+            memcpy(strip + r * line, strip + (r - 1) * line, line * sizeof *strip);
+        else
+            fill_line(j, y, strip + r * line);
+    }
+}
+
+struct block {
+    const uint16_t *strip;
+    size_t first, rows; /* lines of the output */
+    size_t tiles;
+    size_t tap[9]; /* elements from a pixel of the output to the taps of its input */
+};
+
+INLINE size_t tile_origin(const struct amx_shape *s, size_t tile)
+{
+    if (!s->exact) return tile * AMX_PIXELS;
+    size_t per_row = s->ow / AMX_PIXELS;
+    return tile / per_row * s->width + tile % per_row * AMX_PIXELS;
+}
+
+/* c[32][32] = two tiles of pixels times one panel, over all taps and channels. */
+INLINE void multiply(const struct block *b, const struct amx_shape *s, const uint16_t *a0,
+                     const uint16_t *a1, const uint16_t *w, float *c)
+{
+    size_t stride = s->pitch * sizeof *a0;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (size_t k = 0; k < s->k; k += AMX_DEPTH)
+        for (uint32_t t = 0; t < s->taps; t++, w += 2 * AMX_TILE) {
+            _tile_loadd(4, a0 + b->tap[t] + k, stride);
+            _tile_loadd(6, w, 64);
+            _tile_loadd(7, w + AMX_TILE, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, a1 + b->tap[t] + k, stride);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    size_t ldc = AMX_PANEL * sizeof *c;
+    _tile_stored(0, c, ldc);
+    _tile_stored(1, c + AMX_CHANNELS, ldc);
+    _tile_stored(2, c + AMX_PIXELS * AMX_PANEL, ldc);
+    _tile_stored(3, c + AMX_PIXELS * AMX_PANEL + AMX_CHANNELS, ldc);
+}
+
+INLINE __m512 with_residual(const struct conv_job *j, size_t pixel, size_t c, __mmask16 m, __m512 v)
+{
+    if (!j->residual || !m) return v;
+    return _mm512_add_ps(v, widen((const uint16_t *)j->residual + pixel * j->d->r_ld + c, m));
+}
+
+/* The 16 pixels of a tile: bias, residual, rounding; and their sums into moments that the caller has zeroed. */
+INLINE void finish(const struct conv_job *j, const struct block *b, const float *c, size_t tile,
+                   size_t panel)
+{
+    const struct conv_desc *d = j->d;
+    const struct amx_shape *s = j->amx;
+    size_t oc0 = panel * AMX_PANEL, n = d->oc - oc0, q = tile_origin(s, tile);
+    __mmask16 m0 = lanes(n), m1 = n > 16 ? lanes(n - 16) : 0;
+    __m512 bias0 = _mm512_maskz_loadu_ps(m0, j->bias + oc0);
+    __m512 bias1 = _mm512_maskz_loadu_ps(m1, j->bias + oc0 + 16);
+    __m512 sum0 = _mm512_setzero_ps(), sum1 = sum0, square0 = sum0, square1 = sum0;
+    size_t y = q / s->width, x = q % s->width;
+    for (size_t r = 0; r < AMX_PIXELS; r++, c += AMX_PANEL, x++) {
+        if (x == s->width) {
+            x = 0;
+            y++;
+        }
+        if (x >= s->ow || y >= b->rows) continue;
+        size_t pixel = (b->first + y) * s->ow + x;
+        __m512 v0 = with_residual(j, pixel, oc0, m0, _mm512_add_ps(_mm512_load_ps(c), bias0));
+        __m512 v1 =
+            with_residual(j, pixel, oc0 + 16, m1, _mm512_add_ps(_mm512_load_ps(c + 16), bias1));
+        uint16_t *to = (uint16_t *)j->y + pixel * d->y_ld + oc0;
+        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(v1, v0);
+        if (n >= AMX_PANEL)
+            _mm512_storeu_si512(to, both);
+        else
+            _mm512_mask_storeu_epi16(to, (__mmask32)m1 << 16 | m0, both);
+        sum0 = _mm512_add_ps(sum0, v0);
+        sum1 = _mm512_add_ps(sum1, v1);
+        square0 = _mm512_fmadd_ps(v0, v0, square0);
+        square1 = _mm512_fmadd_ps(v1, v1, square1);
+    }
+    if (!j->partial) return;
+    size_t ld = s->panels * (size_t)AMX_PANEL;
+    size_t line = s->exact ? b->first + q / s->width : b->first / s->rows;
+    float *to = j->partial + 2 * line * ld + oc0;
+    _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), sum0));
+    _mm512_storeu_ps(to + 16, _mm512_add_ps(_mm512_loadu_ps(to + 16), sum1));
+    _mm512_storeu_ps(to + ld, _mm512_add_ps(_mm512_loadu_ps(to + ld), square0));
+    _mm512_storeu_ps(to + ld + 16, _mm512_add_ps(_mm512_loadu_ps(to + ld + 16), square1));
+}
+
+INLINE void pair_by_panel(const struct conv_job *j, const struct block *b, size_t pair,
+                          size_t panel)
+{
+    const struct amx_shape *s = j->amx;
+    float c[PAIR * AMX_PANEL] __attribute__((aligned(64)));
+    size_t first = 2 * pair, second = first + 1 < b->tiles ? first + 1 : first;
+    multiply(b, s, b->strip + tile_origin(s, first) * s->pitch,
+             b->strip + tile_origin(s, second) * s->pitch,
+             (const uint16_t *)j->weight + panel * (s->weight_elements / s->panels), c);
+    finish(j, b, c, first, panel);
+    if (second != first) finish(j, b, c + AMX_PIXELS * AMX_PANEL, second, panel);
+}
+
+static struct block block_of(const struct amx_shape *s, const uint16_t *strip, size_t first)
+{
+    struct block b = { .strip = strip, .first = first, .rows = s->rows };
+    if (b.rows > s->oh - first) b.rows = s->oh - first;
+    b.tiles = s->exact ? b.rows * (s->ow / AMX_PIXELS)
+                       : ((b.rows - 1) * s->width + s->ow + AMX_PIXELS - 1) / AMX_PIXELS;
+    for (size_t t = 0; t < s->taps; t++)
+        b.tap[t] = (t / 3 * s->width + t % 3) * s->pitch;
+    return b;
+}
+
+static void run_block(const struct conv_job *j, const struct block *b, size_t from, size_t to)
+{
+    size_t pairs = (b->tiles + 1) / 2;
+    if (j->amx->panels_outside) {
+        for (size_t panel = from; panel < to; panel++)
+            for (size_t pair = 0; pair < pairs; pair++)
+                pair_by_panel(j, b, pair, panel);
+    } else {
+        for (size_t pair = 0; pair < pairs; pair++)
+            for (size_t panel = from; panel < to; panel++)
+                pair_by_panel(j, b, pair, panel);
+    }
+}
+
+static void run_whole(const struct conv_job *j)
+{
+    const struct amx_shape *s = j->amx;
+    uint16_t *strip = (uint16_t *)j->scratch;
+    size_t halo = s->padded ? 2 : 0, line = s->width * s->pitch;
+    if (!s->raw) {
+#pragma omp for schedule(static)
+        for (size_t r = 0; r < s->oh + halo; r++)
+            fill_line(j, (int64_t)r - (s->padded ? 1 : 0), strip + r * line);
+    }
+    struct block b = block_of(s, s->raw ? j->x : strip, 0);
+#pragma omp for schedule(dynamic, 1)
+    for (size_t panel = 0; panel < s->panels; panel++)
+        run_block(j, &b, panel, panel + 1);
+}
+
+/* Each thread takes blocks that lie below one another, so that a strip inherits the border from the one before. */
+static void run_blocks(const struct conv_job *j)
+{
+    const struct amx_shape *s = j->amx;
+    size_t me = (size_t)omp_get_thread_num(), team = (size_t)omp_get_num_threads();
+    uint16_t *strip = (uint16_t *)(j->scratch + me * j->scratch_stride);
+    size_t begin = s->blocks * me / team, end = s->blocks * (me + 1) / team;
+    for (size_t i = begin; i < end; i++) {
+        size_t first = i * s->rows;
+        struct block b = block_of(s, strip, first);
+        if (s->raw)
+            b.strip = (const uint16_t *)j->x + first * s->pitch;
+        else
+            fill_strip(j, strip, first, b.rows, i > begin);
+        run_block(j, &b, 0, s->panels);
+    }
+}
+
+/* The lines' sums, added in their order. */
+static void gather_moments(const struct conv_job *j)
+{
+    const struct amx_shape *s = j->amx;
+    size_t ld = s->panels * (size_t)AMX_PANEL, lines = s->exact ? s->oh : s->blocks;
+#pragma omp for schedule(static)
+    for (size_t c = 0; c < j->d->oc; c += 8) {
+        __mmask8 m = (__mmask8)lanes(j->d->oc - c < 8 ? j->d->oc - c : 8);
+        for (size_t k = 0; k < 2; k++) {
+            __m512d sum = _mm512_setzero_pd();
+            for (size_t i = 0; i < lines; i++)
+                sum = _mm512_add_pd(
+                    sum, _mm512_cvtps_pd(_mm256_loadu_ps(j->partial + (2 * i + k) * ld + c)));
+            _mm512_mask_storeu_pd(j->moments + k * j->moments_ld + c, m, sum);
+        }
+    }
+}
+
+void ISA_FN(conv_amx)(const struct conv_job *j)
+{
+#pragma omp parallel num_threads(j->threads)
+    {
+        configure_tiles();
+        if (j->amx->whole)
+            run_whole(j);
+        else
+            run_blocks(j);
+        _tile_release();
+        if (j->partial) {
+#pragma omp barrier
+            gather_moments(j);
+        }
+    }
+}

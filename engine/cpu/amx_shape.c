@@ -1,0 +1,70 @@
+#include "engine/cpu/amx_shape.h"
+
+enum {
+    CACHED_WEIGHT_BYTES =
+        768 << 10, /* with a strip of SMALL_STRIP_BYTES they share two megabytes of L2 */
+    SMALL_STRIP_BYTES = 700 << 10,
+    LARGE_STRIP_BYTES = 1300 << 10,
+    LINEAR_ROWS = 512
+};
+
+static uint32_t round_up(uint32_t n, uint32_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+struct amx_shape amx_shape_of(const struct conv_desc *d, int threads)
+{
+    struct amx_shape s = { 0 };
+    uint32_t oh = (d->h + d->stride - 1) / d->stride, ow = (d->w + d->stride - 1) / d->stride;
+    uint32_t all = d->kernel * d->kernel * d->ic;
+    s.unrolled = d->stride != 1 || (d->kernel == 3 && d->ic < AMX_DEPTH);
+    s.padded = d->kernel == 3 && !s.unrolled;
+    s.raw = d->kernel == 1 && !s.unrolled && !d->input.norm && d->ic % AMX_DEPTH == 0 &&
+            (size_t)oh * ow % AMX_PIXELS == 0;
+    s.taps = s.padded ? 9 : 1;
+    s.k = round_up(s.unrolled ? all : d->ic, AMX_DEPTH);
+    s.panels = round_up(d->oc, AMX_PANEL) / AMX_PANEL;
+    s.oh = s.padded ? oh : oh * ow;
+    s.ow = s.padded ? ow : 1;
+    s.width = s.padded ? ow + 2 : 1;
+    s.exact = s.padded && ow % AMX_PIXELS == 0;
+    /* The odd cache line spreads the pixels over the sets of the cache. */
+    s.pitch = s.raw ? d->x_ld : s.k + AMX_DEPTH;
+    s.weight_elements = (size_t)s.panels * s.taps * s.k * AMX_PANEL;
+
+    size_t weights = s.weight_elements * sizeof(uint16_t), halo = s.padded ? 2 : 0;
+    size_t row = (size_t)s.width * s.pitch * sizeof(uint16_t);
+    size_t whole = (s.oh + halo) * row;
+    s.panels_outside = weights > CACHED_WEIGHT_BYTES;
+    s.whole = whole <= LARGE_STRIP_BYTES && whole < weights;
+    if (s.whole) {
+        s.rows = s.oh;
+    } else if (!s.padded) {
+        s.rows = LINEAR_ROWS;
+    } else {
+        size_t most = (s.panels_outside ? LARGE_STRIP_BYTES : SMALL_STRIP_BYTES) / row;
+        size_t share = (s.oh + (size_t)threads - 1) / (size_t)threads;
+        s.rows = (uint32_t)(most > halo + 1 ? most - halo : 1);
+        if (s.rows > share) s.rows = (uint32_t)share;
+    }
+    s.blocks = (s.oh + s.rows - 1) / s.rows;
+    /* The last tile of a block may reach a tile's width beyond its last pixel. */
+    if (!s.raw) s.strip_elements = ((s.rows + halo) * s.width + AMX_PIXELS + halo) * s.pitch;
+    return s;
+}
+
+void amx_pack(const struct amx_shape *s, const struct conv_desc *d, const float *weight,
+              uint16_t *to)
+{
+    size_t taps = (size_t)d->kernel * d->kernel, depth = s->k / AMX_DEPTH;
+    for (size_t o = 0; o < d->oc; o++)
+        for (size_t i = 0; i < d->ic; i++)
+            for (size_t t = 0; t < taps; t++) {
+                size_t k = s->unrolled ? t * d->ic + i : i, tap = s->unrolled ? 0 : t;
+                size_t panel = o / AMX_PANEL, half = o % AMX_PANEL / AMX_CHANNELS;
+                size_t tile = ((panel * depth + k / AMX_DEPTH) * s->taps + tap) * 2 + half;
+                size_t at = k % AMX_DEPTH / 2 * AMX_CHANNELS * 2 + o % AMX_CHANNELS * 2 + k % 2;
+                to[tile * AMX_TILE + at] = bf16_of_f32(weight[(o * d->ic + i) * taps + t]);
+            }
+}
