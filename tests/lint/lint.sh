@@ -9,7 +9,7 @@ ours=({proto,engine,server,cli}/**/*.c)
 
 case ${1:-} in
 format)
-    files=({proto,engine,server,cli,tests}/**/*.[ch])
+    files=({proto,engine,server,cli,tests}/**/*.{c,h,cu,cuh,cpp})
     clang-format --dry-run -Werror --style=file "${files[@]}"
     echo "${#files[@]} files are formatted"
     ;;

@@ -1,0 +1,37 @@
+# cuda-emulated: our kernels on the host (tests/cuda/emu/emu.h says how), against the CPU back end. Needs no toolkit.
+add_library(david_emu STATIC emu/emu.cpp emu/fiber.cpp)
+target_include_directories(david_emu INTERFACE ${CMAKE_CURRENT_SOURCE_DIR}/emu PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/emu)
+target_compile_features(david_emu PUBLIC cxx_std_17)
+target_link_libraries(david_emu PUBLIC Threads::Threads)
+
+# david_as_cxx(FILES...): these CUDA sources are C++ in this folder.
+function(david_as_cxx)
+  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+endfunction()
+
+# The emulation itself, with both ways of switching stacks.
+david_as_cxx(test_emu.cu)
+david_test(NAME test_emu LABEL cuda-emulated SOURCES test_emu.cu LIBS david_emu TIMEOUT 120)
+david_test(NAME test_emu_ucontext LABEL cuda-emulated SOURCES test_emu.cu emu/emu.cpp emu/fiber.cpp LIBS Threads::Threads
+  TIMEOUT 120)
+target_include_directories(test_emu_ucontext PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/emu)
+target_compile_features(test_emu_ucontext PRIVATE cxx_std_17)
+target_compile_definitions(test_emu_ucontext PRIVATE EMU_UCONTEXT)
+
+# Our headers against the toolkit's.
+find_package(CUDAToolkit QUIET)
+if(CUDAToolkit_FOUND)
+  foreach(side toolkit ours)
+    add_library(david_headers_${side} OBJECT emu_headers.cpp)
+    target_compile_features(david_headers_${side} PRIVATE cxx_std_17)
+    target_compile_definitions(david_headers_${side} PRIVATE SIDE=${side})
+  endforeach()
+  target_include_directories(david_headers_toolkit SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  target_link_libraries(david_headers_ours PRIVATE david_emu)
+  david_test(NAME test_emu_headers LABEL cuda-emulated TIMEOUT 120
+    SOURCES test_emu_headers.cpp $<TARGET_OBJECTS:david_headers_toolkit> $<TARGET_OBJECTS:david_headers_ours> LIBS david_emu)
+else()
+  add_test(NAME test_emu_headers COMMAND sh -c
+    "echo 'no CUDA toolkit to compare with'; [ -z \"$DAVID_REQUIRE_CUDA\" ] && exit 77; exit 1")
+  set_tests_properties(test_emu_headers PROPERTIES LABELS cuda-emulated SKIP_RETURN_CODE 77)
+endif()

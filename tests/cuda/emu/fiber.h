@@ -1,0 +1,37 @@
+/* fiber.h - stacks that are switched by hand: one for each thread of a CUDA block.
+ *
+ * fiber_to leaves the running stack and goes on with another; the callee-saved registers stay with each (x86-64: twelve
+ * instructions; elsewhere ucontext). AddressSanitizer is told of every switch. A stack has a guard page below it: running
+ * over it is a fault, not a surprise. A fiber belongs to the thread that made it and is never left by its function. */
+#ifndef DAVID_EMU_FIBER_H
+#define DAVID_EMU_FIBER_H
+
+#include <stddef.h>
+
+namespace emu
+{
+
+struct fiber {
+    void *sp;           /* where it goes on; x86-64 */
+    void *context;      /* ucontext_t; elsewhere */
+    void *memory;       /* NULL: the stack of the operating system's thread */
+    size_t bytes;       /* of memory, guard page included */
+    void *fake_stack;   /* AddressSanitizer's */
+    const void *bottom; /* of the stack, for AddressSanitizer */
+    size_t stack_bytes;
+    void (*run)(void *);
+    void *argument;
+};
+
+enum { FIBER_STACK = 256 * 1024 };
+
+/* `run` must not return. Aborts where there is no memory. */
+void fiber_make(fiber *f, void (*run)(void *), void *argument);
+void fiber_free(fiber *f);
+/* The stack that the caller runs on, so that it can be gone back to. */
+void fiber_here(fiber *f);
+void fiber_to(fiber *from, fiber *to);
+
+} // namespace emu
+
+#endif
