@@ -1,4 +1,4 @@
-#include "tests/reference/reference.h"
+#include "tests/reference/gradients.h"
 
 #include <stdlib.h>
 
@@ -79,6 +79,7 @@ static const struct backend_ops reference_ops = {
     .normals = reference_normals,
     .sampler_in = reference_sampler_in,
     .sampler_out = reference_sampler_out,
+    .gradients = &reference_gradients,
 };
 
 enum status reference_backend_open(struct backend **out, struct error *err)

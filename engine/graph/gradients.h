@@ -1,0 +1,151 @@
+/* gradients.h - what a back end must be able to do so that networks can be trained on it: the gradient of every op of
+ * backend.h, the few passes that only training has, and the walks of an optimiser.
+ *
+ * Parameters and their gradients are F32 in memory of the back end, in the layout of the checkpoints ([oc][ic][k][k]). They
+ * belong to the caller and change from step to step, so layers take them when they run; only a convolution packs its own
+ * (conv_pack, after every change). Gradients of pictures have the pictures' dtype, all sums are F32 or better. A gradient of
+ * a parameter is always added to what stands there, and NULL means that it is not wanted. Unlike in backend.h the rows of a
+ * tensor run together. Run functions allocate nothing; threads and errors as in backend.h. Nothing may be left NULL. */
+#ifndef DAVID_GRAPH_GRADIENTS_H
+#define DAVID_GRAPH_GRADIENTS_H
+
+#include "engine/graph/backend.h"
+
+struct trained_conv;
+struct trained_attention;
+
+/* Where a gradient goes: dst = g, or dst += g. dst.data NULL: it is not wanted. */
+struct into {
+    struct tensor dst;
+    bool add;
+};
+
+struct trained_conv_desc {
+    uint32_t h, w, ic, oc; /* of x; y has oc channels */
+    uint32_t kernel;       /* 1, 3 or 4; padding kernel / 2 */
+    uint32_t stride;       /* 1 or 2; output (h + 2 (kernel / 2) - kernel) / stride + 1 */
+    enum dtype dtype;
+    size_t x_ld, y_ld, r_ld; /* as in conv_desc; r_ld 0: no residual */
+    size_t dy_ld, dx_ld;     /* dx_ld 0: the gradient of x is never asked for */
+    bool dx_add;             /* it is added to what is there */
+};
+
+/* Group norm as it ran (y is not looked at), its output's gradient, and where those of its inputs go. */
+struct group_norm_gradient_args {
+    struct group_norm_args forward; /* set: NULL */
+    struct tensor dy;
+    struct into dx;           /* dst may be dy, where it is not added to */
+    struct into dscale_shift; /* [n][1][1][2c] F32 */
+    float *dgamma, *dbeta;    /* [c] */
+};
+
+/* Batch norm: its sums are taken apart from their use, so that those of several processes can be added in between. */
+struct batch_norm_args {
+    struct tensor x;           /* [n][h][w][c] */
+    const float *gamma, *beta; /* [c] */
+    const double *sums;        /* host: [2][c], of x and of its square */
+    double count;              /* of the pixels that they are sums over, n h w of all processes */
+    float eps;
+};
+
+struct adamw_args {
+    float *param, *m, *v; /* [count] */
+    const float *gradient;
+    size_t count;
+    double lr, beta1, beta2, eps, weight_decay;
+    uint64_t step; /* of this update, from 1 */
+};
+
+struct gradient_ops {
+    /* ---- convolution ---- */
+    enum status (*conv_new)(struct backend *b, const struct trained_conv_desc *d,
+                            struct trained_conv **out, struct error *err);
+    void (*conv_free)(struct backend *b, struct trained_conv *c); /* takes NULL */
+    size_t (*conv_bytes)(const struct trained_conv *c);           /* of what is packed */
+    /* weight: [oc][ic][kernel][kernel], bias: [oc]; read during the call only, and used until the next. */
+    enum status (*conv_pack)(struct backend *b, struct trained_conv *c, const float *weight,
+                             const float *bias, struct error *err);
+    /* y = conv(x) + bias (+ residual); residual may be y itself. */
+    enum status (*conv)(struct backend *b, struct trained_conv *c, const struct tensor *x,
+                        const struct tensor *residual, const struct tensor *y, struct error *err);
+    /* dx: the transposed convolution of dy, [n][h'][w'][oc]. */
+    enum status (*conv_data)(struct backend *b, struct trained_conv *c, const struct tensor *dy,
+                             const struct tensor *dx, struct error *err);
+    /* dweight: [oc][ic][kernel][kernel], dbias: [oc] or NULL. */
+    enum status (*conv_weights)(struct backend *b, struct trained_conv *c, const struct tensor *x,
+                                const struct tensor *dy, float *dweight, float *dbias,
+                                struct error *err);
+
+    /* ---- embeddings, all F32 [n][1][1][c] ---- */
+    /* weight: [oc][ic], bias: [oc] */
+    enum status (*linear)(struct backend *b, const float *weight, const float *bias,
+                          const struct tensor *x, const struct tensor *y, struct error *err);
+    enum status (*linear_gradient)(struct backend *b, const float *weight, const struct tensor *x,
+                                   const struct tensor *dy, const struct into *dx, float *dweight,
+                                   float *dbias, struct error *err);
+    enum status (*silu_gradient)(struct backend *b, const struct tensor *x, const struct tensor *dy,
+                                 const struct into *dx, struct error *err); /* dx may be dy */
+    /* dtable: [classes][c], label: [n] host */
+    enum status (*label_gradient)(struct backend *b, const uint32_t *label, const struct tensor *dy,
+                                  float *dtable, struct error *err);
+
+    /* ---- pictures ---- */
+    enum status (*group_norm_gradient)(struct backend *b, const struct group_norm_gradient_args *a,
+                                       struct error *err);
+    /* The softmax is computed again. dqkv: [n][h][w][3c], written. */
+    enum status (*attention_new)(struct backend *b, const struct attention_desc *d,
+                                 struct trained_attention **out, struct error *err);
+    void (*attention_free)(struct backend *b, struct trained_attention *a); /* takes NULL */
+    enum status (*attention_gradient)(struct backend *b, struct trained_attention *a,
+                                      const struct tensor *qkv, const struct tensor *dy,
+                                      const struct tensor *dqkv, struct error *err);
+    /* dy: [n][2h][2w][c] -> dx: [n][h][w][c], the sum of four */
+    enum status (*upsample_gradient)(struct backend *b, const struct tensor *dy,
+                                     const struct into *dx, struct error *err);
+    /* dy: [n][h][w][c] -> dx: [n][2h][2w][c], a quarter each */
+    enum status (*downsample_gradient)(struct backend *b, const struct tensor *dy,
+                                       const struct into *dx, struct error *err);
+    /* dst (+)= x, of one shape, converted: slices of a concat, sums, casts. */
+    enum status (*pass)(struct backend *b, const struct tensor *x, const struct into *dst,
+                        struct error *err);
+    /* de: [n][1][1][c] F32 (+)= dy: [n][h][w][c] summed over the picture; of add_channel. */
+    enum status (*channel_sums)(struct backend *b, const struct tensor *dy, const struct into *de,
+                                struct error *err);
+
+    /* ---- PatchGAN ---- */
+    /* sums: host [2][c] */
+    enum status (*batch_norm_sums)(struct backend *b, const struct tensor *x, double *sums,
+                                   struct error *err);
+    enum status (*batch_norm)(struct backend *b, const struct batch_norm_args *a,
+                              const struct tensor *y, struct error *err);
+    /* dsums: host [2][c], of dy and of dy times the normed x; they are also what is added to dbeta and dgamma. */
+    enum status (*batch_norm_gradient_sums)(struct backend *b, const struct batch_norm_args *a,
+                                            const struct tensor *dy, double *dsums, float *dgamma,
+                                            float *dbeta, struct error *err);
+    /* dx may be dy, where it is not added to. dsums as a->sums: of all processes. */
+    enum status (*batch_norm_gradient)(struct backend *b, const struct batch_norm_args *a,
+                                       const struct tensor *dy, const double *dsums,
+                                       const struct into *dx, struct error *err);
+    /* y = x > 0 ? x : slope x; y may be x */
+    enum status (*leaky_relu)(struct backend *b, const struct tensor *x, float slope,
+                              const struct tensor *y, struct error *err);
+    /* The sign of x is that of y. dx may be dy. */
+    enum status (*leaky_relu_gradient)(struct backend *b, const struct tensor *y, float slope,
+                                       const struct tensor *dy, const struct into *dx,
+                                       struct error *err);
+
+    /* ---- the optimiser's walks over F32 ---- */
+    /* p <- p (1 - lr wd) - lr m^ / (sqrt(v^) + eps): engine/README.md section 5. */
+    enum status (*adamw)(struct backend *b, const struct adamw_args *a, struct error *err);
+    /* average <- decay average + (1 - decay) x */
+    enum status (*average)(struct backend *b, float *average, const float *x, size_t count,
+                           float decay, struct error *err);
+    enum status (*fill)(struct backend *b, float *x, size_t count, float value, struct error *err);
+    /* x <- by x */
+    enum status (*scale)(struct backend *b, float *x, size_t count, float by, struct error *err);
+    /* out: host; a sum in a fixed order; not finite where one of x is not. */
+    enum status (*sum_squares)(struct backend *b, const float *x, size_t count, double *out,
+                               struct error *err);
+};
+
+#endif
