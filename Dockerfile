@@ -36,7 +36,7 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 # Ready, not only alive: the model is loaded and warm, and the daemon is not draining.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD curl -fsS -o /dev/null http://127.0.0.1:8080/readyz || exit 1
+    CMD curl -fsS -o /dev/null "http://127.0.0.1:${DAVID_LISTEN##*:}/readyz" || exit 1
 ENTRYPOINT ["/usr/local/bin/david"]
 CMD ["serve"]
 

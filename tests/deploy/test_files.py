@@ -37,7 +37,20 @@ def test_prometheus_takes_its_files(kind, file):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(not METRICS.exists(), reason="the daemon has no table of metrics yet")
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_alerts_fire_on_trouble_and_not_without_it(tmp_path):
+    shutil.copy(PROMETHEUS / "rules.yml", tmp_path)
+    shutil.copy(TOP / "tests/deploy/rules_test.yml", tmp_path)
+    done = subprocess.run(["promtool", "test", "rules", tmp_path / "rules_test.yml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_tried():
+    rules = [rule["alert"] for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"] for rule in group["rules"]]
+    for case in yaml.safe_load((TOP / "tests/deploy/rules_test.yml").read_text())["tests"]:
+        assert [test["alertname"] for test in case["alert_rule_test"]] == rules, case["name"]
+
+
 @pytest.mark.parametrize("where, expr", expressions())
 def test_every_query_names_metrics_of_the_daemon(where, expr):
     known = set(re.findall(r'^METRIC\(\w+, "(\w+)"', METRICS.read_text(), re.M))
@@ -91,6 +104,7 @@ def test_dockerfile_copies_files_that_exist():
 def test_every_bundled_photograph_has_its_source_and_licence():
     rows = [line.split("\t") for line in (TOP / "deploy/photos/SOURCES.tsv").read_text().splitlines()]
     licences = {row[0]: row[4] for row in rows[1:]}
-    photos = {p.name for p in (TOP / "deploy/photos").glob("*.jpg")}
+    photos = {p.name for p in (TOP / "deploy/photos").glob("*.jpg")} - {"before-after.jpg"}
     assert photos and photos == set(licences)
     assert all(licences.values())
+    assert (TOP / "deploy/photos/before-after.jpg").stat().st_size < 500_000
