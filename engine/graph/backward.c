@@ -1,0 +1,494 @@
+#include "engine/graph/backward.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/graph/device.h"
+
+enum { GROUPS = 32, PARAM_ALIGN = 16 };
+static const float gn_eps = 1e-5f;
+
+/* ---- parameters ---- */
+
+enum status param_layout_init(struct param_layout *out, const struct graph *g, struct error *err)
+{
+    size_t *offset = malloc((g->n_params + 1) * sizeof *offset), end = 0;
+    if (!offset)
+        return error_set(err, ST_NO_MEMORY_NOW, "no memory to place %u parameters", g->n_params);
+    for (uint32_t i = 0; i < g->n_params; i++) {
+        offset[i] = end;
+        end += (g->params[i].count + PARAM_ALIGN - 1) / PARAM_ALIGN * PARAM_ALIGN;
+    }
+    *out = (struct param_layout){ offset, end };
+    return ST_OK;
+}
+
+void param_layout_done(struct param_layout *l)
+{
+    free(l->offset);
+    *l = (struct param_layout){ 0 };
+}
+
+enum status params_load(struct backend *b, const struct graph *g, const struct param_layout *l,
+                        const struct param_source *src, float *params, struct error *err)
+{
+    enum status s = b->ops->gradients->fill(b, params, l->count, 0, err);
+    for (uint32_t i = 0; !s && i < g->n_params; i++) {
+        float *values = NULL;
+        s = param_load(src, &g->params[i], &values, err);
+        if (!s)
+            s = device_copy_in(b, params + l->offset[i], values,
+                               g->params[i].count * sizeof *values, err);
+        free(values);
+    }
+    return s;
+}
+
+/* ---- making ---- */
+
+/* Views of one node: as the forward pass has it, as gradients find it, and its own gradient. */
+struct place_of_node {
+    struct tensor value, again, gradient;
+    struct trained_conv *conv;
+    struct attention_plan *attention;
+    struct trained_attention *attention_gradient;
+};
+
+struct tape {
+    struct backend *b;
+    struct graph *g;
+    struct param_layout layout;
+    const float *params;
+    struct backward_options o;
+    struct backward_plan plan;
+    struct place_of_node *at; /* [nodes] */
+    void *arena;
+    float *t;        /* [rows] of the last forward pass */
+    uint32_t *label; /* [rows] */
+    uint64_t forward_ns[OP_COUNT], backward_ns[OP_COUNT];
+};
+
+static struct tensor view(const struct tape *t, const struct node *n, const struct place *p)
+{
+    return (struct tensor){ .data = (char *)t->arena + p->offset_bytes,
+                            .dtype = n->is_embedding ? DT_F32 : t->o.dtype,
+                            .n = t->o.rows,
+                            .h = n->h,
+                            .w = n->w,
+                            .c = n->c,
+                            .ld = p->ld };
+}
+
+static enum status make_conv(struct tape *t, int32_t i, struct error *err)
+{
+    const struct node *n = &t->g->nodes[i];
+    const struct place_of_node *in = &t->at[n->in[0]];
+    const struct backward_node *b = &t->plan.nodes[i];
+    struct trained_conv_desc d = { .h = in->value.h,
+                                   .w = in->value.w,
+                                   .ic = in->value.c,
+                                   .oc = n->c,
+                                   .kernel = n->kernel,
+                                   .stride = n->stride,
+                                   .dtype = t->o.dtype,
+                                   .x_ld = in->value.ld,
+                                   .y_ld = t->at[i].value.ld };
+    if (n->residual != NODE_NONE) d.r_ld = t->at[n->residual].value.ld;
+    if (b->has_gradient) d.dy_ld = t->at[i].gradient.ld;
+    if (b->in[0] != FLOW_NONE) d.dx_ld = in->gradient.ld;
+    d.dx_add = b->in[0] == FLOW_ADD;
+    return t->b->ops->gradients->conv_new(t->b, &d, &t->at[i].conv, err);
+}
+
+static enum status make_attention(struct tape *t, int32_t i, struct error *err)
+{
+    const struct node *n = &t->g->nodes[i];
+    struct attention_desc d = { .h = n->h,
+                                .w = n->w,
+                                .heads = n->heads,
+                                .head_channels = n->c / n->heads,
+                                .new_order = n->new_order,
+                                .dtype = t->o.dtype,
+                                .qkv_ld = t->at[n->in[0]].value.ld,
+                                .y_ld = t->at[i].value.ld };
+    enum status s = t->b->ops->attention_plan(t->b, &d, &t->at[i].attention, err);
+    if (s || !t->plan.nodes[i].has_gradient) return s;
+    if (t->plan.nodes[i].in[0] == FLOW_ADD)
+        return error_set(err, ST_INTERNAL, "attention whose input something else reads too");
+    return t->b->ops->gradients->attention_new(t->b, &d, &t->at[i].attention_gradient, err);
+}
+
+static enum status make(struct tape *t, struct error *err)
+{
+    enum status s = param_layout_init(&t->layout, t->g, err);
+    if (!s) s = backward_plan_init(&t->plan, t->g, &t->o, err);
+    if (s) return s;
+    t->at = calloc(t->g->n_nodes, sizeof *t->at);
+    t->t = calloc(t->o.rows, sizeof *t->t);
+    t->label = calloc(t->o.rows, sizeof *t->label);
+    if (!t->at || !t->t || !t->label)
+        return error_set(err, ST_NO_MEMORY_NOW, "no memory for a tape of %u nodes", t->g->n_nodes);
+    s = t->b->ops->alloc(t->b, t->plan.arena_bytes, &t->arena, err);
+    for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
+        const struct backward_node *b = &t->plan.nodes[i];
+        const struct node *n = &t->g->nodes[i];
+        t->at[i].value = view(t, n, &b->value);
+        t->at[i].again = view(t, n, b->is_again ? &b->again : &b->value);
+        t->at[i].gradient = view(t, n, &b->gradient);
+    }
+    for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
+        if (t->g->nodes[i].op == OP_CONV) s = make_conv(t, (int32_t)i, err);
+        if (t->g->nodes[i].op == OP_ATTENTION) s = make_attention(t, (int32_t)i, err);
+    }
+    return s;
+}
+
+enum status tape_new(struct tape **out, struct backend *b, const struct graph *g,
+                     const float *params, const struct backward_options *o, struct error *err)
+{
+    if (!b->ops->gradients)
+        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot train", b->ops->name);
+    if (!b->ops->has_dtype(b, o->dtype))
+        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot compute in %s", b->ops->name,
+                         dtype_name(o->dtype));
+    struct tape *t = calloc(1, sizeof *t);
+    if (!t) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a tape");
+    t->b = b;
+    t->o = *o;
+    t->params = params;
+    t->g = graph_copy(g);
+    enum status s = t->g ? make(t, err)
+                         : error_set(err, ST_NO_MEMORY_NOW, "no memory for %u nodes", g->n_nodes);
+    if (s)
+        tape_free(t);
+    else
+        *out = t;
+    return s;
+}
+
+void tape_free(struct tape *t)
+{
+    if (!t) return;
+    const struct backend_ops *ops = t->b->ops;
+    for (uint32_t i = 0; t->at && i < t->g->n_nodes; i++) {
+        ops->gradients->conv_free(t->b, t->at[i].conv);
+        if (t->at[i].attention) ops->attention_plan_free(t->b, t->at[i].attention);
+        ops->gradients->attention_free(t->b, t->at[i].attention_gradient);
+    }
+    ops->free(t->b, t->arena);
+    backward_plan_done(&t->plan);
+    param_layout_done(&t->layout);
+    graph_free(t->g);
+    free(t->at);
+    free(t->t);
+    free(t->label);
+    free(t);
+}
+
+size_t tape_bytes(const struct tape *t)
+{
+    size_t bytes = t->plan.arena_bytes;
+    for (uint32_t i = 0; i < t->g->n_nodes; i++)
+        if (t->at[i].conv) bytes += t->b->ops->gradients->conv_bytes(t->at[i].conv);
+    return bytes;
+}
+
+uint32_t tape_rows(const struct tape *t)
+{
+    return t->o.rows;
+}
+
+static const float *param_of(const struct tape *t, int32_t param)
+{
+    return param == NODE_NONE ? NULL : t->params + t->layout.offset[param];
+}
+
+enum status tape_pack(struct tape *t, struct error *err)
+{
+    enum status s = ST_OK;
+    for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
+        const struct node *n = &t->g->nodes[i];
+        if (n->op == OP_CONV)
+            s = t->b->ops->gradients->conv_pack(t->b, t->at[i].conv, param_of(t, n->weight),
+                                                param_of(t, n->bias), err);
+    }
+    return s;
+}
+
+/* ---- forward ---- */
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Where a node is read: as the forward pass left it, or made again. */
+static const struct tensor *read_of(const struct tape *t, int32_t node, bool again)
+{
+    return node == NODE_NONE ? NULL : again ? &t->at[node].again : &t->at[node].value;
+}
+
+static struct group_norm_args norm_args(const struct tape *t, const struct node *n,
+                                        const struct tensor *y, bool again)
+{
+    return (struct group_norm_args){ .x = *read_of(t, n->in[0], again),
+                                     .y = *y,
+                                     .groups = GROUPS,
+                                     .eps = gn_eps,
+                                     .gamma = param_of(t, n->weight),
+                                     .beta = param_of(t, n->bias),
+                                     .scale_shift = read_of(t, n->in[1], again),
+                                     .silu = n->silu };
+}
+
+static enum status run_node(struct tape *t, uint32_t i, bool again, struct error *err)
+{
+    const struct backend_ops *ops = t->b->ops;
+    const struct node *n = &t->g->nodes[i];
+    const struct tensor *y = read_of(t, (int32_t)i, again);
+    const struct tensor *x = read_of(t, n->in[0], again), *other = read_of(t, n->in[1], again);
+    struct group_norm_args norm;
+    switch (n->op) {
+    case OP_INPUT: return ST_OK; /* filled by tape_forward */
+    case OP_TIMESTEP: return ops->timestep(t->b, t->t, y, err);
+    case OP_LABEL: return ops->label(t->b, param_of(t, n->weight), t->label, y, err);
+    case OP_LINEAR:
+        return ops->gradients->linear(t->b, param_of(t, n->weight), param_of(t, n->bias), x, y,
+                                      err);
+    case OP_SILU: return ops->silu(t->b, x, y, err);
+    case OP_ADD: return ops->add(t->b, x, other, y, err);
+    case OP_ADD_CHANNEL: return ops->add_channel(t->b, x, other, y, err);
+    case OP_CONV:
+        return ops->gradients->conv(t->b, t->at[i].conv, x, read_of(t, n->residual, again), y, err);
+    case OP_GROUP_NORM: norm = norm_args(t, n, y, again); return ops->group_norm(t->b, &norm, err);
+    case OP_ATTENTION: return ops->attention(t->b, t->at[i].attention, x, y, err);
+    case OP_UPSAMPLE: return ops->upsample(t->b, x, y, err);
+    case OP_DOWNSAMPLE: return ops->downsample(t->b, x, y, err);
+    case OP_CONCAT: return ops->concat(t->b, x, other, y, err);
+    case OP_COUNT: break;
+    }
+    return error_set(err, ST_INTERNAL, "op %d", (int)n->op);
+}
+
+/* A tight F32 picture of the caller's, shaped as `like`. */
+static struct tensor outside(const float *data, const struct tensor *like)
+{
+    struct tensor t = *like;
+    t.data = (void *)data;
+    t.dtype = DT_F32;
+    t.ld = t.c;
+    return t;
+}
+
+static enum status take_conditions(struct tape *t, const struct tape_input *in, struct error *err)
+{
+    for (uint32_t i = 0; i < t->g->n_nodes; i++) {
+        const struct node *n = &t->g->nodes[i];
+        for (uint32_t row = 0; n->op == OP_TIMESTEP && row < t->o.rows; row++) {
+            if (!in->t || !isfinite(in->t[row]))
+                return error_set(err, ST_BAD_PARAMETER, "row %u has no finite t", row);
+            t->t[row] = in->t[row];
+        }
+        for (uint32_t row = 0; n->op == OP_LABEL && row < t->o.rows; row++) {
+            if (!in->label || in->label[row] >= t->g->params[n->weight].shape[0])
+                return error_set(err, ST_BAD_PARAMETER, "row %u has no label below %u", row,
+                                 t->g->params[n->weight].shape[0]);
+            t->label[row] = in->label[row];
+        }
+    }
+    return ST_OK;
+}
+
+enum status tape_forward(struct tape *t, const struct tape_input *in, struct error *err)
+{
+    const struct tensor *first = &t->at[t->g->input].value;
+    struct tensor x = outside(in->x, first);
+    enum status s = take_conditions(t, in, err);
+    if (!s) s = t->b->ops->cast(t->b, &x, first, err);
+    for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
+        uint64_t start = now_ns();
+        s = run_node(t, i, false, err);
+        t->forward_ns[t->g->nodes[i].op] += now_ns() - start;
+    }
+    return s;
+}
+
+enum status tape_value(struct tape *t, int32_t node, float *y, struct error *err)
+{
+    const struct node *n = node >= 0 && node < (int32_t)t->g->n_nodes ? &t->g->nodes[node] : NULL;
+    if (!n || (node != t->g->output && !(t->o.keep_taps && n->tap[0])))
+        return error_set(err, ST_INTERNAL, "the value of node %d is not kept", (int)node);
+    struct tensor to = outside(y, &t->at[node].value);
+    return t->b->ops->cast(t->b, &t->at[node].value, &to, err);
+}
+
+/* ---- backward ---- */
+
+/* Where the gradient of a node that is read goes. */
+static struct into into_of(const struct tape *t, int32_t node, enum flow flow)
+{
+    struct into to = { { 0 }, flow == FLOW_ADD };
+    if (flow == FLOW_WRITE || flow == FLOW_ADD) to.dst = t->at[node].gradient;
+    return to;
+}
+
+static float *gradient_of(const struct tape *t, float *gradients, int32_t param)
+{
+    return gradients && param != NODE_NONE ? gradients + t->layout.offset[param] : NULL;
+}
+
+/* What passes a gradient on as it is: to another place, or to a slice of the output's channels. */
+static enum status pass_on(struct tape *t, struct tensor dy, int32_t to, enum flow flow,
+                           uint32_t channel, struct error *err)
+{
+    struct into into = into_of(t, to, flow);
+    if (!into.dst.data) return ST_OK;
+    dy.data = (char *)dy.data + channel * dtype_size(dy.dtype);
+    dy.c = into.dst.c;
+    return t->b->ops->gradients->pass(t->b, &dy, &into, err);
+}
+
+static enum status conv_back(struct tape *t, uint32_t i, float *dweight, float *dbias,
+                             struct error *err)
+{
+    const struct gradient_ops *ops = t->b->ops->gradients;
+    const struct node *n = &t->g->nodes[i];
+    const struct backward_node *b = &t->plan.nodes[i];
+    const struct tensor *dy = &t->at[i].gradient;
+    enum status s = ST_OK;
+    if (dweight)
+        s = ops->conv_weights(t->b, t->at[i].conv, read_of(t, n->in[0], true), dy, dweight, dbias,
+                              err);
+    if (!s && b->in[0] != FLOW_NONE)
+        s = ops->conv_data(t->b, t->at[i].conv, dy, &t->at[n->in[0]].gradient, err);
+    return s ? s : pass_on(t, *dy, n->residual, b->residual, 0, err);
+}
+
+static enum status norm_back(struct tape *t, uint32_t i, float *dgamma, float *dbeta,
+                             struct error *err)
+{
+    const struct node *n = &t->g->nodes[i];
+    const struct backward_node *b = &t->plan.nodes[i];
+    struct group_norm_gradient_args a = {
+        .forward = norm_args(t, n, &t->at[i].gradient, true),
+        .dy = t->at[i].gradient,
+        .dx = into_of(t, n->in[0], b->in[0]),
+        .dscale_shift = into_of(t, n->in[1], b->in[1]),
+        .dgamma = dgamma,
+        .dbeta = dbeta,
+    };
+    return t->b->ops->gradients->group_norm_gradient(t->b, &a, err);
+}
+
+static enum status back_node(struct tape *t, uint32_t i, float *gradients, struct error *err)
+{
+    const struct gradient_ops *ops = t->b->ops->gradients;
+    const struct node *n = &t->g->nodes[i];
+    const struct backward_node *b = &t->plan.nodes[i];
+    const struct tensor *dy = &t->at[i].gradient, *x = read_of(t, n->in[0], true);
+    const struct into dx = into_of(t, n->in[0], b->in[0]), dother = into_of(t, n->in[1], b->in[1]);
+    float *dweight = gradient_of(t, gradients, n->weight);
+    float *dbias = gradient_of(t, gradients, n->bias);
+    enum status s;
+    switch (n->op) {
+    case OP_INPUT:
+    case OP_TIMESTEP: return ST_OK;
+    case OP_LABEL: return dweight ? ops->label_gradient(t->b, t->label, dy, dweight, err) : ST_OK;
+    case OP_LINEAR:
+        return ops->linear_gradient(t->b, param_of(t, n->weight), x, dy, &dx, dweight, dbias, err);
+    case OP_SILU: return dx.dst.data ? ops->silu_gradient(t->b, x, dy, &dx, err) : ST_OK;
+    case OP_ADD:
+    case OP_ADD_CHANNEL:
+        s = pass_on(t, *dy, n->in[0], b->in[0], 0, err);
+        if (s || !dother.dst.data) return s;
+        return n->op == OP_ADD ? ops->pass(t->b, dy, &dother, err)
+                               : ops->channel_sums(t->b, dy, &dother, err);
+    case OP_CONV: return conv_back(t, i, dweight, dbias, err);
+    case OP_GROUP_NORM: return norm_back(t, i, dweight, dbias, err);
+    case OP_ATTENTION:
+        return dx.dst.data
+                   ? ops->attention_gradient(t->b, t->at[i].attention_gradient, x, dy, &dx.dst, err)
+                   : ST_OK;
+    case OP_UPSAMPLE: return dx.dst.data ? ops->upsample_gradient(t->b, dy, &dx, err) : ST_OK;
+    case OP_DOWNSAMPLE: return dx.dst.data ? ops->downsample_gradient(t->b, dy, &dx, err) : ST_OK;
+    case OP_CONCAT:
+        s = pass_on(t, *dy, n->in[0], b->in[0], 0, err);
+        return s ? s : pass_on(t, *dy, n->in[1], b->in[1], n->c - t->g->nodes[n->in[1]].c, err);
+    case OP_COUNT: break;
+    }
+    return error_set(err, ST_INTERNAL, "op %d", (int)n->op);
+}
+
+/* The caller's gradient of node i, and the making again of what node i's gradient reads. */
+static enum status prepare(struct tape *t, uint32_t i, const struct seed *seeds, uint32_t n_seeds,
+                           struct error *err)
+{
+    const struct backward_node *b = &t->plan.nodes[i];
+    bool is_written = b->is_fed;
+    enum status s = ST_OK;
+    for (uint32_t k = 0; !s && k < n_seeds; k++) {
+        if (seeds[k].node != (int32_t)i) continue;
+        struct tensor dy = outside(seeds[k].dy, &t->at[i].gradient);
+        struct into to = { t->at[i].gradient, is_written };
+        s = t->b->ops->gradients->pass(t->b, &dy, &to, err);
+        is_written = true;
+    }
+    if (!s && !is_written)
+        return error_set(err, ST_INTERNAL, "nothing gives node %u a gradient", i);
+    for (uint32_t k = b->again_first; !s && k < b->again_end; k++)
+        s = run_node(t, t->plan.again[k], true, err);
+    return s;
+}
+
+static enum status check_backward(const struct tape *t, struct error *err)
+{
+    return t->o.forward_only ? error_set(err, ST_INTERNAL, "a tape that only runs forward") : ST_OK;
+}
+
+enum status tape_backward(struct tape *t, const struct seed *seeds, uint32_t n_seeds,
+                          float *gradients, float *dx, struct error *err)
+{
+    enum status s = check_backward(t, err);
+    for (uint32_t i = t->g->n_nodes; !s && i-- > 0;) {
+        if (!t->plan.nodes[i].has_gradient) continue;
+        uint64_t start = now_ns();
+        s = prepare(t, i, seeds, n_seeds, err);
+        if (!s) s = back_node(t, i, gradients, err);
+        t->backward_ns[t->g->nodes[i].op] += now_ns() - start;
+    }
+    if (s || !dx) return s;
+    if (!t->o.input_gradient)
+        return error_set(err, ST_INTERNAL, "a tape without an input gradient");
+    struct tensor to = outside(dx, &t->at[t->g->input].gradient);
+    return t->b->ops->cast(t->b, &t->at[t->g->input].gradient, &to, err);
+}
+
+enum status tape_probe(struct tape *t, const struct seed *seeds, uint32_t n_seeds, float *dweight,
+                       struct error *err)
+{
+    enum status s = check_backward(t, err);
+    for (uint32_t i = t->g->n_nodes; !s && i-- > 0;) {
+        const struct node *n = &t->g->nodes[i];
+        if (!t->plan.nodes[i].has_gradient) continue;
+        s = prepare(t, i, seeds, n_seeds, err);
+        if (s) return s;
+        if (i == t->plan.probe)
+            return t->b->ops->gradients->conv_weights(t->b, t->at[i].conv,
+                                                      read_of(t, n->in[0], true),
+                                                      &t->at[i].gradient, dweight, NULL, err);
+        s = back_node(t, i, NULL, err);
+    }
+    return s ? s : error_set(err, ST_INTERNAL, "a tape without a probe");
+}
+
+void tape_times(struct tape *t, uint64_t *forward_ns, uint64_t *backward_ns)
+{
+    memcpy(forward_ns, t->forward_ns, sizeof t->forward_ns);
+    memcpy(backward_ns, t->backward_ns, sizeof t->backward_ns);
+    memset(t->forward_ns, 0, sizeof t->forward_ns);
+    memset(t->backward_ns, 0, sizeof t->backward_ns);
+}
