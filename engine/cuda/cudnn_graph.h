@@ -1,0 +1,91 @@
+/* cudnn_graph.h - the convolutions and attentions of a network as cuDNN graphs, in plain C.
+ *
+ * An op says what is computed, the batch apart; a choice is an engine of cuDNN with its knobs, a plain value; a plan is an op at
+ * one batch with one choice, ready to run. The same choice makes the plans of every batch (the rule "One result" of
+ * engine/README.md), and offers that could not keep that rule are never made: nondeterministic engines, split sums, sums in
+ * fewer bits. Plans are made for a device at hand, or for one that is only described, without any driver (checks).
+ * Shapes are checked here: cuDNN takes a wrong number of channels for a grouped convolution. "Unsupported" is ST_UNSUPPORTED
+ * or no offers, never a crash. Plans own all their descriptors. One thread at a time per target. */
+#ifndef DAVID_CUDA_CUDNN_GRAPH_H
+#define DAVID_CUDA_CUDNN_GRAPH_H
+
+#include <cudnn.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/dtype.h"
+#include "proto/error.h"
+
+/* ---- what is computed ---- */
+
+enum dnn_kind { DNN_CONV, DNN_ATTENTION };
+
+/* Pictures are NHWC with `ld` elements between pixels, as in graph/tensor.h. Zero what a kind does not name. */
+struct dnn_op {
+    enum dnn_kind kind;
+    enum dtype dtype; /* of pictures and weights: F32, F16, BF16; sums are F32 */
+    bool tf32;        /* F32 only: products may be rounded to TF32 */
+    uint32_t h, w;    /* of the input picture */
+    /* DNN_CONV: y = conv(x) + bias (+ residual); weight: [oc][kernel][kernel][ic], bias: [oc] */
+    uint32_t ic, oc, kernel, stride;
+    /* DNN_ATTENTION: x is qkv with 3 * heads * head_channels channels; scale 1 / sqrt(head_channels) */
+    uint32_t heads, head_channels;
+    bool new_order;
+    size_t x_ld, y_ld;
+    size_t r_ld; /* of the residual; 0: none */
+};
+
+/* ---- for whom ---- */
+
+struct dnn_target;
+/* handle: a device at hand; NULL: the one that `deviceprop` describes (cuDNN's flat JSON). Both are borrowed. */
+enum status dnn_target_new(struct dnn_target **out, cudnnHandle_t handle, const char *deviceprop,
+                           struct error *err);
+void dnn_target_free(struct dnn_target *t); /* takes NULL; its plans are freed before */
+
+/* ---- how ---- */
+
+enum { DNN_MAX_KNOBS = 32, DNN_MAX_OFFERS = 24 };
+
+/* With a bias of the pictures' type cuDNN has precompiled engines, which copy a picture whose ld is not its channels into their workspace;
+ * with an F32 bias it compiles one at run time, which takes any ld. */
+struct dnn_choice {
+    bool wide_bias; /* F32 */
+    int64_t engine;
+    uint32_t n_knobs;
+    struct dnn_knob {
+        int32_t type; /* cudnnBackendKnobType_t */
+        int64_t value;
+    } knobs[DNN_MAX_KNOBS];
+    bool is_compiled_at_run_time;
+};
+
+/* What the heuristics offer for a batch of n, best first. *count may be 0. refused (may be NULL): how many were left out. */
+enum status dnn_offers(struct dnn_target *t, const struct dnn_op *op, uint32_t n,
+                       struct dnn_choice out[DNN_MAX_OFFERS], uint32_t *count, uint32_t *refused,
+                       struct error *err);
+/* "engine 38: 2=14 13=7", for logs and tests; out is always terminated. */
+void dnn_choice_print(const struct dnn_choice *c, char *out, size_t size);
+
+/* ---- plans ---- */
+
+struct dnn_plan;
+/* ST_UNSUPPORTED where this engine does not take this op at this batch. */
+enum status dnn_plan_new(struct dnn_plan **out, struct dnn_target *t, const struct dnn_op *op,
+                         uint32_t n, const struct dnn_choice *choice, struct error *err);
+void dnn_plan_free(struct dnn_plan *p); /* takes NULL */
+size_t dnn_plan_workspace_bytes(const struct dnn_plan *p);
+
+/* Device memory. CONV: x, weight, the bias that the choice wants, residual where there is one, y. ATTENTION: x and y. */
+struct dnn_io {
+    const void *x, *weight, *residual;
+    const void *bias;       /* of the pictures' type */
+    const float *wide_bias; /* F32 */
+    void *y, *workspace;
+};
+/* On the handle's stream; may be recorded into a CUDA graph. ST_DEVICE_FAULT */
+enum status dnn_plan_run(struct dnn_plan *p, cudnnHandle_t handle, const struct dnn_io *io,
+                         struct error *err);
+
+#endif

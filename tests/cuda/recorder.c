@@ -1,0 +1,173 @@
+#include "tests/cuda/recorder.h"
+
+#include <stdlib.h>
+
+static struct recorder *of(struct backend *b)
+{
+    return (struct recorder *)b;
+}
+
+static bool has_dtype(struct backend *b, enum dtype t)
+{
+    (void)b;
+    return t == DT_F32 || t == DT_BF16 || t == DT_F16;
+}
+
+static enum dtype best_dtype(struct backend *b)
+{
+    (void)b;
+    return DT_BF16;
+}
+
+static uint32_t rows_per_pass(struct backend *b)
+{
+    return of(b)->rows;
+}
+
+static enum status take(struct backend *b, size_t bytes, void **out, struct error *err)
+{
+    (void)b;
+    void *p = malloc(bytes ? bytes : 1); /* pages that nobody touches cost nothing */
+    if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for %zu bytes", bytes);
+    *out = p;
+    return ST_OK;
+}
+
+static void give(struct backend *b, void *p)
+{
+    (void)b;
+    free(p);
+}
+
+static enum status note_conv(struct backend *b, const struct conv_desc *d, const float *weight,
+                             const float *bias, struct conv_plan **out, struct error *err)
+{
+    struct recorder *r = of(b);
+    (void)weight;
+    (void)bias;
+    if (r->n_convs == RECORDER_MAX) return error_set(err, ST_INTERNAL, "too many convolutions");
+    r->convs[r->n_convs++] = *d;
+    *out = (struct conv_plan *)r;
+    return ST_OK;
+}
+
+static void conv_free(struct backend *b, struct conv_plan *p)
+{
+    (void)b;
+    (void)p;
+}
+
+static enum status note_linear(struct backend *b, uint32_t ic, uint32_t oc, const float *weight,
+                               const float *bias, struct linear_plan **out, struct error *err)
+{
+    (void)ic;
+    (void)oc;
+    (void)weight;
+    (void)bias;
+    (void)err;
+    *out = (struct linear_plan *)b;
+    return ST_OK;
+}
+
+static void linear_free(struct backend *b, struct linear_plan *p)
+{
+    (void)b;
+    (void)p;
+}
+
+static enum status note_attention(struct backend *b, const struct attention_desc *d,
+                                  struct attention_plan **out, struct error *err)
+{
+    struct recorder *r = of(b);
+    if (r->n_attentions == RECORDER_MAX) return error_set(err, ST_INTERNAL, "too many attentions");
+    r->attentions[r->n_attentions++] = *d;
+    *out = (struct attention_plan *)r;
+    return ST_OK;
+}
+
+static void attention_free(struct backend *b, struct attention_plan *p)
+{
+    (void)b;
+    (void)p;
+}
+
+/* What folding runs; its values reach no plan. */
+
+static enum status linear(struct backend *b, struct linear_plan *p, const struct tensor *x,
+                          const struct tensor *y, struct error *err)
+{
+    (void)b;
+    (void)p;
+    (void)x;
+    (void)y;
+    (void)err;
+    return ST_OK;
+}
+
+static enum status timestep(struct backend *b, const float *t, const struct tensor *y,
+                            struct error *err)
+{
+    (void)b;
+    (void)t;
+    (void)y;
+    (void)err;
+    return ST_OK;
+}
+
+static enum status label(struct backend *b, const float *table, const uint32_t *labels,
+                         const struct tensor *y, struct error *err)
+{
+    (void)b;
+    (void)table;
+    (void)labels;
+    (void)y;
+    (void)err;
+    return ST_OK;
+}
+
+static enum status silu(struct backend *b, const struct tensor *x, const struct tensor *y,
+                        struct error *err)
+{
+    (void)b;
+    (void)x;
+    (void)y;
+    (void)err;
+    return ST_OK;
+}
+
+static enum status add(struct backend *b, const struct tensor *x, const struct tensor *e,
+                       const struct tensor *y, struct error *err)
+{
+    (void)b;
+    (void)x;
+    (void)e;
+    (void)y;
+    (void)err;
+    return ST_OK;
+}
+
+static const struct backend_ops recorder_ops = {
+    .name = "recorder",
+    .host_memory = true,
+    .has_dtype = has_dtype,
+    .best_dtype = best_dtype,
+    .rows_per_pass = rows_per_pass,
+    .alloc = take,
+    .free = give,
+    .conv_plan = note_conv,
+    .conv_plan_free = conv_free,
+    .linear_plan = note_linear,
+    .linear_plan_free = linear_free,
+    .linear = linear,
+    .attention_plan = note_attention,
+    .attention_plan_free = attention_free,
+    .timestep = timestep,
+    .label = label,
+    .silu = silu,
+    .add = add,
+};
+
+void recorder_init(struct recorder *r, uint32_t rows)
+{
+    *r = (struct recorder){ .base = { &recorder_ops }, .rows = rows };
+}
