@@ -6,8 +6,14 @@ target_link_libraries(david_emu PUBLIC Threads::Threads)
 
 # david_as_cxx(FILES...): these CUDA sources are C++ in this folder.
 function(david_as_cxx)
-  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
+    "-x;c++;-fno-strict-aliasing;-Wno-unknown-pragmas;-Wno-shadow;-Wno-enum-compare")
 endfunction()
+
+file(GLOB david_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/engine/cuda/kernels/*.cu)
+david_as_cxx(${david_kernels})
+add_library(david_kernels_emulated STATIC ${david_kernels})
+target_link_libraries(david_kernels_emulated PUBLIC david_emu)
 
 # The emulation itself, with both ways of switching stacks.
 david_as_cxx(test_emu.cu)
@@ -35,3 +41,12 @@ else()
     "echo 'no CUDA toolkit to compare with'; [ -z \"$DAVID_REQUIRE_CUDA\" ] && exit 77; exit 1")
   set_tests_properties(test_emu_headers PROPERTIES LABELS cuda-emulated SKIP_RETURN_CODE 77)
 endif()
+
+# Each kernel against the CPU back end, in F32, BF16 and F16, in seven orders.
+add_library(david_conformance STATIC conformance.c)
+target_link_libraries(david_conformance PUBLIC david_kernels_emulated david_engine PkgConfig::CMOCKA)
+file(GLOB david_kernel_tests CONFIGURE_DEPENDS test_kernels_*.c)
+foreach(source ${david_kernel_tests})
+  get_filename_component(name ${source} NAME_WE)
+  david_test(NAME ${name} LABEL cuda-emulated SOURCES ${source} LIBS david_conformance TIMEOUT 600)
+endforeach()

@@ -281,7 +281,7 @@ namespace emu
 
 static inline float exp_fast(float x) /* 2 + floor(|1.173 x|) */
 {
-    return rough(std::exp(x), x, 2 + std::floor(std::fabs(1.173 * (double)x)));
+    return rough(std::exp(x), x, 2 + std::floor(std::fabs(1.173f * x)));
 }
 static inline float exp_full(float x)
 {

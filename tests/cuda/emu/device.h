@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 
 #include "cuda_runtime_api.h"
@@ -31,6 +32,11 @@ int lane();
 void *shared_variable(const void *tag, size_t bytes, size_t alignment);
 void *shared_dynamic();
 
+/* Copies of the running thread, into shared memory: started, closed as one batch, all but the last `left` batches waited for. */
+void copy_later(void *to, const void *from, size_t bytes);
+void copies_commit();
+void copies_wait(size_t left);
+
 void touch(const void *address, size_t bytes, bool is_write);
 
 cudaError_t launch(const cudaLaunchConfig_t *config, const void *kernel,
@@ -38,7 +44,19 @@ cudaError_t launch(const cudaLaunchConfig_t *config, const void *kernel,
 cudaError_t allow_shared(const void *kernel, size_t bytes);
 
 /* x moved by up to `ulps` of its last place, up or down as the bits of `from` say. */
-float rough(float x, float from, double ulps);
+extern bool is_rough;
+static inline float rough(float x, float from, float ulps)
+{
+    uint32_t bits, exponent;
+    memcpy(&exponent, &x, sizeof exponent);
+    memcpy(&bits, &from, sizeof bits);
+    exponent &= 0x7f800000u;
+    if (!is_rough || exponent == 0 || exponent == 0x7f800000u) return x;
+    float power;
+    memcpy(&power, &exponent, sizeof power);
+    float share = (float)(int32_t)(bits * 0x9e3779b1u) * 0x1p-31f; /* -1 to 1 */
+    return x + share * ulps * (power * 0x1p-23f);
+}
 
 } // namespace emu
 

@@ -32,6 +32,12 @@ static const uint32_t GRID_X_LIMIT = 0x7fffffff;
 
 enum state { RUNS, AT_BARRIER, AT_WARP, DONE };
 
+struct copy {
+    void *to;
+    const void *from;
+    size_t bytes, batch;
+};
+
 struct thread {
     fiber stack;
     state now;
@@ -42,6 +48,8 @@ struct thread {
     vote kind;
     int value;
     uint64_t word;
+    std::vector<copy> copies; /* not yet arrived */
+    size_t batch;             /* that the next copy belongs to */
 };
 
 struct variable {
@@ -64,8 +72,8 @@ static void *dynamic;
 static size_t dynamic_bytes;
 
 static uint64_t order, random_state;
-static bool is_rough = true;
 static emu_launch_hook hook;
+bool is_rough = true;
 
 void fault(site where, const char *format, ...)
 {
@@ -171,6 +179,33 @@ void *shared_dynamic()
     return dynamic;
 }
 
+void copy_later(void *to, const void *from, size_t bytes)
+{
+    if (bytes != 4 && bytes != 8 && bytes != 16)
+        fault({}, "an asynchronous copy of %zu bytes", bytes);
+    if ((uintptr_t)to % bytes || (uintptr_t)from % bytes)
+        fault({}, "an asynchronous copy of %zu bytes from %p to %p: not aligned", bytes, from, to);
+    thread &t = threads[running];
+    t.copies.push_back({ to, from, bytes, t.batch });
+}
+
+void copies_commit()
+{
+    threads[running].batch++;
+}
+
+void copies_wait(size_t left)
+{
+    thread &t = threads[running];
+    size_t keep = 0;
+    for (const copy &c : t.copies)
+        if (c.batch + left < t.batch)
+            memcpy(c.to, c.from, c.bytes);
+        else
+            t.copies[keep++] = c;
+    t.copies.resize(keep);
+}
+
 /* ---- warps ---- */
 
 static int lanes_of(int warp)
@@ -258,6 +293,7 @@ static void thread_main(void *argument)
     (void)argument;
     for (;;) { /* the stack serves the thread of this number in every block */
         (*kernel_body)();
+        if (!threads[running].copies.empty()) fault({}, "returns while copies are under way");
         leave(DONE);
     }
 }
@@ -418,20 +454,6 @@ static void count_sectors()
         }
     accesses.clear();
     turns.clear();
-}
-
-/* ---- intrinsics ---- */
-
-float rough(float x, float from, double ulps)
-{
-    if (!is_rough || !std::isfinite(x) || x == 0) return x;
-    uint32_t bits;
-    memcpy(&bits, &from, sizeof bits);
-    bits *= 0x9e3779b1u;
-    double share =
-        ((double)(bits >> 8) / 8388608.0 - 1.0) * ulps; /* of a last place, -ulps to ulps */
-    double last = std::fabs((double)std::nextafter(x, INFINITY) - (double)x);
-    return (float)((double)x + share * last);
 }
 
 } // namespace emu

@@ -1,0 +1,505 @@
+/* Group norm, with scale and shift and SiLU: three ways, chosen by the shape alone, so that a row's bytes do not depend on its batch.
+ *
+ * whole: a block keeps all pixels of a few groups in shared memory: x is read once. partial + apply: for pictures too large for that; blocks sum
+ * chunks of pixels, the next kernel's blocks each add up the chunks' sums, in order, and normalise. any: what is not laid out in whole vectors.
+ * Sums are of x - shift, shift = the group's value at the first pixel, and the mean stays in two parts (shift and the rest):
+ * a small spread about a large mean keeps its digits. */
+#include "engine/cuda/kernels/memory.cuh"
+
+enum {
+    THREADS = 256,
+    WARPS = THREADS / WARP_LANES,
+    MAX_GROUPS = 256, /* of a picture, where it is not `any` */
+    MAX_VECTOR = 8,   /* elements of a vector */
+    SLAB_BYTES =
+        88 *
+        1024, /* of whole: fits beside the rest in the 99 KiB that every GPU from sm_80 on has */
+    SECTOR_BYTES = 32,         /* what device memory is read in */
+    PARTIAL_BYTES = 64 * 1024, /* least work of a block of partial, */
+    PARTIAL_CHUNKS = 64,       /* and most chunks */
+    APPLY_BLOCKS = 128,        /* of a row, as far as their work stays between the next two */
+    APPLY_LEAST_BYTES = 32 * 1024,
+    APPLY_BYTES = 128 * 1024
+};
+
+/* How threads share out a run of `channels`: thread t has column t % columns (a vector) of every pixel p = t / columns (mod lanes). */
+struct spread {
+    uint32_t channels, columns, lanes;
+    uint32_t groups, width; /* of the run; channels of a group */
+    uint32_t closes;        /* bit e: element e of a vector is the last whose sum is one entry */
+    uint32_t entries, group_entries; /* of a vector; of one group and lane */
+};
+
+struct norm_args {
+    uint32_t pixels, c, groups, width;
+    size_t x_ld, y_ld;
+    float eps;
+    bool silu;
+    const float *gamma, *beta, *scale_shift;
+    size_t scale_shift_ld;
+    const uint32_t *set;
+    float *mean_rstd;
+    float2 *partial; /* [n][groups][chunks]: sums of x - shift and of its square */
+    float *shift;    /* [n][groups]: kept, since y may be written over x */
+    uint32_t chunks, chunk_pixels, apply_pixels;
+    struct spread s;
+};
+
+/* ---- what the three share ---- */
+
+DEVICE float silu(float v)
+{
+    return __fdividef(v, 1.0f + __expf(-v));
+}
+
+/* y = (x - shift) scale + offset of N channels from `channel` on. */
+template <int N> struct affine {
+    float shift[N], scale[N], offset[N];
+};
+
+/* delta: mean - shift. */
+template <int N>
+DEVICE void affine_of(affine<N> &f, const norm_args &a, uint32_t row, uint32_t channel,
+                      const float (&delta)[N], const float (&rstd)[N])
+{
+    const size_t set = a.set ? get(a.set + row) : 0;
+    float gamma[N], beta[N];
+    load(gamma, a.gamma + set * a.c + channel);
+    load(beta, a.beta + set * a.c + channel);
+    if (a.scale_shift) {
+        const float *ss = a.scale_shift + row * a.scale_shift_ld + channel;
+        float by[N], shift[N];
+        load(by, ss);
+        load(shift, ss + a.c);
+#pragma unroll
+        for (int e = 0; e < N; e++) {
+            gamma[e] = fmaf(gamma[e], by[e], gamma[e]);
+            beta[e] = fmaf(beta[e], by[e], beta[e]) + shift[e];
+        }
+    }
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+        f.scale[e] = rstd[e] * gamma[e];
+        f.offset[e] = fmaf(-delta[e], f.scale[e], beta[e]);
+    }
+}
+
+template <int N> DEVICE void normalise(float (&v)[N], const affine<N> &f, bool with_silu)
+{
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+        v[e] = fmaf(v[e] - f.shift[e], f.scale[e], f.offset[e]);
+        if (with_silu) v[e] = silu(v[e]);
+    }
+}
+
+DEVICE float rstd_of(float spread, float eps)
+{
+    return __frcp_rn(
+        __fsqrt_rn(fmaxf(spread, 0.0f) + eps)); /* rounding may leave less than nothing */
+}
+
+/* A NaN must come out as one: fmaxf alone would make a 0 of it. */
+DEVICE float rstd_or_nan(float spread, float eps)
+{
+    return spread == spread ? rstd_of(spread, eps) : spread;
+}
+
+DEVICE void write_moments(const norm_args &a, uint32_t row, uint32_t group, float mean, float rstd)
+{
+    if (!a.mean_rstd) return;
+    put(a.mean_rstd + ((size_t)row * a.groups + group) * 2, mean);
+    put(a.mean_rstd + ((size_t)row * a.groups + group) * 2 + 1, rstd);
+}
+
+/* One number a thread and vector element: to one entry for each group that the vector touches. */
+template <int N> DEVICE void put_entries(float *box, const spread &s, const float (&v)[N])
+{
+    float sum = 0;
+    uint32_t entry =
+        threadIdx.x / s.columns * (s.columns * s.entries) + threadIdx.x % s.columns * s.entries;
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+        sum += v[e];
+        if (s.closes >> e & 1) {
+            box[entry++] = sum;
+            sum = 0;
+        }
+    }
+}
+
+/* Sum of a group's entries; every lane of the warp gets it. */
+DEVICE float group_sum(const float *box, const spread &s, uint32_t group)
+{
+    const uint32_t line = s.columns * s.entries, count = s.lanes * s.group_entries;
+    float sum = 0;
+    for (uint32_t i = threadIdx.x % WARP_LANES; i < count; i += WARP_LANES)
+        sum += box[i / s.group_entries * line + group * s.group_entries + i % s.group_entries];
+    return warp_sum(sum);
+}
+
+/* ---- whole ---- */
+
+struct whole_box {
+    float entries[THREADS * MAX_VECTOR];
+    float shift[MAX_GROUPS], delta[MAX_GROUPS], rstd[MAX_GROUPS];
+};
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS) norm_whole(const T *x_all, T *y_all, norm_args a)
+{
+    constexpr int N = vector_of<T>;
+    DYNAMIC_SHARED(uint4, slab); /* [pixels][columns] */
+    SHARED(whole_box, box);
+    const spread s = a.s;
+    const uint32_t row = blockIdx.y, first = blockIdx.x * s.channels,
+                   first_group = blockIdx.x * s.groups;
+    const uint32_t column = threadIdx.x % s.columns, lane = threadIdx.x / s.columns;
+    const uint32_t warp = threadIdx.x / WARP_LANES, warp_lane = threadIdx.x % WARP_LANES;
+    const bool has_work = lane < s.lanes;
+    const T *x = x_all + (size_t)row * a.pixels * a.x_ld + first;
+    const float count = (float)a.pixels * (float)a.width;
+
+    for (uint32_t p = lane; has_work && p < a.pixels; p += s.lanes)
+        copy16_async(&slab[p * s.columns + column], x + p * a.x_ld + column * N);
+    for (uint32_t g = threadIdx.x; g < s.groups; g += THREADS)
+        box.shift[g] = as_float(get(x + g * a.width));
+    __syncthreads();
+    wait_for_copies(); /* a thread reads back only what it copied itself */
+
+    affine<N> f;
+    float sum[N], rstd[N], v[N];
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+        f.shift[e] = has_work ? box.shift[(column * N + e) / a.width] : 0;
+        sum[e] = 0;
+    }
+    for (uint32_t p = lane; has_work && p < a.pixels; p += s.lanes) {
+        unpack16<T>(v, slab[p * s.columns + column]);
+#pragma unroll
+        for (int e = 0; e < N; e++)
+            sum[e] += v[e] - f.shift[e];
+    }
+    if (has_work) put_entries(box.entries, s, sum);
+    __syncthreads();
+    for (uint32_t g = warp; g < s.groups; g += WARPS) {
+        float total = group_sum(box.entries, s, g);
+        if (warp_lane == 0) box.delta[g] = total / count;
+    }
+    __syncthreads();
+
+    float delta[N];
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+        delta[e] = has_work ? box.delta[(column * N + e) / a.width] : 0;
+        sum[e] = 0;
+    }
+    for (uint32_t p = lane; has_work && p < a.pixels; p += s.lanes) {
+        unpack16<T>(v, slab[p * s.columns + column]);
+#pragma unroll
+        for (int e = 0; e < N; e++) {
+            float d = v[e] - f.shift[e] - delta[e];
+            sum[e] = fmaf(d, d, sum[e]);
+        }
+    }
+    if (has_work) put_entries(box.entries, s, sum);
+    __syncthreads();
+    for (uint32_t g = warp; g < s.groups; g += WARPS) {
+        float r = rstd_or_nan(group_sum(box.entries, s, g) / count, a.eps);
+        if (warp_lane == 0) {
+            box.rstd[g] = r;
+            write_moments(a, row, first_group + g, box.shift[g] + box.delta[g], r);
+        }
+    }
+    __syncthreads();
+    if (!has_work) return;
+#pragma unroll
+    for (int e = 0; e < N; e++)
+        rstd[e] = box.rstd[(column * N + e) / a.width];
+    affine_of(f, a, row, first + column * N, delta, rstd);
+    T *y = y_all + (size_t)row * a.pixels * a.y_ld + first + column * N;
+    for (uint32_t p = lane; p < a.pixels; p += s.lanes) {
+        unpack16<T>(v, slab[p * s.columns + column]);
+        normalise(v, f, a.silu);
+        store(y + p * a.y_ld, v);
+    }
+}
+
+/* ---- partial, apply ---- */
+
+struct partial_box {
+    float sums[THREADS * MAX_VECTOR], squares[THREADS * MAX_VECTOR];
+};
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS) norm_partial(const T *x_all, norm_args a)
+{
+    constexpr int N = vector_of<T>;
+    SHARED(partial_box, box);
+    const spread s = a.s;
+    const uint32_t row = blockIdx.y, column = threadIdx.x % s.columns,
+                   lane = threadIdx.x / s.columns;
+    const uint32_t from = blockIdx.x * a.chunk_pixels, to = min(from + a.chunk_pixels, a.pixels);
+    const T *x = x_all + (size_t)row * a.pixels * a.x_ld;
+
+    if (lane < s.lanes) {
+        float shift[N], sum[N], square[N];
+#pragma unroll
+        for (int e = 0; e < N; e++) {
+            shift[e] = as_float(get(x + (column * N + e) / a.width * a.width));
+            sum[e] = square[e] = 0;
+        }
+#pragma unroll 4
+        for (uint32_t p = from + lane; p < to; p += s.lanes) {
+            float v[N];
+            load(v, x + p * a.x_ld + column * N);
+#pragma unroll
+            for (int e = 0; e < N; e++) {
+                v[e] -= shift[e];
+                sum[e] += v[e];
+                square[e] = fmaf(v[e], v[e], square[e]);
+            }
+        }
+        put_entries(box.sums, s, sum);
+        put_entries(box.squares, s, square);
+    }
+    __syncthreads();
+    for (uint32_t g = threadIdx.x / WARP_LANES; g < s.groups; g += WARPS) {
+        float sum = group_sum(box.sums, s, g), square = group_sum(box.squares, s, g);
+        const size_t group = (size_t)row * a.groups + g;
+        if (threadIdx.x % WARP_LANES) continue;
+        put(a.partial + group * a.chunks + blockIdx.x, make_float2(sum, square));
+        if (blockIdx.x == 0) put(a.shift + group, as_float(get(x + g * a.width)));
+    }
+}
+
+struct apply_box {
+    float delta[MAX_GROUPS], rstd[MAX_GROUPS];
+};
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS) norm_apply(const T *x_all, T *y_all, norm_args a)
+{
+    constexpr int N = vector_of<T>;
+    SHARED(apply_box, box);
+    const spread s = a.s;
+    /* Last row first: what `partial` read last is still in the cache. */
+    const uint32_t row = gridDim.y - 1 - blockIdx.y, column = threadIdx.x % s.columns,
+                   lane = threadIdx.x / s.columns;
+    const uint32_t from = blockIdx.x * a.apply_pixels, to = min(from + a.apply_pixels, a.pixels);
+    const T *x = x_all + (size_t)row * a.pixels * a.x_ld;
+    T *y = y_all + (size_t)row * a.pixels * a.y_ld;
+    const float count = (float)a.pixels * (float)a.width;
+
+    for (uint32_t g = threadIdx.x / WARP_LANES; g < s.groups; g += WARPS) {
+        const float2 *chunk = a.partial + ((size_t)row * a.groups + g) * a.chunks;
+        float sum = 0, square = 0;
+        for (uint32_t k = threadIdx.x % WARP_LANES; k < a.chunks; k += WARP_LANES) {
+            float2 one = get(chunk + k);
+            sum += one.x;
+            square += one.y;
+        }
+        sum = warp_sum(sum);
+        square = warp_sum(square);
+        float delta = sum / count, r = rstd_or_nan(square / count - delta * delta, a.eps);
+        if (threadIdx.x % WARP_LANES) continue;
+        box.delta[g] = delta;
+        box.rstd[g] = r;
+        if (blockIdx.x == 0)
+            write_moments(a, row, g, get(a.shift + (size_t)row * a.groups + g) + delta, r);
+    }
+    __syncthreads();
+    if (lane >= s.lanes) return;
+    affine<N> f;
+    float delta[N], rstd[N];
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+        uint32_t g = (column * N + e) / a.width;
+        f.shift[e] = get(a.shift + (size_t)row * a.groups + g);
+        delta[e] = box.delta[g];
+        rstd[e] = box.rstd[g];
+    }
+    affine_of(f, a, row, column * N, delta, rstd);
+#pragma unroll 4
+    for (uint32_t p = from + lane; p < to; p += s.lanes) {
+        float v[N];
+        load(v, x + p * a.x_ld + column * N);
+        normalise(v, f, a.silu);
+        store(y + p * a.y_ld + column * N, v);
+    }
+}
+
+/* ---- any ---- */
+
+struct any_box {
+    float warps[WARPS];
+};
+
+/* Every thread gets the sum. */
+DEVICE float block_sum(float v, any_box &box)
+{
+    v = warp_sum(v);
+    __syncthreads(); /* the last sum has been read */
+    if (threadIdx.x % WARP_LANES == 0) box.warps[threadIdx.x / WARP_LANES] = v;
+    __syncthreads();
+    float sum = 0;
+    for (int w = 0; w < WARPS; w++)
+        sum += box.warps[w];
+    return sum;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS) norm_any(const T *x_all, T *y_all, norm_args a)
+{
+    SHARED(any_box, box);
+    const uint32_t group = blockIdx.x, row = blockIdx.y, first = group * a.width;
+    const T *x = x_all + (size_t)row * a.pixels * a.x_ld + first;
+    T *y = y_all + (size_t)row * a.pixels * a.y_ld + first;
+    const size_t values = (size_t)a.pixels * a.width;
+    const float shift = as_float(get(x)), count = (float)values;
+
+    float sum = 0, square = 0;
+    for (size_t i = threadIdx.x; i < values; i += THREADS)
+        sum += as_float(get(x + i / a.width * a.x_ld + i % a.width)) - shift;
+    const float delta = block_sum(sum, box) / count;
+    for (size_t i = threadIdx.x; i < values; i += THREADS) {
+        float d = as_float(get(x + i / a.width * a.x_ld + i % a.width)) - shift - delta;
+        square = fmaf(d, d, square);
+    }
+    const float rstd = rstd_or_nan(block_sum(square, box) / count, a.eps);
+    if (threadIdx.x == 0) write_moments(a, row, group, shift + delta, rstd);
+    for (size_t i = threadIdx.x; i < values; i += THREADS) {
+        affine<1> f;
+        f.shift[0] = shift;
+        affine_of<1>(f, a, row, first + (uint32_t)(i % a.width), { delta }, { rstd });
+        float v[1] = { as_float(get(x + i / a.width * a.x_ld + i % a.width)) };
+        normalise(v, f, a.silu);
+        store(y + i / a.width * a.y_ld + i % a.width, v);
+    }
+}
+
+/* ---- which way ---- */
+
+enum way { ANY, WHOLE, PARTIAL_APPLY };
+
+static struct spread spread_over(uint32_t channels, uint32_t width, uint32_t vector)
+{
+    struct spread s = {};
+    const uint32_t every = width % vector == 0 ? vector : vector % width == 0 ? width : 1;
+    s.channels = channels;
+    s.columns = channels / vector;
+    s.lanes = THREADS / s.columns;
+    s.groups = channels / width;
+    s.width = width;
+    for (uint32_t e = every - 1; e < vector; e += every)
+        s.closes |= 1u << e;
+    s.entries = vector / every;
+    s.group_entries = width / every;
+    return s;
+}
+
+/* The fewest groups that are whole vectors, and a whole sector where that fits; 0: not even the fewest fit. */
+static uint32_t slab_groups(uint32_t pixels, uint32_t groups, uint32_t width, size_t size)
+{
+    uint32_t best = 0;
+    for (uint32_t k = 1; k <= groups; k++) {
+        const size_t bytes = (size_t)k * width * size;
+        if (groups % k || bytes % VECTOR_BYTES || bytes / VECTOR_BYTES > THREADS) continue;
+        if (bytes * pixels > SLAB_BYTES) break;
+        best = k;
+        if (bytes >= SECTOR_BYTES) break;
+    }
+    return best;
+}
+
+static enum way way_of(const struct tensor *x, uint32_t groups, uint32_t *slab)
+{
+    const size_t size = dtype_bytes(x->dtype), vector = VECTOR_BYTES / size;
+    if (groups > MAX_GROUPS || x->c % vector) return ANY;
+    *slab = slab_groups(x->h * x->w, groups, x->c / groups, size);
+    if (*slab) return WHOLE;
+    return x->c / vector <= THREADS ? PARTIAL_APPLY : ANY;
+}
+
+/* Pixels of a chunk where a row is cut into at most `most` chunks of at least `least` bytes. */
+static uint32_t chunk_of(const struct tensor *x, size_t least, uint32_t most)
+{
+    const uint32_t pixels = x->h * x->w;
+    const size_t pixel_bytes = x->c * dtype_bytes(x->dtype);
+    uint32_t fewest = (uint32_t)((least + pixel_bytes - 1) / pixel_bytes),
+             even = (pixels + most - 1) / most;
+    return even > fewest ? even : fewest;
+}
+
+static uint32_t partial_chunk(const struct tensor *x)
+{
+    return chunk_of(x, PARTIAL_BYTES, PARTIAL_CHUNKS);
+}
+
+extern "C" size_t gpu_norm_scratch(const struct tensor *x, uint32_t groups)
+{
+    uint32_t slab;
+    if (way_of(x, groups, &slab) != PARTIAL_APPLY) return 0;
+    const size_t chunks = blocks_of(x->h * x->w, partial_chunk(x));
+    return x->n * groups * (2 * chunks + 1);
+}
+
+template <typename T>
+static int run_norm(const struct gpu_norm *g, norm_args a, enum way way, uint32_t slab,
+                    void *stream)
+{
+    const T *x = static_cast<const T *>(g->x.data);
+    T *y = static_cast<T *>(g->y.data);
+    const uint32_t n = g->x.n;
+    if (way == ANY) return launch(norm_any<T>, dim3(a.groups, n), THREADS, 0, stream, x, y, a);
+    if (way == WHOLE) {
+        a.s = spread_over(slab * a.width, a.width, vector_of<T>);
+        return launch(norm_whole<T>, dim3(a.groups / slab, n), THREADS,
+                      (size_t)a.pixels * slab * a.width * sizeof(T), stream, x, y, a);
+    }
+    a.s = spread_over(a.c, a.width, vector_of<T>);
+    int e = launch(norm_partial<T>, dim3(a.chunks, n), THREADS, 0, stream, x, a);
+    if (e) return e;
+    return launch(norm_apply<T>, dim3(blocks_of(a.pixels, a.apply_pixels), n), THREADS, 0, stream,
+                  x, y, a);
+}
+
+extern "C" int gpu_group_norm(const struct gpu_norm *g, void *stream)
+{
+    norm_args a = {};
+    a.pixels = g->x.h * g->x.w;
+    a.c = g->x.c;
+    a.groups = g->groups;
+    a.width = g->x.c / g->groups;
+    a.x_ld = g->x.ld;
+    a.y_ld = g->y.ld;
+    a.eps = g->eps;
+    a.silu = g->silu;
+    a.gamma = g->gamma;
+    a.beta = g->beta;
+    a.scale_shift = g->scale_shift;
+    a.scale_shift_ld = g->scale_shift_ld;
+    a.set = g->set;
+    a.mean_rstd = g->mean_rstd;
+    if (g->x.n == 0 || a.pixels == 0) return cudaSuccess;
+
+    uint32_t slab = 0;
+    enum way way = way_of(&g->x, g->groups, &slab);
+    /* The layout of x and y may be worse than the shape promises; scratch is then simply not used. */
+    const uint32_t vector = VECTOR_BYTES / (uint32_t)dtype_bytes(g->x.dtype);
+    if (!can_vector(&g->x, 0, a.c, vector) || !can_vector(&g->y, 0, a.c, vector)) way = ANY;
+    if (way == PARTIAL_APPLY) {
+        a.chunk_pixels = partial_chunk(&g->x);
+        a.chunks = blocks_of(a.pixels, a.chunk_pixels);
+        const size_t row_bytes = (size_t)a.pixels * a.c * dtype_bytes(g->x.dtype);
+        size_t least = row_bytes / APPLY_BLOCKS;
+        if (least < APPLY_LEAST_BYTES) least = APPLY_LEAST_BYTES;
+        if (least > APPLY_BYTES) least = APPLY_BYTES;
+        a.apply_pixels = chunk_of(&g->x, least, a.pixels);
+        a.partial = reinterpret_cast<float2 *>(g->scratch);
+        a.shift = g->scratch + (size_t)2 * g->x.n * a.groups * a.chunks;
+    }
+    return with_type(g->x.dtype, [&](auto type) {
+        return run_norm<typename decltype(type)::type>(g, a, way, slab, stream);
+    });
+}
