@@ -219,7 +219,7 @@ size_t restoration_peak_bytes(const struct model *m, const struct restore_params
     if (check_params(&s, m, p, NULL) ||
         restoration_shape_of(&shape, s.task, width, height, channels, depth, NULL))
         return SIZE_MAX;
-    const size_t allocator = 64 * 1024, kinds = p->output == OUTPUT_ALL ? 3 : 1;
+    const size_t allocator = 1 << 16, kinds = p->output == OUTPUT_ALL ? 3 : 1;
     const size_t out_px = (size_t)shape.out.w * shape.out.h;
     const size_t parts[] = { restoration_room(&s, &shape),
                              (size_t)width * height * (channels * (depth / 8) + has_mask),

@@ -263,7 +263,7 @@ enum status model_hash(struct model **out, struct engine *e, const struct unet_a
     m->info.tile_overlap = arch->image_size / 4;
     for (int i = 0; i < TASK_COUNT; i++) {
         struct model_task *t = &m->info.tasks[m->info.n_tasks++];
-        strcpy(t->name, task_table[i].name);
+        (void)snprintf(t->name, sizeof t->name, "%s", task_table[i].name);
         t->sigma = task_table[i].sigma;
         t->h = task_table[i].h;
         t->label = arch->class_cond ? 0 : -1;

@@ -123,6 +123,21 @@ static void fill_unrolled(const struct conv_job *j, size_t i, uint16_t *to)
     const struct conv_desc *d = j->d;
     size_t ow = (d->w + d->stride - 1) / d->stride, n = 0;
     int64_t pad = d->kernel / 2, oy = (int64_t)(i / ow), ox = (int64_t)(i % ow);
+    int64_t left = ox * d->stride - pad;
+    if (d->x_ld == d->ic && left >= 0 &&
+        left + d->kernel <= d->w) { /* the taps of a row are one piece */
+        for (int64_t ky = 0; ky < d->kernel; ky++, n += (size_t)d->kernel * d->ic) {
+            int64_t y = oy * d->stride + ky - pad;
+            size_t bytes = (size_t)d->kernel * d->ic * sizeof *to;
+            if (y < 0 || y >= d->h)
+                memset(to + n, 0, bytes);
+            else
+                memcpy(to + n, (const uint16_t *)j->x + ((size_t)y * d->w + (size_t)left) * d->ic,
+                       bytes);
+        }
+        memset(to + n, 0, (j->amx->k - n) * sizeof *to);
+        return;
+    }
     for (int64_t ky = 0; ky < d->kernel; ky++)
         for (int64_t kx = 0; kx < d->kernel; kx++, n += d->ic) {
             int64_t y = oy * d->stride + ky - pad, x = ox * d->stride + kx - pad;
@@ -190,11 +205,60 @@ INLINE size_t tile_origin(const struct amx_shape *s, size_t tile)
     return tile / per_row * s->width + tile % per_row * AMX_PIXELS;
 }
 
-/* c[32][32] = two tiles of pixels times one panel, over all taps and channels. */
-INLINE void multiply(const struct block *b, const struct amx_shape *s, const uint16_t *a0,
-                     const uint16_t *a1, const uint16_t *w, float *c)
+/* Products on their way out: two tiles of pixels by one panel, [32][32]. They are finished - bias, residual, rounding,
+ * moments - row by row between the next pair's multiplications, which leave the vector units idle. */
+struct products {
+    const float *c;
+    uint16_t *y[2]; /* first pixel of each tile */
+    const uint16_t *residual[2];
+    float *partial[2];
+    size_t count[2]; /* pixels of each tile */
+    const float *bias;
+};
+
+INLINE void finish_row(const struct conv_job *j, const struct products *p, size_t r, __m512 sum[4],
+                       bool residual, bool moments)
 {
-    size_t stride = s->pitch * sizeof *a0;
+    size_t tile = r / AMX_PIXELS, at = r % AMX_PIXELS;
+    if (at < p->count[tile]) {
+        const float *c = p->c + r * AMX_PANEL;
+        __m512 v0 = _mm512_add_ps(_mm512_load_ps(c), _mm512_loadu_ps(p->bias));
+        __m512 v1 = _mm512_add_ps(_mm512_load_ps(c + 16), _mm512_loadu_ps(p->bias + 16));
+        if (residual) {
+            const uint16_t *from = p->residual[tile] + at * j->d->r_ld;
+            v0 = _mm512_add_ps(v0, widen(from, (__mmask16)-1));
+            v1 = _mm512_add_ps(v1, widen(from + 16, (__mmask16)-1));
+        }
+        _mm512_storeu_si512(p->y[tile] + at * j->d->y_ld, (__m512i)_mm512_cvtne2ps_pbh(v1, v0));
+        if (moments) {
+            sum[0] = _mm512_add_ps(sum[0], v0);
+            sum[1] = _mm512_add_ps(sum[1], v1);
+            sum[2] = _mm512_fmadd_ps(v0, v0, sum[2]);
+            sum[3] = _mm512_fmadd_ps(v1, v1, sum[3]);
+        }
+    }
+    if (moments && at == AMX_PIXELS - 1) {
+        size_t ld = j->amx->panels * (size_t)AMX_PANEL;
+        float *to = p->partial[tile];
+        for (int i = 0; i < 4; i++) {
+            float *part = to + (i / 2 ? ld : 0) + (i % 2 ? 16 : 0);
+            _mm512_storeu_ps(part, _mm512_add_ps(_mm512_loadu_ps(part), sum[i]));
+            sum[i] = _mm512_setzero_ps();
+        }
+    }
+}
+
+/* c[32][32] = two tiles of pixels times one panel, over all taps and channels; meanwhile the products of the pair before are
+ * finished. `half`: the panel has no more than 16 channels. */
+INLINE void multiply(const struct conv_job *j, const struct block *b, const uint16_t *a0,
+                     const uint16_t *a1, const uint16_t *w, float *c, bool half,
+                     const struct products *before, bool residual, bool moments)
+{
+    const struct amx_shape *s = j->amx;
+    size_t stride = s->pitch * sizeof *a0, row = before ? 0 : PAIR;
+    size_t per_step = (PAIR - 1) / (s->k / AMX_DEPTH * s->taps) + 1;
+    __m512 sum[4] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
+                      _mm512_setzero_ps() };
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -203,17 +267,22 @@ INLINE void multiply(const struct block *b, const struct amx_shape *s, const uin
         for (uint32_t t = 0; t < s->taps; t++, w += 2 * AMX_TILE) {
             _tile_loadd(4, a0 + b->tap[t] + k, stride);
             _tile_loadd(6, w, 64);
-            _tile_loadd(7, w + AMX_TILE, 64);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
+            if (!half) {
+                _tile_loadd(7, w + AMX_TILE, 64);
+                _tile_dpbf16ps(1, 4, 7);
+            }
             _tile_loadd(5, a1 + b->tap[t] + k, stride);
             _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
+            if (!half) _tile_dpbf16ps(3, 5, 7);
+            for (size_t i = 0; i < per_step && row < PAIR; i++)
+                finish_row(j, before, row++, sum, residual, moments);
         }
     size_t ldc = AMX_PANEL * sizeof *c;
     _tile_stored(0, c, ldc);
-    _tile_stored(1, c + AMX_CHANNELS, ldc);
     _tile_stored(2, c + AMX_PIXELS * AMX_PANEL, ldc);
+    if (half) return;
+    _tile_stored(1, c + AMX_CHANNELS, ldc);
     _tile_stored(3, c + AMX_PIXELS * AMX_PANEL + AMX_CHANNELS, ldc);
 }
 
@@ -223,9 +292,16 @@ INLINE __m512 with_residual(const struct conv_job *j, size_t pixel, size_t c, __
     return _mm512_add_ps(v, widen((const uint16_t *)j->residual + pixel * j->d->r_ld + c, m));
 }
 
-/* The 16 pixels of a tile: bias, residual, rounding; and their sums into moments that the caller has zeroed. */
-INLINE void finish(const struct conv_job *j, const struct block *b, const float *c, size_t tile,
-                   size_t panel)
+INLINE float *partial_of(const struct conv_job *j, const struct block *b, size_t tile, size_t panel)
+{
+    const struct amx_shape *s = j->amx;
+    size_t line = s->exact ? b->first + tile_origin(s, tile) / s->width : b->first / s->rows;
+    return j->partial ? j->partial + (2 * line * s->panels + panel) * AMX_PANEL : NULL;
+}
+
+/* A tile whose pixels are not side by side, or whose panel is not full: the same, pixel by pixel, at once. */
+static void finish_ragged(const struct conv_job *j, const struct block *b, const float *c,
+                          size_t tile, size_t panel)
 {
     const struct conv_desc *d = j->d;
     const struct amx_shape *s = j->amx;
@@ -233,8 +309,8 @@ INLINE void finish(const struct conv_job *j, const struct block *b, const float 
     __mmask16 m0 = lanes(n), m1 = n > 16 ? lanes(n - 16) : 0;
     __m512 bias0 = _mm512_maskz_loadu_ps(m0, j->bias + oc0);
     __m512 bias1 = _mm512_maskz_loadu_ps(m1, j->bias + oc0 + 16);
-    __m512 sum0 = _mm512_setzero_ps(), sum1 = sum0, square0 = sum0, square1 = sum0;
-    size_t y = q / s->width, x = q % s->width;
+    size_t y = q / s->width, x = q % s->width, ld = s->panels * (size_t)AMX_PANEL;
+    float *partial = partial_of(j, b, tile, panel);
     for (size_t r = 0; r < AMX_PIXELS; r++, c += AMX_PANEL, x++) {
         if (x == s->width) {
             x = 0;
@@ -246,37 +322,72 @@ INLINE void finish(const struct conv_job *j, const struct block *b, const float 
         __m512 v1 =
             with_residual(j, pixel, oc0 + 16, m1, _mm512_add_ps(_mm512_load_ps(c + 16), bias1));
         uint16_t *to = (uint16_t *)j->y + pixel * d->y_ld + oc0;
-        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(v1, v0);
-        if (n >= AMX_PANEL)
-            _mm512_storeu_si512(to, both);
-        else
-            _mm512_mask_storeu_epi16(to, (__mmask32)m1 << 16 | m0, both);
-        sum0 = _mm512_add_ps(sum0, v0);
-        sum1 = _mm512_add_ps(sum1, v1);
-        square0 = _mm512_fmadd_ps(v0, v0, square0);
-        square1 = _mm512_fmadd_ps(v1, v1, square1);
+        _mm512_mask_storeu_epi16(to, (__mmask32)m1 << 16 | m0,
+                                 (__m512i)_mm512_cvtne2ps_pbh(v1, v0));
+        if (!partial) continue;
+        __m512 v[2] = { v0, v1 };
+        for (int i = 0; i < 4; i++) {
+            float *part = partial + (i / 2 ? ld : 0) + (i % 2 ? 16 : 0);
+            __m512 more = i / 2 ? _mm512_mul_ps(v[i % 2], v[i % 2]) : v[i % 2];
+            more = _mm512_maskz_mov_ps(i % 2 ? m1 : m0, more);
+            _mm512_storeu_ps(part, _mm512_add_ps(_mm512_loadu_ps(part), more));
+        }
     }
-    if (!j->partial) return;
-    size_t ld = s->panels * (size_t)AMX_PANEL;
-    size_t line = s->exact ? b->first + q / s->width : b->first / s->rows;
-    float *to = j->partial + 2 * line * ld + oc0;
-    _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), sum0));
-    _mm512_storeu_ps(to + 16, _mm512_add_ps(_mm512_loadu_ps(to + 16), sum1));
-    _mm512_storeu_ps(to + ld, _mm512_add_ps(_mm512_loadu_ps(to + ld), square0));
-    _mm512_storeu_ps(to + ld + 16, _mm512_add_ps(_mm512_loadu_ps(to + ld + 16), square1));
 }
 
-INLINE void pair_by_panel(const struct conv_job *j, const struct block *b, size_t pair,
-                          size_t panel)
+static struct products products_of(const struct conv_job *j, const struct block *b, const float *c,
+                                   size_t pair, size_t panel)
 {
     const struct amx_shape *s = j->amx;
-    float c[PAIR * AMX_PANEL] __attribute__((aligned(64)));
-    size_t first = 2 * pair, second = first + 1 < b->tiles ? first + 1 : first;
-    multiply(b, s, b->strip + tile_origin(s, first) * s->pitch,
-             b->strip + tile_origin(s, second) * s->pitch,
-             (const uint16_t *)j->weight + panel * (s->weight_elements / s->panels), c);
-    finish(j, b, c, first, panel);
-    if (second != first) finish(j, b, c + AMX_PIXELS * AMX_PANEL, second, panel);
+    size_t oc0 = panel * AMX_PANEL;
+    struct products p = { .c = c, .bias = j->bias + oc0 };
+    for (size_t i = 0; i < 2; i++) {
+        size_t tile = 2 * pair + i, q = tile_origin(s, tile);
+        if (tile >= b->tiles) break;
+        size_t y = q / s->width, x = q % s->width, pixel = (b->first + y) * s->ow + x;
+        p.count[i] = s->exact || b->rows - y > AMX_PIXELS ? AMX_PIXELS : b->rows - y;
+        p.y[i] = (uint16_t *)j->y + pixel * j->d->y_ld + oc0;
+        if (j->residual) p.residual[i] = (const uint16_t *)j->residual + pixel * j->d->r_ld + oc0;
+        p.partial[i] = partial_of(j, b, tile, panel);
+    }
+    if (!p.partial[1]) p.partial[1] = p.partial[0];
+    return p;
+}
+
+/* Pairs of tiles meet panels; `panels_outside` says which of the two loops is the outer one. */
+INLINE void run_pairs(const struct conv_job *j, const struct block *b, size_t from, size_t to,
+                      bool residual, bool moments)
+{
+    const struct amx_shape *s = j->amx;
+    float c[2][PAIR * AMX_PANEL] __attribute__((aligned(64)));
+    size_t pairs = (b->tiles + 1) / 2, steps = pairs * (to - from);
+    bool tight = s->exact || !s->padded, waits = false;
+    struct products before;
+    for (size_t i = 0; i < steps; i++) {
+        size_t pair = s->panels_outside ? i % pairs : i / (to - from);
+        size_t panel = from + (s->panels_outside ? i / pairs : i % (to - from));
+        size_t first = 2 * pair, second = first + 1 < b->tiles ? first + 1 : first;
+        size_t n = j->d->oc - panel * AMX_PANEL;
+        const uint16_t *a0 = b->strip + tile_origin(s, first) * s->pitch;
+        const uint16_t *a1 = b->strip + tile_origin(s, second) * s->pitch;
+        const uint16_t *w = (const uint16_t *)j->weight + panel * (s->weight_elements / s->panels);
+        if (n > AMX_CHANNELS)
+            multiply(j, b, a0, a1, w, c[i % 2], false, waits ? &before : NULL, residual, moments);
+        else
+            multiply(j, b, a0, a1, w, c[i % 2], true, waits ? &before : NULL, residual, moments);
+        waits = tight && n >= AMX_PANEL;
+        if (waits) {
+            before = products_of(j, b, c[i % 2], pair, panel);
+        } else {
+            finish_ragged(j, b, c[i % 2], first, panel);
+            if (second != first)
+                finish_ragged(j, b, c[i % 2] + AMX_PIXELS * AMX_PANEL, second, panel);
+        }
+    }
+    __m512 sum[4] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
+                      _mm512_setzero_ps() };
+    for (size_t r = 0; waits && r < PAIR; r++)
+        finish_row(j, &before, r, sum, residual, moments);
 }
 
 static struct block block_of(const struct amx_shape *s, const uint16_t *strip, size_t first)
@@ -292,16 +403,11 @@ static struct block block_of(const struct amx_shape *s, const uint16_t *strip, s
 
 static void run_block(const struct conv_job *j, const struct block *b, size_t from, size_t to)
 {
-    size_t pairs = (b->tiles + 1) / 2;
-    if (j->amx->panels_outside) {
-        for (size_t panel = from; panel < to; panel++)
-            for (size_t pair = 0; pair < pairs; pair++)
-                pair_by_panel(j, b, pair, panel);
-    } else {
-        for (size_t pair = 0; pair < pairs; pair++)
-            for (size_t panel = from; panel < to; panel++)
-                pair_by_panel(j, b, pair, panel);
-    }
+    if (j->residual)
+        j->partial ? run_pairs(j, b, from, to, true, true) : run_pairs(j, b, from, to, true, false);
+    else
+        j->partial ? run_pairs(j, b, from, to, false, true)
+                   : run_pairs(j, b, from, to, false, false);
 }
 
 static void run_whole(const struct conv_job *j)

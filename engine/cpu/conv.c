@@ -196,8 +196,12 @@ static void stage_constants(const struct cpu_backend *cpu, const struct conv_pla
     norm.gamma = stage->gamma + set * x->c;
     norm.beta = stage->beta + set * x->c;
     norm.scale_shift = stage->scale_shift ? cpu_row(stage->scale_shift, n) : NULL;
-    norm.moments = stage->in.data ? stage->in.data + 2 * n * stage->in.ld : NULL;
-    norm.moments_ld = stage->in.ld;
+    norm.split = stage->split;
+    for (int i = 0; i < 2; i++) {
+        const struct moments *m = &stage->in[i];
+        norm.moments[i] = m->data ? m->data + 2 * n * m->ld : NULL;
+        norm.moments_ld[i] = m->ld;
+    }
     memset(scale, 0, 2 * k * sizeof *scale);
     cpu->k->norm_constants(&norm, scale, offset);
     j->scale = scale;

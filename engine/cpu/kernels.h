@@ -46,8 +46,10 @@ struct norm_job {
     float eps;
     const float *gamma, *beta, *scale_shift; /* [c], [c], NULL or [2c] */
     bool silu;
-    const double *moments; /* of x, [2][moments_ld]; NULL: to be found */
-    size_t moments_ld;
+    const double *moments
+        [2]; /* of x, [2][moments_ld] each: channels below split, the rest; NULL: to be found */
+    size_t moments_ld[2];
+    uint32_t split;
     float *scratch; /* (2 * NORM_CHUNKS + 3) * (c rounded up to 16) */
     int threads;
 };

@@ -35,23 +35,23 @@ struct sums {
     const float *chunk; /* [chunks][2][ld]; NULL: moments */
     size_t ld, chunks;
     const float *shift;
-    const double *moments;
-    size_t moments_ld;
 };
 
 /* Mean of channel c and the mean square about it; chunks are always added in the same order. */
-static void channel_moments(const struct sums *s, size_t pixels, uint32_t c, double *mean,
-                            double *spread)
+static void channel_moments(const struct norm_job *j, const struct sums *s, uint32_t c,
+                            double *mean, double *spread)
 {
-    double n = (double)pixels, sum = 0, square = 0;
+    double n = (double)j->pixels, sum = 0, square = 0;
     if (s->chunk) {
         for (size_t k = 0; k < s->chunks; k++) {
             sum += (double)s->chunk[2 * k * s->ld + c];
             square += (double)s->chunk[(2 * k + 1) * s->ld + c];
         }
     } else {
-        sum = s->moments[c];
-        square = s->moments[s->moments_ld + c];
+        int k = c >= j->split;
+        const double *from = j->moments[k] + c - (k ? j->split : 0);
+        sum = from[0];
+        square = from[j->moments_ld[k]];
     }
     *mean = (s->chunk ? (double)s->shift[c] : 0) + sum / n;
     *spread = (square - sum * sum / n) / n;
@@ -66,11 +66,11 @@ static void constants(const struct norm_job *j, const struct sums *s, float *shi
     for (uint32_t g = 0; g < j->groups; g++) {
         double mean = 0, spread = 0, m, v;
         for (uint32_t c = g * width; c < (g + 1) * width; c++) {
-            channel_moments(s, j->pixels, c, &m, &v);
+            channel_moments(j, s, c, &m, &v);
             mean += m / width;
         }
         for (uint32_t c = g * width; c < (g + 1) * width; c++) {
-            channel_moments(s, j->pixels, c, &m, &v);
+            channel_moments(j, s, c, &m, &v);
             spread += v + (m - mean) * (m - mean);
         }
         spread = spread / width;
@@ -143,13 +143,13 @@ static struct parts find_constants(const struct norm_job *j)
     size_t ld = (j->c + 15) / 16 * 16, chunks = j->pixels < NORM_CHUNKS ? j->pixels : NORM_CHUNKS;
     float *shift = j->scratch, *scale = shift + ld, *offset = scale + ld, *sums = offset + ld;
     bool bf16 = j->dtype == DT_BF16;
-    struct sums from = { sums, ld, chunks, shift, j->moments, j->moments_ld };
+    struct sums from = { sums, ld, chunks, shift };
     for (size_t c = 0; c < j->c; c += VEC) {
         vput(shift + c, bf16 ? vload(j->x, c, j->c - c, true) : vload(j->x, c, j->c - c, false));
         vput(scale + c, vsplat(0));
         vput(offset + c, vsplat(0));
     }
-    if (j->moments)
+    if (j->moments[0])
         from.chunk = NULL;
     else
         all_sums(j, shift, sums, ld, chunks);

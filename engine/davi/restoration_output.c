@@ -10,8 +10,8 @@ static const double fold_unit = 1.0 / (double)(1 << FOLD_BITS);
 /* Value i of the mean over samples; with one sample, that sample. */
 static double mean_at(const struct restoration *r, size_t i)
 {
-    if (!r->sum) return (double)r->slots[0].acc[i] * acc_unit;
-    return (double)r->sum[i] * fold_unit / r->s.samples;
+    return r->sum ? (double)r->sum[i] * fold_unit / r->s.samples
+                  : (double)r->slots[0].acc[i] * acc_unit;
 }
 
 __extension__ typedef __int128 wide;

@@ -45,18 +45,21 @@ struct conv_desc {
 };
 
 /* Sums over a picture's pixels, from which a norm takes its mean and variance: of channel c of row n at
- * data[2 * n * ld + c], of its square at data[(2 * n + 1) * ld + c]. data NULL: not wanted, not known. */
+ * data[2 * n * ld + c], of its square at data[(2 * n + 1) * ld + c]. Memory from `alloc`; NULL: not wanted, not known. */
 struct moments {
     double *data;
     size_t ld;
 };
 
-/* The constants of a convolution's input stage, as in group_norm_args; moments of x are given, those of y asked for. */
+/* The constants of a convolution's input stage, as in group_norm_args; what is known of x, and what to tell of y. */
 struct conv_stage {
     const float *gamma, *beta;
     const uint32_t *set;
     const struct tensor *scale_shift;
-    struct moments in, out;
+    struct moments in
+        [2]; /* of x: channels below `split`, and the rest (two pictures joined); in[0] NULL: to be found */
+    uint32_t split; /* x's channels where in[1] is not used */
+    struct moments out;
 };
 
 struct group_norm_args {
@@ -116,8 +119,9 @@ struct backend_ops {
                         const struct tensor *residual, const struct tensor *y, const uint32_t *set,
                         struct error *err);
 
-    /* Whether conv_staged can run a plan with this input stage, and keep moments. Both may be NULL: norms then stay ops of
-     * their own and nobody keeps moments. x of a resampling stage: [n][2h][2w][ic] (DOWN) or [n][h/2][w/2][ic] (UP). */
+    /* Whether conv_staged can run a plan with this input stage. Both may be NULL: norms then stay ops of their own. Where it takes
+     * one convolution of a dtype, every plan of that dtype can tell the moments of its output. x of a resampling stage:
+     * [n][2h][2w][ic] (DOWN) or [n][h/2][w/2][ic] (UP). */
     bool (*conv_takes)(struct backend *b, const struct conv_desc *d);
     enum status (*conv_staged)(struct backend *b, struct conv_plan *p, const struct tensor *x,
                                const struct conv_stage *stage, const struct tensor *residual,

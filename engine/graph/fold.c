@@ -172,21 +172,11 @@ static enum status fold_bias(struct folded *f, const struct embeddings *e, const
     return s;
 }
 
-static uint32_t uses_of(const struct graph *g, int32_t node)
-{
-    uint32_t uses = 0;
-    for (uint32_t i = 0; i < g->n_nodes; i++) {
-        const struct node *n = &g->nodes[i];
-        uses += (uint32_t)((n->in[0] == node) + (n->in[1] == node) + (n->residual == node));
-    }
-    return uses;
-}
-
 static bool folds_into_bias(const struct graph *g, const struct node *add)
 {
     const struct node *conv = &g->nodes[add->in[0]];
     return conv->op == OP_CONV && conv->bias != NODE_NONE && !conv->tap[0] &&
-           uses_of(g, add->in[0]) == 1;
+           graph_uses(g, add->in[0]) == 1;
 }
 
 static int32_t moved(const int32_t *to, int32_t node)

@@ -63,3 +63,13 @@ int32_t graph_tap(const struct graph *g, const char *tap)
         if (g->nodes[i].tap[0] && strcmp(g->nodes[i].tap, tap) == 0) return (int32_t)i;
     return NODE_NONE;
 }
+
+uint32_t graph_uses(const struct graph *g, int32_t node)
+{
+    uint32_t uses = 0;
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        const struct node *n = &g->nodes[i];
+        uses += (uint32_t)((n->in[0] == node) + (n->in[1] == node) + (n->residual == node));
+    }
+    return uses;
+}

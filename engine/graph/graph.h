@@ -37,9 +37,12 @@ struct node {
     uint32_t kernel, stride; /* CONV */
     uint32_t heads;          /* ATTENTION */
     bool new_order;          /* ATTENTION */
-    bool silu;               /* GROUP_NORM; in[1] = scale and shift or NODE_NONE */
-    bool is_embedding;       /* depends on (t, label) alone: folded away where these are constant */
-    char tap[TAP_NAME_MAX];  /* "input_blocks.3": the block this node is the output of; "" = none */
+    int32_t norm;           /* CONV: the norm absorbed into its input stage (absorb.h); NODE_NONE */
+    enum resample resample; /* CONV: with a norm, what follows that */
+    bool absorbed;          /* part of a convolution's input stage: no output, not run */
+    bool silu;              /* GROUP_NORM; in[1] = scale and shift or NODE_NONE */
+    bool is_embedding;      /* depends on (t, label) alone: folded away where these are constant */
+    char tap[TAP_NAME_MAX]; /* "input_blocks.3": the block this node is the output of; "" = none */
 };
 
 struct graph {
@@ -55,6 +58,7 @@ struct graph *graph_copy(const struct graph *g);   /* NULL: no memory */
 uint64_t graph_param_count(const struct graph *g); /* scalars in all parameters */
 uint64_t graph_flop(
     const struct graph *g); /* 2 per multiply-add over conv, linear (and not attention), one row */
+uint32_t graph_uses(const struct graph *g, int32_t node);  /* how often its output is read */
 int32_t graph_tap(const struct graph *g, const char *tap); /* node index or NODE_NONE */
 
 #endif

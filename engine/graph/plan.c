@@ -52,9 +52,13 @@ static void find_lifetimes(struct layout *l)
     for (uint32_t i = 0; i < n; i++) {
         const struct node *node = &l->g->nodes[i];
         l->buffers[i] = (struct buffer){ .owner = (int32_t)i, .first = i, .last = i };
-        l->buffers[i].bytes = value_bytes(l, node);
         l->buffer_of[i] = i;
         l->channel_of[i] = 0;
+        if (node->absorbed) {
+            l->buffers[i].owner = NODE_NONE;
+            continue;
+        }
+        l->buffers[i].bytes = value_bytes(l, node);
         note_use(l, node->in[0], i);
         note_use(l, node->in[1], i);
         note_use(l, node->residual, i);
@@ -117,7 +121,7 @@ static void overwrite_inputs(struct layout *l)
 {
     for (uint32_t i = 0; i < l->g->n_nodes; i++) {
         const struct node *n = &l->g->nodes[i];
-        int32_t in = overwritable(l, n);
+        int32_t in = n->absorbed ? NODE_NONE : overwritable(l, n);
         if (in == NODE_NONE || l->buffer_of[i] != i || n->op == OP_CONCAT) continue;
         uint32_t to = l->buffer_of[in];
         const struct buffer *b = &l->buffers[to];
@@ -196,6 +200,7 @@ enum status plan_init(struct plan *out, const struct graph *g, const struct plan
     size_t arena = lay_out(&l), sum = 0;
     for (uint32_t i = 0; i < n; i++) {
         const struct buffer *b = &l.buffers[l.buffer_of[i]];
+        if (b->owner == NODE_NONE) continue;
         sum += value_bytes(&l, &g->nodes[i]);
         l.places[i].ld = g->nodes[b->owner].c;
         l.places[i].offset_bytes =

@@ -5,12 +5,10 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/graph/absorb.h"
 #include "engine/graph/device.h"
 #include "engine/graph/fold.h"
 #include "engine/graph/plan.h"
-
-enum { GROUPS = 32 };
-static const float gn_eps = 1e-5f;
 
 /* One node with everything its run needs: views into the arena, packed weights, constants. */
 struct step {
@@ -22,6 +20,9 @@ struct step {
     struct linear_plan *linear;
     struct attention_plan *attention;
     void *gamma, *beta, *table; /* device memory */
+    const struct step *norm;    /* CONV: the absorbed norm, whose constants its input stage takes */
+    struct conv_stage stage;    /* CONV: what of it does not change from pass to pass */
+    bool staged;
 };
 
 struct program {
@@ -30,7 +31,8 @@ struct program {
     struct plan plan;
     struct step *steps; /* [g->n_nodes] */
     void *arena;
-    size_t weight_bytes;
+    double *moments; /* of the outputs that norms ask for, [rows][2][c] each; NULL: none are kept */
+    size_t weight_bytes, moments_count;
     uint32_t rows; /* in one pass */
     uint32_t sets; /* 0: unfolded */
     uint32_t classes;
@@ -92,7 +94,15 @@ static enum status make_conv(struct making *m, struct step *st, int32_t i)
                            .dtype = p->dtype,
                            .x_ld = st->in[0].ld,
                            .y_ld = st->y.ld,
-                           .r_ld = st->has_residual ? st->residual.ld : 0 };
+                           .r_ld = st->has_residual ? st->residual.ld : 0,
+                           .input = absorbed_input(p->g, i) };
+    if (d.input.resample == RESAMPLE_UP) {
+        d.h *= 2;
+        d.w *= 2;
+    } else if (d.input.resample == RESAMPLE_DOWN) {
+        d.h /= 2;
+        d.w /= 2;
+    }
     st->by_set = folded != NULL;
     /* Where fewer output channels are wanted the weights' and bias's first rows are all that is read. */
     s = p->b->ops->conv_plan(p->b, &d, weight, folded ? folded : bias, &st->conv, m->err);
@@ -179,13 +189,15 @@ static enum status make_step(struct making *m, int32_t i)
     struct step *st = &p->steps[i];
     const struct node *n = &p->g->nodes[i];
     st->op = n->op;
-    st->y = view(p, i);
     st->silu = n->silu;
+    if (n->absorbed) return n->op == OP_GROUP_NORM ? make_norm(m, st, i) : ST_OK;
+    st->y = view(p, i);
     st->has_in1 = n->in[1] != NODE_NONE;
     st->has_residual = n->residual != NODE_NONE;
     if (n->in[0] != NODE_NONE) st->in[0] = view(p, n->in[0]);
     if (st->has_in1) st->in[1] = view(p, n->in[1]);
     if (st->has_residual) st->residual = view(p, n->residual);
+    if (n->norm != NODE_NONE) st->norm = &p->steps[n->norm];
     switch (n->op) {
     case OP_CONV: return make_conv(m, st, i);
     case OP_LINEAR: return make_linear(m, st, n);
@@ -208,12 +220,76 @@ static enum status shrink_output(struct graph *g, uint32_t channels, struct erro
     return ST_OK;
 }
 
+/* ---- moments ---- */
+
+static struct moments *moments_of(struct program *p, int32_t node)
+{
+    return &p->steps[node].stage.out;
+}
+
+/* Room for the moments of a convolution's output, in elements from the start for now: the memory comes when all are known. */
+static void keep_moments(struct program *p, int32_t node)
+{
+    struct moments *m = moments_of(p, node);
+    if (m->ld) return;
+    m->ld = p->g->nodes[node].c;
+    p->moments_count += 2 * m->ld * p->rows;
+}
+
+/* The convolutions whose outputs a norm's input consists of: one, or two joined. 0: something else. */
+static int sources_of(const struct graph *g, int32_t node, int32_t source[2])
+{
+    const struct node *n = &g->nodes[node];
+    int count = n->op == OP_CONCAT ? 2 : 1;
+    for (int k = 0; k < count; k++) {
+        source[k] = count == 2 ? n->in[k] : node;
+        if (g->nodes[source[k]].op != OP_CONV) return 0;
+    }
+    return count;
+}
+
+static enum status make_moments(struct making *m)
+{
+    struct program *p = m->p;
+    const struct graph *g = p->g;
+    int32_t source[2];
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        if (g->nodes[i].op != OP_CONV || g->nodes[i].norm == NODE_NONE) continue;
+        for (int k = sources_of(g, g->nodes[i].in[0], source); k-- > 0;)
+            keep_moments(p, source[k]);
+    }
+    if (p->moments_count == 0) return ST_OK;
+    void *memory = NULL;
+    enum status s = p->b->ops->alloc(p->b, p->moments_count * sizeof *p->moments, &memory, m->err);
+    if (s) return s;
+    double *at = p->moments = memory;
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        struct moments *out = moments_of(p, (int32_t)i);
+        if (!out->ld) continue;
+        out->data = at;
+        at += 2 * out->ld * p->rows;
+    }
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        struct step *st = &p->steps[i];
+        if (g->nodes[i].op != OP_CONV) continue;
+        st->staged = st->stage.out.data || g->nodes[i].norm != NODE_NONE;
+        if (g->nodes[i].norm == NODE_NONE) continue;
+        st->stage.split = st->in[0].c;
+        int count = sources_of(g, g->nodes[i].in[0], source);
+        for (int k = 0; k < count; k++)
+            st->stage.in[k] = *moments_of(p, source[k]);
+        if (count == 2) st->stage.split = g->nodes[source[0]].c;
+    }
+    return ST_OK;
+}
+
 static enum status make(struct making *m, const struct program_options *o)
 {
     struct program *p = m->p;
     struct error *err = m->err;
     enum status s = shrink_output(p->g, o->output_channels, err);
     if (s) return s;
+    graph_absorb(p->g, p->b, p->dtype);
     struct plan_options po = {
         .rows = p->rows, .dtype = p->dtype, .keep_taps = o->keep_taps, .join = true
     };
@@ -229,7 +305,7 @@ static enum status make(struct making *m, const struct program_options *o)
     s = p->b->ops->alloc(p->b, p->plan.arena_bytes, &p->arena, err);
     for (uint32_t i = 0; !s && i < p->g->n_nodes; i++)
         s = make_step(m, (int32_t)i);
-    return s;
+    return s ? s : make_moments(m);
 }
 
 enum status program_new(struct program **out, struct backend *b, const struct graph *g,
@@ -285,6 +361,7 @@ void program_free(struct program *p)
         ops->free(p->b, st->table);
     }
     ops->free(p->b, p->arena);
+    ops->free(p->b, p->moments);
     plan_done(&p->plan);
     graph_free(p->g);
     free(p->steps);
@@ -296,7 +373,7 @@ void program_free(struct program *p)
 
 size_t program_bytes(const struct program *p)
 {
-    return p->plan.arena_bytes + p->weight_bytes;
+    return p->plan.arena_bytes + p->weight_bytes + p->moments_count * sizeof *p->moments;
 }
 
 /* ---- running ---- */
@@ -305,14 +382,30 @@ static enum status run_norm(struct program *p, const struct step *st, struct err
 {
     struct group_norm_args a = { .x = st->in[0],
                                  .y = st->y,
-                                 .groups = GROUPS,
-                                 .eps = gn_eps,
+                                 .groups = NORM_GROUPS,
+                                 .eps = NORM_EPS,
                                  .gamma = st->gamma,
                                  .beta = st->beta,
                                  .set = st->by_set ? p->set : NULL,
                                  .scale_shift = st->has_in1 ? &st->in[1] : NULL,
                                  .silu = st->silu };
     return p->b->ops->group_norm(p->b, &a, err);
+}
+
+static enum status run_conv(struct program *p, const struct step *st, struct error *err)
+{
+    const struct backend_ops *ops = p->b->ops;
+    const struct tensor *residual = st->has_residual ? &st->residual : NULL;
+    const uint32_t *set = st->by_set ? p->set : NULL;
+    if (!st->staged) return ops->conv(p->b, st->conv, &st->in[0], residual, &st->y, set, err);
+    struct conv_stage stage = st->stage;
+    if (st->norm) {
+        stage.gamma = st->norm->gamma;
+        stage.beta = st->norm->beta;
+        stage.set = st->norm->by_set ? p->set : NULL;
+        stage.scale_shift = st->has_in1 ? &st->in[1] : NULL;
+    }
+    return ops->conv_staged(p->b, st->conv, &st->in[0], &stage, residual, &st->y, set, err);
 }
 
 static enum status run_step(struct program *p, const struct step *st, struct error *err)
@@ -327,9 +420,7 @@ static enum status run_step(struct program *p, const struct step *st, struct err
     case OP_SILU: return ops->silu(p->b, x, y, err);
     case OP_ADD: return ops->add(p->b, x, other, y, err);
     case OP_ADD_CHANNEL: return ops->add_channel(p->b, x, other, y, err);
-    case OP_CONV:
-        return ops->conv(p->b, st->conv, x, st->has_residual ? &st->residual : NULL, y,
-                         st->by_set ? p->set : NULL, err);
+    case OP_CONV: return run_conv(p, st, err);
     case OP_GROUP_NORM: return run_norm(p, st, err);
     case OP_ATTENTION: return ops->attention(p->b, st->attention, x, y, err);
     case OP_UPSAMPLE: return ops->upsample(p->b, x, y, err);
@@ -351,6 +442,7 @@ static enum status run_pass(struct program *p, struct error *err)
 {
     enum status s = ST_OK;
     for (uint32_t i = 0; !s && i < p->g->n_nodes; i++) {
+        if (p->g->nodes[i].absorbed) continue;
         uint64_t start = p->time_ops ? now_ns() : 0;
         s = run_step(p, &p->steps[i], err);
         if (p->time_ops) p->op_ns[p->steps[i].op] += now_ns() - start;

@@ -1,0 +1,165 @@
+/* backward.h - the loops of the CPU back end that only training needs, one table per instruction set.
+ *
+ * As kernels.h, but for all rows of a tensor at once, and for one thread count: pieces are summed in an order that follows from
+ * the shapes and from `threads`. Storage is F32 or BF16 (`dtype`), sums and parameters F32, embeddings F32. Nothing is
+ * allocated; scratch comes from the caller, 64-byte aligned. Shapes have been checked by the caller. */
+#ifndef DAVID_CPU_BACKWARD_H
+#define DAVID_CPU_BACKWARD_H
+
+#include "engine/cpu/inside.h"
+#include "engine/graph/gradients.h"
+
+enum {
+    GATHER_PIXELS = 72,  /* output pixels of one piece of a gathering convolution */
+    GATHER_TAPS = 16,    /* most places that one reads */
+    WEIGHTS_BAND = 2048, /* pixels that are packed at a time for a weight gradient */
+    WEIGHTS_BLOCKS = 4,  /* blocks of input channels that share the packed gradients of the output */
+    BACKWARD_CHUNKS = 16, /* pieces of a row whose sums are taken apart */
+    ATTENTION_BLOCK = 48  /* queries whose softmax exists at a time */
+};
+
+/* y[i][j] of a lattice of output pixels = sum over taps of x[i in_step + dy][j in_step + dx] W_tap (+ bias) (+ residual). A
+ * convolution of any stride, or one part of a transposed one. */
+struct gather_job {
+    uint32_t n;
+    const void *x;
+    enum dtype dtype;
+    uint32_t h, w, c; /* of x */
+    size_t x_ld;
+    uint32_t taps, in_step;
+    int32_t dy[GATHER_TAPS], dx[GATHER_TAPS];
+    const float *weight; /* [o / nr][taps * c][nr], zero beyond o */
+    const float *bias;   /* [o] or NULL */
+    const void *residual;
+    void *y;
+    uint32_t rows, cols, o;              /* of the lattice */
+    uint32_t y0, x0, step, oh, ow;       /* its origin and step in y, and the size of y */
+    size_t y_ld, r_ld;
+    float *scratch;
+    size_t scratch_stride; /* GATHER_PIXELS * taps * c */
+    int threads;
+};
+
+/* dweight[o][c][tap] += sum over rows and pixels of x[.. + tap][c] dy[o] */
+struct weights_job {
+    const struct trained_conv_desc *d;
+    uint32_t n, oh, ow;
+    const void *x, *dy;
+    float *dweight, *dbias; /* dbias: NULL or [oc] */
+    float *scratch;
+    size_t scratch_stride; /* weights_scratch() */
+    int threads;
+};
+
+struct norm_gradient_job {
+    uint32_t n, c, groups;
+    size_t pixels;
+    enum dtype dtype;
+    const void *x, *dy;
+    void *dx; /* NULL: not wanted */
+    size_t x_ld, dy_ld, dx_ld, ss_ld, dss_ld;
+    bool add, add_ss, silu;
+    float eps;
+    const float *gamma, *beta, *scale_shift;
+    float *dscale_shift, *dgamma, *dbeta; /* or NULL */
+    float *scratch;                       /* norm_gradient_scratch() floats */
+    int threads;
+};
+
+struct batch_job {
+    uint32_t n, c;
+    size_t pixels;
+    enum dtype dtype;
+    const void *x, *dy; /* dy: NULL in the forward pass */
+    void *out;
+    size_t x_ld, dy_ld, out_ld;
+    bool add;
+    /* out = x scale + offset (+ dy by_dy), all [c]; sums of x and x^2, or of dy and dy (x scale + offset) */
+    const float *scale, *offset, *by_dy;
+    double *sums;   /* [2][c] */
+    float *scratch; /* n * BACKWARD_CHUNKS * 2 * c */
+    int threads;
+};
+
+struct attention_gradient_job {
+    const struct attention_desc *d;
+    uint32_t n;
+    const void *qkv, *dy;
+    void *dqkv;
+    size_t qkv_ld, dy_ld, dqkv_ld;
+    float *scratch;
+    size_t scratch_stride; /* attention_gradient_scratch() */
+    int threads;
+};
+
+struct linear_gradient_job {
+    uint32_t n, ic, oc;
+    const float *weight, *x, *dy;
+    size_t x_ld, dy_ld, dx_ld;
+    float *dx, *dweight, *dbias; /* or NULL */
+    bool add;
+    int threads;
+};
+
+/* Two pictures of n rows of `pixels`, walked together; resampling: h, w of the smaller one. */
+struct pass_job {
+    uint32_t n, h, w, c;
+    enum dtype from, to;
+    const void *x, *sign; /* sign: of leaky_relu, in the dtype of x */
+    void *y;
+    size_t x_ld, y_ld, sign_ld;
+    bool add;
+    float slope;
+    int threads;
+};
+
+struct gradient_kernels {
+    uint32_t vec, mr, nr;
+    size_t (*weights_scratch)(const struct trained_conv_desc *d); /* floats a thread */
+    size_t (*attention_scratch)(const struct attention_desc *d);  /* floats a thread */
+    void (*gather)(const struct gather_job *j);
+    void (*weights)(const struct weights_job *j);
+    void (*group_norm)(const struct norm_gradient_job *j);
+    void (*attention)(const struct attention_gradient_job *j);
+    void (*linear)(const struct linear_gradient_job *j);
+    void (*batch_sums)(const struct batch_job *j);
+    void (*batch_apply)(const struct batch_job *j);
+    void (*silu)(const struct pass_job *j, const float *x, size_t ld);
+    void (*pass)(const struct pass_job *j);
+    void (*upsample)(const struct pass_job *j);
+    void (*downsample)(const struct pass_job *j);
+    void (*leaky_relu)(const struct pass_job *j);
+    void (*channel_sums)(const struct pass_job *j, float *scratch);
+    void (*adamw)(const struct adamw_args *a, int threads);
+    void (*average)(float *average, const float *x, size_t count, float decay, int threads);
+    void (*scale)(float *x, size_t count, float by, int threads);
+    double (*sum_squares)(const float *x, size_t count, double *scratch, int threads);
+};
+
+const struct gradient_kernels *cpu_gradient_kernels_sse(void);
+const struct gradient_kernels *cpu_gradient_kernels_avx2(void);
+const struct gradient_kernels *cpu_gradient_kernels_avx512(void);
+const struct gradient_kernels *cpu_gradient_kernels_amx(void);
+
+/* The table that goes with the back end's own. */
+const struct gradient_kernels *cpu_gradient_kernels(const struct cpu_backend *cpu);
+
+extern const struct gradient_ops cpu_gradients;
+
+/* backward_conv.c */
+enum status cpu_trained_conv_new(struct backend *b, const struct trained_conv_desc *d,
+                                 struct trained_conv **out, struct error *err);
+void cpu_trained_conv_free(struct backend *b, struct trained_conv *c);
+size_t cpu_trained_conv_bytes(const struct trained_conv *c);
+enum status cpu_trained_conv_pack(struct backend *b, struct trained_conv *c, const float *weight,
+                                  const float *bias, struct error *err);
+enum status cpu_trained_conv(struct backend *b, struct trained_conv *c, const struct tensor *x,
+                             const struct tensor *residual, const struct tensor *y,
+                             struct error *err);
+enum status cpu_conv_data(struct backend *b, struct trained_conv *c, const struct tensor *dy,
+                          const struct tensor *dx, struct error *err);
+enum status cpu_conv_weights(struct backend *b, struct trained_conv *c, const struct tensor *x,
+                             const struct tensor *dy, float *dweight, float *dbias,
+                             struct error *err);
+
+#endif

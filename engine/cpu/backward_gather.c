@@ -1,0 +1,86 @@
+/* Convolution of any stride, and the parts of a transposed one: what an output pixel reads is put in one row, and blocks of rows
+ * meet panels of packed weights. For the shapes that conv.c does not have. */
+#include <omp.h>
+
+#include "engine/cpu/backward.h"
+#include "engine/cpu/backward_tables.h"
+#include "engine/cpu/vec.h"
+
+INLINE void copy_floats(float *dst, const void *src, size_t at, size_t n, bool bf16)
+{
+    if (!bf16) {
+        memcpy(dst, (const float *)src + at, n * sizeof *dst);
+        return;
+    }
+    for (size_t i = 0; i < n; i += VEC)
+        vstore(dst, i, n - i, vload(src, at + i, n - i, true), false);
+}
+
+/* Lattice pixels first .. first + count of row n, as [count][taps * c]. */
+INLINE void put_side_by_side(const struct gather_job *j, float *a, uint32_t n, size_t first,
+                             size_t count, bool bf16)
+{
+    for (size_t r = first; r < first + count; r++)
+        for (uint32_t t = 0; t < j->taps; t++, a += j->c) {
+            int64_t y = (int64_t)(r / j->cols * j->in_step) + j->dy[t];
+            int64_t x = (int64_t)(r % j->cols * j->in_step) + j->dx[t];
+            if (y < 0 || y >= j->h || x < 0 || x >= j->w)
+                memset(a, 0, j->c * sizeof *a);
+            else
+                copy_floats(a, j->x, (((size_t)n * j->h + (size_t)y) * j->w + (size_t)x) * j->x_ld,
+                            j->c, bf16);
+        }
+}
+
+INLINE void finish(const struct gather_job *j, const float *c, uint32_t n, size_t first,
+                   size_t count, size_t o0, bool bf16)
+{
+    size_t width = j->o - o0 < NR ? j->o - o0 : NR;
+    for (size_t r = 0; r < count; r++) {
+        size_t y = j->y0 + (first + r) / j->cols * j->step;
+        size_t x = j->x0 + (first + r) % j->cols * j->step;
+        size_t pixel = ((size_t)n * j->oh + y) * j->ow + x;
+        for (size_t i = 0; i < width; i += VEC) {
+            vf v = vget(c + r * NR + i);
+            if (j->bias) v += vload(j->bias, o0 + i, width - i, false);
+            if (j->residual)
+                v += vload(j->residual, pixel * j->r_ld + o0 + i, width - i, bf16);
+            vstore(j->y, pixel * j->y_ld + o0 + i, width - i, v, bf16);
+        }
+    }
+}
+
+INLINE void piece(const struct gather_job *j, float *scratch, uint32_t n, size_t first, bool bf16)
+{
+    enum { DEPTH = 512 };
+    size_t pixels = (size_t)j->rows * j->cols, k = (size_t)j->taps * j->c;
+    size_t count = pixels - first < GATHER_PIXELS ? pixels - first : GATHER_PIXELS;
+    size_t padded = (count + MR - 1) / MR * MR;
+    put_side_by_side(j, scratch, n, first, count, bf16);
+    memset(scratch + count * k, 0, (padded - count) * k * sizeof *scratch);
+    for (size_t o0 = 0; o0 < j->o; o0 += NR) {
+        float c[GATHER_PIXELS * NR] __attribute__((aligned(64)));
+        const float *b = j->weight + o0 * k;
+        for (size_t r = 0; r < count; r += MR)
+            micro(scratch + r * k, k, b, k < DEPTH ? k : DEPTH, c + r * NR, NR, false);
+        for (size_t k0 = DEPTH; k0 < k; k0 += DEPTH)
+            for (size_t r = 0; r < count; r += MR)
+                micro(scratch + r * k + k0, k, b + k0 * NR, k - k0 < DEPTH ? k - k0 : DEPTH,
+                      c + r * NR, NR, true);
+        finish(j, c, n, first, count, o0, bf16);
+    }
+}
+
+void ISA_FN(gather)(const struct gather_job *j)
+{
+    size_t pixels = (size_t)j->rows * j->cols;
+    size_t blocks = (pixels + GATHER_PIXELS - 1) / GATHER_PIXELS;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(j->threads)
+    for (size_t i = 0; i < blocks * j->n; i++) {
+        float *scratch = j->scratch + (size_t)omp_get_thread_num() * j->scratch_stride;
+        if (j->dtype == DT_BF16)
+            piece(j, scratch, (uint32_t)(i / blocks), i % blocks * GATHER_PIXELS, true);
+        else
+            piece(j, scratch, (uint32_t)(i / blocks), i % blocks * GATHER_PIXELS, false);
+    }
+}

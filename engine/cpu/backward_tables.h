@@ -1,0 +1,18 @@
+/* backward_tables.h - the training loops of one instruction set, as backward_walks.c of the same set gathers them. Only for
+ * files compiled per set. */
+#ifndef DAVID_CPU_BACKWARD_TABLES_H
+#define DAVID_CPU_BACKWARD_TABLES_H
+
+#include "engine/cpu/backward.h"
+#include "engine/cpu/vec.h"
+
+size_t ISA_FN(weights_scratch)(const struct trained_conv_desc *d);
+size_t ISA_FN(attention_gradient_scratch)(const struct attention_desc *d);
+void ISA_FN(gather)(const struct gather_job *j);
+void ISA_FN(weights)(const struct weights_job *j);
+void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j);
+void ISA_FN(attention_gradient)(const struct attention_gradient_job *j);
+void ISA_FN(batch_sums)(const struct batch_job *j);
+void ISA_FN(batch_apply)(const struct batch_job *j);
+
+#endif

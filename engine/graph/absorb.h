@@ -1,0 +1,20 @@
+/* absorb.h - the rewrite that puts a norm, and a resampling after it, into the convolution behind them.
+ *
+ * Where a norm's picture is read by one convolution alone (and is no tap) and the back end can do both at once, the
+ * convolution reads the norm's input instead, and the nodes between are marked `absorbed`: they keep their constants but
+ * have no output and do not run. */
+#ifndef DAVID_GRAPH_ABSORB_H
+#define DAVID_GRAPH_ABSORB_H
+
+#include "engine/graph/backend.h"
+#include "engine/graph/graph.h"
+
+enum { NORM_GROUPS = 32 };
+#define NORM_EPS 1e-5f /* both: engine/README.md section 2 */
+
+/* Nothing is absorbed where the back end has no `conv_takes`. */
+void graph_absorb(struct graph *g, struct backend *b, enum dtype dtype);
+/* The input stage of convolution node i, as graph_absorb left it. */
+struct conv_input absorbed_input(const struct graph *g, int32_t i);
+
+#endif
