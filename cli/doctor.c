@@ -47,7 +47,8 @@ static void tell_processor(void)
         if (strncmp(line, "model name", 10) == 0) snprintf(model, sizeof model, "%.120s", value);
         if (strncmp(line, "flags", 5) != 0) continue;
         has_flags = true;
-        for (char *word = strtok(value, " "); word; word = strtok(NULL, " "))
+        char *rest = NULL;
+        for (char *word = strtok_r(value, " ", &rest); word; word = strtok_r(NULL, " ", &rest))
             for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
                 if (strcmp(word, flags[i]) == 0) {
                     size_t len = strlen(isa);

@@ -44,13 +44,19 @@ static bool join(char out[PATH_MAX], const char *a, const char *b)
     return n > 0 && n < PATH_MAX;
 }
 
+/* False where it does not fit. */
+static bool copy(char *out, size_t cap, const char *text)
+{
+    int n = snprintf(out, cap, "%s", text);
+    return n >= 0 && (size_t)n < cap;
+}
+
 enum status models_folder(char out[PATH_MAX], struct error *err)
 {
     const char *set = getenv("DAVID_MODELS");
     if (set && *set) {
-        if (strlen(set) >= PATH_MAX || !is_kind(set, S_IFDIR))
+        if (!is_kind(set, S_IFDIR) || !copy(out, PATH_MAX, set))
             return error_set(err, ST_NOT_FOUND, "DAVID_MODELS = %s is not a folder", set);
-        strcpy(out, set);
         return ST_OK;
     }
     char self[PATH_MAX];
@@ -62,10 +68,7 @@ enum status models_folder(char out[PATH_MAX], struct error *err)
         if (join(out, self, "../share/david/models") && is_kind(out, S_IFDIR)) return ST_OK;
         if (join(out, self, "models") && is_kind(out, S_IFDIR)) return ST_OK;
     }
-    if (is_kind(DAVID_TREE_MODELS, S_IFDIR)) {
-        strcpy(out, DAVID_TREE_MODELS);
-        return ST_OK;
-    }
+    if (is_kind(DAVID_TREE_MODELS, S_IFDIR) && copy(out, PATH_MAX, DAVID_TREE_MODELS)) return ST_OK;
     return error_set(err, ST_NOT_FOUND,
                      "no models folder: neither DAVID_MODELS, nor ../share/david/models or models "
                      "beside the program");
@@ -80,7 +83,7 @@ static bool newest_version(char out[PATH_MAX], const char *folder)
     for (struct dirent *e; (e = readdir(d));)
         if (e->d_name[0] != '.' && has_extension(e->d_name, ".safetensors") &&
             (!*best || natural_order(best, e->d_name) < 0))
-            strcpy(best, e->d_name);
+            (void)copy(best, sizeof best, e->d_name);
     closedir(d);
     return *best && join(out, folder, best);
 }
@@ -89,9 +92,8 @@ enum status model_path(char out[PATH_MAX], const char *name, struct error *err)
 {
     char folder[PATH_MAX], found[PATH_MAX], file[PATH_MAX];
     if (strchr(name, '/') || has_extension(name, ".safetensors")) {
-        if (strlen(name) >= PATH_MAX || !is_kind(name, S_IFREG))
+        if (!is_kind(name, S_IFREG) || !copy(out, PATH_MAX, name))
             return error_set(err, ST_IO, "%.256s: no such model file", name);
-        strcpy(out, name);
         return ST_OK;
     }
     enum status s = models_folder(folder, err);
@@ -100,10 +102,7 @@ enum status model_path(char out[PATH_MAX], const char *name, struct error *err)
         snprintf(file, sizeof file, "%s.safetensors", name);
         bool is_there = (join(found, folder, file) && is_kind(found, S_IFREG)) ||
                         (join(file, folder, name) && newest_version(found, file));
-        if (is_there) {
-            strcpy(out, found);
-            return ST_OK;
-        }
+        if (is_there && copy(out, PATH_MAX, found)) return ST_OK;
     }
     return error_set(err, ST_UNKNOWN_MODEL, "model \"%.64s\" is not in %.256s", name, folder);
 }

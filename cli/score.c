@@ -19,7 +19,7 @@ static void window(double w[SSIM_WINDOW])
 {
     double sum = 0;
     for (int i = 0; i < SSIM_WINDOW; i++) {
-        double d = i - SSIM_WINDOW / 2;
+        int d = i - SSIM_WINDOW / 2;
         w[i] = exp(-d * d / (2 * 1.5 * 1.5));
         sum += w[i];
     }

@@ -62,7 +62,7 @@ static bool seems_svg(const uint8_t *bytes, size_t len)
         bytes += 3;
         len -= 3;
     }
-    while (len && memchr(" \t\r\n", *bytes, 4)) {
+    while (len && (*bytes == ' ' || *bytes == '\t' || *bytes == '\r' || *bytes == '\n')) {
         bytes++;
         len--;
     }

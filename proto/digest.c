@@ -16,11 +16,11 @@ static enum status digest_finish(char out[DIGEST_HEX], EVP_MD_CTX *ctx, struct e
     unsigned n = 0;
     if (EVP_DigestFinal_ex(ctx, raw, &n) != 1 || n != (DIGEST_HEX - 1) / 2)
         return error_set(err, ST_INTERNAL, "SHA-256 is not available in libcrypto");
-    for (unsigned i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         out[2 * i] = hex[raw[i] >> 4];
         out[2 * i + 1] = hex[raw[i] & 15];
     }
-    out[2 * n] = '\0';
+    out[DIGEST_HEX - 1] = '\0';
     return ST_OK;
 }
 

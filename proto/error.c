@@ -32,7 +32,8 @@ const char *status_name(enum status s)
     return status_table[bounded(s)].name;
 }
 
-enum status error_set(struct error *err, enum status s, const char *format, ...)
+/* In parentheses: for the analyzer the header has a macro of this name. */
+enum status(error_set)(struct error *err, enum status s, const char *format, ...)
 {
     if (err && err->status == ST_OK) {
         va_list args;

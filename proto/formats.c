@@ -81,7 +81,7 @@ void orient_rows(struct image *img, unsigned orientation, const void *rows, size
     uint32_t h = swaps ? img->width : img->height;
     bool x_falls = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
     bool y_falls = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
-    ptrdiff_t px = (ptrdiff_t)(img->channels * (img->depth / 8));
+    ptrdiff_t px = (ptrdiff_t)img->channels * (img->depth / 8);
     ptrdiff_t row = (ptrdiff_t)img->width * px;
     ptrdiff_t dx = swaps ? row : px;
     ptrdiff_t dy = swaps ? px : row;

@@ -29,7 +29,7 @@ void base64_encode(char *out, const void *bytes, size_t n)
     uint32_t v = (uint32_t)b[0] << 16 | (n == 2 ? (uint32_t)b[1] << 8 : 0);
     *out++ = digits[v >> 18];
     *out++ = digits[v >> 12 & 63];
-    *out++ = n == 2 ? digits[v >> 6 & 63] : '=';
+    *out++ = (char)(n == 2 ? digits[v >> 6 & 63] : '=');
     *out = '=';
 }
 
@@ -74,22 +74,12 @@ char *message_problem(size_t *len, enum status s, const char *detail, const char
 /* `"<base64>"` or `null` at p; returns the end. */
 static char *put_picture(char *p, const struct message_picture *picture)
 {
-    if (!picture->bytes) {
-        memcpy(p, "null", 4);
-        return p + 4;
-    }
+    if (!picture->bytes) return stpcpy(p, "null");
     *p++ = '"';
     base64_encode(p, picture->bytes, picture->len);
     p += base64_length(picture->len);
     *p++ = '"';
     return p;
-}
-
-static char *put_text(char *p, const char *text)
-{
-    size_t n = strlen(text);
-    memcpy(p, text, n);
-    return p + n;
 }
 
 char *message_restored(size_t *len, const struct message_restored *m)
@@ -113,13 +103,13 @@ char *message_restored(size_t *len, const struct message_restored *m)
     char *text = malloc(cap), *p = text;
     if (text) {
         memcpy(p, head, head_len - 1); /* without the closing brace */
-        p = put_text(p + head_len - 1, ",\"images\":[");
+        p = stpcpy(p + head_len - 1, ",\"images\":[");
         for (size_t i = 0; i < m->n_images; i++) {
             if (i) *p++ = ',';
             p = put_picture(p, &m->images[i]);
         }
-        p = put_picture(put_text(p, "],\"mean\":"), &m->mean);
-        p = put_picture(put_text(p, ",\"std\":"), &m->std);
+        p = put_picture(stpcpy(p, "],\"mean\":"), &m->mean);
+        p = put_picture(stpcpy(p, ",\"std\":"), &m->std);
         *p++ = '}';
         *p = '\0';
         *len = (size_t)(p - text);

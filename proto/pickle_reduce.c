@@ -37,7 +37,7 @@ static void printable(char out[64], const char *text, size_t len)
 {
     size_t n = len < 63 ? len : 63;
     for (size_t i = 0; i < n; i++)
-        out[i] = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
+        out[i] = (char)(text[i] >= ' ' && text[i] <= '~' ? text[i] : '?');
     out[n] = '\0';
 }
 

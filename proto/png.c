@@ -131,7 +131,7 @@ enum status probe_png(struct image_header *header, unsigned *orientation, const 
     header->channels = decoded_channels(&f);
     header->depth = f.bits == 16 ? 16 : 8;
 
-    size_t row = mul_saturated(f.width, header->channels * (header->depth / 8));
+    size_t row = mul_saturated(f.width, (size_t)header->channels * (header->depth / 8));
     size_t picture = mul_saturated(row, f.height);
     size_t turned = 0;
     if (*orientation != 1) {

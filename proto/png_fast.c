@@ -292,7 +292,7 @@ static void average_filter(uint8_t *restrict to, const uint8_t *restrict row,
 
 static bool put_rows(struct fast_png *f, const struct image *img)
 {
-    size_t px = img->channels * (img->depth / 8), row_bytes = img->width * px;
+    size_t px = (size_t)img->channels * (img->depth / 8), row_bytes = img->width * px;
     uint8_t *above = f->rows, *row = above + row_bytes, *filtered = row + row_bytes;
     bool is_first = true;
     filtered[0] = AVERAGE_FILTER;

@@ -171,7 +171,7 @@ static enum status parse_header(struct safetensors *st, const unsigned char *dat
     if (n > MAX_TENSORS)
         return error_set(err, ST_BAD_FILE, "%s: %zu tensors, more than %d", file, n, MAX_TENSORS);
     st->entries = calloc(n + 1, sizeof *st->entries);
-    st->by_name = calloc(n + 1, sizeof *st->by_name);
+    st->by_name = calloc(n + 1, sizeof(struct entry *));
     if (!st->entries || !st->by_name)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory to read %s", file);
     json_object_foreach (st->header, name, value) {
