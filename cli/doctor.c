@@ -91,19 +91,12 @@ static void tell_gpu(void)
 /* Versions are asked of the loaded libraries, not of the headers this was built with. */
 static void tell_libraries(void)
 {
-    struct onednn_version {
-        int major, minor, patch;
-    };
-    const struct onednn_version *(*dnnl)(void) =
-        (const struct onednn_version *(*)(void))dlsym(RTLD_DEFAULT, "dnnl_version");
     static const struct {
         const char *name, *symbol;
     } texts[] = { { "jansson", "jansson_version_str" },
                   { "libmicrohttpd", "MHD_get_version" },
                   { "libzip", "zip_libzip_version" } };
     char line[256] = "";
-    if (dnnl)
-        snprintf(line, sizeof line, "oneDNN %d.%d.%d", dnnl()->major, dnnl()->minor, dnnl()->patch);
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         const char *(*ask)(void) = (const char *(*)(void))dlsym(RTLD_DEFAULT, texts[i].symbol);
         size_t len = strlen(line);

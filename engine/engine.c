@@ -99,7 +99,8 @@ enum status engine_on(struct engine **out, struct backend *backend, const struct
     f->max_batch = o->max_batch ? o->max_batch : DEFAULT_MAX_BATCH;
     snprintf(f->backend, sizeof f->backend, "%s", backend->ops->name);
     snprintf(f->dtype, sizeof f->dtype, "%s", dtype_option(e->dtype));
-    snprintf(f->isa, sizeof f->isa, "%s", backend->ops->name);
+    snprintf(f->isa, sizeof f->isa, "%s",
+             backend->ops->isa ? backend->ops->isa(backend) : backend->ops->name);
     snprintf(f->reason, sizeof f->reason, "backend %s (%s), dtype %s (%s)", f->backend,
              is_auto(o->backend) ? "auto: the best of this build" : "as asked", f->dtype,
              !is_auto(o->dtype)   ? "as asked"

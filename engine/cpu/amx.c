@@ -413,7 +413,7 @@ static void run_block(const struct conv_job *j, const struct block *b, size_t fr
 static void run_whole(const struct conv_job *j)
 {
     const struct amx_shape *s = j->amx;
-    uint16_t *strip = (uint16_t *)j->scratch;
+    uint16_t *strip = (void *)j->scratch;
     size_t halo = s->padded ? 2 : 0, line = s->width * s->pitch;
     if (!s->raw) {
 #pragma omp for schedule(static)
@@ -431,7 +431,7 @@ static void run_blocks(const struct conv_job *j)
 {
     const struct amx_shape *s = j->amx;
     size_t me = (size_t)omp_get_thread_num(), team = (size_t)omp_get_num_threads();
-    uint16_t *strip = (uint16_t *)(j->scratch + me * j->scratch_stride);
+    uint16_t *strip = (void *)(j->scratch + me * j->scratch_stride);
     size_t begin = s->blocks * me / team, end = s->blocks * (me + 1) / team;
     for (size_t i = begin; i < end; i++) {
         size_t first = i * s->rows;

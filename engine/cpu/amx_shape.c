@@ -1,10 +1,9 @@
 #include "engine/cpu/amx_shape.h"
 
 enum {
-    CACHED_WEIGHT_BYTES =
-        768 << 10, /* with a strip of SMALL_STRIP_BYTES they share two megabytes of L2 */
-    SMALL_STRIP_BYTES = 700 << 10,
-    LARGE_STRIP_BYTES = 1300 << 10,
+    CACHED_WEIGHT_BYTES = 768 << 10,
+    STRIP_BYTES = 1000 << 10, /* with weights of that size it shares two megabytes of L2 */
+    WHOLE_STRIP_BYTES = 1300 << 10,
     LINEAR_ROWS = 512
 };
 
@@ -37,13 +36,13 @@ struct amx_shape amx_shape_of(const struct conv_desc *d, int threads)
     size_t row = (size_t)s.width * s.pitch * sizeof(uint16_t);
     size_t whole = (s.oh + halo) * row;
     s.panels_outside = weights > CACHED_WEIGHT_BYTES;
-    s.whole = whole <= LARGE_STRIP_BYTES && whole < weights;
+    s.whole = whole <= WHOLE_STRIP_BYTES && whole < weights;
     if (s.whole) {
         s.rows = s.oh;
     } else if (!s.padded) {
         s.rows = LINEAR_ROWS;
     } else {
-        size_t most = (s.panels_outside ? LARGE_STRIP_BYTES : SMALL_STRIP_BYTES) / row;
+        size_t most = STRIP_BYTES / row;
         size_t share = (s.oh + (size_t)threads - 1) / (size_t)threads;
         s.rows = (uint32_t)(most > halo + 1 ? most - halo : 1);
         if (s.rows > share) s.rows = (uint32_t)share;

@@ -6,7 +6,7 @@
 
 #include "engine/cpu/inside.h"
 
-enum status cpu_expect(bool ok, const char *what, struct error *err)
+enum status(cpu_expect)(bool ok, const char *what, struct error *err)
 {
     return ok ? ST_OK : error_set(err, ST_INTERNAL, "cpu back end: %s", what);
 }

@@ -15,7 +15,8 @@ enum {
     WEIGHTS_BAND = 2048, /* pixels that are packed at a time for a weight gradient */
     WEIGHTS_BLOCKS = 4,  /* blocks of input channels that share the packed gradients of the output */
     BACKWARD_CHUNKS = 16, /* pieces of a row whose sums are taken apart */
-    ATTENTION_BLOCK = 48  /* queries whose softmax exists at a time */
+    ATTENTION_BLOCK = 48,  /* queries whose softmax exists at a time */
+    SQUARES_PIECE = 4096   /* numbers whose squares are summed in F32 */
 };
 
 /* y[i][j] of a lattice of output pixels = sum over taps of x[i in_step + dy][j in_step + dx] W_tap (+ bias) (+ residual). A

@@ -58,7 +58,7 @@ INLINE vf vselect(vi mask, vf yes, vf no)
 INLINE vh vround_bf16(vf v)
 {
     vu u = (vu)v, up = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-    vu nan = (vu)(v != v);
+    vu nan = (vu)((vi)(u & 0x7fffffff) > 0x7f800000);
     return __builtin_convertvector((nan & ((u >> 16) | 0x40)) | (~nan & up), vh);
 }
 

@@ -1,0 +1,327 @@
+/* Gradients of norms. Group norm: with u what SiLU is taken of and x^ the normed x, a row needs the sums of du and du x^ over
+ * each channel; from those follow the parameters' gradients and, group by group, what is taken off every pixel. SiLU's slope is
+ * computed twice rather than stored. Batch norm: the same over all rows, its sums taken by the caller in between. */
+#include <math.h>
+
+#include "engine/cpu/backward.h"
+#include "engine/cpu/backward_tables.h"
+#include "engine/cpu/vec.h"
+
+/* d/du of u / (1 + e^-u) */
+INLINE vf silu_slope(vf u)
+{
+    vf s = 1.0f / (1.0f + vexp(-u));
+    return s * (1.0f + u * (1.0f - s));
+}
+
+/* One row's scratch: constants of its channels, and the sums of its chunks. All [ld]. */
+struct row {
+    size_t ld, chunks;
+    float *shift, *rstd;             /* x^ = (x - shift) rstd + centre */
+    float *centre;
+    float *scale, *offset;           /* u = x^ scale + offset */
+    float *off, *off_x;              /* dx = rstd (scale du - off - x^ off_x) */
+    float *dgamma, *dbeta;
+    float *sums;                     /* [chunks][2] */
+};
+
+static size_t padded(uint32_t c)
+{
+    return ((size_t)c + 15) / 16 * 16;
+}
+
+static size_t chunks_of(size_t pixels)
+{
+    size_t chunks = (pixels + 255) / 256;
+    return chunks < BACKWARD_CHUNKS ? chunks : BACKWARD_CHUNKS;
+}
+
+static struct row row_of(const struct norm_gradient_job *j, uint32_t n)
+{
+    size_t ld = padded(j->c);
+    float *at = j->scratch + n * (9 + 2 * BACKWARD_CHUNKS) * ld;
+    return (struct row){ .ld = ld,
+                         .chunks = chunks_of(j->pixels),
+                         .shift = at,
+                         .rstd = at + ld,
+                         .centre = at + 2 * ld,
+                         .scale = at + 3 * ld,
+                         .offset = at + 4 * ld,
+                         .off = at + 5 * ld,
+                         .off_x = at + 6 * ld,
+                         .dgamma = at + 7 * ld,
+                         .dbeta = at + 8 * ld,
+                         .sums = at + 9 * ld };
+}
+
+/* The sums of chunk k of each channel, of x - shift and its square. */
+INLINE void moments_chunk(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
+                          size_t k, bool bf16)
+{
+    size_t first = n * j->pixels, from = k * j->pixels / r->chunks;
+    size_t to = (k + 1) * j->pixels / r->chunks;
+    float *sum = r->sums + 2 * k * r->ld, *square = sum + r->ld;
+    for (size_t c = 0; c < j->c; c += VEC) {
+        size_t left = j->c - c;
+        vf shift = vload(j->x, first * j->x_ld + c, left, bf16), s = vsplat(0), q = vsplat(0);
+        for (size_t i = from; i < to; i++) {
+            vf v = vload(j->x, (first + i) * j->x_ld + c, left, bf16) - shift;
+            s += v;
+            q += v * v;
+        }
+        vput(sum + c, s);
+        vput(square + c, q);
+    }
+}
+
+static void total(const struct row *r, size_t c, double *sum, double *other)
+{
+    *sum = *other = 0;
+    for (size_t k = 0; k < r->chunks; k++) {
+        *sum += (double)r->sums[2 * k * r->ld + c];
+        *other += (double)r->sums[(2 * k + 1) * r->ld + c];
+    }
+}
+
+/* Mean and spread of each group from its channels' moments; then the constants of the walk. */
+static void norm_constants(const struct norm_gradient_job *j, const struct row *r, uint32_t n)
+{
+    uint32_t width = j->c / j->groups;
+    const float *ss = j->scale_shift ? j->scale_shift + n * j->ss_ld : NULL;
+    for (uint32_t g = 0; g < j->groups; g++) {
+        double count = (double)j->pixels, mean = 0, spread = 0, sum, square;
+        for (int pass = 0; pass < 2; pass++)
+            for (uint32_t c = g * width; c < (g + 1) * width; c++) {
+                total(r, c, &sum, &square);
+                double m = (double)r->shift[c] + sum / count;
+                if (pass == 0)
+                    mean += m / width;
+                else
+                    spread += (square - sum * sum / count) / count + (m - mean) * (m - mean);
+            }
+        spread = spread / width > 0 ? spread / width : spread < 0 ? 0 : spread / width;
+        double rstd = 1.0 / sqrt(spread + (double)j->eps);
+        for (uint32_t c = g * width; c < (g + 1) * width; c++) {
+            double by = ss ? 1.0 + (double)ss[c] : 1.0, shift = ss ? (double)ss[j->c + c] : 0.0;
+            float centre = (float)mean;
+            r->shift[c] = centre;
+            r->rstd[c] = (float)rstd;
+            r->centre[c] = (float)(((double)centre - mean) * rstd);
+            r->scale[c] = (float)((double)j->gamma[c] * by);
+            r->offset[c] = (float)((double)j->beta[c] * by + shift);
+        }
+    }
+}
+
+struct pixel {
+    vf xhat, du;
+};
+
+INLINE struct pixel pixel_of(const struct norm_gradient_job *j, const struct row *r, size_t i,
+                             size_t c, bool bf16)
+{
+    size_t left = j->c - c;
+    struct pixel p;
+    vf x = vload(j->x, i * j->x_ld + c, left, bf16);
+    p.xhat = (x - vget(r->shift + c)) * vget(r->rstd + c) + vget(r->centre + c);
+    p.du = vload(j->dy, i * j->dy_ld + c, left, bf16);
+    if (j->silu) p.du *= silu_slope(p.xhat * vget(r->scale + c) + vget(r->offset + c));
+    return p;
+}
+
+INLINE void gradient_chunk(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
+                           size_t k, bool bf16)
+{
+    size_t first = n * j->pixels, from = k * j->pixels / r->chunks;
+    size_t to = (k + 1) * j->pixels / r->chunks;
+    float *sum = r->sums + 2 * k * r->ld, *with_x = sum + r->ld;
+    for (size_t c = 0; c < j->c; c += VEC) {
+        vf s = vsplat(0), q = vsplat(0);
+        for (size_t i = from; i < to; i++) {
+            struct pixel p = pixel_of(j, r, first + i, c, bf16);
+            s += p.du;
+            q += p.du * p.xhat;
+        }
+        vput(sum + c, s);
+        vput(with_x + c, q);
+    }
+}
+
+static void give(float *to, bool add, double v)
+{
+    *to = add ? *to + (float)v : (float)v;
+}
+
+static void gradient_constants(const struct norm_gradient_job *j, const struct row *r, uint32_t n)
+{
+    uint32_t width = j->c / j->groups;
+    const float *ss = j->scale_shift ? j->scale_shift + n * j->ss_ld : NULL;
+    float *dss = j->dscale_shift ? j->dscale_shift + n * j->dss_ld : NULL;
+    for (uint32_t g = 0; g < j->groups; g++) {
+        double count = (double)j->pixels * width, off = 0, off_x = 0, du, du_x;
+        for (uint32_t c = g * width; c < (g + 1) * width; c++) {
+            double by = ss ? 1.0 + (double)ss[c] : 1.0;
+            total(r, c, &du, &du_x);
+            off += (double)r->scale[c] * du / count;
+            off_x += (double)r->scale[c] * du_x / count;
+            r->dgamma[c] = (float)(by * du_x);
+            r->dbeta[c] = (float)(by * du);
+            if (!dss) continue;
+            give(dss + c, j->add_ss, (double)j->gamma[c] * du_x + (double)j->beta[c] * du);
+            give(dss + j->c + c, j->add_ss, du);
+        }
+        for (uint32_t c = g * width; c < (g + 1) * width; c++) {
+            r->off[c] = (float)off;
+            r->off_x[c] = (float)off_x;
+        }
+    }
+}
+
+INLINE void put_pixel(const struct norm_gradient_job *j, const struct row *r, size_t i, bool bf16)
+{
+    for (size_t c = 0; c < j->c; c += VEC) {
+        struct pixel p = pixel_of(j, r, i, c, bf16);
+        vf v = vget(r->scale + c) * p.du - vget(r->off + c) - p.xhat * vget(r->off_x + c);
+        v *= vget(r->rstd + c);
+        if (j->add) v += vload(j->dx, i * j->dx_ld + c, j->c - c, bf16);
+        vstore(j->dx, i * j->dx_ld + c, j->c - c, v, bf16);
+    }
+}
+
+/* The last vector of a row's constants may reach beyond the channels. */
+static void clear(const struct norm_gradient_job *j, const struct row *r, uint32_t n)
+{
+    memset(r->shift, 0, 9 * r->ld * sizeof *r->shift);
+    for (size_t c = 0; c < j->c; c += VEC)
+        vstore(r->shift, c, j->c - c,
+               j->dtype == DT_BF16
+                   ? vload(j->x, n * j->pixels * j->x_ld + c, j->c - c, true)
+                   : vload(j->x, n * j->pixels * j->x_ld + c, j->c - c, false),
+               false);
+}
+
+static void add_parameters(const struct norm_gradient_job *j)
+{
+    for (uint32_t n = 0; n < j->n; n++) {
+        struct row r = row_of(j, n);
+        for (uint32_t c = 0; c < j->c; c++) {
+            if (j->dgamma) j->dgamma[c] += r.dgamma[c];
+            if (j->dbeta) j->dbeta[c] += r.dbeta[c];
+        }
+    }
+}
+
+void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j)
+{
+    bool bf16 = j->dtype == DT_BF16;
+    size_t chunks = chunks_of(j->pixels);
+#pragma omp parallel num_threads(j->threads)
+    {
+#pragma omp for schedule(static)
+        for (size_t i = 0; i < j->n * chunks; i++) {
+            struct row r = row_of(j, (uint32_t)(i / chunks));
+            if (bf16)
+                moments_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, true);
+            else
+                moments_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, false);
+        }
+#pragma omp for schedule(static)
+        for (uint32_t n = 0; n < j->n; n++) {
+            struct row r = row_of(j, n);
+            clear(j, &r, n);
+            norm_constants(j, &r, n);
+        }
+#pragma omp for schedule(static)
+        for (size_t i = 0; i < j->n * chunks; i++) {
+            struct row r = row_of(j, (uint32_t)(i / chunks));
+            if (bf16)
+                gradient_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, true);
+            else
+                gradient_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, false);
+        }
+#pragma omp for schedule(static)
+        for (uint32_t n = 0; n < j->n; n++) {
+            struct row r = row_of(j, n);
+            gradient_constants(j, &r, n);
+        }
+#pragma omp single nowait
+        add_parameters(j);
+        if (j->dx) {
+#pragma omp for schedule(static)
+            for (size_t i = 0; i < j->n * j->pixels; i++) {
+                struct row r = row_of(j, (uint32_t)(i / j->pixels));
+                if (bf16)
+                    put_pixel(j, &r, i, true);
+                else
+                    put_pixel(j, &r, i, false);
+            }
+        }
+    }
+}
+
+/* ---- batch norm ---- */
+
+/* The value that is summed with itself (forward) or with dy: x, or its normed form. */
+INLINE void batch_chunk(const struct batch_job *j, float *sum, size_t from, size_t to, bool bf16)
+{
+    size_t ld = padded(j->c);
+    for (size_t c = 0; c < j->c; c += VEC) {
+        vf s = vsplat(0), q = vsplat(0);
+        for (size_t i = from; i < to; i++) {
+            vf x = vload(j->x, i * j->x_ld + c, j->c - c, bf16), g = x;
+            if (j->dy) {
+                g = vload(j->dy, i * j->dy_ld + c, j->c - c, bf16);
+                x = x * vload(j->scale, c, j->c - c, false) + vload(j->offset, c, j->c - c, false);
+            }
+            s += g;
+            q += g * x;
+        }
+        vput(sum + c, s);
+        vput(sum + ld + c, q);
+    }
+}
+
+void ISA_FN(batch_sums)(const struct batch_job *j)
+{
+    size_t ld = padded(j->c), count = j->n * j->pixels;
+    size_t chunks = chunks_of(count) * (count > 4096 ? j->n : 1);
+#pragma omp parallel for schedule(static) num_threads(j->threads)
+    for (size_t k = 0; k < chunks; k++) {
+        size_t from = k * count / chunks, to = (k + 1) * count / chunks;
+        if (j->dtype == DT_BF16)
+            batch_chunk(j, j->scratch + 2 * k * ld, from, to, true);
+        else
+            batch_chunk(j, j->scratch + 2 * k * ld, from, to, false);
+    }
+    for (uint32_t c = 0; c < j->c; c++) {
+        j->sums[c] = j->sums[j->c + c] = 0;
+        for (size_t k = 0; k < chunks; k++) {
+            j->sums[c] += (double)j->scratch[2 * k * ld + c];
+            j->sums[j->c + c] += (double)j->scratch[(2 * k + 1) * ld + c];
+        }
+    }
+}
+
+INLINE void batch_pixel(const struct batch_job *j, size_t i, bool bf16)
+{
+    for (size_t c = 0; c < j->c; c += VEC) {
+        size_t left = j->c - c;
+        vf v = vload(j->x, i * j->x_ld + c, left, bf16) * vload(j->scale, c, left, false) +
+               vload(j->offset, c, left, false);
+        if (j->by_dy)
+            v += vload(j->dy, i * j->dy_ld + c, left, bf16) * vload(j->by_dy, c, left, false);
+        if (j->add) v += vload(j->out, i * j->out_ld + c, left, bf16);
+        vstore(j->out, i * j->out_ld + c, left, v, bf16);
+    }
+}
+
+void ISA_FN(batch_apply)(const struct batch_job *j)
+{
+#pragma omp parallel for schedule(static) num_threads(j->threads)
+    for (size_t i = 0; i < j->n * j->pixels; i++) {
+        if (j->dtype == DT_BF16)
+            batch_pixel(j, i, true);
+        else
+            batch_pixel(j, i, false);
+    }
+}
