@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/cpu/inside.h"
+#include "engine/cpu/backward.h"
 
 enum status(cpu_expect)(bool ok, const char *what, struct error *err)
 {
@@ -429,6 +429,7 @@ static const struct backend_ops cpu_ops = {
     .normals = normals,
     .sampler_in = sampler_in,
     .sampler_out = sampler_out,
+    .gradients = &cpu_gradients,
 };
 
 enum status cpu_backend_open(struct backend **out, int threads, struct error *err)

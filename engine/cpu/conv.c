@@ -216,7 +216,7 @@ static void run_amx(const struct cpu_backend *cpu, const struct conv_plan *p,
     bool apart = p->amx.padded && !p->amx.exact;
     j->amx = &p->amx;
     j->scratch = cpu->scratch + p->constants + p->partial;
-    if (p->d.input.norm) stage_constants(cpu, p, x, stage, n, j);
+    if (stage && p->d.input.norm) stage_constants(cpu, p, x, stage, n, j);
     if (moments && !apart) {
         j->partial = cpu->scratch + p->constants;
         memset(j->partial, 0, p->partial * sizeof *j->partial);

@@ -18,7 +18,7 @@ struct group_moments {
 };
 
 static struct group_moments group_moments(const struct tensor *x, uint32_t n, uint32_t first,
-                                    uint32_t width, double eps)
+                                          uint32_t width, double eps)
 {
     double sum = 0, squares = 0, count = (double)x->h * x->w * width;
     for (uint32_t i = 0; i < x->h * x->w; i++)
