@@ -6,6 +6,9 @@
  * a small spread about a large mean keeps its digits. */
 #include "engine/cuda/kernels/memory.cuh"
 
+namespace
+{
+
 enum {
     THREADS = 256,
     WARPS = THREADS / WARP_LANES,
@@ -436,14 +439,6 @@ static uint32_t partial_chunk(const struct tensor *x)
     return chunk_of(x, PARTIAL_BYTES, PARTIAL_CHUNKS);
 }
 
-extern "C" size_t gpu_norm_scratch(const struct tensor *x, uint32_t groups)
-{
-    uint32_t slab;
-    if (way_of(x, groups, &slab) != PARTIAL_APPLY) return 0;
-    const size_t chunks = blocks_of(x->h * x->w, partial_chunk(x));
-    return x->n * groups * (2 * chunks + 1);
-}
-
 template <typename T>
 static int run_norm(const struct gpu_norm *g, norm_args a, enum way way, uint32_t slab,
                     void *stream)
@@ -462,6 +457,16 @@ static int run_norm(const struct gpu_norm *g, norm_args a, enum way way, uint32_
     if (e) return e;
     return launch(norm_apply<T>, dim3(blocks_of(a.pixels, a.apply_pixels), n), THREADS, 0, stream,
                   x, y, a);
+}
+
+} // namespace
+
+extern "C" size_t gpu_norm_scratch(const struct tensor *x, uint32_t groups)
+{
+    uint32_t slab;
+    if (way_of(x, groups, &slab) != PARTIAL_APPLY) return 0;
+    const size_t chunks = blocks_of(x->h * x->w, partial_chunk(x));
+    return x->n * groups * (2 * chunks + 1);
 }
 
 extern "C" int gpu_group_norm(const struct gpu_norm *g, void *stream)

@@ -1,0 +1,149 @@
+/* Walks over pictures: resampling, copies that convert, join and add. Each number is read once and written once; a thread has a vector
+ * of channels of one pixel, neighbours have neighbouring vectors. */
+#include "engine/cuda/kernels/memory.cuh"
+
+namespace
+{
+
+enum { THREADS = 256 };
+
+/* Of the smaller picture where there are two. */
+struct walk {
+    uint32_t w, pixels, columns; /* columns: vectors of a pixel */
+    size_t x_ld, y_ld;
+    size_t x_row, y_row; /* elements of a whole row of the batch */
+};
+
+static struct walk walk_of(const struct tensor *x, const struct tensor *y,
+                           const struct tensor *small, uint32_t columns)
+{
+    struct walk k = { small->w,
+                      small->h * small->w,
+                      columns,
+                      x->ld,
+                      y->ld,
+                      x->h * (size_t)x->w * x->ld,
+                      y->h * (size_t)y->w * y->ld };
+    return k;
+}
+
+static dim3 grid_of(const walk &k, uint32_t n)
+{
+    return dim3(blocks_of((uint64_t)k.pixels * k.columns, THREADS), n);
+}
+
+/* ---- resampling ---- */
+
+template <typename T, int N>
+__global__ void __launch_bounds__(THREADS) upsample(const T *x, T *y, walk k)
+{
+    const uint32_t i = blockIdx.x * THREADS + threadIdx.x, p = i / k.columns,
+                   column = i % k.columns;
+    if (p >= k.pixels) return;
+    float v[N];
+    load(v, x + blockIdx.y * k.x_row + p * k.x_ld + column * N);
+    T *to = y + blockIdx.y * k.y_row + column * N +
+            ((size_t)(p / k.w) * 4 * k.w + p % k.w * 2) * k.y_ld;
+    store(to, v);
+    store(to + k.y_ld, v);
+    store(to + 2 * k.w * k.y_ld, v);
+    store(to + (2 * k.w + 1) * k.y_ld, v);
+}
+
+template <typename T, int N>
+__global__ void __launch_bounds__(THREADS) downsample(const T *x, T *y, walk k)
+{
+    const uint32_t i = blockIdx.x * THREADS + threadIdx.x, p = i / k.columns,
+                   column = i % k.columns;
+    if (p >= k.pixels) return;
+    const T *from = x + blockIdx.y * k.x_row + column * N +
+                    ((size_t)(p / k.w) * 4 * k.w + p % k.w * 2) * k.x_ld;
+    float a[N], b[N], c[N], d[N];
+    load(a, from);
+    load(b, from + k.x_ld);
+    load(c, from + 2 * k.w * k.x_ld);
+    load(d, from + (2 * k.w + 1) * k.x_ld);
+#pragma unroll
+    for (int e = 0; e < N; e++)
+        a[e] = 0.25f * ((a[e] + b[e]) + (c[e] + d[e]));
+    store(y + blockIdx.y * k.y_row + p * k.y_ld + column * N, a);
+}
+
+static int resampled(const struct tensor *x, const struct tensor *y, bool up, void *stream)
+{
+    return with_type(x->dtype, [&](auto type) {
+        typedef typename decltype(type)::type T;
+        constexpr int V = vector_of<T>;
+        const T *from = static_cast<const T *>(x->data);
+        T *to = static_cast<T *>(y->data);
+        const bool vector = can_vector(x, 0, x->c, V) && can_vector(y, 0, x->c, V);
+        const walk k = walk_of(x, y, up ? x : y, vector ? x->c / V : x->c);
+        auto kernel = up ? (vector ? upsample<T, V> : upsample<T, 1>)
+                         : (vector ? downsample<T, V> : downsample<T, 1>);
+        return launch(kernel, grid_of(k, x->n), THREADS, 0, stream, from, to, k);
+    });
+}
+
+/* ---- copy ---- */
+
+struct addend {
+    const float *add;
+    size_t ld;
+    const uint32_t *set;
+};
+
+template <typename From, typename To, int N>
+__global__ void __launch_bounds__(THREADS) copy(const From *x, To *y, walk k, addend a, uint32_t c)
+{
+    const uint32_t i = blockIdx.x * THREADS + threadIdx.x, p = i / k.columns,
+                   column = i % k.columns;
+    if (p >= k.pixels) return;
+    float v[N] = {};
+    if (N > 1 || column < c) {
+        load(v, x + blockIdx.y * k.x_row + p * k.x_ld + column * N);
+        if (a.add) {
+            float e[N];
+            load(e, a.add + (a.set ? get(a.set + blockIdx.y) : blockIdx.y) * a.ld + column * N);
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                v[j] += e[j];
+        }
+    }
+    store(y + blockIdx.y * k.y_row + p * k.y_ld + column * N, v);
+}
+
+template <typename From, typename To> static int run_copy(const struct gpu_copy *a, void *stream)
+{
+    constexpr int V = VECTOR_BYTES / (int)(sizeof(From) < sizeof(To) ? sizeof(From) : sizeof(To));
+    const struct tensor *x = &a->x, *y = &a->y;
+    const bool adds_vectors =
+        !a->add || ((uintptr_t)a->add % VECTOR_BYTES == 0 && a->add_ld % 4 == 0);
+    const bool vector = a->zeros == 0 && adds_vectors && can_vector(x, 0, x->c, V) &&
+                        can_vector(y, a->first, x->c, V);
+    const walk k = walk_of(x, y, x, vector ? x->c / V : x->c + a->zeros);
+    const addend add = { a->add, a->add_ld, a->set };
+    return launch(vector ? copy<From, To, V> : copy<From, To, 1>, grid_of(k, x->n), THREADS, 0,
+                  stream, static_cast<const From *>(x->data), static_cast<To *>(y->data) + a->first,
+                  k, add, x->c);
+}
+
+} // namespace
+
+extern "C" int gpu_upsample(const struct tensor *x, const struct tensor *y, void *stream)
+{
+    return resampled(x, y, true, stream);
+}
+
+extern "C" int gpu_downsample(const struct tensor *x, const struct tensor *y, void *stream)
+{
+    return resampled(x, y, false, stream);
+}
+
+extern "C" int gpu_copy(const struct gpu_copy *a, void *stream)
+{
+    return with_type(a->x.dtype, [&](auto from) {
+        return with_type(a->y.dtype, [&](auto to) {
+            return run_copy<typename decltype(from)::type, typename decltype(to)::type>(a, stream);
+        });
+    });
+}
