@@ -191,11 +191,18 @@ static void fill_strip(const struct conv_job *j, uint16_t *strip, size_t first, 
     }
 }
 
+/* A line of a strip that is filled a pixel's 32 channels at a time, between multiplications. */
+struct filling {
+    const uint16_t *from;
+    uint16_t *to;
+    size_t c, left; /* channel; pixels */
+};
+
 struct block {
-    const uint16_t *strip;
     size_t first, rows; /* lines of the output */
     size_t tiles;
-    size_t tap[9]; /* elements from a pixel of the output to the taps of its input */
+    const uint16_t *tap[9];  /* where the taps of its first pixel stand */
+    struct filling *filling; /* a line for the block after it */
 };
 
 INLINE size_t tile_origin(const struct amx_shape *s, size_t tile)
@@ -248,14 +255,27 @@ INLINE void finish_row(const struct conv_job *j, const struct products *p, size_
     }
 }
 
+INLINE void fill_step(const struct conv_job *j, struct filling *f)
+{
+    __m512 a = staged(j, f->from, f->c, (__mmask16)-1, true);
+    __m512 b = staged(j, f->from, f->c + 16, (__mmask16)-1, true);
+    _mm512_storeu_si512(f->to + f->c, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+    f->c += AMX_DEPTH;
+    if (f->c < j->d->ic) return;
+    f->c = 0;
+    f->from += j->d->x_ld;
+    f->to += j->amx->pitch;
+    f->left--;
+}
+
 /* c[32][32] = two tiles of pixels times one panel, over all taps and channels; meanwhile the products of the pair before are
  * finished. `half`: the panel has no more than 16 channels. */
-INLINE void multiply(const struct conv_job *j, const struct block *b, const uint16_t *a0,
-                     const uint16_t *a1, const uint16_t *w, float *c, bool half,
-                     const struct products *before, bool residual, bool moments)
+INLINE void multiply(const struct conv_job *j, const uint16_t *const *a0, const uint16_t *const *a1,
+                     const uint16_t *w, float *c, bool half, const struct products *before,
+                     struct filling *f, bool residual, bool moments)
 {
     const struct amx_shape *s = j->amx;
-    size_t stride = s->pitch * sizeof *a0, row = before ? 0 : PAIR;
+    size_t stride = s->pitch * sizeof *w, row = before ? 0 : PAIR;
     size_t per_step = (PAIR - 1) / (s->k / AMX_DEPTH * s->taps) + 1;
     __m512 sum[4] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
                       _mm512_setzero_ps() };
@@ -265,18 +285,19 @@ INLINE void multiply(const struct conv_job *j, const struct block *b, const uint
     _tile_zero(3);
     for (size_t k = 0; k < s->k; k += AMX_DEPTH)
         for (uint32_t t = 0; t < s->taps; t++, w += 2 * AMX_TILE) {
-            _tile_loadd(4, a0 + b->tap[t] + k, stride);
+            _tile_loadd(4, a0[t] + k, stride);
             _tile_loadd(6, w, 64);
             _tile_dpbf16ps(0, 4, 6);
             if (!half) {
                 _tile_loadd(7, w + AMX_TILE, 64);
                 _tile_dpbf16ps(1, 4, 7);
             }
-            _tile_loadd(5, a1 + b->tap[t] + k, stride);
+            _tile_loadd(5, a1[t] + k, stride);
             _tile_dpbf16ps(2, 5, 6);
             if (!half) _tile_dpbf16ps(3, 5, 7);
             for (size_t i = 0; i < per_step && row < PAIR; i++)
                 finish_row(j, before, row++, sum, residual, moments);
+            if (f->left) fill_step(j, f);
         }
     size_t ldc = AMX_PANEL * sizeof *c;
     _tile_stored(0, c, ldc);
@@ -368,13 +389,17 @@ INLINE void run_pairs(const struct conv_job *j, const struct block *b, size_t fr
         size_t panel = from + (s->panels_outside ? i / pairs : i % (to - from));
         size_t first = 2 * pair, second = first + 1 < b->tiles ? first + 1 : first;
         size_t n = j->d->oc - panel * AMX_PANEL;
-        const uint16_t *a0 = b->strip + tile_origin(s, first) * s->pitch;
-        const uint16_t *a1 = b->strip + tile_origin(s, second) * s->pitch;
+        const uint16_t *a0[9], *a1[9];
+        for (size_t t = 0; t < s->taps; t++) {
+            a0[t] = b->tap[t] + tile_origin(s, first) * s->pitch;
+            a1[t] = b->tap[t] + tile_origin(s, second) * s->pitch;
+        }
         const uint16_t *w = (const uint16_t *)j->weight + panel * (s->weight_elements / s->panels);
+        const struct products *waiting = waits ? &before : NULL;
         if (n > AMX_CHANNELS)
-            multiply(j, b, a0, a1, w, c[i % 2], false, waits ? &before : NULL, residual, moments);
+            multiply(j, a0, a1, w, c[i % 2], false, waiting, b->filling, residual, moments);
         else
-            multiply(j, b, a0, a1, w, c[i % 2], true, waits ? &before : NULL, residual, moments);
+            multiply(j, a0, a1, w, c[i % 2], true, waiting, b->filling, residual, moments);
         waits = tight && n >= AMX_PANEL;
         if (waits) {
             before = products_of(j, b, c[i % 2], pair, panel);
@@ -390,14 +415,15 @@ INLINE void run_pairs(const struct conv_job *j, const struct block *b, size_t fr
         finish_row(j, &before, r, sum, residual, moments);
 }
 
-static struct block block_of(const struct amx_shape *s, const uint16_t *strip, size_t first)
+static struct block block_of(const struct amx_shape *s, const uint16_t *strip, size_t first,
+                             struct filling *filling)
 {
-    struct block b = { .strip = strip, .first = first, .rows = s->rows };
+    struct block b = { .first = first, .rows = s->rows, .filling = filling };
     if (b.rows > s->oh - first) b.rows = s->oh - first;
     b.tiles = s->exact ? b.rows * (s->ow / AMX_PIXELS)
                        : ((b.rows - 1) * s->width + s->ow + AMX_PIXELS - 1) / AMX_PIXELS;
     for (size_t t = 0; t < s->taps; t++)
-        b.tap[t] = (t / 3 * s->width + t % 3) * s->pitch;
+        b.tap[t] = strip + (t / 3 * s->width + t % 3) * s->pitch;
     return b;
 }
 
@@ -420,7 +446,8 @@ static void run_whole(const struct conv_job *j)
         for (size_t r = 0; r < s->oh + halo; r++)
             fill_line(j, (int64_t)r - (s->padded ? 1 : 0), strip + r * line);
     }
-    struct block b = block_of(s, s->raw ? j->x : strip, 0);
+    struct filling nothing = { 0 };
+    struct block b = block_of(s, s->raw ? j->x : strip, 0, &nothing);
 #pragma omp for schedule(dynamic, 1)
     for (size_t panel = 0; panel < s->panels; panel++)
         run_block(j, &b, panel, panel + 1);
@@ -435,12 +462,51 @@ static void run_blocks(const struct conv_job *j)
     size_t begin = s->blocks * me / team, end = s->blocks * (me + 1) / team;
     for (size_t i = begin; i < end; i++) {
         size_t first = i * s->rows;
-        struct block b = block_of(s, strip, first);
-        if (s->raw)
-            b.strip = (const uint16_t *)j->x + first * s->pitch;
-        else
-            fill_strip(j, strip, first, b.rows, i > begin);
+        struct filling nothing = { 0 };
+        const uint16_t *from = s->raw ? (const uint16_t *)j->x + first * s->pitch : strip;
+        struct block b = block_of(s, from, first, &nothing);
+        if (!s->raw) fill_strip(j, strip, first, b.rows, i > begin);
         run_block(j, &b, 0, s->panels);
+    }
+}
+
+/* A line of the ring begins: its border is set, its pixels are still to come. */
+static struct filling begin_line(const struct conv_job *j, size_t y, uint16_t *to)
+{
+    const struct conv_desc *d = j->d;
+    size_t pitch = j->amx->pitch, bytes = j->amx->k * sizeof *to;
+    memset(to, 0, bytes);
+    memset(to + (d->w + 1) * pitch, 0, bytes);
+    return (struct filling){ (const uint16_t *)j->x + y * d->w * d->x_ld, to + pitch, 0, d->w };
+}
+
+/* Row by row over a ring of four lines: while one row is computed, which takes three of them, the fourth is filled for the
+ * next. Only a plain norm is done in between; other input stages fill their line at once. */
+static void run_flowing(const struct conv_job *j)
+{
+    const struct amx_shape *s = j->amx;
+    const struct conv_desc *d = j->d;
+    size_t me = (size_t)omp_get_thread_num(), team = (size_t)omp_get_num_threads();
+    size_t begin = s->oh * me / team, end = s->oh * (me + 1) / team, size = s->width * s->pitch;
+    uint16_t *ring = (uint16_t *)(j->scratch + me * j->scratch_stride);
+    bool between = j->scale && d->input.resample == RESAMPLE_NONE && d->ic % AMX_DEPTH == 0;
+    for (size_t y = begin; y < begin + 3 && begin < end; y++) /* lines begin - 1 to begin + 1 */
+        fill_line(j, (int64_t)y - 1, ring + y % 4 * size);
+    for (size_t y = begin; y < end; y++) {
+        struct filling f = { 0 };
+        struct block b = block_of(s, ring, y, &f);
+        uint16_t *next = ring + (y + 3) % 4 * size;
+        for (size_t t = 0; t < s->taps; t++)
+            b.tap[t] = ring + (y + t / 3) % 4 * size + t % 3 * s->pitch;
+        if (y + 1 < end && y + 2 < d->h && between) f = begin_line(j, y + 2, next);
+        run_block(j, &b, 0, s->panels);
+        while (f.left)
+            fill_step(j, &f);
+        if (y + 1 == end || (between && y + 2 < d->h)) continue;
+        if (d->input.resample == RESAMPLE_UP && y % 2 == 1 && y + 2 < d->h)
+            memcpy(next, ring + (y + 2) % 4 * size, size * sizeof *ring); /* rows come in twos */
+        else
+            fill_line(j, (int64_t)y + 2, next);
     }
 }
 
@@ -469,6 +535,8 @@ void ISA_FN(conv_amx)(const struct conv_job *j)
         configure_tiles();
         if (j->amx->whole)
             run_whole(j);
+        else if (j->amx->flowing)
+            run_flowing(j);
         else
             run_blocks(j);
         _tile_release();

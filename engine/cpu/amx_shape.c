@@ -3,6 +3,7 @@
 enum {
     CACHED_WEIGHT_BYTES = 768 << 10,
     STRIP_BYTES = 1000 << 10, /* with weights of that size it shares two megabytes of L2 */
+    FLOWING_WEIGHT_BYTES = 1300 << 10,
     WHOLE_STRIP_BYTES = 1300 << 10,
     LINEAR_ROWS = 512
 };
@@ -37,8 +38,11 @@ struct amx_shape amx_shape_of(const struct conv_desc *d, int threads)
     size_t whole = (s.oh + halo) * row;
     s.panels_outside = weights > CACHED_WEIGHT_BYTES;
     s.whole = whole <= WHOLE_STRIP_BYTES && whole < weights;
+    s.flowing = s.exact && !s.whole && weights <= FLOWING_WEIGHT_BYTES;
     if (s.whole) {
         s.rows = s.oh;
+    } else if (s.flowing) {
+        s.rows = 1;
     } else if (!s.padded) {
         s.rows = LINEAR_ROWS;
     } else {
@@ -49,7 +53,10 @@ struct amx_shape amx_shape_of(const struct conv_desc *d, int threads)
     }
     s.blocks = (s.oh + s.rows - 1) / s.rows;
     /* The last tile of a block may reach a tile's width beyond its last pixel. */
-    if (!s.raw) s.strip_elements = ((s.rows + halo) * s.width + AMX_PIXELS + halo) * s.pitch;
+    if (s.flowing)
+        s.strip_elements = 4 * s.width * s.pitch;
+    else if (!s.raw)
+        s.strip_elements = ((s.rows + halo) * s.width + AMX_PIXELS + halo) * s.pitch;
     return s;
 }
 

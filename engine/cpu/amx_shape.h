@@ -19,8 +19,9 @@ enum {
 
 struct amx_shape {
     bool padded, unrolled, raw;
-    bool exact;          /* padded, and tiles stay within a row of the picture */
-    bool whole;          /* one strip for all threads, which share out the panels */
+    bool exact;   /* padded, and tiles stay within a row of the picture */
+    bool whole;   /* one strip for all threads, which share out the panels */
+    bool flowing; /* exact, the weights fit the cache: a ring of four lines in place of a strip */
     bool panels_outside; /* the weights do not fit the cache: walk over them once per strip */
     uint32_t taps;       /* places at which a strip is read: 9 or 1 */
     uint32_t k;          /* channels of a strip's pixel, a multiple of AMX_DEPTH */

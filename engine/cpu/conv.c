@@ -129,8 +129,9 @@ enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const fl
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory for %zu bytes of packed weights", weights);
         goto done;
     }
-    s = cpu_scratch_reserve(
-        cpu, p->constants + p->partial + p->scratch_stride * (size_t)cpu->threads, err);
+    size_t scratch = p->constants + p->partial + p->scratch_stride * (size_t)cpu->threads;
+    size_t norm = cpu_norm_scratch(d->ic); /* of the norm before it, which has no plan */
+    s = cpu_scratch_reserve(cpu, scratch > norm ? scratch : norm, err);
     if (s) goto done;
     memset(p->weight, 0, weights);
     switch (p->way) {
