@@ -22,6 +22,8 @@ struct bench {
     struct network *net;
     uint32_t h, w, runs;
     bool is_json;
+    struct progress progress; /* of all runs of all batch sizes */
+    uint64_t done;
 };
 
 struct timing {
@@ -37,7 +39,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static enum status time_batch(struct timing *out, const struct bench *b, uint32_t batch,
+static enum status time_batch(struct timing *out, struct bench *b, uint32_t batch,
                               struct error *err)
 {
     const size_t px = (size_t)b->h * b->w, n = batch * px * 3,
@@ -59,6 +61,7 @@ static enum status time_batch(struct timing *out, const struct bench *b, uint32_
         const uint64_t start = clock_ns();
         s = network_forward(b->net, x, t, NULL, batch, y, err);
         ms[r] = (double)(clock_ns() - start) / 1e6;
+        progress_show(&b->progress, ++b->done);
     }
     if (s) goto done;
     out->n_ops = network_op_times(b->net, out->ops, out->op_ns, MOST_OPS);
@@ -128,14 +131,11 @@ static enum status run(struct bench *b, struct engine *e, const uint32_t *batche
 {
     const struct engine_facts *f = engine_describe(e);
     struct timing t[MOST_BATCHES] = { { 0 } };
-    struct progress progress;
     enum status s = ST_OK;
-    progress_begin(&progress, "batch sizes", n);
-    for (size_t i = 0; !s && i < n; i++) {
+    progress_begin(&b->progress, "runs", n * b->runs);
+    for (size_t i = 0; !s && i < n; i++)
         s = time_batch(&t[i], b, batches[i], err);
-        progress_show(&progress, i + 1);
-    }
-    progress_end(&progress);
+    progress_end(&b->progress);
     if (s) return s;
     struct rusage usage = { 0 };
     getrusage(RUSAGE_SELF, &usage);

@@ -1,4 +1,5 @@
 /* david convert: a checkpoint (.pt or .safetensors) to a model file. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/files.h"
 #include "cli/options.h"
+#include "cli/progress.h"
 #include "engine/engine.h"
 #include "proto/checkpoint.h"
 #include "proto/digest.h"
@@ -23,6 +25,7 @@ struct source {
     struct st_tensor *tensors;
     size_t n;
     enum dtype dtype; /* to be written */
+    struct progress progress;
 };
 
 static void source_done(struct source *s)
@@ -80,6 +83,7 @@ static enum status source_fill(void *ctx, size_t i, void *dst, struct error *err
     if (s) goto done;
     dtype_to_f32(values, src->zip ? raw : t->data, t->dtype, t->count);
     dtype_from_f32(dst, src->dtype, values, t->count);
+    progress_show(&src->progress, i + 1);
 done:
     free(raw);
     free(values);
@@ -142,11 +146,29 @@ static char *provenance(const char *path, const char *key, struct error *err)
     return text;
 }
 
+/* The digest is that of the file as it now lies on the disk. */
+static enum status report(bool is_json, const char *path, const struct st_tensor *tensors, size_t n,
+                          struct error *err)
+{
+    char digest[DIGEST_HEX];
+    uint64_t parameters = 0;
+    enum status s = digest_file(digest, path, err);
+    if (s) return s;
+    for (size_t i = 0; i < n; i++)
+        parameters += tensors[i].count;
+    fprintf(is_json ? stdout : stderr,
+            is_json ? "{\"digest\":\"%s\",\"parameters\":%" PRIu64
+                      ",\"tensors\":%zu,\"dtype\":\"%s\"}\n"
+                    : "digest %s, %" PRIu64 " parameters in %zu tensors, %s\n",
+            digest, parameters, n, dtype_name(tensors[0].dtype));
+    return ST_OK;
+}
+
 int cmd_convert(int argc, char **argv)
 {
     const char *arch = NULL, *key = NULL, *dtype = "f32", *tasks = NULL, *schedule = "davi";
     uint32_t tile = 0, overlap = 0;
-    bool has_overlap = false;
+    bool has_overlap = false, is_json = false;
     const struct option_row rows[] = {
         { "arch", OPTION_TEXT, &arch, "A", "ffhq256, imagenet256 or JSON", 0, 0, NULL },
         { "key", OPTION_TEXT, &key, "K",
@@ -154,9 +176,10 @@ int cmd_convert(int argc, char **argv)
         { "dtype", OPTION_TEXT, &dtype, "D", "f32, bf16 or f16 (f32)", 0, 0, NULL },
         { "task", OPTION_TEXT, &tasks, "LIST", "the tasks of a restorer", 0, 0, NULL },
         { "tile", OPTION_COUNT, &tile, "PX", "side of a tile (image_size)", 8, 4096, NULL },
-        { "overlap", OPTION_COUNT, &overlap, "PX", "of neighbouring tiles (tile / 4)", 0, 4096,
+        { "overlap", OPTION_COUNT, &overlap, "PX", "of neighbouring tiles (tile / 4, even)", 0, 4096,
           &has_overlap },
         { "schedule", OPTION_TEXT, &schedule, "S", "davi or linear (davi)", 0, 0, NULL },
+        { "json", OPTION_FLAG, &is_json, NULL, "facts as one JSON object on stdout", 0, 0, NULL },
     };
     const struct command c = { "convert", "IN OUT", about, rows, sizeof rows / sizeof *rows, 2, 2 };
     int at = options_parse(&c, argc, argv);
@@ -178,7 +201,8 @@ int cmd_convert(int argc, char **argv)
 
     struct error err = { 0 };
     struct model_metadata meta = { 0 };
-    enum status s = source_open(&src, in, key, &err);
+    enum status s = output_check(out, &err);
+    if (!s) s = source_open(&src, in, key, &err);
     if (!s) s = choose_arch(&info.arch, &src, arch, &err);
     if (!s) s = arch_check_tensors(&info.arch, src.tensors, src.n, &err);
     if (s) goto done;
@@ -205,7 +229,10 @@ int cmd_convert(int argc, char **argv)
         written[i].dtype = src.dtype;
         written[i].data = NULL;
     }
+    progress_begin(&src.progress, "tensors", src.n);
     s = safetensors_write(out, written, src.n, meta.meta, meta.n, source_fill, &src, &err);
+    progress_end(&src.progress);
+    if (!s) s = report(is_json, out, written, src.n, &err);
     free(written);
 done:
     model_metadata_done(&meta);

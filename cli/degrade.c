@@ -42,7 +42,7 @@ int cmd_degrade(int argc, char **argv)
     enum image_format format;
     const bool is_float = has_extension(out, ".safetensors");
     enum status s = task_defaults(&known, task, &err);
-    if (!s && !is_float) s = output_format(&format, out, &err);
+    if (!s) s = is_float ? output_check(out, &err) : output_format(&format, out, &err);
     if (!s && !has_seed) s = draw_seed(&seed, &err);
     if (!s) s = picture_read(&img, in, &err);
     if (!s && mask_file) s = mask_read(&mask, mask_file, &err);

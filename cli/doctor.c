@@ -14,7 +14,7 @@
 
 static const char about[] =
     "Tells what david finds here: back ends, processor, GPU and driver, libraries, models, and\n"
-    "what --backend auto and --dtype auto would take and why.";
+    "what --backend auto and --dtype auto would take and why. Exits 1 where auto finds nothing.";
 
 static bool is_json, is_first;
 
@@ -114,13 +114,14 @@ static void tell_libraries(void)
     tell("libraries", *line ? line : "linked into the program");
 }
 
-static void tell_engine(const char *backend)
+static bool tell_engine(const char *backend)
 {
     const struct engine_options o = { .backend = backend };
     struct engine *e = NULL;
     struct error err = { 0 };
     char text[640];
-    if (engine_open(&e, &o, &err)) {
+    const bool is_there = engine_open(&e, &o, &err) == ST_OK;
+    if (!is_there) {
         snprintf(text, sizeof text, "not to be had: %s", err.detail);
     } else {
         const struct engine_facts *f = engine_describe(e);
@@ -128,6 +129,7 @@ static void tell_engine(const char *backend)
         engine_close(e);
     }
     tell(backend, text);
+    return is_there;
 }
 
 static void tell_model(const char *folder, const char *file)
@@ -166,8 +168,11 @@ static void tell_models(void)
     struct dirent **all = NULL;
     int n = scandir(folder, &all, NULL, alphasort);
     for (int i = 0; i < n; i++) {
+        char newest[PATH_MAX];
         if (all[i]->d_name[0] != '.' && has_extension(all[i]->d_name, ".safetensors"))
             tell_model(folder, all[i]->d_name);
+        else if (model_path(newest, all[i]->d_name, &err) == ST_OK)
+            tell_model(folder, newest + strlen(folder) + 1); /* NAME/VERSION.safetensors */
         free(all[i]);
     }
     free(all);
@@ -185,10 +190,11 @@ int cmd_doctor(int argc, char **argv)
     tell_processor();
     tell_gpu();
     tell_libraries();
-    tell_engine("auto");
+    const bool can_restore = tell_engine("auto");
     tell_engine("cpu");
     tell_engine("cuda");
     tell_models();
     if (is_json) puts("}");
-    return finish_stdout(c.name);
+    const int code = finish_stdout(c.name);
+    return can_restore ? code : EXIT_FAILED;
 }

@@ -203,7 +203,7 @@ done:
     return s;
 }
 
-static void print_scores(const struct scores *v, bool is_json)
+static void print_scores(FILE *f, const struct scores *v, bool is_json)
 {
     static const char *const keys[SCORES] = { "psnr",       "ssim",         "input_psnr",
                                               "input_ssim", "residual_rms", "ms_per_image" };
@@ -211,40 +211,38 @@ static void print_scores(const struct scores *v, bool is_json)
                                     v->input_ssim, v->residual, v->ms };
     for (int i = 0; i < SCORES; i++) {
         if (!is_json) {
-            printf(i == 1 || i == 3 || i == 4 ? " %10.4f" : " %10.2f", values[i]);
+            fprintf(f, i == 1 || i == 3 || i == 4 ? " %10.4f" : " %10.2f", values[i]);
             continue;
         }
-        printf("%s\"%s\":", i ? "," : "", keys[i]);
-        json_number(stdout, values[i]);
+        fprintf(f, "%s\"%s\":", i ? "," : "", keys[i]);
+        json_number(f, values[i]);
     }
 }
 
-static enum status evaluate_all(struct run *run, char **names, size_t n, struct error *err)
+static enum status evaluate_all(struct run *run, FILE *f, char **names, size_t n, struct error *err)
 {
     struct scores sum = { 0 };
     struct progress progress;
     progress_begin(&progress, "pictures", n);
     if (run->is_json)
-        fputs("{\"images\":[", stdout);
+        fputs("{\"images\":[", f);
     else
-        printf("%-24s %10s %10s %10s %10s %10s %10s\n", "picture", "PSNR", "SSIM", "input PSNR",
-               "input SSIM", "residual", "ms");
+        fprintf(f, "%-24s %10s %10s %10s %10s %10s %10s\n", "picture", "PSNR", "SSIM", "input PSNR",
+                "input SSIM", "residual", "ms");
     for (size_t i = 0; i < n; i++) {
         struct scores v = { 0 };
         struct error why = { 0 };
         enum status s = evaluate(run, &v, names[i], run->seed + i, &why);
-        if (s) {
-            progress_end(&progress);
-            return error_set(err, s, "%s: %s", names[i], why.detail);
-        }
+        progress_end(&progress);
+        if (s) return error_set(err, s, "%s: %s", names[i], why.detail);
         if (run->is_json) {
-            fputs(i ? ",{\"name\":" : "{\"name\":", stdout);
-            json_text(stdout, names[i]);
-            putchar(',');
+            fputs(i ? ",{\"name\":" : "{\"name\":", f);
+            json_text(f, names[i]);
+            putc(',', f);
         } else
-            printf("%-24s", names[i]);
-        print_scores(&v, run->is_json);
-        fputs(run->is_json ? "}" : "\n", stdout);
+            fprintf(f, "%-24s", names[i]);
+        print_scores(f, &v, run->is_json);
+        fputs(run->is_json ? "}" : "\n", f);
         sum.psnr += v.psnr / (double)n;
         sum.ssim += v.ssim / (double)n;
         sum.input_psnr += v.input_psnr / (double)n;
@@ -255,19 +253,34 @@ static enum status evaluate_all(struct run *run, char **names, size_t n, struct 
     }
     progress_end(&progress);
     if (run->is_json) {
-        fputs("],\"mean\":{", stdout);
-        print_scores(&sum, true);
-        const struct engine_facts *f = engine_describe(run->session.engine);
-        printf("},\"count\":%zu,\"task\":\"%s\",\"sigma\":%.9g,\"seed\":\"%" PRIu64
-               "\",\"model\":\"%s\",\"backend\":\"%s\",\"dtype\":\"%s\",\"threads\":%d}\n",
-               n, run->task, run->sigma, run->seed, model_digest(run->session.model), f->backend,
-               f->dtype, f->threads);
+        fputs("],\"mean\":{", f);
+        print_scores(f, &sum, true);
+        const struct engine_facts *e = engine_describe(run->session.engine);
+        fprintf(f,
+                "},\"count\":%zu,\"task\":\"%s\",\"sigma\":%.9g,\"seed\":\"%" PRIu64
+                "\",\"model\":\"%s\",\"backend\":\"%s\",\"dtype\":\"%s\",\"threads\":%d}\n",
+                n, run->task, run->sigma, run->seed, model_digest(run->session.model), e->backend,
+                e->dtype, e->threads);
     } else {
-        printf("%-24s", "mean");
-        print_scores(&sum, false);
-        putchar('\n');
+        fprintf(f, "%-24s", "mean");
+        print_scores(f, &sum, false);
+        putc('\n', f);
     }
     return ST_OK;
+}
+
+/* One JSON object is printed whole or not at all: an error on the way leaves stdout empty. */
+static enum status evaluate_whole(struct run *run, char **names, size_t n, struct error *err)
+{
+    char *text = NULL;
+    size_t len = 0;
+    FILE *f = open_memstream(&text, &len);
+    if (!f) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the scores");
+    enum status s = evaluate_all(run, f, names, n, err);
+    if (fclose(f) && !s) s = error_set(err, ST_NO_MEMORY_NOW, "no memory for the scores");
+    if (!s) fwrite(text, 1, len, stdout);
+    free(text);
+    return s;
 }
 
 int cmd_eval(int argc, char **argv)
@@ -306,7 +319,9 @@ int cmd_eval(int argc, char **argv)
     if (!s) s = session_open(&run.session, &engine, model, &err);
     if (!s) {
         if (run.sigma < 0) run.sigma = known.sigma;
-        s = evaluate_all(&run, names, limit && limit < n ? limit : n, &err);
+        const size_t used = limit && limit < n ? limit : n;
+        s = run.is_json ? evaluate_whole(&run, names, used, &err)
+                        : evaluate_all(&run, stdout, names, used, &err);
     }
     session_close(&run.session);
     image_done(&run.mask);

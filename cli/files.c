@@ -23,15 +23,33 @@ bool has_extension(const char *path, const char *extension)
     return n > e && strcasecmp(path + n - e, extension) == 0;
 }
 
+enum status output_check(const char *path, struct error *err)
+{
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    const size_t len = !slash ? 0 : slash == path ? 1 : (size_t)(slash - path);
+    if (len >= sizeof folder) return error_set(err, ST_IO, "%.256s: the path is too long", path);
+    memcpy(folder, path, len);
+    folder[len] = 0;
+    if (access(len ? folder : ".", W_OK | X_OK) == 0) return ST_OK;
+    return error_set(err, ST_IO, "%s: cannot write to its folder: %s", path, strerror(errno));
+}
+
 enum status output_format(enum image_format *out, const char *path, struct error *err)
 {
-    if (is_stream(path) || has_extension(path, ".png"))
+    if (is_stream(path)) {
+        *out = IMAGE_PNG;
+        if (!isatty(STDOUT_FILENO)) return ST_OK;
+        return error_set(err, ST_BAD_PARAMETER,
+                         "the picture is not for a terminal: name a file or redirect the output");
+    }
+    if (has_extension(path, ".png"))
         *out = IMAGE_PNG;
     else if (has_extension(path, ".jpg") || has_extension(path, ".jpeg"))
         *out = IMAGE_JPEG;
     else
         return error_set(err, ST_BAD_PARAMETER, "%s: the output is .png, .jpg or - (PNG)", path);
-    return ST_OK;
+    return output_check(path, err);
 }
 
 static enum status read_all(void **bytes, size_t *len, const char *path, struct error *err)
@@ -128,6 +146,20 @@ enum status picture_write(const char *path, const struct image *img, struct erro
     return s;
 }
 
+/* Bytes of the character at `c`: 1 to 4, or 0 where it is not UTF-8 (overlong, a surrogate, cut short, over U+10FFFF). */
+static size_t utf8_length(const unsigned char *c)
+{
+    if (*c < 0x80) return 1;
+    const size_t len = *c >= 0xF0 ? 4 : *c >= 0xE0 ? 3 : 2;
+    if (*c < 0xC2 || *c > 0xF4) return 0;
+    for (size_t i = 1; i < len; i++)
+        if ((c[i] & 0xC0) != 0x80) return 0;
+    if ((*c == 0xE0 && c[1] < 0xA0) || (*c == 0xED && c[1] > 0x9F) || (*c == 0xF0 && c[1] < 0x90) ||
+        (*c == 0xF4 && c[1] > 0x8F))
+        return 0;
+    return len;
+}
+
 void json_text(FILE *f, const char *text)
 {
     if (!text) {
@@ -135,13 +167,17 @@ void json_text(FILE *f, const char *text)
         return;
     }
     putc('"', f);
-    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
+    for (const unsigned char *c = (const unsigned char *)text; *c;) {
+        const size_t len = utf8_length(c);
         if (*c == '"' || *c == '\\')
             fprintf(f, "\\%c", *c);
         else if (*c < 0x20)
             fprintf(f, "\\u%04x", *c);
+        else if (len)
+            fwrite(c, 1, len, f);
         else
-            putc(*c, f);
+            fputs("\\ufffd", f);
+        c += len ? len : 1;
     }
     putc('"', f);
 }

@@ -15,8 +15,10 @@
 enum { LARGEST_INPUT_BYTES = 1 << 30, LARGEST_INPUT_PX = 1 << 28 };
 
 bool has_extension(const char *path, const char *extension); /* ".png", any case */
-/* ST_BAD_PARAMETER where no format has the extension; to be asked before any work is done. */
+/* To be asked before any work is done: whether `path` names a format (ST_BAD_PARAMETER; also "-" on a terminal) in a folder
+ * that can be written to (ST_IO). output_check asks the second alone, of files that are no pictures. */
 enum status output_format(enum image_format *out, const char *path, struct error *err);
+enum status output_check(const char *path, struct error *err);
 
 enum status picture_read(struct image *out, const char *path, struct error *err);
 /* One channel of 8 bits; colours become their mean. */
@@ -29,8 +31,9 @@ enum status model_path(char out[PATH_MAX], const char *name, struct error *err);
 
 int natural_order(const char *a, const char *b); /* "a2" before "a10" */
 
-void json_text(FILE *f, const char *text); /* quoted and escaped; NULL is null */
-void json_number(FILE *f, double v);       /* not finite is null */
+/* Quoted and escaped; NULL is null, and a byte that is not UTF-8 (in a file's name) becomes U+FFFD. */
+void json_text(FILE *f, const char *text);
+void json_number(FILE *f, double v); /* not finite is null */
 
 /* Whether everything written to stdout has arrived: 0, or 1 after a line on stderr. */
 int finish_stdout(const char *command);

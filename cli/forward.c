@@ -1,4 +1,5 @@
 /* david forward: the raw network on tensors, unfolded. */
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,16 +75,29 @@ static enum status inputs_read(struct inputs *in, const struct safetensors *st, 
     return label ? read_labels(in, label, err) : ST_OK;
 }
 
+static void report(bool is_json, const struct engine_facts *f, const struct st_tensor *y)
+{
+    fprintf(is_json ? stdout : stderr,
+            is_json ? "{\"shape\":[%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64
+                      "],\"backend\":\"%s\",\"dtype\":\"%s\",\"isa\":\"%s\",\"threads\":%d}\n"
+                    : "y [%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64
+                      "], %s, %s, %s, %d threads\n",
+            y->shape[0], y->shape[1], y->shape[2], y->shape[3], f->backend, f->dtype, f->isa,
+            f->threads);
+}
+
 int cmd_forward(int argc, char **argv)
 {
     struct engine_options o = { 0 };
     const char *model = NULL, *in_file = NULL, *out_file = NULL;
     uint32_t threads = 0;
+    bool is_json = false;
     const struct option_row rows[] = {
         { "model", OPTION_TEXT, &model, "FILE|NAME", "the model", 0, 0, NULL },
         { "in", OPTION_TEXT, &in_file, "FILE", "safetensors of x and t (and label)", 0, 0, NULL },
         { "out", OPTION_TEXT, &out_file, "FILE", "safetensors of y", 0, 0, NULL },
         ENGINE_ROWS(o, threads),
+        { "json", OPTION_FLAG, &is_json, NULL, "facts as one JSON object on stdout", 0, 0, NULL },
     };
     const struct command c = { "forward", "", about, rows, sizeof rows / sizeof *rows, 0, 0 };
     options_parse(&c, argc, argv);
@@ -100,6 +114,7 @@ int cmd_forward(int argc, char **argv)
     float *y = NULL;
     o.threads = (int)threads;
     enum status s = model_path(path, model, &err);
+    if (!s) s = output_check(out_file, &err);
     if (!s) s = safetensors_open(&st, in_file, &err);
     if (!s) s = inputs_read(&in, st, &err);
     if (!s) s = engine_open(&engine, &o, &err);
@@ -117,6 +132,7 @@ int cmd_forward(int argc, char **argv)
                                  .count = count,
                                  .data = y };
     if (!s) s = safetensors_write(out_file, &t, 1, NULL, 0, NULL, NULL, &err);
+    if (!s) report(is_json, engine_describe(engine), &t);
 done:
     free(y);
     network_free(net);

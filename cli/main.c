@@ -36,6 +36,13 @@ static int help(void)
     return finish_stdout("");
 }
 
+static int run(int argc, char **argv)
+{
+    for (size_t i = 0; i < COMMANDS; i++)
+        if (strcmp(argv[0], commands[i].name) == 0) return commands[i].run(argc, argv);
+    usage_error("", "%.64s is not a command", argv[0]);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) usage_error("", "a command is needed");
@@ -44,7 +51,10 @@ int main(int argc, char **argv)
         puts("david " DAVID_VERSION);
         return finish_stdout("");
     }
-    for (size_t i = 0; i < COMMANDS; i++)
-        if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
-    usage_error("", "%.64s is not a command", argv[1]);
+    if (strcmp(argv[1], "help") == 0) { /* as git has it */
+        char flag[] = "--help";
+        char *args[] = { argc > 2 ? argv[2] : NULL, flag, NULL };
+        return argc > 2 ? run(2, args) : help();
+    }
+    return run(argc - 1, argv + 1);
 }

@@ -91,6 +91,10 @@ static bool newest_version(char out[PATH_MAX], const char *folder)
 enum status model_path(char out[PATH_MAX], const char *name, struct error *err)
 {
     char folder[PATH_MAX], found[PATH_MAX], file[PATH_MAX];
+    if (has_extension(name, ".pt") || has_extension(name, ".pth"))
+        return error_set(err, ST_BAD_PARAMETER,
+                         "%.256s: a PyTorch checkpoint is no model file: david convert makes one",
+                         name);
     if (strchr(name, '/') || has_extension(name, ".safetensors")) {
         if (!is_kind(name, S_IFREG) || !copy(out, PATH_MAX, name))
             return error_set(err, ST_IO, "%.256s: no such model file", name);
