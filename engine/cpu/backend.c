@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "engine/cpu/backward.h"
 
@@ -12,16 +11,9 @@ enum status(cpu_expect)(bool ok, const char *what, struct error *err)
     return ok ? ST_OK : error_set(err, ST_INTERNAL, "cpu back end: %s", what);
 }
 
-/* Large blocks lie on huge pages where the kernel gives them: a strided walk over pictures misses the TLB otherwise. */
 static void *aligned(size_t bytes)
 {
-    enum { LINE = 64, HUGE = 2 << 20 };
-    if (bytes > SIZE_MAX - 2 * (size_t)HUGE) return NULL;
-    if (bytes < 2 * (size_t)HUGE) return aligned_alloc(LINE, (bytes + LINE) / LINE * LINE);
-    size_t rounded = (bytes + HUGE - 1) / HUGE * HUGE;
-    void *p = aligned_alloc(HUGE, rounded);
-    if (p) (void)madvise(p, rounded, MADV_HUGEPAGE);
-    return p;
+    return bytes > SIZE_MAX - 64 ? NULL : aligned_alloc(64, (bytes + 64) / 64 * 64);
 }
 
 float *cpu_floats(size_t count)

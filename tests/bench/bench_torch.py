@@ -1,8 +1,8 @@
 """`david bench` and the same network in PyTorch, side by side in one run, the two taking turns.
 
   python bench_torch.py --david build/david [--arch ffhq256] [--batch 1,4] [--threads N] [--runs N]
-                        [--dtype f32,bf16] [--size PX] [--compile]
-Needs torch; not part of any test run. Writes one JSON object a line."""
+                        [--dtype f32,bf16] [--compile] [--bare build/tests/bench/bare_conv]
+Needs torch. --bare: the sum of oneDNN's bare convolutions in the same run; not part of any test run. Writes one JSON object a line."""
 import argparse
 import json
 import os
@@ -21,6 +21,11 @@ def david(args, batch, dtype, runs):
          "--threads", str(args.threads), "--size", f"{args.size}x{args.size}", "--json"],
         capture_output=True, check=True).stdout
     return json.loads(out)["results"][0]
+
+
+def bare_ms(args, dtype):
+    out = subprocess.run([args.bare, args.arch, dtype], capture_output=True, check=True).stdout
+    return json.loads(out)["sum_ms"]
 
 
 def torch_ms(net, batch, size, dtype, runs):
@@ -47,6 +52,7 @@ def main():
     p.add_argument("--rounds", type=int, default=2)
     p.add_argument("--size", type=int, default=256)
     p.add_argument("--compile", action="store_true")
+    p.add_argument("--bare", help="path of bare_conv")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -58,16 +64,27 @@ def main():
         if args.compile:
             ways["compile"] = torch.compile(net)
         for batch in map(int, args.batch.split(",")):
-            ours, theirs = [], {w: [] for w in ways}
+            ours, bare, theirs = [], [], {w: [] for w in ways}
             for _ in range(args.rounds):
-                ours.append(david(args, batch, name, args.runs)["ms_per_image"])
+                row = david(args, batch, name, args.runs)
+                ours.append(row["ms_per_image"])
+                if args.bare:
+                    bare.append(bare_ms(args, name))
                 for way, model in ways.items():
                     theirs[way] += torch_ms(model, batch, args.size, dtype, args.runs)
-            row = {"arch": args.arch, "dtype": name, "batch": batch, "size": args.size, "threads": args.threads,
-                   "torch_version": torch.__version__, "david_ms_per_image": statistics.median(ours)}
+            ms = statistics.median(ours)
+            result = {"arch": args.arch, "dtype": name, "batch": batch, "size": args.size, "threads": args.threads,
+                      "torch": torch.__version__, "david_ms_per_image": round(ms, 2),
+                      "david_images_per_second": round(1000 / ms, 3), "david_peak_bytes": row["peak_bytes"],
+                      "david_shares": row["shares"]}
+            if bare:
+                result["bare_convolutions_ms"] = round(statistics.median(bare), 2)
+                result["david_to_bare"] = round(ms / statistics.median(bare), 3)
             for way in ways:
-                row[f"torch_{way}_ms_per_image"] = statistics.median(theirs[way]) / batch
-            print(json.dumps(row), flush=True)
+                theirs_ms = statistics.median(theirs[way]) / batch
+                result[f"torch_{way}_ms_per_image"] = round(theirs_ms, 2)
+                result[f"torch_{way}_to_david"] = round(theirs_ms / ms, 3)
+            print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
