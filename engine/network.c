@@ -43,9 +43,9 @@ static enum status make(struct network **out, struct engine *e, const struct une
     const size_t px = (size_t)h * w, widest = n->channels > 3 ? n->channels : 3;
 
     pthread_mutex_lock(&e->device);
-    n->rows = b->ops->rows_per_pass(b);
     void *x = NULL, *y = NULL;
     enum status s = program_new(&n->program, b, g, src, &o, err);
+    if (!s) n->rows = program_rows(n->program);
     if (!s) s = b->ops->alloc(b, n->rows * px * 3 * sizeof(float), &x, err);
     if (!s) s = b->ops->alloc(b, n->rows * px * n->channels * sizeof(float), &y, err);
     pthread_mutex_unlock(&e->device);

@@ -23,7 +23,7 @@ enum status sampler_init(struct sampler *out, struct backend *b, struct program 
                          .program = p,
                          .constants = sampler_constants_of(kind),
                          .tile = tile,
-                         .rows = b->ops->rows_per_pass(b) };
+                         .rows = program_rows(p) };
     const size_t bytes = row_floats(&s) * s.rows * sizeof(float);
     float **const all[] = { &s.y_in, &s.z, &s.x_t, &s.eps };
     enum status status = ST_OK;

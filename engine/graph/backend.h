@@ -1,6 +1,6 @@
 /* backend.h - what a device must be able to do: one function pointer per op (engine/graph/ops.def).
  *
- * Three implementations stand behind it: tests/reference (double, naive), engine/cpu (oneDNN + own loops), engine/cuda
+ * Three implementations stand behind it: tests/reference (double, naive), engine/cpu (own loops), engine/cuda
  * (a plugin). Nothing above this line knows which one it has.
  * Pictures are NHWC in the back end's compute dtype (F32 or BF16/F16 storage, F32 accumulation and statistics); embeddings,
  * biases, affine constants and labels are always F32. Tensors live in memory from `alloc`; weights are given on the host as
@@ -42,6 +42,7 @@ struct conv_desc {
     size_t x_ld, y_ld; /* elements between pixels of x and y (and of the residual: r_ld) */
     size_t r_ld;       /* 0: no residual */
     struct conv_input input;
+    uint32_t rows; /* of the largest pass; 0: not known. A plan takes any number of rows. */
 };
 
 /* Sums over a picture's pixels, from which a norm takes its mean and variance: of channel c of row n at
@@ -80,6 +81,21 @@ struct attention_desc {
     size_t qkv_ld, y_ld;
 };
 
+/* The ops of a network over some rows. They are the same ops on the same memory whenever `key` and `rows` are; what differs is in these arrays. */
+struct pass {
+    const void *key;
+    uint32_t rows;
+    const float *t;              /* host, [rows]; NULL: the ops have none */
+    const uint32_t *label, *set; /* the pointers that the ops will be given */
+};
+
+/* How a device is doing; NAN: not known. */
+struct device_gauges {
+    char name[64];
+    double busy; /* 0..1 */
+    double memory_used_bytes, memory_total_bytes, power_w, temperature_c;
+};
+
 /* Philox4x32-10 normals, engine/README.md section 3: dst[y][x][c] for c < channels at pixels (x0 + x, y0 + y). */
 struct normals_args {
     uint64_t seed;
@@ -99,6 +115,16 @@ struct backend_ops {
     enum dtype (*best_dtype)(struct backend *b); /* what --dtype auto takes */
     /* Rows that run through the network together: a pass is always exactly this many (CPU: 1). */
     uint32_t (*rows_per_pass)(struct backend *b);
+    /* Sizes of passes: the smallest that holds `rows`. May be NULL: there is one, rows_per_pass, and it is the largest. */
+    uint32_t (*pass_rows)(struct backend *b, uint32_t rows);
+    /* Around the ops of a pass: a back end may record them once and replay them (*is_replayed: the ops are left out). pass_end
+     * also where an op has failed (!is_whole); pass_forget before the memory that the ops name is freed. All three or none. */
+    enum status (*pass_begin)(struct backend *b, const struct pass *p, bool *is_replayed,
+                              struct error *err);
+    enum status (*pass_end)(struct backend *b, bool is_whole, struct error *err);
+    void (*pass_forget)(struct backend *b, const void *key);
+    /* Waits for everything asked for. May be NULL: ops are done when they return. */
+    enum status (*finish)(struct backend *b, struct error *err);
 
     enum status (*alloc)(struct backend *b, size_t bytes, void **out,
                          struct error *err);  /* 64-byte aligned, uninitialised */
@@ -107,6 +133,19 @@ struct backend_ops {
                            struct error *err); /* may be NULL */
     enum status (*copy_out)(struct backend *b, void *host, const void *device, size_t bytes,
                             struct error *err); /* may be NULL */
+
+    /* Copies beside computing: batches that are in flight together have a lane each, below `lanes`; 0: copy_in and copy_out are
+     * all there is, and the rest is NULL. send and receive return at once: what is computed later sees what was sent, what is received
+     * is as computed so far. After wait, which alone may be called beside everything else, the lane's host memory is free again. */
+    uint32_t lanes;
+    enum status (*host_alloc)(struct backend *b, size_t bytes, void **out, struct error *err);
+    void (*host_free)(struct backend *b, void *p); /* takes NULL */
+    enum status (*send)(struct backend *b, uint32_t lane, void *device, const void *host,
+                        size_t bytes, struct error *err);
+    enum status (*receive)(struct backend *b, uint32_t lane, void *host, const void *device,
+                           size_t bytes, struct error *err);
+    enum status (*wait)(struct backend *b, uint32_t lane, struct error *err);
+    bool (*gauges)(struct backend *b, struct device_gauges *out); /* any thread; may be NULL */
 
     /* weight: [oc][ic][kernel][kernel] F32 (PyTorch order), bias: [sets][oc] F32 or NULL (zeros); both only read during the call. */
     enum status (*conv_plan)(struct backend *b, const struct conv_desc *d, const float *weight,

@@ -33,7 +33,8 @@ struct program {
     void *arena;
     double *moments; /* of the outputs that norms ask for, [rows][2][c] each; NULL: none are kept */
     size_t weight_bytes, moments_count;
-    uint32_t rows; /* in one pass */
+    uint32_t rows; /* of the largest pass: what memory is taken for */
+    uint32_t pass; /* of the pass that the views stand for */
     uint32_t sets; /* 0: unfolded */
     uint32_t classes;
     enum dtype dtype;
@@ -95,7 +96,8 @@ static enum status make_conv(struct making *m, struct step *st, int32_t i)
                            .x_ld = st->in[0].ld,
                            .y_ld = st->y.ld,
                            .r_ld = st->has_residual ? st->residual.ld : 0,
-                           .input = absorbed_input(p->g, i) };
+                           .input = absorbed_input(p->g, i),
+                           .rows = p->rows };
     if (d.input.resample == RESAMPLE_UP) {
         d.h *= 2;
         d.w *= 2;
@@ -308,6 +310,26 @@ static enum status make(struct making *m, const struct program_options *o)
     return s ? s : make_moments(m);
 }
 
+static enum status program_of(struct program **out, struct backend *b, const struct graph *g,
+                              const struct folded *folded, const struct param_source *src,
+                              const struct program_options *o, uint32_t rows, struct error *err)
+{
+    struct program *p = calloc(1, sizeof *p);
+    if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a program");
+    p->b = b;
+    p->rows = p->pass = rows;
+    p->dtype = o->dtype;
+    p->keep_taps = o->keep_taps;
+    p->time_ops = o->time_ops;
+    p->sets = folded ? folded->sets : 0;
+    p->g = graph_copy(folded ? folded->g : g);
+    struct making m = { p, folded, src, err };
+    enum status s = p->g ? make(&m, o) : error_set(err, ST_NO_MEMORY_NOW, "no memory for a graph");
+    if (!s) *out = p;
+    if (s) program_free(p);
+    return s;
+}
+
 enum status program_new(struct program **out, struct backend *b, const struct graph *g,
                         const struct param_source *src, const struct program_options *o,
                         struct error *err)
@@ -319,31 +341,20 @@ enum status program_new(struct program **out, struct backend *b, const struct gr
         return error_set(err, ST_BAD_PARAMETER, "a folded program needs at least one set");
     struct folded folded = { 0 };
     enum status s = ST_OK;
-    struct program *p = calloc(1, sizeof *p);
-    if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a program");
-    p->b = b;
-    p->rows = b->ops->rows_per_pass(b);
-    p->dtype = o->dtype;
-    p->keep_taps = o->keep_taps;
-    p->time_ops = o->time_ops;
-    if (o->sets) {
-        s = fold_init(&folded, b, g, src, o->sets, o->n_sets, err);
-        if (s) goto done;
-        p->sets = folded.sets;
+    if (o->sets) s = fold_init(&folded, b, g, src, o->sets, o->n_sets, err);
+    /* Where the back end has passes of several sizes, the largest that finds memory. */
+    uint32_t rows = b->ops->rows_per_pass(b);
+    while (!s) {
+        struct error why = { 0 };
+        s = program_of(out, b, g, o->sets ? &folded : NULL, src, o, rows, &why);
+        if (!s) break;
+        uint32_t less = rows;
+        if (s == ST_NO_MEMORY_NOW && rows > 1 && b->ops->pass_rows)
+            less = b->ops->pass_rows(b, rows / 2);
+        s = less < rows ? ST_OK : error_set(err, s, "%s", why.detail);
+        rows = less;
     }
-    p->g = graph_copy(o->sets ? folded.g : g);
-    if (!p->g) {
-        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for %u nodes", g->n_nodes);
-        goto done;
-    }
-    struct making m = { p, o->sets ? &folded : NULL, src, err };
-    s = make(&m, o);
-    if (s) goto done;
-    *out = p;
-    p = NULL;
-done:
     fold_done(&folded);
-    program_free(p);
     return s;
 }
 
@@ -351,6 +362,7 @@ void program_free(struct program *p)
 {
     if (!p) return;
     const struct backend_ops *ops = p->b->ops;
+    if (ops->pass_forget) ops->pass_forget(p->b, p);
     for (uint32_t i = 0; p->steps && i < p->g->n_nodes; i++) {
         struct step *st = &p->steps[i];
         if (st->conv) ops->conv_plan_free(p->b, st->conv);
@@ -369,6 +381,11 @@ void program_free(struct program *p)
     free(p->label);
     free(p->set);
     free(p);
+}
+
+uint32_t program_rows(const struct program *p)
+{
+    return p->rows;
 }
 
 size_t program_bytes(const struct program *p)
@@ -438,16 +455,46 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static enum status run_pass(struct program *p, struct error *err)
+static enum status run_ops(struct program *p, struct error *err)
 {
+    const struct backend_ops *ops = p->b->ops;
     enum status s = ST_OK;
     for (uint32_t i = 0; !s && i < p->g->n_nodes; i++) {
         if (p->g->nodes[i].absorbed) continue;
         uint64_t start = p->time_ops ? now_ns() : 0;
         s = run_step(p, &p->steps[i], err);
-        if (p->time_ops) p->op_ns[p->steps[i].op] += now_ns() - start;
+        if (!p->time_ops) continue;
+        if (!s && ops->finish) s = ops->finish(p->b, err);
+        p->op_ns[p->steps[i].op] += now_ns() - start;
     }
     return s;
+}
+
+/* Times of ops are those of ops, not of what was recorded of them. */
+static enum status run_pass(struct program *p, struct error *err)
+{
+    const struct backend_ops *ops = p->b->ops;
+    const struct pass pass = { .key = p,
+                               .rows = p->pass,
+                               .t = p->sets ? NULL : p->t,
+                               .label = p->classes ? p->label : NULL,
+                               .set = p->sets ? p->set : NULL };
+    bool is_replayed = false;
+    if (!ops->pass_begin || p->time_ops) return run_ops(p, err);
+    enum status s = ops->pass_begin(p->b, &pass, &is_replayed, err);
+    if (s || is_replayed) return s;
+    s = run_ops(p, err);
+    enum status end = ops->pass_end(p->b, s == ST_OK, err);
+    return s ? s : end;
+}
+
+/* The views of all steps stand for the first `rows` rows from now on. */
+static void choose_pass(struct program *p, uint32_t rows)
+{
+    if (rows == p->pass) return;
+    for (struct step *st = p->steps; st < p->steps + p->g->n_nodes; st++)
+        st->in[0].n = st->in[1].n = st->residual.n = st->y.n = rows;
+    p->pass = rows;
 }
 
 static struct tensor rows_of(struct tensor t, uint32_t first, uint32_t n)
@@ -483,14 +530,14 @@ static enum status check_io(const struct program *p, const struct program_io *io
     return ST_OK;
 }
 
-/* A pass always has `rows` rows; where fewer are left, the first is repeated and its copies are thrown away. */
+/* A pass has one of a few sizes; where fewer rows are left, the first is repeated and its copies are thrown away. */
 static enum status load_pass(struct program *p, const struct program_io *io, uint32_t first,
                              uint32_t n, struct error *err)
 {
     const struct tensor *in = &p->steps[p->g->input].y;
     struct tensor x = outside(io->x, in, first, n), y = rows_of(*in, 0, n);
     enum status s = p->b->ops->cast(p->b, &x, &y, err);
-    for (uint32_t i = 0; !s && i < p->rows; i++) {
+    for (uint32_t i = 0; !s && i < p->pass; i++) {
         uint32_t row = first + (i < n ? i : 0);
         if (p->sets) p->set[i] = io->set ? io->set[row] : 0;
         if (!p->sets) p->t[i] = io->t[row];
@@ -509,6 +556,8 @@ enum status program_run(struct program *p, const struct program_io *io, uint32_t
     enum status s = check_io(p, io, rows, err);
     for (uint32_t first = 0; !s && first < rows; first += p->rows) {
         uint32_t n = rows - first < p->rows ? rows - first : p->rows;
+        uint32_t size = p->b->ops->pass_rows ? p->b->ops->pass_rows(p->b, n) : p->rows;
+        choose_pass(p, size < p->rows ? size : p->rows);
         s = load_pass(p, io, first, n, err);
         if (s) break;
         s = run_pass(p, err);

@@ -54,14 +54,16 @@ struct program_io {
     const uint32_t *label; /* unfolded, class_cond: [rows], host; else NULL */
     const uint32_t *set;   /* folded: [rows], host; NULL = all 0 */
 };
-/* Any number of rows; passes of rows_per_pass. */
+/* Any number of rows, in passes of at most program_rows. */
 enum status program_run(struct program *p, const struct program_io *io, uint32_t rows,
                         struct error *err);
 
-/* After a run with keep_taps: the value of a tap for the last pass, as F32. dst: [rows_per_pass][h][w][c] host; NULL asks for the size. */
+/* After a run with keep_taps: the value of a tap for the last pass, as F32. dst: [rows of the pass][h][w][c] host; NULL asks for the size. */
 enum status program_tap(struct program *p, const char *tap, float *dst, size_t *count,
                         struct error *err);
 
+/* Of its largest pass: rows_per_pass, or the largest of the back end's sizes that found memory. */
+uint32_t program_rows(const struct program *p);
 size_t program_bytes(const struct program *p); /* arena + packed weights, from the back end */
 /* time_ops: nanoseconds spent in each op since the last call; out: [OP_COUNT]. */
 void program_op_times(struct program *p, uint64_t *out_ns);
