@@ -1,10 +1,14 @@
 /* david serve: reads the settings from flags, environment and file, and runs the daemon or prints them. */
 #include "server/serve.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/files.h"
 
 static const char *from_environment(const char *name)
 {
@@ -14,7 +18,7 @@ static const char *from_environment(const char *name)
 static void help(void)
 {
     (void)printf(
-        "usage: david serve [--config FILE] [--NAME VALUE ...] [--print-config]\n\n"
+        "Usage: david serve [--config FILE] [--NAME VALUE ...] [--print-config [--json]]\n\n"
         "Serves restorations over HTTP until SIGTERM. A setting comes from its flag, else "
         "DAVID_NAME,\n"
         "else a line `name = value` of the file (--config or DAVID_CONFIG), else its default.\n\n");
@@ -26,8 +30,9 @@ static void help(void)
         (void)printf("  --%-18s %s [%s]\n", flag, config_help((enum config_index)i),
                      config_default((enum config_index)i));
     }
-    (void)printf("  --%-18s %s\n  --%-18s %s\n", "print-config",
-                 "print every setting and where it came from", "help", "this text");
+    (void)printf("  --%-18s %s\n  --%-18s %s\n  --%-18s %s\n", "print-config",
+                 "print every setting and where it came from", "json",
+                 "with --print-config: one JSON object", "help", "this text");
 }
 
 static int usage(const char *text, const char *detail)
@@ -36,47 +41,126 @@ static int usage(const char *text, const char *detail)
     return 2;
 }
 
+struct request {
+    const char *file; /* of settings; NULL: none */
+    bool is_help, is_print, is_json;
+};
+
+/* One pass over the flags: the switches and the name of the file, or else the settings. */
+static enum status read_flags(struct request *r, struct config *settings, int argc, char **argv,
+                              struct error *err)
+{
+    for (int i = 1; i < argc; i++) {
+        char name[CONFIG_NAME_MAX];
+        if (strncmp(argv[i], "--", 2) != 0)
+            return error_set(err, ST_BAD_PARAMETER, "unexpected argument %.200s", argv[i]);
+        const char *text = argv[i] + 2, *equals = strchr(text, '=');
+        bool *is_on = strcmp(text, "help") == 0           ? &r->is_help
+                      : strcmp(text, "print-config") == 0 ? &r->is_print
+                      : strcmp(text, "json") == 0         ? &r->is_json
+                                                          : NULL;
+        if (is_on) {
+            *is_on = true;
+            continue;
+        }
+        size_t n = equals ? (size_t)(equals - text) : strlen(text);
+        if (n >= sizeof name)
+            return error_set(err, ST_BAD_PARAMETER, "unknown option %.200s", argv[i]);
+        memcpy(name, text, n);
+        name[n] = '\0';
+        const char *value = equals ? equals + 1 : i + 1 < argc ? argv[++i] : NULL;
+        if (!value) return error_set(err, ST_BAD_PARAMETER, "a value is missing after --%s", name);
+        if (strcmp(name, "config") == 0)
+            r->file = value;
+        else if (settings && config_set(settings, name, value, FROM_FLAG, err))
+            return err->status;
+    }
+    return ST_OK;
+}
+
+static enum status read_settings(struct config *c, struct request *r, int argc, char **argv,
+                                 struct error *err)
+{
+    config_init(c);
+    r->file = getenv("DAVID_CONFIG");
+    /* Twice over the flags: the file that they name is weaker than they are. */
+    enum status s = read_flags(r, NULL, argc, argv, err);
+    if (s || r->is_help) return s;
+    if (r->is_json && !r->is_print)
+        return error_set(err, ST_BAD_PARAMETER, "--json goes with --print-config");
+    if (r->file) s = config_read_file(c, r->file, err);
+    if (!s) s = config_read_environment(c, from_environment, err);
+    if (!s) s = read_flags(r, c, argc, argv, err);
+    return s;
+}
+
+/* How often libgomp's waiting threads look before they sleep. Its own default is milliseconds: where anything else wants the
+ * processors (another process, or our codec workers), the team then burns the time that the thread it waits for would need. Not
+ * looking at all makes every small op pay for a wake-up. Some 40 us lose little either way; a look's length is the processor's. */
+static long spin_count(void)
+{
+    enum { LOOKS = 10000, SPIN_NS = 40000 };
+    struct timespec a, b;
+    (void)clock_gettime(CLOCK_MONOTONIC, &a);
+    for (int i = 0; i < LOOKS; i++) {
+#if defined __x86_64__
+        __builtin_ia32_pause();
+#else
+        __asm__ volatile("" ::: "memory");
+#endif
+    }
+    (void)clock_gettime(CLOCK_MONOTONIC, &b);
+    double ns = (double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec);
+    double count = ns > 0 ? SPIN_NS * (double)LOOKS / ns : 1000;
+    return count < 500 ? 500 : count > 100000 ? 100000 : (long)count;
+}
+
+/* libgomp reads its settings before main does: the program is started once more where nobody has set them. */
+static void start_again_with_short_spins(int argc, char **argv)
+{
+    static const char *const set_by_others[] = { "OMP_WAIT_POLICY", "GOMP_SPINCOUNT" };
+    char path[PATH_MAX], count[32];
+    for (size_t i = 0; i < sizeof set_by_others / sizeof *set_by_others; i++)
+        if (getenv(set_by_others[i])) return;
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    char **again = calloc((size_t)argc + 2, sizeof *again);
+    (void)snprintf(count, sizeof count, "%ld", spin_count());
+    if (n > 0 && again && setenv("GOMP_SPINCOUNT", count, 0) == 0) {
+        path[n] = '\0';
+        again[0] = program_invocation_name;
+        memcpy(again + 1, argv, (size_t)argc * sizeof *again);
+        (void)execv(path, again); /* returns on failure only; then it serves as it is */
+    }
+    free(again);
+}
+
 int cmd_serve(int argc, char **argv)
 {
     static struct config config;
     struct error err = { 0 };
-    const char *file = getenv("DAVID_CONFIG");
-    bool is_print = false;
-    config_init(&config);
-    /* Twice over the flags: the file that they name is weaker than they are. */
-    for (int round = 0; round < 2; round++) {
-        for (int i = 1; i < argc; i++) {
-            char name[CONFIG_NAME_MAX];
-            if (strncmp(argv[i], "--", 2) != 0) return usage("unexpected argument ", argv[i]);
-            if (strcmp(argv[i], "--help") == 0) {
-                help();
-                return 0;
-            }
-            if (strcmp(argv[i], "--print-config") == 0) {
-                is_print = true;
-                continue;
-            }
-            const char *text = argv[i] + 2, *equals = strchr(text, '=');
-            size_t n = equals ? (size_t)(equals - text) : strlen(text);
-            if (n >= sizeof name) return usage("unknown option ", argv[i]);
-            memcpy(name, text, n);
-            name[n] = '\0';
-            const char *value = equals ? equals + 1 : i + 1 < argc ? argv[++i] : NULL;
-            if (!value) return usage("a value is missing after ", argv[i]);
-            if (strcmp(name, "config") == 0)
-                file = value;
-            else if (round == 1 && config_set(&config, name, value, FROM_FLAG, &err))
-                return usage(err.detail, "");
-        }
-        if (round == 0 && file && config_read_file(&config, file, &err))
-            return usage(err.detail, "");
-        if (round == 0 && config_read_environment(&config, from_environment, &err))
-            return usage(err.detail, "");
-    }
-    config_resolve(&config);
-    if (is_print) {
-        config_print(&config, stdout);
+    struct request r = { 0 };
+    char folder[PATH_MAX];
+    if (read_settings(&config, &r, argc, argv, &err)) return usage(err.detail, "");
+    if (r.is_help) {
+        help();
         return fflush(stdout) ? 1 : 0;
     }
+    config_resolve(&config);
+    if (config.models[0] == '\0') {
+        enum status s = models_folder(folder, &err);
+        if (!s) s = config_set(&config, "models", folder, FROM_MACHINE, &err);
+        if (s && !r.is_print) {
+            (void)fprintf(stderr, "david serve: %s\n", err.detail);
+            return 1;
+        }
+    }
+    if (r.is_print) {
+        if (r.is_json)
+            config_print_json(&config, stdout);
+        else
+            config_print(&config, stdout);
+        return fflush(stdout) ? 1 : 0;
+    }
+    start_again_with_short_spins(argc, argv);
     return serve_run(&config);
 }

@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -164,7 +165,7 @@ enum status config_read_environment(struct config *c, const char *(*get)(const c
 void config_resolve(struct config *c)
 {
     if (c->threads == 0) {
-        c->threads = limits_cpus();
+        c->threads = limits_cpus("");
         c->source[CONFIG_threads] = FROM_MACHINE;
     }
     if (c->codec_threads == 0) {
@@ -172,12 +173,15 @@ void config_resolve(struct config *c)
         c->source[CONFIG_codec_threads] = FROM_MACHINE;
     }
     if (c->memory_budget == 0) {
-        c->memory_budget = limits_memory_bytes() / 2;
+        c->memory_budget = limits_memory_bytes("") / 2;
         c->source[CONFIG_memory_budget] = FROM_MACHINE;
     }
-    if (c->models[0] == '\0') {
-        limits_models_folder(c->models, sizeof c->models);
-        c->source[CONFIG_models] = FROM_MACHINE;
+    /* Only what nobody asked for is lowered; serve_run refuses the rest. */
+    uint64_t files = limits_files(c->max_connections + CONFIG_SPARE_FILES);
+    if (files < c->max_connections + CONFIG_SPARE_FILES && files > CONFIG_SPARE_FILES + 8 &&
+        c->source[CONFIG_max_connections] == FROM_DEFAULT) {
+        c->max_connections = files - CONFIG_SPARE_FILES;
+        c->source[CONFIG_max_connections] = FROM_MACHINE;
     }
 }
 
@@ -199,12 +203,28 @@ void config_value_text(const struct config *c, enum config_index i, char *out, s
         (void)snprintf(out, cap, "%" PRIu64, v);
 }
 
+static const char *const sources[] = { "default", "file", "environment", "flag", "machine" };
+
 void config_print(const struct config *c, FILE *f)
 {
-    static const char *const sources[] = { "default", "file", "environment", "flag", "machine" };
     for (size_t i = 0; i < CONFIG_COUNT; i++) {
         char value[CONFIG_VALUE_MAX];
         config_value_text(c, i, value, sizeof value);
         (void)fprintf(f, "%s = %s  # %s\n", options[i].name, value, sources[c->source[i]]);
     }
+}
+
+void config_print_json(const struct config *c, FILE *f)
+{
+    json_t *all = json_object();
+    for (size_t i = 0; i < CONFIG_COUNT; i++) {
+        char value[CONFIG_VALUE_MAX];
+        config_value_text(c, i, value, sizeof value);
+        (void)json_object_set_new(
+            all, options[i].name,
+            json_pack("{s:s, s:s}", "value", value, "source", sources[c->source[i]]));
+    }
+    (void)json_dumpf(all, f, JSON_INDENT(2));
+    (void)fputc('\n', f);
+    json_decref(all);
 }

@@ -13,6 +13,10 @@
 
 #include "proto/config_text.h"
 
+enum {
+    CONFIG_SPARE_FILES = 128
+}; /* open files beside the connections: log, epoll sets, models, lingering sockets */
+
 enum config_source { FROM_DEFAULT, FROM_FILE, FROM_ENVIRONMENT, FROM_FLAG, FROM_MACHINE };
 
 enum config_index {
@@ -42,7 +46,8 @@ enum status config_read_text(struct config *c, const char *text, size_t len, str
 enum status config_read_file(struct config *c, const char *path, struct error *err);
 enum status config_read_environment(struct config *c, const char *(*get)(const char *name),
                                     struct error *err);
-/* Puts what the machine has in place of 0 = automatic. */
+/* Puts what the machine has in place of 0 = automatic, and fits the default of max_connections to the open files that are
+ * allowed. `models` is the caller's: where it is automatic, it is "" until then. */
 void config_resolve(struct config *c);
 
 const char *config_name(enum config_index i);
@@ -51,5 +56,7 @@ const char *config_default(enum config_index i);
 void config_value_text(const struct config *c, enum config_index i, char *out, size_t cap);
 /* Lines that a configuration file may hold, the source of each value as its comment. */
 void config_print(const struct config *c, FILE *f);
+/* One object: {"listen": {"value": "127.0.0.1:8080", "source": "default"}, ...}; values as a file would hold them. */
+void config_print_json(const struct config *c, FILE *f);
 
 #endif

@@ -128,19 +128,23 @@ static void check(struct connections *l, struct connection *c, uint64_t now_ns)
     struct server *s = l->server;
     uint64_t state = atomic_load(&c->state), since_ns = state >> PHASE_BITS;
     enum phase phase = phase_of(state);
-    char request_id[REQUEST_ID_MAX + 1];
+    char request_id[REQUEST_ID_MAX + 1], detail[128], limit[32];
     if (now_ns < since_ns || !is_late(s, phase, now_ns - since_ns)) return;
     if (!atomic_compare_exchange_strong(&c->state, &state, state_of(PHASE_ENDED, now_ns))) return;
     if (phase != PHASE_IDLE) metric_add(&s->metrics.slow_clients, 1);
     if (phase == PHASE_BODY && atomic_load(&s->is_aborting)) {
         tell(l, c, ST_DRAINING, "the service is shutting down", c->route, c->request_id);
     } else if (phase == PHASE_BODY) {
-        tell(l, c, ST_REQUEST_TIMEOUT, "the body did not arrive within body_timeout", c->route,
-             c->request_id);
+        config_duration_text(limit, sizeof limit, s->config->body_timeout);
+        (void)snprintf(detail, sizeof detail, "the body did not arrive within body_timeout = %s",
+                       limit);
+        tell(l, c, ST_REQUEST_TIMEOUT, detail, c->route, c->request_id);
     } else if (phase == PHASE_HEADERS) {
         request_id_make(request_id);
-        tell(l, c, ST_REQUEST_TIMEOUT, "the headers did not arrive within header_timeout", NULL,
-             request_id);
+        config_duration_text(limit, sizeof limit, s->config->header_timeout);
+        (void)snprintf(detail, sizeof detail,
+                       "the headers did not arrive within header_timeout = %s", limit);
+        tell(l, c, ST_REQUEST_TIMEOUT, detail, NULL, request_id);
     }
     (void)shutdown(c->fd, SHUT_RDWR);
 }

@@ -142,8 +142,10 @@ static enum MHD_Result begin(struct exchange *x, const char *method)
     if (!r) return send_problem(x, ST_NOT_FOUND, "no such path; /openapi.json lists what there is");
     bool is_read = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
     if (strcmp(r->method, method) != 0 && !(is_read && strcmp(r->method, "GET") == 0)) {
+        char detail[64];
         reply_header(&x->reply, "Allow", "%s", route_allow(r));
-        return send_problem(x, ST_METHOD_NOT_ALLOWED, "see the header Allow");
+        (void)snprintf(detail, sizeof detail, "this path takes %s", route_allow(r));
+        return send_problem(x, ST_METHOD_NOT_ALLOWED, detail);
     }
     if (r->answer) {
         r->answer(s, c, &x->reply);

@@ -3,61 +3,104 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/resource.h>
 #include <sys/sysinfo.h>
-#include <unistd.h>
 
-/* Up to two numbers of a small file; "max" and what is missing stay as they were. */
-static int read_numbers(const char *path, uint64_t *a, uint64_t *b)
+/* Up to two numbers of a small file, how many were there; "max" is no number. */
+static int read_numbers(const char *folder, const char *name, uint64_t *a, uint64_t *b)
 {
-    FILE *f = fopen(path, "re");
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = n > 0 && (size_t)n < sizeof path ? fopen(path, "re") : NULL;
     if (!f) return 0;
-    int n = fscanf(f, "%" SCNu64 " %" SCNu64, a, b);
+    n = fscanf(f, "%" SCNu64 " %" SCNu64, a, b);
     (void)fclose(f);
     return n;
 }
 
-uint64_t limits_cpus(void)
+static void keep_smaller(uint64_t *limit, uint64_t v)
+{
+    if (v > 0 && v < *limit) *limit = v;
+}
+
+/* A folder of a control group: whole processors of its quota, bytes of its limit. */
+static void look_at_cpus(const char *folder, uint64_t *limit)
+{
+    uint64_t quota = 0, period = 0, unused = 0;
+    if (read_numbers(folder, "cpu.max", &quota, &period) != 2) {
+        if (read_numbers(folder, "cpu.cfs_quota_us", &quota, &unused) != 1) return;
+        if (read_numbers(folder, "cpu.cfs_period_us", &period, &unused) != 1) return;
+    }
+    /* -1 is version 1's "no quota" */
+    if (quota < INT64_MAX && period > 0) keep_smaller(limit, (quota + period - 1) / period);
+}
+
+static void look_at_memory(const char *folder, uint64_t *limit)
+{
+    uint64_t bytes = 0, unused = 0;
+    if (read_numbers(folder, "memory.max", &bytes, &unused) < 1)
+        (void)read_numbers(folder, "memory.limit_in_bytes", &bytes, &unused);
+    keep_smaller(limit, bytes);
+}
+
+/* Every group that this process is in, of version 2 or of this controller, and all above it. */
+static void look_at_groups(const char *root, const char *controller,
+                           void (*look)(const char *folder, uint64_t *limit), uint64_t *limit)
+{
+    char path[PATH_MAX], line[1024], folder[PATH_MAX];
+    (void)snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f)) { /* number:controllers:/group */
+        line[strcspn(line, "\n")] = '\0';
+        char *names = strchr(line, ':'), *group = names ? strchr(names + 1, ':') : NULL;
+        if (!group) continue;
+        *group++ = '\0';
+        bool is_v2 = names[1] == '\0', is_ours = is_v2;
+        for (char *more, *name = strtok_r(names + 1, ",", &more); name && !is_ours;
+             name = strtok_r(NULL, ",", &more))
+            is_ours = strcmp(name, controller) == 0;
+        for (char *slash; is_ours && (slash = strrchr(group, '/')) != NULL; *slash = '\0') {
+            int n = snprintf(folder, sizeof folder, "%s/sys/fs/cgroup%s%s%s", root,
+                             is_v2 ? "" : "/", is_v2 ? "" : controller, group);
+            if (n > 0 && (size_t)n < sizeof folder) look(folder, limit);
+        }
+    }
+    if (f) (void)fclose(f);
+    /* In a container the group's own folder is what is mounted, whatever /proc calls it. */
+    (void)snprintf(folder, sizeof folder, "%s/sys/fs/cgroup", root);
+    look(folder, limit);
+    (void)snprintf(folder, sizeof folder, "%s/sys/fs/cgroup/%s", root, controller);
+    look(folder, limit);
+}
+
+uint64_t limits_cpus(const char *root)
 {
     cpu_set_t set;
-    uint64_t n = 1, quota = 0, period = 0;
+    uint64_t n = 1;
     if (sched_getaffinity(0, sizeof set, &set) == 0) n = (uint64_t)CPU_COUNT(&set);
-    if (read_numbers("/sys/fs/cgroup/cpu.max", &quota, &period) != 2) {
-        uint64_t unused = 0;
-        quota = period = 0;
-        (void)read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", &quota, &unused);
-        (void)read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_period_us", &period, &unused);
-    }
-    if (quota > 0 && quota < INT64_MAX && period > 0) {
-        uint64_t allowed = (quota + period - 1) / period;
-        if (allowed < n) n = allowed;
-    }
+    look_at_groups(root, "cpu", look_at_cpus, &n);
     return n ? n : 1;
 }
 
-uint64_t limits_memory_bytes(void)
+uint64_t limits_memory_bytes(const char *root)
 {
     struct sysinfo info;
-    uint64_t bytes = UINT64_C(1) << 30, limit = 0, unused = 0;
+    uint64_t bytes = UINT64_C(1) << 30;
     if (sysinfo(&info) == 0) bytes = (uint64_t)info.totalram * info.mem_unit;
-    if (read_numbers("/sys/fs/cgroup/memory.max", &limit, &unused) < 1)
-        (void)read_numbers("/sys/fs/cgroup/memory/memory.limit_in_bytes", &limit, &unused);
-    return limit > 0 && limit < bytes ? limit : bytes;
+    look_at_groups(root, "memory", look_at_memory, &bytes);
+    return bytes;
 }
 
-void limits_models_folder(char *out, size_t cap)
+uint64_t limits_files(uint64_t wanted)
 {
-    static const char *const beside[] = { "/../share/david/models", "/../models" };
-    char self[PATH_MAX] = "";
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    char *slash = n > 0 ? strrchr(self, '/') : NULL;
-    if (slash) *slash = '\0';
-    for (size_t i = 0; slash && i < sizeof beside / sizeof beside[0]; i++) {
-        struct stat st;
-        int len = snprintf(out, cap, "%s%s", self, beside[i]);
-        if (len > 0 && (size_t)len < cap && stat(out, &st) == 0 && S_ISDIR(st.st_mode)) return;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit)) return wanted; /* cannot be told: the kernel will */
+    if (limit.rlim_cur < wanted && limit.rlim_cur < limit.rlim_max) {
+        struct rlimit more = { limit.rlim_max < wanted ? limit.rlim_max : wanted, limit.rlim_max };
+        if (setrlimit(RLIMIT_NOFILE, &more) == 0) limit = more;
     }
-    (void)snprintf(out, cap, "models");
+    return limit.rlim_cur;
 }

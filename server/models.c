@@ -98,7 +98,7 @@ static enum status load_one(struct models *m, struct engine *e, const char *path
     enum status s = model_load(&model, e, path, err);
     if (s) goto done;
     if (model_describe(model)->role != ROLE_RESTORER) {
-        s = error_set(err, ST_BAD_FILE, "%s is not a restorer", name);
+        s = error_set(err, ST_BAD_FILE, "it is a prior, not a restorer");
         goto done;
     }
     s = model_warm(model, err);
@@ -141,9 +141,12 @@ enum status models_load(struct models *m, struct engine *e, const char *folder,
             continue;
         }
         if (load_one(m, e, path, name, version, &why)) {
-            log_event(LOG_LEVEL_ERROR, "model refused", "model", LOG_TEXT, name, "detail", LOG_TEXT,
-                      why.detail, NULL);
-            if (strcmp(name, default_name) == 0) first = why;
+            log_event(LOG_LEVEL_ERROR, "model refused", "model", LOG_TEXT, name, "file", LOG_TEXT,
+                      path, "detail", LOG_TEXT, why.detail, NULL);
+            if (strcmp(name, default_name) != 0) continue;
+            bool is_named = strncmp(why.detail, path, strlen(path)) == 0;
+            (void)error_set(&first, why.status, "%.200s%s%.280s", is_named ? "" : path,
+                            is_named ? "" : ": ", why.detail);
         } else if (strcmp(name, default_name) == 0) {
             m->standard = m->n - 1;
         }

@@ -2,7 +2,9 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +12,7 @@
 #include <unistd.h>
 
 #include "server/clock.h"
+#include "server/limits.h"
 #include "server/log.h"
 #include "server/notify.h"
 #include "server/restore.h"
@@ -62,12 +65,20 @@ static int failed(const struct error *err)
     return err->status == ST_UNSUPPORTED || err->status == ST_BAD_PARAMETER ? 2 : 1;
 }
 
-/* Waits for a signal of ours until `until_ns`; true where one came. */
-static bool signal_came(const sigset_t *set, uint64_t until_ns)
+/* Waits until `until_ns` for a signal that ends the service; true where one came. */
+static bool end_came(const sigset_t *set, uint64_t until_ns)
 {
-    uint64_t now = clock_now_ns(), left = until_ns > now ? until_ns - now : 0;
-    struct timespec t = { (time_t)(left / NS_PER_S), (long)(left % NS_PER_S) };
-    return sigtimedwait(set, NULL, &t) > 0;
+    for (;;) {
+        uint64_t now = clock_now_ns(), left = until_ns > now ? until_ns - now : 0;
+        struct timespec t = { (time_t)(left / NS_PER_S), (long)(left % NS_PER_S) };
+        int number = sigtimedwait(set, NULL, &t);
+        if (number == SIGTERM || number == SIGINT) return true;
+        if (number == SIGHUP)
+            log_event(LOG_LEVEL_INFO, "SIGHUP: nothing is read again; restart to change settings",
+                      NULL);
+        else if (errno != EINTR)
+            return false;
+    }
 }
 
 static void exit_at_once(void)
@@ -82,7 +93,7 @@ static bool wait_for_work(struct server *s, const sigset_t *set, uint64_t until_
     while (atomic_load(&s->active) > 0 || atomic_load(&s->working) > 0) {
         uint64_t now = clock_now_ns();
         if (now >= until_ns) return false;
-        if (signal_came(set, now + 10 * NS_PER_MS)) exit_at_once();
+        if (end_came(set, now + 10 * NS_PER_MS)) exit_at_once();
     }
     return true;
 }
@@ -94,7 +105,7 @@ static int drain(struct server *s, const sigset_t *set)
     notify_manager("STOPPING=1");
     log_event(LOG_LEVEL_INFO, "draining", "active", LOG_NUMBER, (double)atomic_load(&s->active),
               NULL);
-    if (c->drain_delay && signal_came(set, clock_now_ns() + c->drain_delay)) exit_at_once();
+    if (c->drain_delay && end_came(set, clock_now_ns() + c->drain_delay)) exit_at_once();
     atomic_store(&s->is_refusing, true);
     if (wait_for_work(s, set, clock_now_ns() + c->drain_timeout)) return 0;
     log_event(LOG_LEVEL_WARN, "drain_timeout has passed", "active", LOG_NUMBER,
@@ -104,9 +115,49 @@ static int drain(struct server *s, const sigset_t *set)
     return 1;
 }
 
+/* Models are loaded on a thread of their own, so that signals are heard meanwhile; and so that the team of OpenMP threads that
+ * warms them ends with it: libgomp counts the teams of all threads, and waits like on an overloaded machine when there are
+ * more of their threads than processors. */
+struct loading {
+    struct server *server;
+    struct error err;
+    atomic_bool is_over;
+};
+
+static void *load(void *cls)
+{
+    struct loading *l = cls;
+    const struct config *c = l->server->config;
+    (void)models_load(l->server->models, l->server->engine, c->models, c->default_model, &l->err);
+    atomic_store(&l->is_over, true);
+    return NULL;
+}
+
+static enum status load_models(struct server *s, const sigset_t *set, struct error *err)
+{
+    struct loading l = { .server = s };
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, load, &l))
+        return error_set(err, ST_INTERNAL, "cannot start a thread to load models");
+    while (!atomic_load(&l.is_over)) {
+        if (!end_came(set, clock_now_ns() + 10 * NS_PER_MS)) continue;
+        log_event(LOG_LEVEL_INFO, "stopped while loading", NULL);
+        _exit(0); /* nothing was accepted, and reading a file cannot be broken off */
+    }
+    (void)pthread_join(thread, NULL);
+    *err = l.err;
+    return err->status;
+}
+
 static enum status start(struct server *s, struct error *err)
 {
     const struct config *c = s->config;
+    uint64_t files = c->max_connections + CONFIG_SPARE_FILES, may = limits_files(files);
+    if (may < files)
+        return error_set(err, ST_BAD_PARAMETER,
+                         "max_connections = %" PRIu64 " needs %" PRIu64 " open files; %" PRIu64
+                         " are allowed (RLIMIT_NOFILE, ulimit -n)",
+                         c->max_connections, files, may);
     struct engine_options o = { c->backend, c->dtype, (int)c->threads, (uint32_t)c->max_batch };
     enum status st = engine_open(&s->engine, &o, err);
     if (!st) {
@@ -152,6 +203,7 @@ int serve_run(const struct config *config)
     (void)sigemptyset(&set);
     (void)sigaddset(&set, SIGTERM);
     (void)sigaddset(&set, SIGINT);
+    (void)sigaddset(&set, SIGHUP);
     (void)sigprocmask(SIG_BLOCK, &set, NULL); /* before there are threads: they inherit it */
     s->config = config;
     memory_init(&s->memory, config->memory_budget);
@@ -164,13 +216,13 @@ int serve_run(const struct config *config)
         code = failed(&err);
     } else {
         log_event(LOG_LEVEL_INFO, "listening", "address", LOG_TEXT, http_address(s->http), NULL);
-        if (models_load(s->models, s->engine, config->models, config->default_model, &err)) {
+        if (load_models(s, &set, &err)) {
             code = failed(&err);
         } else {
             atomic_store(&s->is_ready, true);
             log_event(LOG_LEVEL_INFO, "ready", "address", LOG_TEXT, http_address(s->http), NULL);
             notify_manager("READY=1");
-            while (sigwaitinfo(&set, NULL) < 0 && errno == EINTR)
+            while (!end_came(&set, UINT64_MAX))
                 continue;
             code = drain(s, &set);
         }

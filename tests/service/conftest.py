@@ -21,7 +21,7 @@ def models(tmp_path_factory):
 def daemon(models, tmp_path_factory):
     """The daemon that most tests share; each must leave it as it was."""
     d = Daemon(tmp_path_factory.mktemp("daemon"), models, max_body="1MiB", max_pixels=40000, max_samples=16,
-               max_queue=64, header_timeout="2s", body_timeout="2s").start()
+               max_queue=64, memory_budget="128MiB", header_timeout="2s", body_timeout="2s").start()
     yield d
     assert d.stop() == 0, d.log()
 

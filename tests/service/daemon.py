@@ -111,10 +111,10 @@ class Daemon:
 
 
 class Answer:
-    """A response read from a raw socket; status None where the peer closed without a word."""
+    """A response read from a raw socket; status None where the peer closed without a word. `rest`: bytes of the next one."""
 
-    def __init__(self, sock):
-        data = b""
+    def __init__(self, sock, rest=b"", is_head=False):
+        data = rest
         try:
             while b"\r\n\r\n" not in data:
                 chunk = sock.recv(65536)
@@ -130,7 +130,7 @@ class Answer:
         self.headers = requests.structures.CaseInsensitiveDict(
             line.split(": ", 1) for line in lines[1:] if ": " in line)
         self.body = self.rest
-        length = int(self.headers.get("Content-Length", 0))
+        length = 0 if is_head else int(self.headers.get("Content-Length", 0))
         while len(self.body) < length:
             chunk = sock.recv(65536)
             if not chunk:

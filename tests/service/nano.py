@@ -1,7 +1,7 @@
-"""nano.py OUT - a model file of one level and 32 channels with hash weights that offers every task.
+"""nano.py OUT [ffhq256] - a model file with hash weights that offers every task: one level and 32 channels, or ffhq256.
 
 It restores nothing well, but it runs in a millisecond or so and depends on every parameter, which is all that a test of
-the service needs. The hash is that of engine/README.md section 7.
+the service needs; ffhq256 is for its benchmark. The hash is that of engine/README.md section 7.
 """
 
 import json
@@ -10,10 +10,9 @@ import sys
 
 import numpy as np
 
-CHANNELS = 32
 ARCH = {
     "image_size": 32,
-    "num_channels": CHANNELS,
+    "num_channels": 32,
     "num_res_blocks": 1,
     "channel_mult": "1",
     "learn_sigma": True,
@@ -25,25 +24,31 @@ ARCH = {
     "resblock_updown": True,
     "use_new_attention_order": False,
 }
+FFHQ256 = {**ARCH, "image_size": 256, "num_channels": 128, "channel_mult": "1,1,2,2,4,4", "attention_resolutions": "16",
+           "num_head_channels": 64}
 SIGMA = {"deblur": 0.05, "sr4": 0.05, "inpaint": 0.05, "denoise": 0.2, "colorize": 0.05}
 
 
-def metadata(tasks=tuple(SIGMA)):
+def metadata(tasks=tuple(SIGMA), arch=ARCH):
+    side = arch["image_size"]
     return {
-        "david.arch": json.dumps(ARCH),
+        "david.arch": json.dumps(arch),
         "david.role": '"restorer"',
         "david.tasks": json.dumps({t: {"sigma": SIGMA[t], "h": 0.1, "label": None} for t in tasks}),
-        "david.tile": '{"size": 32, "overlap": 8}',
+        "david.tile": json.dumps({"size": side, "overlap": side // 4}),
         "david.schedule": '"davi"',
     }
 
 
-def shapes():
-    """Every parameter's name and shape, in the order of the network."""
-    c, e = CHANNELS, 4 * CHANNELS
-    yield from {"time_embed.0": (e, c), "time_embed.2": (e, e), "input_blocks.0.0": (c, 3, 3, 3)}.items()
+def shapes(arch=ARCH):
+    """Every parameter's name and shape, in the order of the network (engine/README.md section 2)."""
+    c0, blocks = arch["num_channels"], arch["num_res_blocks"]
+    widths = [c0 * int(m) for m in arch["channel_mult"].split(",")]
+    sides = [int(s) for s in arch["attention_resolutions"].split(",") if s]
+    attends = [arch["image_size"] // 2**level in sides for level in range(len(widths))]
+    e = 4 * c0
 
-    def residual(name, cin):
+    def residual(name, cin, c):
         yield f"{name}.in_layers.0", (cin,)
         yield f"{name}.in_layers.2", (c, cin, 3, 3)
         yield f"{name}.emb_layers.1", (2 * c, e)
@@ -52,14 +57,35 @@ def shapes():
         if cin != c:
             yield f"{name}.skip_connection", (c, cin, 1, 1)
 
-    yield from residual("input_blocks.1.0", c)
-    yield from residual("middle_block.0", c)
-    yield from {"middle_block.1.norm": (c,), "middle_block.1.qkv": (3 * c, c, 1)}.items()
-    yield "middle_block.1.proj_out", (c, c, 1)
-    yield from residual("middle_block.2", c)
-    yield from residual("output_blocks.0.0", 2 * c)
-    yield from residual("output_blocks.1.0", 2 * c)
-    yield from {"out.0": (c,), "out.2": (6, c, 3, 3)}.items()
+    def attention(name, c):
+        yield from {f"{name}.norm": (c,), f"{name}.qkv": (3 * c, c, 1), f"{name}.proj_out": (c, c, 1)}.items()
+
+    yield from {"time_embed.0": (e, c0), "time_embed.2": (e, e), "input_blocks.0.0": (widths[0], 3, 3, 3)}.items()
+    h, n, skips = widths[0], 1, [widths[0]]
+    for level, c in enumerate(widths):
+        for _ in range(blocks):
+            yield from residual(f"input_blocks.{n}.0", h, c)
+            if attends[level]:
+                yield from attention(f"input_blocks.{n}.1", c)
+            h, n = c, n + 1
+            skips.append(c)
+        if level + 1 < len(widths):
+            yield from residual(f"input_blocks.{n}.0", c, c)
+            n += 1
+            skips.append(c)
+    yield from residual("middle_block.0", h, h)
+    yield from attention("middle_block.1", h)
+    yield from residual("middle_block.2", h, h)
+    n = 0
+    for level, c in reversed(list(enumerate(widths))):
+        for i in range(blocks + 1):
+            yield from residual(f"output_blocks.{n}.0", h + skips.pop(), c)
+            if attends[level]:
+                yield from attention(f"output_blocks.{n}.1", c)
+            if level > 0 and i == blocks:
+                yield from residual(f"output_blocks.{n}.{1 + attends[level]}", c, c)
+            h, n = c, n + 1
+    yield from {"out.0": (h,), "out.2": (6, h, 3, 3)}.items()
 
 
 def hash_values(name, count, seed):
@@ -77,10 +103,10 @@ def hash_values(name, count, seed):
     return ((u - 0.5) * np.sqrt(12.0)).astype(np.float32)
 
 
-def parameters(seed=1):
+def parameters(seed=1, arch=ARCH):
     """name -> float32 array."""
     found = {}
-    for name, shape in shapes():
+    for name, shape in shapes(arch):
         weight, bias = f"{name}.weight", f"{name}.bias"
         v = hash_values(weight, int(np.prod(shape)), seed)
         if len(shape) > 1:
@@ -105,10 +131,10 @@ def safetensors(tensors, meta, edit=lambda header: header):
     return struct.pack("<Q", len(text)) + text + b"".join(data)
 
 
-def model(seed=1, tasks=tuple(SIGMA)):
-    return safetensors(parameters(seed), metadata(tasks))
+def model(seed=1, tasks=tuple(SIGMA), arch=ARCH):
+    return safetensors(parameters(seed, arch), metadata(tasks, arch))
 
 
 if __name__ == "__main__":
     with open(sys.argv[1], "wb") as out:
-        out.write(model())
+        out.write(model(arch=FFHQ256 if sys.argv[2:] == ["ffhq256"] else ARCH))
