@@ -113,6 +113,18 @@ static const struct param_desc *find_param(const struct graph *g, const char *na
     return NULL;
 }
 
+enum { SHAPE_TEXT = 96 };
+
+/* "6, 32, 3, 3" */
+static void shape_text(char out[SHAPE_TEXT], const uint64_t *shape, uint32_t dims)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (uint32_t i = 0; i < dims && n < SHAPE_TEXT; i++)
+        n += (size_t)snprintf(out + n, SHAPE_TEXT - n, "%s%llu", i ? ", " : "",
+                              (unsigned long long)shape[i]);
+}
+
 enum status file_check(const struct safetensors *st, const struct graph *g, struct error *err)
 {
     for (uint32_t i = 0; i < g->n_params; i++)
@@ -126,11 +138,16 @@ enum status file_check(const struct safetensors *st, const struct graph *g, stru
         if (t->dtype != DT_F32 && t->dtype != DT_F16 && t->dtype != DT_BF16 && t->dtype != DT_F64)
             return error_set(err, ST_BAD_FILE, "tensor %s is of type %s, not of floats", t->name,
                              dtype_name(t->dtype));
-        if (!has_shape(t, d))
-            return error_set(
-                err, ST_BAD_FILE,
-                "tensor %s has another shape than its architecture: %zu values, not %llu", t->name,
-                t->count, (unsigned long long)d->count);
+        if (!has_shape(t, d)) {
+            char is[SHAPE_TEXT], should_be[SHAPE_TEXT];
+            uint64_t shape[PARAM_MAX_DIMS];
+            for (uint32_t k = 0; k < d->dims; k++)
+                shape[k] = d->shape[k];
+            shape_text(is, t->shape, t->dims);
+            shape_text(should_be, shape, d->dims);
+            return error_set(err, ST_BAD_FILE, "tensor %s has the shape [%s], not [%s]", t->name,
+                             is, should_be);
+        }
         enum status s = check_finite(t, err);
         if (s) return s;
     }
