@@ -171,6 +171,9 @@ struct gpu_round {
     void *pixels;
 };
 int gpu_round(const struct gpu_round *a, void *stream);
+/* x[i] = the float that the residual is taken of: acc (sum NULL), else the mean sum / samples. */
+int gpu_mean(const int64_t *acc, const int64_t *sum, uint32_t samples, size_t count, float *x,
+             void *stream);
 /* Unbiased deviation, double: std[i] (F64, or NULL) and the largest of all into *largest (F64). spread in 128-bit integers as on the host. */
 int gpu_std(const int64_t *sum, const int64_t *sum2, uint32_t samples, size_t count, double *std,
             double *largest, void *stream);

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(THREADS) normals(struct gpu_normals a)
 {
     const struct gpu_row row = a.rows ? a.rows[blockIdx.z] : a.row;
     const uint32_t first = row.x0 / 4, fours = (row.x0 % 4 + a.w + 3) / 4;
-    const uint32_t i = blockIdx.x * THREADS + threadIdx.x, y = blockIdx.y;
+    const uint32_t i = blockIdx.y * THREADS + threadIdx.x, y = blockIdx.x;
     const uint32_t channel = i % a.channels, four = i / a.channels;
     if (four >= fours) return;
     uint32_t words[4];
@@ -75,7 +75,7 @@ extern "C" int gpu_normals(const struct gpu_normals *a, void *stream)
 {
     /* Where x0 is not known here, a group of four more than the width needs may be touched. */
     const uint64_t threads = ((uint64_t)a->w + 6) / 4 * a->channels;
-    return launch(normals, dim3(blocks_of(threads, THREADS), a->h, a->rows ? a->n : 1), THREADS, 0,
+    return launch(normals, dim3(a->h, blocks_of(threads, THREADS), a->rows ? a->n : 1), THREADS, 0,
                   stream, *a);
 }
 

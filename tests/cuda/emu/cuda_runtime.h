@@ -210,6 +210,10 @@ static inline double __longlong_as_double(long long u)
     memcpy(&x, &u, sizeof x);
     return x;
 }
+static inline int __clzll(long long x)
+{
+    return x ? __builtin_clzll((unsigned long long)x) : 64;
+}
 static inline unsigned __umulhi(unsigned a, unsigned b)
 {
     return (unsigned)((uint64_t)a * b >> 32);
@@ -224,6 +228,10 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 }
 /* To the nearest, ties to even, as the process's rounding mode is. */
 static inline long long __double2ll_rn(double x)
+{
+    return std::llrint(x);
+}
+static inline long long __float2ll_rn(float x)
 {
     return std::llrint(x);
 }

@@ -1,0 +1,395 @@
+/* Pictures on the device against engine/davi on the host, byte for byte: cutting tiles, blending them back, statistics over samples,
+ * rounding, operators. The residual alone is added up in another order: within 1e-12. */
+#include "tests/cuda/conformance.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/engine/restorations.h"
+
+static struct gpu_measurement on_device(const struct restoration *r)
+{
+    const struct image *img = r->s.img;
+    return (struct gpu_measurement){ .pixels = img ? img->pixels : r->s.y->y,
+                                     .w = r->shape.in.w,
+                                     .h = r->shape.in.h,
+                                     .channels = r->shape.in.c,
+                                     .depth = img ? img->depth : 32,
+                                     .y_channels = r->y_channels,
+                                     .op = (enum gpu_operator)r->s.task->op,
+                                     .kept = r->kept,
+                                     .seed = r->s.seed,
+                                     .sigma = (float)r->s.sigma };
+}
+
+/* ---- operators ---- */
+
+struct operating {
+    struct gpu_operate a;
+    size_t scratch;
+};
+
+static void run_operator(void *ctx, const struct tensor *y)
+{
+    struct operating o = *(const struct operating *)ctx;
+    o.a.y = y->data;
+    o.a.scratch = o.scratch ? floats(o.scratch, 5, 1, 0) : NULL;
+    EXPECT_LAUNCH(gpu_operator(&o.a, NULL));
+    free(o.a.scratch);
+}
+
+static void operators_give_the_bytes_of_the_host(void **state)
+{
+    (void)state;
+    static const struct extent sizes[] = {
+        { 8, 8, 3 }, { 37, 21, 1 }, { 70, 75, 3 }, { 9, 130, 3 }, { 300, 11, 3 }
+    };
+    assert_int_equal(GPU_BLUR, OPERATOR_BLUR);
+    assert_int_equal(GPU_GRAY, OPERATOR_GRAY);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int op = OPERATOR_BLUR; op <= OPERATOR_GRAY; op++) {
+            const struct extent x = sizes[i], m = operator_extent((enum operator_kind)op, x);
+            const size_t n = (size_t)x.w * x.h * x.c;
+            struct operating o = { { .op = (enum gpu_operator)op, .w = x.w, .h = x.h, .c = x.c },
+                                   op == OPERATOR_BLUR ? n : 0 };
+            uint8_t *kept = memory((size_t)x.w * x.h);
+            for (size_t p = 0; p < (size_t)x.w * x.h; p++)
+                kept[p] = noise(9, p) > 0;
+            float *in = floats(n, 1, 1, 0), *taps = memory(BLUR_TAPS * sizeof *taps);
+            float *scratch =
+                memory(operator_scratch_floats((enum operator_kind)op, x) * sizeof *scratch);
+            memcpy(taps, blur_kernel(), BLUR_TAPS * sizeof *taps);
+            o.a.kept = op == OPERATOR_MASK ? kept : NULL;
+            o.a.taps = taps;
+            o.a.x = in;
+            struct tensor y = tensor_make(DT_F32, 1, m.h, m.w, m.c, m.c, 2), want = tensor_copy(&y);
+            operator_apply((enum operator_kind)op, x, o.a.kept, in, want.data, scratch);
+            in_every_order("operator", &y, run_operator, &o);
+            expect_same("operator", y.data, want.data, tensor_bytes(&y));
+            tensor_free(&y);
+            tensor_free(&want);
+            free(kept);
+            free(in);
+            free(taps);
+            free(scratch);
+        }
+}
+
+/* ---- cutting ---- */
+
+static void run_cut(void *ctx, const struct tensor *y)
+{
+    struct gpu_cut c = *(const struct gpu_cut *)ctx;
+    c.y_in = y->data;
+    EXPECT_LAUNCH(gpu_cut(&c, NULL));
+}
+
+static void rows_are_cut_as_on_the_host(const struct restoration *r)
+{
+    struct gpu_cut c = {
+        .m = on_device(r), .out_w = r->shape.out.w, .out_h = r->shape.out.h, .tile = r->s.tile
+    };
+    for (uint64_t row = 0; row < restoration_rows(r); row++) {
+        const struct place at = restoration_place(r, row);
+        struct tensor y = tensor_make(DT_F32, 1, c.tile, c.tile, 3, 3, 1), want = tensor_copy(&y);
+        c.x0 = at.x0;
+        c.y0 = at.y0;
+        restoration_cut(r, row, want.data);
+        in_every_order("cut", &y, run_cut, &c);
+        expect_same("cut", y.data, want.data, tensor_bytes(&y));
+        tensor_free(&y);
+        tensor_free(&want);
+    }
+}
+
+static void tiles_are_cut_as_on_the_host(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t w, h;
+    } sizes[] = { { 8, 9 }, { 45, 20 } };
+    for (int task = 0; task < TASK_COUNT; task++)
+        for (size_t i = 0; i < 2; i++)
+            for (uint32_t channels = 1; channels <= 4; channels++)
+                for (uint32_t depth = 8; depth <= 32; depth *= 2) {
+                    if (depth == 32 && channels % 2 == 0)
+                        continue; /* a measurement of floats has no alpha */
+                    struct restoration_setup s = setup((enum task_id)task, 24, 6);
+                    struct image img = picture(sizes[i].w, sizes[i].h, channels,
+                                               depth == 16 ? 16 : 8, 3 + channels);
+                    struct image mask = picture(sizes[i].w, sizes[i].h, 1, 8, 77);
+                    float *y = floats((size_t)sizes[i].w * sizes[i].h * channels, 4, 1, 0);
+                    struct measurement m = { y, sizes[i].w, sizes[i].h, channels };
+                    struct restoration *r = NULL;
+                    s.seed = 0xfedcba9876543210u;
+                    s.img = depth == 32 ? NULL : &img;
+                    s.y = depth == 32 ? &m : NULL;
+                    s.mask = s.task->op == OPERATOR_MASK ? &mask : NULL;
+                    EXPECT_OK(restoration_make(&r, &s, &err));
+                    rows_are_cut_as_on_the_host(r);
+                    restoration_free(r);
+                    image_done(&img);
+                    image_done(&mask);
+                    free(y);
+                }
+}
+
+/* ---- blending, folding, rounding ---- */
+
+struct device {
+    const struct restoration *r;
+    size_t values;
+    struct tensor acc, sum, sum2; /* int64 as pairs of F32: only bytes are looked at */
+    uint32_t *bad;
+    const float *tiles; /* [rows][tile][tile][3] */
+    bool backwards;     /* tiles come back in any order */
+};
+
+static int64_t *integers(const struct tensor *t)
+{
+    return t->data;
+}
+
+static void restore_on_device(const struct device *d)
+{
+    const struct restoration *r = d->r;
+    const uint32_t tile = r->s.tile;
+    const size_t tile_floats = (size_t)3 * tile * tile;
+    memset(d->acc.data, 0, tensor_bytes(&d->acc));
+    memset(d->sum.data, 0, tensor_bytes(&d->sum));
+    memset(d->sum2.data, 0, tensor_bytes(&d->sum2));
+    EXPECT_LAUNCH(gpu_find_bad(d->tiles, (uint32_t)restoration_rows(r), tile_floats, d->bad, NULL));
+    for (uint32_t sample = 0; sample < r->s.samples; sample++) {
+        for (uint64_t i = 0; i < r->n_tiles; i++) {
+            const uint64_t t = d->backwards ? r->n_tiles - 1 - i : i, row = sample * r->n_tiles + t;
+            const struct place at = restoration_place(r, row);
+            struct gpu_blend b = { .x0 = d->tiles + row * tile_floats,
+                                   .wx = r->tiles.x.weight + t % r->tiles.x.count * tile,
+                                   .wy = r->tiles.y.weight + t / r->tiles.x.count * tile,
+                                   .tile = tile,
+                                   .at_x = at.x0,
+                                   .at_y = at.y0,
+                                   .out_w = r->shape.out.w,
+                                   .out_h = r->shape.out.h,
+                                   .out_c = r->shape.out.c,
+                                   .acc = integers(&d->acc),
+                                   .bad = d->bad + row };
+            EXPECT_LAUNCH(gpu_blend(&b, NULL));
+        }
+        if (r->sum)
+            EXPECT_LAUNCH(gpu_fold(integers(&d->acc), integers(&d->sum),
+                                   r->sum2 ? integers(&d->sum2) : NULL, d->values, true, NULL));
+    }
+}
+
+static void expect_picture(const struct device *d, struct restoration *r, enum output_kind kind)
+{
+    struct image img = { 0 };
+    EXPECT_OK(restoration_image(r, kind, 0, &img, &err));
+    struct image got = { 0 };
+    EXPECT_OK(image_init(&got, img.width, img.height, img.channels, img.depth, &err));
+    memcpy(got.pixels, img.pixels,
+           (size_t)img.width * img.height * img.channels *
+               (img.depth / 8)); /* alpha is the host's */
+    struct gpu_round round = { .acc = integers(&d->acc),
+                               .sum = r->sum ? integers(&d->sum) : NULL,
+                               .samples = r->s.samples,
+                               .depth = r->shape.depth,
+                               .c = r->shape.out.c,
+                               .pixel_ld = img.channels,
+                               .px = (size_t)img.width * img.height,
+                               .pixels = got.pixels };
+    for (size_t p = 0; p < round.px; p++)
+        for (uint32_t c = 0; c < round.c; c++)
+            memset((char *)got.pixels + (p * img.channels + c) * (img.depth / 8), 0xa5,
+                   img.depth / 8);
+    EXPECT_LAUNCH(gpu_round(&round, NULL));
+    expect_same("rounded picture", got.pixels, img.pixels,
+                (size_t)img.width * img.height * img.channels * (img.depth / 8));
+    image_done(&img);
+    image_done(&got);
+}
+
+static void expect_deviation(const struct device *d, struct restoration *r)
+{
+    double *std = memory(d->values * sizeof *std), *largest = memory(sizeof *largest);
+    EXPECT_LAUNCH(gpu_std(integers(&d->sum), integers(&d->sum2), r->s.samples, d->values, std,
+                          largest, NULL));
+    assert_true(*largest == restoration_facts(r)->std_scale);
+    struct image img = { 0 };
+    EXPECT_OK(restoration_image(r, OUTPUT_STD, 0, &img, &err));
+    for (size_t i = 0; i < d->values; i++)
+        assert_int_equal(lrint(fmin(255, 255 * std[i] / *largest)), ((uint8_t *)img.pixels)[i]);
+    image_done(&img);
+    free(std);
+    free(largest);
+}
+
+static void expect_residual(const struct device *d, struct restoration *r)
+{
+    const struct extent x = r->shape.out, m = operator_extent(r->s.task->op, x);
+    float *mean = memory(d->values * sizeof *mean), *scratch = memory(d->values * sizeof *scratch);
+    float *ax = memory((size_t)m.w * m.h * m.c * sizeof *ax),
+          *taps = memory(BLUR_TAPS * sizeof *taps);
+    memcpy(taps, blur_kernel(), BLUR_TAPS * sizeof *taps);
+    EXPECT_LAUNCH(gpu_mean(integers(&d->acc), r->sum ? integers(&d->sum) : NULL, r->s.samples,
+                           d->values, mean, NULL));
+    struct gpu_operate o = {
+        (enum gpu_operator)r->s.task->op, x.w, x.h, x.c, r->kept, taps, mean, ax, scratch
+    };
+    EXPECT_LAUNCH(gpu_operator(&o, NULL));
+    struct gpu_residual residual = { .ax = ax, .m = on_device(r) };
+    residual.scratch = memory(gpu_residual_scratch((size_t)m.w * m.h) * sizeof(double));
+    residual.out = memory(2 * sizeof(double));
+    EXPECT_LAUNCH(gpu_residual(&residual, NULL));
+    double want = restoration_facts(r)->residual_rms, got = sqrt(residual.out[0] / residual.out[1]);
+    if (!(fabs(got - want) <= 1e-12 * want)) fail_msg("residual %.17g, not %.17g", got, want);
+    free(mean);
+    free(scratch);
+    free(ax);
+    free(taps);
+    free(residual.scratch);
+    free(residual.out);
+}
+
+static void one_restoration(const struct restoration_setup *s)
+{
+    struct restoration *r = NULL;
+    EXPECT_OK(restoration_make(&r, s, &err));
+    const size_t tile_floats = (size_t)3 * s->tile * s->tile,
+                 values = (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c;
+    float *tiles =
+        floats(restoration_rows(r) * tile_floats, 8, 1.2f, 0); /* some beyond what tanh gives */
+    for (uint64_t row = 0; row < restoration_rows(r); row++)
+        assert_int_equal(restoration_put(r, row, tiles + row * tile_floats, NULL), ST_OK);
+    struct tensor room = tensor_make(DT_F32, 1, 1, (uint32_t)values, 2, 2, 1);
+    struct device d = { .r = r, .values = values, .tiles = tiles };
+    d.acc = tensor_copy(&room);
+    d.sum = tensor_copy(&room);
+    d.sum2 = tensor_copy(&room);
+    d.bad = memory(restoration_rows(r) * sizeof *d.bad);
+    for (int i = 0; i < ORDERS; i++) {
+        emu_set_order(orders[i]);
+        d.backwards = i % 2 == 1;
+        restore_on_device(&d);
+        if (!r->sum)
+            expect_same("accumulator", d.acc.data, r->slots[0].acc, values * sizeof(int64_t));
+        if (r->sum) expect_same("sum", d.sum.data, r->sum, values * sizeof(int64_t));
+        if (r->sum2) expect_same("sum of squares", d.sum2.data, r->sum2, values * sizeof(int64_t));
+        expect_picture(&d, r, r->sum ? OUTPUT_MEAN : OUTPUT_IMAGE);
+        if (r->sum2) expect_deviation(&d, r);
+        expect_residual(&d, r);
+    }
+    struct tensor *all[] = { &room, &d.acc, &d.sum, &d.sum2 };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        tensor_free(all[i]);
+    free(d.bad);
+    free(tiles);
+    restoration_free(r);
+}
+
+static void whole_restorations_have_the_bytes_of_the_host(void **state)
+{
+    (void)state;
+    for (int task = 0; task < TASK_COUNT; task++)
+        for (uint32_t channels = 1; channels <= 4; channels++)
+            for (uint32_t samples = 1; samples <= 3; samples += 2) {
+                struct restoration_setup s = setup((enum task_id)task, 32, 8);
+                struct image img = picture(s.task->op == OPERATOR_POOL4 ? 11 : 53,
+                                           s.task->op == OPERATOR_POOL4 ? 9 : 21, channels,
+                                           samples == 3 ? 16 : 8, 5);
+                struct image mask = picture(img.width, img.height, 1, 8, 78);
+                s.img = &img;
+                s.mask = s.task->op == OPERATOR_MASK ? &mask : NULL;
+                s.samples = samples;
+                s.output = samples > 1 ? OUTPUT_ALL : OUTPUT_IMAGE;
+                one_restoration(&s);
+                image_done(&img);
+                image_done(&mask);
+            }
+}
+
+__extension__ typedef __int128 wide;
+
+/* Sums as large as they get: 128-bit differences, their rounding to double, and none at all. */
+static void deviations_of_any_size_are_the_hosts(void **state)
+{
+    (void)state;
+    static const uint32_t samples[] = { 2, 3, 1000, 65536 };
+    enum { COUNT = 3000 };
+    int64_t *sum = memory(COUNT * sizeof *sum), *sum2 = memory(COUNT * sizeof *sum2);
+    double *std = memory(COUNT * sizeof *std), *largest = memory(sizeof *largest);
+    for (size_t k = 0; k < 4; k++) {
+        const double n = samples[k];
+        double most = 0;
+        for (size_t i = 0; i < COUNT;
+             i++) { /* n values of one size v, the last of them differing by e */
+            int64_t v = (int64_t)(noise(1, i) * 8388608.0f) >> (i % 24),
+                    e = (int64_t)(noise(2, i) * 8388608.0f) >> (i % 31);
+            sum[i] = v * samples[k] + e;
+            sum2[i] = v * v * (samples[k] - 1) + (v + e) * (v + e);
+        }
+        EXPECT_LAUNCH(gpu_std(sum, sum2, samples[k], COUNT, std, largest, NULL));
+        for (size_t i = 0; i < COUNT; i++) {
+            wide spread = (wide)sum2[i] * samples[k] - (wide)sum[i] * sum[i];
+            double want = sqrt((double)spread / (n * (n - 1))) / (1 << FOLD_BITS);
+            if (std[i] != want)
+                fail_msg("%u samples, value %zu: %.17g, not %.17g", samples[k], i, std[i], want);
+            most = fmax(most, want);
+        }
+        assert_true(*largest == most);
+    }
+    free(sum);
+    free(sum2);
+    free(std);
+    free(largest);
+}
+
+static void a_row_that_is_not_finite_is_found_and_not_blended(void **state)
+{
+    (void)state;
+    enum { TILE = 12, ROWS = 5, COUNT = TILE * TILE * 3 };
+    static const float odd[ROWS] = { 0, NAN, INFINITY, 0, -INFINITY };
+    float *x = floats((size_t)ROWS * COUNT, 1, 1, 0);
+    uint32_t *bad = memory(ROWS * sizeof *bad);
+    uint16_t *weight = memory(TILE * sizeof *weight);
+    int64_t *acc = memory(COUNT * sizeof *acc);
+    for (int i = 0; i < TILE; i++)
+        weight[i] = BLEND_ONE;
+    for (int place = 0; place < 2; place++)
+        for (int i = 0; i < ORDERS; i++) {
+            emu_set_order(orders[i]);
+            for (size_t r = 0; r < ROWS; r++)
+                if (odd[r] != 0) x[r * COUNT + (place ? COUNT - 1 : 0)] = odd[r];
+            memset(bad, 0xff, ROWS * sizeof *bad);
+            EXPECT_LAUNCH(gpu_find_bad(x, ROWS, COUNT, bad, NULL));
+            for (size_t r = 0; r < ROWS; r++) {
+                assert_int_equal(bad[r], odd[r] != 0);
+                memset(acc, 0, COUNT * sizeof *acc);
+                struct gpu_blend b = { x + r * COUNT, weight, weight, TILE, 0,      0,
+                                       TILE,          TILE,   3,      acc,  bad + r };
+                EXPECT_LAUNCH(gpu_blend(&b, NULL));
+                int written = 0;
+                for (size_t k = 0; k < COUNT; k++)
+                    written += acc[k] != 0;
+                assert_true(odd[r] != 0 ? written == 0 : written > COUNT / 2);
+            }
+        }
+    free(x);
+    free(bad);
+    free(weight);
+    free(acc);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(operators_give_the_bytes_of_the_host),
+        cmocka_unit_test(tiles_are_cut_as_on_the_host),
+        cmocka_unit_test(whole_restorations_have_the_bytes_of_the_host),
+        cmocka_unit_test(deviations_of_any_size_are_the_hosts),
+        cmocka_unit_test(a_row_that_is_not_finite_is_found_and_not_blended),
+    };
+    return RUN_TESTS("pictures on the device", tests);
+}
