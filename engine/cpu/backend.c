@@ -68,7 +68,7 @@ static bool has_dtype(struct backend *b, enum dtype t)
 
 static enum dtype best_dtype(struct backend *b)
 {
-    return ((struct cpu_backend *)b)->k->conv_amx ? DT_BF16 : DT_F32;
+    return ((struct cpu_backend *)b)->k->conv_bf16 ? DT_BF16 : DT_F32;
 }
 
 static const char *isa(struct backend *b)
@@ -446,13 +446,14 @@ enum status cpu_backend_open(struct backend **out, int threads, struct error *er
     struct cpu_backend *cpu = calloc(1, sizeof *cpu);
     if (!cpu) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the cpu back end");
     static const struct kernels *(*const tables[ISA_COUNT])(
-        void) = { cpu_kernels_sse, cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_amx };
+        void) = { cpu_kernels_sse, cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512bf16,
+                  cpu_kernels_amx };
     const char *emulate = getenv("DAVID_CPU_EMULATE_BF16");
     cpu->base.ops = &cpu_ops;
     cpu->threads = threads;
     cpu->isa = isa;
     cpu->k = tables[isa]();
-    cpu->has_bf16 = cpu->k->conv_amx || (emulate && strcmp(emulate, "1") == 0);
+    cpu->has_bf16 = cpu->k->conv_bf16 || (emulate && strcmp(emulate, "1") == 0);
     *out = &cpu->base;
     return ST_OK;
 }

@@ -2,16 +2,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/cpu/amx_shape.h"
+#include "engine/cpu/bf16_shape.h"
 #include "engine/cpu/inside.h"
 
-enum way { WAY_DIRECT, WAY_WINOGRAD, WAY_AMX };
+enum way { WAY_DIRECT, WAY_WINOGRAD, WAY_BF16 };
 
 struct conv_plan {
     struct conv_desc d;
     enum way way;
-    struct amx_shape amx;
-    /* direct: [oc / nr][kernel * kernel * ic][nr] F32; Winograd: [oc / nr][36][ic][nr] F32; AMX: as amx_pack() */
+    struct bf16_shape bf16;
+    /* direct: [oc / nr][kernel * kernel * ic][nr] F32; Winograd: [oc / nr][36][ic][nr] F32; AMX: as bf16_pack() */
     void *weight;
     float *bias; /* [sets][oc] */
     /* Scratch, in floats: the input stage's constants, the sums that moments are made of, then a stride a thread. */
@@ -20,9 +20,9 @@ struct conv_plan {
 };
 
 /* Winograd's weights are four times as large, so it pays only where a picture has many pixels. */
-static bool wants_amx(const struct conv_desc *d, const struct kernels *k)
+static bool wants_bf16(const struct conv_desc *d, const struct kernels *k)
 {
-    return d->dtype == DT_BF16 && k->conv_amx;
+    return d->dtype == DT_BF16 && k->conv_bf16;
 }
 
 static bool wants_winograd(const struct conv_desc *d, const struct kernels *k)
@@ -82,14 +82,14 @@ static size_t choose_way(struct conv_plan *p, const struct cpu_backend *cpu)
 {
     const struct conv_desc *d = &p->d;
     size_t ic = d->ic, nr = cpu->k->nr, padded = (d->oc + nr - 1) / nr * nr;
-    if (wants_amx(d, cpu->k)) {
-        p->way = WAY_AMX;
-        p->amx = amx_shape_of(d, cpu->threads);
-        size_t k = p->amx.k, wide = (size_t)p->amx.panels * AMX_PANEL;
+    if (wants_bf16(d, cpu->k)) {
+        p->way = WAY_BF16;
+        p->bf16 = bf16_shape_of(d, cpu->threads);
+        size_t k = p->bf16.k, wide = (size_t)p->bf16.panels * BF16_PANEL;
         p->constants = cpu_norm_scratch(ic > wide ? ic : wide) + 2 * k;
-        p->partial = 2 * wide * (p->amx.exact ? p->amx.oh : p->amx.blocks);
-        p->scratch_stride = (p->amx.strip_elements + 31) / 32 * 16;
-        return p->amx.weight_elements * sizeof(uint16_t);
+        p->partial = 2 * wide * (p->bf16.exact ? p->bf16.oh : p->bf16.blocks);
+        p->scratch_stride = (p->bf16.strip_elements + 31) / 32 * 16;
+        return p->bf16.weight_elements * sizeof(uint16_t);
     }
     p->way = wants_winograd(d, cpu->k) ? WAY_WINOGRAD : WAY_DIRECT;
     bool winograd = p->way == WAY_WINOGRAD;
@@ -103,7 +103,7 @@ static size_t choose_way(struct conv_plan *p, const struct cpu_backend *cpu)
 /* An input stage is for the tile registers alone: the other ways read their input more than once. */
 bool cpu_conv_takes(struct backend *b, const struct conv_desc *d)
 {
-    return wants_amx(d, ((struct cpu_backend *)b)->k) && d->stride == 1 && d->ic >= AMX_DEPTH &&
+    return wants_bf16(d, ((struct cpu_backend *)b)->k) && d->stride == 1 && d->ic >= BF16_DEPTH &&
            (d->input.resample == RESAMPLE_NONE || d->kernel == 3);
 }
 
@@ -137,7 +137,7 @@ enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const fl
     switch (p->way) {
     case WAY_DIRECT: pack_direct(p, weight, cpu->k->nr); break;
     case WAY_WINOGRAD: pack_winograd(p, weight, cpu->k->nr); break;
-    case WAY_AMX: amx_pack(&p->amx, d, weight, p->weight); break;
+    case WAY_BF16: bf16_pack(&p->bf16, d, weight, p->weight); break;
     }
     if (bias) memcpy(p->bias, bias, biases);
     *out = p;
@@ -189,7 +189,7 @@ static void stage_constants(const struct cpu_backend *cpu, const struct conv_pla
                             const struct tensor *x, const struct conv_stage *stage, uint32_t n,
                             struct conv_job *j)
 {
-    size_t k = p->amx.k, set = stage->set ? stage->set[n] : 0;
+    size_t k = p->bf16.k, set = stage->set ? stage->set[n] : 0;
     float *scale = cpu->scratch + p->constants - 2 * k, *offset = scale + k;
     struct norm_job norm = cpu_norm_job(cpu, x, n);
     norm.groups = p->d.input.groups;
@@ -209,13 +209,13 @@ static void stage_constants(const struct cpu_backend *cpu, const struct conv_pla
     j->offset = offset;
 }
 
-static void run_amx(const struct cpu_backend *cpu, const struct conv_plan *p,
-                    const struct tensor *x, const struct conv_stage *stage, const struct tensor *y,
-                    uint32_t n, struct conv_job *j)
+static void run_bf16(const struct cpu_backend *cpu, const struct conv_plan *p,
+                     const struct tensor *x, const struct conv_stage *stage, const struct tensor *y,
+                     uint32_t n, struct conv_job *j)
 {
     double *moments = stage && stage->out.data ? stage->out.data + 2 * n * stage->out.ld : NULL;
-    bool apart = p->amx.padded && !p->amx.exact;
-    j->amx = &p->amx;
+    bool apart = p->bf16.padded && !p->bf16.exact;
+    j->bf16 = &p->bf16;
     j->scratch = cpu->scratch + p->constants + p->partial;
     if (stage && p->d.input.norm) stage_constants(cpu, p, x, stage, n, j);
     if (moments && !apart) {
@@ -224,7 +224,7 @@ static void run_amx(const struct cpu_backend *cpu, const struct conv_plan *p,
         j->moments = moments;
         j->moments_ld = stage->out.ld;
     }
-    cpu->k->conv_amx(j);
+    cpu->k->conv_bf16(j);
     if (moments && apart) {
         struct norm_job sums = cpu_norm_job(cpu, y, n);
         cpu->k->moments(&sums, moments, stage->out.ld);
@@ -243,7 +243,7 @@ enum status cpu_conv_staged(struct backend *b, struct conv_plan *p, const struct
                        !residual == !d->r_ld &&
                        (!residual || (residual->n == y->n &&
                                       fits(residual, oh, ow, d->oc, d->r_ld, d->dtype))) &&
-                       (stage ? p->way == WAY_AMX : !d->input.norm),
+                       (stage ? p->way == WAY_BF16 : !d->input.norm),
                    "a convolution's tensors are not those of its plan", err);
     for (uint32_t n = 0; !s && n < y->n; n++) {
         uint32_t k = set ? set[n] : 0;
@@ -261,7 +261,7 @@ enum status cpu_conv_staged(struct backend *b, struct conv_plan *p, const struct
         switch (p->way) {
         case WAY_DIRECT: cpu->k->conv_direct(&j); break;
         case WAY_WINOGRAD: cpu->k->conv_winograd(&j); break;
-        case WAY_AMX: run_amx(cpu, p, x, stage, y, n, &j); break;
+        case WAY_BF16: run_bf16(cpu, p, x, stage, y, n, &j); break;
         }
     }
     return s;

@@ -18,21 +18,21 @@ enum {
     ATTENTION_QUERIES = 24
 };
 
-struct amx_shape;
+struct bf16_shape;
 
 struct conv_job {
     const struct conv_desc *d;
-    const void *weight; /* packed as conv.c says; F32, for conv_amx BF16 */
+    const void *weight; /* packed as conv.c says; F32, for conv_bf16 BF16 */
     const float *bias;  /* [oc] */
     const void *x, *residual;
     void *y;
     float *scratch; /* threads * scratch_stride */
     size_t scratch_stride;
     int threads;
-    /* conv_amx alone: */
-    const struct amx_shape *amx;
+    /* conv_bf16 alone: */
+    const struct bf16_shape *bf16;
     const float *scale, *offset; /* input stage: [k] each, 0 beyond ic; NULL: none */
-    float *partial;  /* [partial_lines][2][panels * AMX_PANEL], zeroed; NULL: no moments wanted */
+    float *partial;  /* [partial_lines][2][panels * BF16_PANEL], zeroed; NULL: no moments wanted */
     double *moments; /* of y: [2][moments_ld] */
     size_t moments_ld;
 };
@@ -88,7 +88,7 @@ struct kernels {
     uint32_t vec;
     void (*conv_direct)(const struct conv_job *j);
     void (*conv_winograd)(const struct conv_job *j); /* 3x3, stride 1, ic % vec == 0 */
-    void (*conv_amx)(const struct conv_job *j);      /* NULL where there are no tile registers */
+    void (*conv_bf16)(const struct conv_job *j);     /* NULL where the set has no BF16 */
     void (*group_norm)(const struct norm_job *j);
     /* to: [2][ld], the sums over the pixels of x and of its square. */
     void (*moments)(const struct norm_job *j, double *to, size_t ld);
@@ -113,6 +113,7 @@ struct kernels {
 const struct kernels *cpu_kernels_sse(void);
 const struct kernels *cpu_kernels_avx2(void);
 const struct kernels *cpu_kernels_avx512(void);
+const struct kernels *cpu_kernels_avx512bf16(void);
 const struct kernels *cpu_kernels_amx(void);
 
 #endif

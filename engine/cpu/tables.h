@@ -7,7 +7,7 @@
 
 void ISA_FN(conv_direct)(const struct conv_job *j);
 void ISA_FN(conv_winograd)(const struct conv_job *j);
-void ISA_FN(conv_amx)(const struct conv_job *j);
+void ISA_FN(conv_bf16)(const struct conv_job *j);
 void ISA_FN(norm_constants)(const struct norm_job *j, float *scale, float *offset);
 void ISA_FN(moments)(const struct norm_job *j, double *to, size_t ld);
 void ISA_FN(group_norm)(const struct norm_job *j);

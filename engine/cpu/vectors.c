@@ -158,8 +158,8 @@ const struct kernels *ISA_FN(cpu_kernels)(void)
         .vec = VEC,
         .conv_direct = ISA_FN(conv_direct),
         .conv_winograd = ISA_FN(conv_winograd),
-#ifdef __AMX_BF16__
-        .conv_amx = ISA_FN(conv_amx),
+#ifdef __AVX512BF16__
+        .conv_bf16 = ISA_FN(conv_bf16),
 #endif
         .group_norm = ISA_FN(group_norm),
         .moments = ISA_FN(moments),

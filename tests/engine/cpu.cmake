@@ -1,6 +1,6 @@
 # Every op against the naive one in double: one ctest entry per instruction set (one that the machine lacks is skipped).
 david_test(NAME cpu_ops LABEL unit SOURCES test_cpu_ops.c LIBS david_reference)
-foreach(isa sse avx2 avx512)
+foreach(isa sse avx2 avx512 avx512bf16 amx)
   add_test(NAME cpu_ops_${isa} COMMAND cpu_ops)
   set_tests_properties(cpu_ops_${isa} PROPERTIES LABELS unit TIMEOUT 120
     ENVIRONMENT "DAVID_CPU_ISA=${isa}" SKIP_RETURN_CODE 77)

@@ -1,4 +1,4 @@
-#include "engine/cpu/amx_shape.h"
+#include "engine/cpu/bf16_shape.h"
 
 enum {
     CACHED_WEIGHT_BYTES = 768 << 10,
@@ -13,25 +13,25 @@ static uint32_t round_up(uint32_t n, uint32_t to)
     return (n + to - 1) / to * to;
 }
 
-struct amx_shape amx_shape_of(const struct conv_desc *d, int threads)
+struct bf16_shape bf16_shape_of(const struct conv_desc *d, int threads)
 {
-    struct amx_shape s = { 0 };
+    struct bf16_shape s = { 0 };
     uint32_t oh = (d->h + d->stride - 1) / d->stride, ow = (d->w + d->stride - 1) / d->stride;
     uint32_t all = d->kernel * d->kernel * d->ic;
-    s.unrolled = d->stride != 1 || (d->kernel == 3 && d->ic < AMX_DEPTH);
+    s.unrolled = d->stride != 1 || (d->kernel == 3 && d->ic < BF16_DEPTH);
     s.padded = d->kernel == 3 && !s.unrolled;
-    s.raw = d->kernel == 1 && !s.unrolled && !d->input.norm && d->ic % AMX_DEPTH == 0 &&
-            (size_t)oh * ow % AMX_PIXELS == 0;
+    s.raw = d->kernel == 1 && !s.unrolled && !d->input.norm && d->ic % BF16_DEPTH == 0 &&
+            (size_t)oh * ow % BF16_PIXELS == 0;
     s.taps = s.padded ? 9 : 1;
-    s.k = round_up(s.unrolled ? all : d->ic, AMX_DEPTH);
-    s.panels = round_up(d->oc, AMX_PANEL) / AMX_PANEL;
+    s.k = round_up(s.unrolled ? all : d->ic, BF16_DEPTH);
+    s.panels = round_up(d->oc, BF16_PANEL) / BF16_PANEL;
     s.oh = s.padded ? oh : oh * ow;
     s.ow = s.padded ? ow : 1;
     s.width = s.padded ? ow + 2 : 1;
-    s.exact = s.padded && ow % AMX_PIXELS == 0;
+    s.exact = s.padded && ow % BF16_PIXELS == 0;
     /* The odd cache line spreads the pixels over the sets of the cache. */
-    s.pitch = s.raw ? d->x_ld : s.k + AMX_DEPTH;
-    s.weight_elements = (size_t)s.panels * s.taps * s.k * AMX_PANEL;
+    s.pitch = s.raw ? d->x_ld : s.k + BF16_DEPTH;
+    s.weight_elements = (size_t)s.panels * s.taps * s.k * BF16_PANEL;
 
     size_t weights = s.weight_elements * sizeof(uint16_t), halo = s.padded ? 2 : 0;
     size_t row = (size_t)s.width * s.pitch * sizeof(uint16_t);
@@ -56,21 +56,21 @@ struct amx_shape amx_shape_of(const struct conv_desc *d, int threads)
     if (s.flowing)
         s.strip_elements = 4 * s.width * s.pitch;
     else if (!s.raw)
-        s.strip_elements = ((s.rows + halo) * s.width + AMX_PIXELS + halo) * s.pitch;
+        s.strip_elements = ((s.rows + halo) * s.width + BF16_PIXELS + halo) * s.pitch;
     return s;
 }
 
-void amx_pack(const struct amx_shape *s, const struct conv_desc *d, const float *weight,
-              uint16_t *to)
+void bf16_pack(const struct bf16_shape *s, const struct conv_desc *d, const float *weight,
+               uint16_t *to)
 {
-    size_t taps = (size_t)d->kernel * d->kernel, depth = s->k / AMX_DEPTH;
+    size_t taps = (size_t)d->kernel * d->kernel, depth = s->k / BF16_DEPTH;
     for (size_t o = 0; o < d->oc; o++)
         for (size_t i = 0; i < d->ic; i++)
             for (size_t t = 0; t < taps; t++) {
                 size_t k = s->unrolled ? t * d->ic + i : i, tap = s->unrolled ? 0 : t;
-                size_t panel = o / AMX_PANEL, half = o % AMX_PANEL / AMX_CHANNELS;
-                size_t tile = ((panel * depth + k / AMX_DEPTH) * s->taps + tap) * 2 + half;
-                size_t at = k % AMX_DEPTH / 2 * AMX_CHANNELS * 2 + o % AMX_CHANNELS * 2 + k % 2;
-                to[tile * AMX_TILE + at] = bf16_of_f32(weight[(o * d->ic + i) * taps + t]);
+                size_t panel = o / BF16_PANEL, half = o % BF16_PANEL / BF16_CHANNELS;
+                size_t tile = ((panel * depth + k / BF16_DEPTH) * s->taps + tap) * 2 + half;
+                size_t at = k % BF16_DEPTH / 2 * BF16_CHANNELS * 2 + o % BF16_CHANNELS * 2 + k % 2;
+                to[tile * BF16_TILE + at] = bf16_of_f32(weight[(o * d->ic + i) * taps + t]);
             }
 }

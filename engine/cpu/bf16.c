@@ -1,15 +1,17 @@
-/* Convolution in BF16 on the tile registers: the input, normed and padded on its way, stands in a strip that stays in L2, and
- * pairs of tiles of it meet panels of packed weights. Sums are F32, in an order that follows from the shape alone. */
+/* Convolution in BF16: the input, normed and padded on its way, stands in a strip that stays in L2, and pairs of tiles of it
+ * meet panels of packed weights; on the tile registers (AMX) where the instruction set has them, else in vectors (AVX512-BF16).
+ * Sums are F32, in an order that follows from the shape alone. */
 #include <immintrin.h>
 #include <omp.h>
 
-#include "engine/cpu/amx_shape.h"
+#include "engine/cpu/bf16_shape.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/tables.h"
 #include "engine/cpu/vec.h"
 
-enum { PAIR = 2 * AMX_PIXELS };
+enum { PAIR = 2 * BF16_PIXELS };
 
+#ifdef __AMX_BF16__
 /* Eight tiles of 16 rows of 64 bytes: 0-3 sums, 4-5 input, 6-7 weights. */
 static void configure_tiles(void)
 {
@@ -24,6 +26,20 @@ static void configure_tiles(void)
     }
     _tile_loadconfig(&config);
 }
+
+static void release_tiles(void)
+{
+    _tile_release();
+}
+#else
+static void configure_tiles(void)
+{
+}
+
+static void release_tiles(void)
+{
+}
+#endif
 
 INLINE __mmask16 lanes(size_t n)
 {
@@ -72,8 +88,8 @@ INLINE __m512 staged_mean(const struct conv_job *j, const uint16_t *x, size_t be
 INLINE void fill_pixel(const struct conv_job *j, const uint16_t *x, size_t below, uint16_t *to,
                        uint16_t *twin, bool norm, bool down)
 {
-    size_t ic = j->d->ic, k = j->amx->k;
-    for (size_t c = 0; c < k; c += AMX_DEPTH) {
+    size_t ic = j->d->ic, k = j->bf16->k;
+    for (size_t c = 0; c < k; c += BF16_DEPTH) {
         size_t n = ic - c;
         __m512 a = staged_mean(j, x, below, c, lanes(n), norm, down);
         __m512 b = staged_mean(j, x, below, c + 16, n > 16 ? lanes(n - 16) : 0, norm, down);
@@ -87,7 +103,7 @@ INLINE void fill_pixel(const struct conv_job *j, const uint16_t *x, size_t below
 INLINE void fill_row(const struct conv_job *j, int64_t y, uint16_t *to, bool norm)
 {
     const struct conv_desc *d = j->d;
-    size_t pitch = j->amx->pitch, bytes = j->amx->k * sizeof *to;
+    size_t pitch = j->bf16->pitch, bytes = j->bf16->k * sizeof *to;
     bool inside = y >= 0 && y < d->h;
     for (size_t x = 0; x < (inside ? 1 : d->w + 1); x++)
         memset(to + x * pitch, 0, bytes);
@@ -135,7 +151,7 @@ static void fill_unrolled(const struct conv_job *j, size_t i, uint16_t *to)
                 memcpy(to + n, (const uint16_t *)j->x + ((size_t)y * d->w + (size_t)left) * d->ic,
                        bytes);
         }
-        memset(to + n, 0, (j->amx->k - n) * sizeof *to);
+        memset(to + n, 0, (j->bf16->k - n) * sizeof *to);
         return;
     }
     for (int64_t ky = 0; ky < d->kernel; ky++)
@@ -147,13 +163,13 @@ static void fill_unrolled(const struct conv_job *j, size_t i, uint16_t *to)
                 memcpy(to + n, (const uint16_t *)j->x + ((size_t)y * d->w + (size_t)x) * d->x_ld,
                        d->ic * sizeof *to);
         }
-    memset(to + n, 0, (j->amx->k - n) * sizeof *to);
+    memset(to + n, 0, (j->bf16->k - n) * sizeof *to);
 }
 
 /* Line y of the output's own rows (a padded strip's is one of picture, the others' a pixel). */
 INLINE void fill_line(const struct conv_job *j, int64_t y, uint16_t *to)
 {
-    const struct amx_shape *s = j->amx;
+    const struct bf16_shape *s = j->bf16;
     if (s->unrolled) {
         fill_unrolled(j, (size_t)y, to);
     } else if (s->padded) {
@@ -175,7 +191,7 @@ INLINE void fill_line(const struct conv_job *j, int64_t y, uint16_t *to)
 static void fill_strip(const struct conv_job *j, uint16_t *strip, size_t first, size_t rows,
                        bool follows)
 {
-    const struct amx_shape *s = j->amx;
+    const struct bf16_shape *s = j->bf16;
     size_t line = s->width * s->pitch, halo = s->padded ? 2 : 0, from = 0;
     int64_t top = (int64_t)first - (s->padded ? 1 : 0);
     if (follows && s->padded) {
@@ -205,11 +221,11 @@ struct block {
     struct filling *filling; /* a line for the block after it */
 };
 
-INLINE size_t tile_origin(const struct amx_shape *s, size_t tile)
+INLINE size_t tile_origin(const struct bf16_shape *s, size_t tile)
 {
-    if (!s->exact) return tile * AMX_PIXELS;
-    size_t per_row = s->ow / AMX_PIXELS;
-    return tile / per_row * s->width + tile % per_row * AMX_PIXELS;
+    if (!s->exact) return tile * BF16_PIXELS;
+    size_t per_row = s->ow / BF16_PIXELS;
+    return tile / per_row * s->width + tile % per_row * BF16_PIXELS;
 }
 
 /* Products on their way out: two tiles of pixels by one panel, [32][32]. They are finished - bias, residual, rounding,
@@ -226,9 +242,9 @@ struct products {
 INLINE void finish_row(const struct conv_job *j, const struct products *p, size_t r, __m512 sum[4],
                        bool residual, bool moments)
 {
-    size_t tile = r / AMX_PIXELS, at = r % AMX_PIXELS;
+    size_t tile = r / BF16_PIXELS, at = r % BF16_PIXELS;
     if (at < p->count[tile]) {
-        const float *c = p->c + r * AMX_PANEL;
+        const float *c = p->c + r * BF16_PANEL;
         __m512 v0 = _mm512_add_ps(_mm512_load_ps(c), _mm512_loadu_ps(p->bias));
         __m512 v1 = _mm512_add_ps(_mm512_load_ps(c + 16), _mm512_loadu_ps(p->bias + 16));
         if (residual) {
@@ -244,8 +260,8 @@ INLINE void finish_row(const struct conv_job *j, const struct products *p, size_
             sum[3] = _mm512_fmadd_ps(v1, v1, sum[3]);
         }
     }
-    if (moments && at == AMX_PIXELS - 1) {
-        size_t ld = j->amx->panels * (size_t)AMX_PANEL;
+    if (moments && at == BF16_PIXELS - 1) {
+        size_t ld = j->bf16->panels * (size_t)BF16_PANEL;
         float *to = p->partial[tile];
         for (int i = 0; i < 4; i++) {
             float *part = to + (i / 2 ? ld : 0) + (i % 2 ? 16 : 0);
@@ -260,36 +276,37 @@ INLINE void fill_step(const struct conv_job *j, struct filling *f)
     __m512 a = staged(j, f->from, f->c, (__mmask16)-1, true);
     __m512 b = staged(j, f->from, f->c + 16, (__mmask16)-1, true);
     _mm512_storeu_si512(f->to + f->c, (__m512i)_mm512_cvtne2ps_pbh(b, a));
-    f->c += AMX_DEPTH;
+    f->c += BF16_DEPTH;
     if (f->c < j->d->ic) return;
     f->c = 0;
     f->from += j->d->x_ld;
-    f->to += j->amx->pitch;
+    f->to += j->bf16->pitch;
     f->left--;
 }
 
+#ifdef __AMX_BF16__
 /* c[32][32] = two tiles of pixels times one panel, over all taps and channels; meanwhile the products of the pair before are
  * finished. `half`: the panel has no more than 16 channels. */
 INLINE void multiply(const struct conv_job *j, const uint16_t *const *a0, const uint16_t *const *a1,
                      const uint16_t *w, float *c, bool half, const struct products *before,
                      struct filling *f, bool residual, bool moments)
 {
-    const struct amx_shape *s = j->amx;
+    const struct bf16_shape *s = j->bf16;
     size_t stride = s->pitch * sizeof *w, row = before ? 0 : PAIR;
-    size_t per_step = (PAIR - 1) / (s->k / AMX_DEPTH * s->taps) + 1;
+    size_t per_step = (PAIR - 1) / (s->k / BF16_DEPTH * s->taps) + 1;
     __m512 sum[4] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
                       _mm512_setzero_ps() };
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (size_t k = 0; k < s->k; k += AMX_DEPTH)
-        for (uint32_t t = 0; t < s->taps; t++, w += 2 * AMX_TILE) {
+    for (size_t k = 0; k < s->k; k += BF16_DEPTH)
+        for (uint32_t t = 0; t < s->taps; t++, w += 2 * BF16_TILE) {
             _tile_loadd(4, a0[t] + k, stride);
             _tile_loadd(6, w, 64);
             _tile_dpbf16ps(0, 4, 6);
             if (!half) {
-                _tile_loadd(7, w + AMX_TILE, 64);
+                _tile_loadd(7, w + BF16_TILE, 64);
                 _tile_dpbf16ps(1, 4, 7);
             }
             _tile_loadd(5, a1[t] + k, stride);
@@ -299,13 +316,57 @@ INLINE void multiply(const struct conv_job *j, const uint16_t *const *a0, const 
                 finish_row(j, before, row++, sum, residual, moments);
             if (f->left) fill_step(j, f);
         }
-    size_t ldc = AMX_PANEL * sizeof *c;
+    size_t ldc = BF16_PANEL * sizeof *c;
     _tile_stored(0, c, ldc);
-    _tile_stored(2, c + AMX_PIXELS * AMX_PANEL, ldc);
+    _tile_stored(2, c + BF16_PIXELS * BF16_PANEL, ldc);
     if (half) return;
-    _tile_stored(1, c + AMX_CHANNELS, ldc);
-    _tile_stored(3, c + AMX_PIXELS * AMX_PANEL + AMX_CHANNELS, ldc);
+    _tile_stored(1, c + BF16_CHANNELS, ldc);
+    _tile_stored(3, c + BF16_PIXELS * BF16_PANEL + BF16_CHANNELS, ldc);
 }
+#else
+enum { ROWS = 8 }; /* of the input that meet a panel at a time: 16 sums stay in registers */
+
+/* The same without tile registers, and without anything in between: here the vector units are not idle. */
+INLINE void multiply(const struct conv_job *j, const uint16_t *const *a0, const uint16_t *const *a1,
+                     const uint16_t *w, float *c, bool half, const struct products *before,
+                     struct filling *f, bool residual, bool moments)
+{
+    const struct bf16_shape *s = j->bf16;
+    (void)half;
+    (void)f;
+    for (size_t r0 = 0; r0 < PAIR; r0 += ROWS, c += ROWS * BF16_PANEL) {
+        const uint16_t *const *a = r0 < BF16_PIXELS ? a0 : a1;
+        const uint16_t *b = w;
+        __m512 sum[ROWS][2];
+        for (int r = 0; r < ROWS; r++)
+            sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+        for (size_t k = 0; k < s->k; k += BF16_DEPTH)
+            for (uint32_t t = 0; t < s->taps; t++, b += 2 * BF16_TILE) {
+                const uint16_t *from = a[t] + r0 % BF16_PIXELS * s->pitch + k;
+                for (size_t i = 0; i < BF16_DEPTH; i += 2) {
+                    __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + i * BF16_CHANNELS);
+                    __m512bh b1 = (__m512bh)_mm512_loadu_si512(b + BF16_TILE + i * BF16_CHANNELS);
+#pragma GCC unroll 8
+                    for (size_t r = 0; r < ROWS; r++) {
+                        int32_t two;
+                        memcpy(&two, from + r * s->pitch + i, sizeof two);
+                        __m512bh x = (__m512bh)_mm512_set1_epi32(two);
+                        sum[r][0] = _mm512_dpbf16_ps(sum[r][0], x, b0);
+                        sum[r][1] = _mm512_dpbf16_ps(sum[r][1], x, b1);
+                    }
+                }
+            }
+        for (size_t r = 0; r < ROWS; r++) {
+            _mm512_store_ps(c + r * BF16_PANEL, sum[r][0]);
+            _mm512_store_ps(c + r * BF16_PANEL + BF16_CHANNELS, sum[r][1]);
+        }
+    }
+    __m512 total[4] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
+                        _mm512_setzero_ps() };
+    for (size_t r = 0; before && r < PAIR; r++)
+        finish_row(j, before, r, total, residual, moments);
+}
+#endif
 
 INLINE __m512 with_residual(const struct conv_job *j, size_t pixel, size_t c, __mmask16 m, __m512 v)
 {
@@ -315,9 +376,9 @@ INLINE __m512 with_residual(const struct conv_job *j, size_t pixel, size_t c, __
 
 INLINE float *partial_of(const struct conv_job *j, const struct block *b, size_t tile, size_t panel)
 {
-    const struct amx_shape *s = j->amx;
+    const struct bf16_shape *s = j->bf16;
     size_t line = s->exact ? b->first + tile_origin(s, tile) / s->width : b->first / s->rows;
-    return j->partial ? j->partial + (2 * line * s->panels + panel) * AMX_PANEL : NULL;
+    return j->partial ? j->partial + (2 * line * s->panels + panel) * BF16_PANEL : NULL;
 }
 
 /* A tile whose pixels are not side by side, or whose panel is not full: the same, pixel by pixel, at once. */
@@ -325,14 +386,14 @@ static void finish_ragged(const struct conv_job *j, const struct block *b, const
                           size_t tile, size_t panel)
 {
     const struct conv_desc *d = j->d;
-    const struct amx_shape *s = j->amx;
-    size_t oc0 = panel * AMX_PANEL, n = d->oc - oc0, q = tile_origin(s, tile);
+    const struct bf16_shape *s = j->bf16;
+    size_t oc0 = panel * BF16_PANEL, n = d->oc - oc0, q = tile_origin(s, tile);
     __mmask16 m0 = lanes(n), m1 = n > 16 ? lanes(n - 16) : 0;
     __m512 bias0 = _mm512_maskz_loadu_ps(m0, j->bias + oc0);
     __m512 bias1 = _mm512_maskz_loadu_ps(m1, j->bias + oc0 + 16);
-    size_t y = q / s->width, x = q % s->width, ld = s->panels * (size_t)AMX_PANEL;
+    size_t y = q / s->width, x = q % s->width, ld = s->panels * (size_t)BF16_PANEL;
     float *partial = partial_of(j, b, tile, panel);
-    for (size_t r = 0; r < AMX_PIXELS; r++, c += AMX_PANEL, x++) {
+    for (size_t r = 0; r < BF16_PIXELS; r++, c += BF16_PANEL, x++) {
         if (x == s->width) {
             x = 0;
             y++;
@@ -359,14 +420,14 @@ static void finish_ragged(const struct conv_job *j, const struct block *b, const
 static struct products products_of(const struct conv_job *j, const struct block *b, const float *c,
                                    size_t pair, size_t panel)
 {
-    const struct amx_shape *s = j->amx;
-    size_t oc0 = panel * AMX_PANEL;
+    const struct bf16_shape *s = j->bf16;
+    size_t oc0 = panel * BF16_PANEL;
     struct products p = { .c = c, .bias = j->bias + oc0 };
     for (size_t i = 0; i < 2; i++) {
         size_t tile = 2 * pair + i, q = tile_origin(s, tile);
         if (tile >= b->tiles) break;
         size_t y = q / s->width, x = q % s->width, pixel = (b->first + y) * s->ow + x;
-        p.count[i] = s->exact || b->rows - y > AMX_PIXELS ? AMX_PIXELS : b->rows - y;
+        p.count[i] = s->exact || b->rows - y > BF16_PIXELS ? BF16_PIXELS : b->rows - y;
         p.y[i] = (uint16_t *)j->y + pixel * j->d->y_ld + oc0;
         if (j->residual) p.residual[i] = (const uint16_t *)j->residual + pixel * j->d->r_ld + oc0;
         p.partial[i] = partial_of(j, b, tile, panel);
@@ -379,8 +440,8 @@ static struct products products_of(const struct conv_job *j, const struct block 
 INLINE void run_pairs(const struct conv_job *j, const struct block *b, size_t from, size_t to,
                       bool residual, bool moments)
 {
-    const struct amx_shape *s = j->amx;
-    float c[2][PAIR * AMX_PANEL] __attribute__((aligned(64)));
+    const struct bf16_shape *s = j->bf16;
+    float c[2][PAIR * BF16_PANEL] __attribute__((aligned(64)));
     size_t pairs = (b->tiles + 1) / 2, steps = pairs * (to - from);
     bool tight = s->exact || !s->padded, waits = false;
     struct products before;
@@ -388,7 +449,7 @@ INLINE void run_pairs(const struct conv_job *j, const struct block *b, size_t fr
         size_t pair = s->panels_outside ? i % pairs : i / (to - from);
         size_t panel = from + (s->panels_outside ? i / pairs : i % (to - from));
         size_t first = 2 * pair, second = first + 1 < b->tiles ? first + 1 : first;
-        size_t n = j->d->oc - panel * AMX_PANEL;
+        size_t n = j->d->oc - panel * BF16_PANEL;
         const uint16_t *a0[9], *a1[9];
         for (size_t t = 0; t < s->taps; t++) {
             a0[t] = b->tap[t] + tile_origin(s, first) * s->pitch;
@@ -396,17 +457,17 @@ INLINE void run_pairs(const struct conv_job *j, const struct block *b, size_t fr
         }
         const uint16_t *w = (const uint16_t *)j->weight + panel * (s->weight_elements / s->panels);
         const struct products *waiting = waits ? &before : NULL;
-        if (n > AMX_CHANNELS)
+        if (n > BF16_CHANNELS)
             multiply(j, a0, a1, w, c[i % 2], false, waiting, b->filling, residual, moments);
         else
             multiply(j, a0, a1, w, c[i % 2], true, waiting, b->filling, residual, moments);
-        waits = tight && n >= AMX_PANEL;
+        waits = tight && n >= BF16_PANEL;
         if (waits) {
             before = products_of(j, b, c[i % 2], pair, panel);
         } else {
             finish_ragged(j, b, c[i % 2], first, panel);
             if (second != first)
-                finish_ragged(j, b, c[i % 2] + AMX_PIXELS * AMX_PANEL, second, panel);
+                finish_ragged(j, b, c[i % 2] + BF16_PIXELS * BF16_PANEL, second, panel);
         }
     }
     __m512 sum[4] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
@@ -415,13 +476,13 @@ INLINE void run_pairs(const struct conv_job *j, const struct block *b, size_t fr
         finish_row(j, &before, r, sum, residual, moments);
 }
 
-static struct block block_of(const struct amx_shape *s, const uint16_t *strip, size_t first,
+static struct block block_of(const struct bf16_shape *s, const uint16_t *strip, size_t first,
                              struct filling *filling)
 {
     struct block b = { .first = first, .rows = s->rows, .filling = filling };
     if (b.rows > s->oh - first) b.rows = s->oh - first;
-    b.tiles = s->exact ? b.rows * (s->ow / AMX_PIXELS)
-                       : ((b.rows - 1) * s->width + s->ow + AMX_PIXELS - 1) / AMX_PIXELS;
+    b.tiles = s->exact ? b.rows * (s->ow / BF16_PIXELS)
+                       : ((b.rows - 1) * s->width + s->ow + BF16_PIXELS - 1) / BF16_PIXELS;
     for (size_t t = 0; t < s->taps; t++)
         b.tap[t] = strip + (t / 3 * s->width + t % 3) * s->pitch;
     return b;
@@ -438,7 +499,7 @@ static void run_block(const struct conv_job *j, const struct block *b, size_t fr
 
 static void run_whole(const struct conv_job *j)
 {
-    const struct amx_shape *s = j->amx;
+    const struct bf16_shape *s = j->bf16;
     uint16_t *strip = (void *)j->scratch;
     size_t halo = s->padded ? 2 : 0, line = s->width * s->pitch;
     if (!s->raw) {
@@ -456,7 +517,7 @@ static void run_whole(const struct conv_job *j)
 /* Each thread takes blocks that lie below one another, so that a strip inherits the border from the one before. */
 static void run_blocks(const struct conv_job *j)
 {
-    const struct amx_shape *s = j->amx;
+    const struct bf16_shape *s = j->bf16;
     size_t me = (size_t)omp_get_thread_num(), team = (size_t)omp_get_num_threads();
     uint16_t *strip = (void *)(j->scratch + me * j->scratch_stride);
     size_t begin = s->blocks * me / team, end = s->blocks * (me + 1) / team;
@@ -474,7 +535,7 @@ static void run_blocks(const struct conv_job *j)
 static struct filling begin_line(const struct conv_job *j, size_t y, uint16_t *to)
 {
     const struct conv_desc *d = j->d;
-    size_t pitch = j->amx->pitch, bytes = j->amx->k * sizeof *to;
+    size_t pitch = j->bf16->pitch, bytes = j->bf16->k * sizeof *to;
     memset(to, 0, bytes);
     memset(to + (d->w + 1) * pitch, 0, bytes);
     return (struct filling){ (const uint16_t *)j->x + y * d->w * d->x_ld, to + pitch, 0, d->w };
@@ -484,12 +545,12 @@ static struct filling begin_line(const struct conv_job *j, size_t y, uint16_t *t
  * next. Only a plain norm is done in between; other input stages fill their line at once. */
 static void run_flowing(const struct conv_job *j)
 {
-    const struct amx_shape *s = j->amx;
+    const struct bf16_shape *s = j->bf16;
     const struct conv_desc *d = j->d;
     size_t me = (size_t)omp_get_thread_num(), team = (size_t)omp_get_num_threads();
     size_t begin = s->oh * me / team, end = s->oh * (me + 1) / team, size = s->width * s->pitch;
     uint16_t *ring = (uint16_t *)(j->scratch + me * j->scratch_stride);
-    bool between = j->scale && d->input.resample == RESAMPLE_NONE && d->ic % AMX_DEPTH == 0;
+    bool between = j->scale && d->input.resample == RESAMPLE_NONE && d->ic % BF16_DEPTH == 0;
     for (size_t y = begin; y < begin + 3 && begin < end; y++) /* lines begin - 1 to begin + 1 */
         fill_line(j, (int64_t)y - 1, ring + y % 4 * size);
     for (size_t y = begin; y < end; y++) {
@@ -513,8 +574,8 @@ static void run_flowing(const struct conv_job *j)
 /* The lines' sums, added in their order. */
 static void gather_moments(const struct conv_job *j)
 {
-    const struct amx_shape *s = j->amx;
-    size_t ld = s->panels * (size_t)AMX_PANEL, lines = s->exact ? s->oh : s->blocks;
+    const struct bf16_shape *s = j->bf16;
+    size_t ld = s->panels * (size_t)BF16_PANEL, lines = s->exact ? s->oh : s->blocks;
 #pragma omp for schedule(static)
     for (size_t c = 0; c < j->d->oc; c += 8) {
         __mmask8 m = (__mmask8)lanes(j->d->oc - c < 8 ? j->d->oc - c : 8);
@@ -528,18 +589,18 @@ static void gather_moments(const struct conv_job *j)
     }
 }
 
-void ISA_FN(conv_amx)(const struct conv_job *j)
+void ISA_FN(conv_bf16)(const struct conv_job *j)
 {
 #pragma omp parallel num_threads(j->threads)
     {
         configure_tiles();
-        if (j->amx->whole)
+        if (j->bf16->whole)
             run_whole(j);
-        else if (j->amx->flowing)
+        else if (j->bf16->flowing)
             run_flowing(j);
         else
             run_blocks(j);
-        _tile_release();
+        release_tiles();
         if (j->partial) {
 #pragma omp barrier
             gather_moments(j);

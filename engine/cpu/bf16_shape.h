@@ -1,31 +1,31 @@
-/* amx_shape.h - how a convolution in BF16 is cut for the tile registers, and how its weights are packed.
+/* bf16_shape.h - how a convolution in BF16 is cut for the tile registers, and how its weights are packed.
  *
  * A strip is a block of the input, ready to be multiplied: normed, resampled, padded, its channels rounded up to whole
  * tiles. Three kinds: `padded` (3x3: rows with a pixel of border, read at nine places), `unrolled` (few channels or stride 2:
  * all taps of an output pixel side by side), else 1x1; where nothing has to be done to the input, it is its own strip
  * (`raw`). Plain numbers that follow from the shape and the team; results do not depend on them. */
-#ifndef DAVID_CPU_AMX_SHAPE_H
-#define DAVID_CPU_AMX_SHAPE_H
+#ifndef DAVID_CPU_BF16_SHAPE_H
+#define DAVID_CPU_BF16_SHAPE_H
 
 #include "engine/graph/backend.h"
 
 enum {
-    AMX_PIXELS = 16,   /* rows of a tile of the input */
-    AMX_CHANNELS = 16, /* columns of a tile of the output */
-    AMX_DEPTH = 32,    /* products summed by one instruction */
-    AMX_PANEL = 2 * AMX_CHANNELS,
-    AMX_TILE = AMX_DEPTH * AMX_CHANNELS /* elements of a tile of weights */
+    BF16_PIXELS = 16,   /* rows of a tile of the input */
+    BF16_CHANNELS = 16, /* columns of a tile of the output */
+    BF16_DEPTH = 32,    /* products summed by one instruction */
+    BF16_PANEL = 2 * BF16_CHANNELS,
+    BF16_TILE = BF16_DEPTH * BF16_CHANNELS /* elements of a tile of weights */
 };
 
-struct amx_shape {
+struct bf16_shape {
     bool padded, unrolled, raw;
     bool exact;   /* padded, and tiles stay within a row of the picture */
     bool whole;   /* one strip for all threads, which share out the panels */
     bool flowing; /* exact, the weights fit the cache: a ring of four lines in place of a strip */
     bool panels_outside; /* the weights do not fit the cache: walk over them once per strip */
     uint32_t taps;       /* places at which a strip is read: 9 or 1 */
-    uint32_t k;          /* channels of a strip's pixel, a multiple of AMX_DEPTH */
-    uint32_t panels;     /* AMX_PANEL output channels each */
+    uint32_t k;          /* channels of a strip's pixel, a multiple of BF16_DEPTH */
+    uint32_t panels;     /* BF16_PANEL output channels each */
     uint32_t oh, ow;     /* padded: the output's rows and columns; else all pixels as rows of one */
     uint32_t width;      /* strip pixels from one row to the next */
     uint32_t rows, blocks;
@@ -34,9 +34,9 @@ struct amx_shape {
     size_t weight_elements;
 };
 
-struct amx_shape amx_shape_of(const struct conv_desc *d, int threads);
+struct bf16_shape bf16_shape_of(const struct conv_desc *d, int threads);
 /* weight: [oc][ic][kernel][kernel] F32; to: weight_elements, zeroed: [panel][k / 32][tap][2][16 pairs][16 oc][2] */
-void amx_pack(const struct amx_shape *s, const struct conv_desc *d, const float *weight,
-              uint16_t *to);
+void bf16_pack(const struct bf16_shape *s, const struct conv_desc *d, const float *weight,
+               uint16_t *to);
 
 #endif
