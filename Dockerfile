@@ -1,9 +1,10 @@
 # david as a container image: `docker build --target cpu .` or `--target cuda .`
 #
-# BASE is Debian 12; CUDA names an image of the same glibc or an older one that holds the toolkit in /usr/local/cuda and cuDNN
-# beside it (run the result with the NVIDIA container toolkit: --gpus all). Settings: DAVID_* variables; see README.md.
+# BASE is Debian 12. CUDA names an image of the same glibc or an older one that holds a CUDA toolkit of 12.8 or later and cuDNN 9,
+# as NVIDIA's own lay them out; run the result with the NVIDIA container toolkit (--gpus all). Where there is no GPU it runs on
+# the CPU and says why. Settings: DAVID_* variables; see README.md.
 ARG BASE=docker.io/library/debian:bookworm-slim
-ARG CUDA=docker.io/nvidia/cuda:12.6.3-cudnn-devel-ubuntu22.04
+ARG CUDA=docker.io/nvidia/cuda:13.0.1-cudnn-devel-ubuntu22.04
 
 FROM ${BASE} AS build-base
 COPY deploy/packages.sh deploy/packages-build.txt /packages/
@@ -15,13 +16,19 @@ RUN cmake -S /source -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release -DDAVID_TESTS
     && cmake --build /build && cmake --install /build --prefix /usr/local --strip
 
 FROM ${CUDA} AS toolkit
+# cuDNN's headers are links through /etc/alternatives there: they are followed, and so are the libraries, under the names that
+# are asked for at run time. cuDNN opens the last three by itself.
+RUN mkdir -p /cudnn/include /cudnn/lib \
+    && cp -L /usr/include/cudnn*.h /cudnn/include/ \
+    && cd /usr/local/cuda/lib64 \
+    && cp -L /usr/lib/x86_64-linux-gnu/libcudnn*.so.9 libcublasLt.so.[0-9][0-9] libnvrtc.so.[0-9][0-9] \
+        libnvrtc-builtins.so.[0-9][0-9].[0-9] /cudnn/lib/
 
 FROM build-base AS build-cuda
-COPY --from=toolkit /usr/local/cuda/ /usr/local/cuda/
-COPY --from=toolkit /usr/include/cudnn*.h /usr/include/
-COPY --from=toolkit /usr/lib/x86_64-linux-gnu/libcudnn* /usr/lib/x86_64-linux-gnu/
-ENV PATH=/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-RUN cmake -S /source -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release -DDAVID_TESTS=OFF -DDAVID_CUDA=ON \
+# The toolkit is lent, not copied: it has gigabytes. Its place is known by number, since its plain name is a link of that image.
+RUN --mount=type=bind,from=toolkit,source=/,target=/toolkit \
+    cmake -S /source -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release -DDAVID_TESTS=OFF -DDAVID_CUDA=ON \
+        -DCUDAToolkit_ROOT="$(echo /toolkit/usr/local/cuda-*.*)" -DCUDNN_ROOT=/toolkit/cudnn \
     && cmake --build /build && cmake --install /build --prefix /usr/local --strip
 
 FROM ${BASE} AS run-base
@@ -44,7 +51,8 @@ FROM run-base AS cuda
 COPY --from=build-cuda /usr/local/bin/david /usr/local/bin/david
 COPY --from=build-cuda /usr/local/lib/david/ /usr/local/lib/david/
 COPY --from=build-cuda /usr/local/share/david/ /usr/local/share/david/
-COPY --from=toolkit /usr/lib/x86_64-linux-gnu/libcudnn*.so.* /usr/lib/x86_64-linux-gnu/
+COPY --from=toolkit /cudnn/lib/ /usr/local/lib/
+RUN ldconfig
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER david
 
