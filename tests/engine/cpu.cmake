@@ -5,3 +5,11 @@ foreach(isa sse avx2 avx512 avx512bf16 amx)
   set_tests_properties(cpu_ops_${isa} PROPERTIES LABELS unit TIMEOUT 120
     ENVIRONMENT "DAVID_CPU_ISA=${isa}" SKIP_RETURN_CODE 77)
 endforeach()
+# An input stage is for sets with BF16 alone: the others are skipped.
+david_test(NAME staged_conv LABEL unit SOURCES test_staged_conv.c LIBS david_reference)
+set_tests_properties(staged_conv PROPERTIES SKIP_RETURN_CODE 77)
+foreach(isa avx512bf16 amx)
+  add_test(NAME staged_conv_${isa} COMMAND staged_conv)
+  set_tests_properties(staged_conv_${isa} PROPERTIES LABELS unit TIMEOUT 120
+    ENVIRONMENT "DAVID_CPU_ISA=${isa}" SKIP_RETURN_CODE 77)
+endforeach()
