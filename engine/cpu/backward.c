@@ -13,7 +13,7 @@ static struct cpu_backend *cpu_of(struct backend *b)
 
 const struct gradient_kernels *cpu_gradient_kernels(const struct cpu_backend *cpu)
 {
-    if (cpu->k->conv_amx) return cpu_gradient_kernels_amx();
+    if (cpu->isa == ISA_AMX) return cpu_gradient_kernels_amx();
     if (cpu->k->vec == 16) return cpu_gradient_kernels_avx512();
     return cpu->k->vec == 8 ? cpu_gradient_kernels_avx2() : cpu_gradient_kernels_sse();
 }
@@ -96,8 +96,8 @@ static enum status silu_gradient(struct backend *b, const struct tensor *x, cons
                                  const struct into *dx, struct error *err)
 {
     struct pass_job j = pass_job(cpu_of(b), dy, dx);
-    enum status s = cpu_expect(same_shape(x, dy) && same_shape(x, &dx->dst) &&
-                                   x->dtype == DT_F32 && j.from == DT_F32 && j.to == DT_F32,
+    enum status s = cpu_expect(same_shape(x, dy) && same_shape(x, &dx->dst) && x->dtype == DT_F32 &&
+                                   j.from == DT_F32 && j.to == DT_F32,
                                "SiLU's gradient of other shapes", err);
     if (!s) cpu_gradient_kernels(cpu_of(b))->silu(&j, x->data, x->ld);
     return s;
@@ -130,8 +130,7 @@ static enum status group_norm_gradient(struct backend *b, const struct group_nor
                        (!dss->data || (f->scale_shift && dss->c == 2 * x->c && dss->n == x->n)),
                    "a group norm's gradient of other shapes", err);
     /* A norm has no plan: the first of its size may grow the scratch. */
-    if (!s)
-        s = cpu_scratch_reserve(cpu, x->n * (9 + 2 * BACKWARD_CHUNKS) * padded(x->c), err);
+    if (!s) s = cpu_scratch_reserve(cpu, x->n * (9 + 2 * BACKWARD_CHUNKS) * padded(x->c), err);
     if (s) return s;
     cpu_gradient_kernels(cpu)->group_norm(&(struct norm_gradient_job){
         .n = x->n,
@@ -199,12 +198,11 @@ static enum status attention_gradient(struct backend *b, struct trained_attentio
 {
     struct cpu_backend *cpu = cpu_of(b);
     const struct attention_desc *d = &a->d;
-    enum status s =
-        cpu_expect(qkv->h == d->h && qkv->w == d->w && qkv->c == 3 * d->heads * d->head_channels &&
-                       same_shape(qkv, dqkv) && dy->c == d->heads * d->head_channels &&
-                       dy->n == qkv->n && qkv->dtype == d->dtype && dy->dtype == d->dtype &&
-                       dqkv->dtype == d->dtype,
-                   "attention's gradients are not those of its plan", err);
+    enum status s = cpu_expect(
+        qkv->h == d->h && qkv->w == d->w && qkv->c == 3 * d->heads * d->head_channels &&
+            same_shape(qkv, dqkv) && dy->c == d->heads * d->head_channels && dy->n == qkv->n &&
+            qkv->dtype == d->dtype && dy->dtype == d->dtype && dqkv->dtype == d->dtype,
+        "attention's gradients are not those of its plan", err);
     if (s) return s;
     cpu_gradient_kernels(cpu)->attention(
         &(struct attention_gradient_job){ .d = d,
@@ -261,9 +259,8 @@ static enum status channel_sums(struct backend *b, const struct tensor *dy, cons
     struct pass_job j = pass_job(cpu, dy, de);
     j.h = dy->h;
     j.w = dy->w;
-    enum status s =
-        cpu_expect(dy->n == de->dst.n && dy->c == de->dst.c && de->dst.dtype == DT_F32,
-                   "sums of other channels", err);
+    enum status s = cpu_expect(dy->n == de->dst.n && dy->c == de->dst.c && de->dst.dtype == DT_F32,
+                               "sums of other channels", err);
     if (!s) s = cpu_scratch_reserve(cpu, dy->n * BACKWARD_CHUNKS * padded(dy->c), err);
     if (!s) cpu_gradient_kernels(cpu)->channel_sums(&j, cpu->scratch);
     return s;
@@ -284,8 +281,7 @@ static struct batch_job batch_job(struct cpu_backend *cpu, const struct tensor *
 }
 
 /* Room for the sums' pieces, and before them for three constants a channel. */
-static enum status batch_scratch(struct cpu_backend *cpu, const struct tensor *x,
-                                 struct error *err)
+static enum status batch_scratch(struct cpu_backend *cpu, const struct tensor *x, struct error *err)
 {
     return cpu_scratch_reserve(cpu, (x->n * 2 * BACKWARD_CHUNKS + 3) * padded(x->c), err);
 }
@@ -367,8 +363,8 @@ static enum status batch_norm_gradient(struct backend *b, const struct batch_nor
                                        const struct into *dx, struct error *err)
 {
     struct cpu_backend *cpu = cpu_of(b);
-    enum status s = cpu_expect(same_shape(&a->x, dy) && a->x.dtype == dy->dtype &&
-                                   dx->dst.data && fits(dy, &dx->dst),
+    enum status s = cpu_expect(same_shape(&a->x, dy) && a->x.dtype == dy->dtype && dx->dst.data &&
+                                   fits(dy, &dx->dst),
                                "a batch norm's gradient of other shapes", err);
     if (!s) s = batch_scratch(cpu, dy, err);
     if (s) return s;
@@ -460,8 +456,8 @@ static enum status sum_squares(struct backend *b, const float *x, size_t count, 
     struct cpu_backend *cpu = cpu_of(b);
     enum status s = cpu_scratch_reserve(cpu, 2 * (count / SQUARES_PIECE + 1), err);
     if (!s)
-        *out = cpu_gradient_kernels(cpu)->sum_squares(x, count, (double *)cpu->scratch,
-                                                      cpu->threads);
+        *out =
+            cpu_gradient_kernels(cpu)->sum_squares(x, count, (double *)cpu->scratch, cpu->threads);
     return s;
 }
 

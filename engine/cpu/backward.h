@@ -13,10 +13,10 @@ enum {
     GATHER_PIXELS = 72,  /* output pixels of one piece of a gathering convolution */
     GATHER_TAPS = 16,    /* most places that one reads */
     WEIGHTS_BAND = 2048, /* pixels that are packed at a time for a weight gradient */
-    WEIGHTS_BLOCKS = 4,  /* blocks of input channels that share the packed gradients of the output */
+    WEIGHTS_BLOCKS = 4, /* blocks of input channels that share the packed gradients of the output */
     BACKWARD_CHUNKS = 16, /* pieces of a row whose sums are taken apart */
-    ATTENTION_BLOCK = 48,  /* queries whose softmax exists at a time */
-    SQUARES_PIECE = 4096   /* numbers whose squares are summed in F32 */
+    ATTENTION_BLOCK = 48, /* queries whose softmax exists at a time */
+    SQUARES_PIECE = 4096  /* numbers whose squares are summed in F32 */
 };
 
 /* y[i][j] of a lattice of output pixels = sum over taps of x[i in_step + dy][j in_step + dx] W_tap (+ bias) (+ residual). A
@@ -33,8 +33,8 @@ struct gather_job {
     const float *bias;   /* [o] or NULL */
     const void *residual;
     void *y;
-    uint32_t rows, cols, o;              /* of the lattice */
-    uint32_t y0, x0, step, oh, ow;       /* its origin and step in y, and the size of y */
+    uint32_t rows, cols, o;        /* of the lattice */
+    uint32_t y0, x0, step, oh, ow; /* its origin and step in y, and the size of y */
     size_t y_ld, r_ld;
     float *scratch;
     size_t scratch_stride; /* GATHER_PIXELS * taps * c */

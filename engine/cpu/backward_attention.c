@@ -47,8 +47,8 @@ size_t ISA_FN(attention_gradient_scratch)(const struct attention_desc *d)
     return 7 * h.rows * h.wide + 2 * h.rows * h.ch + 2 * ATTENTION_BLOCK * h.rows;
 }
 
-INLINE void unpack(float *to, const struct head *h, const void *from, size_t at, size_t ld, float by,
-                   bool bf16)
+INLINE void unpack(float *to, const struct head *h, const void *from, size_t at, size_t ld,
+                   float by, bool bf16)
 {
     for (size_t i = 0; i < h->pixels; i++)
         for (size_t c = 0; c < h->ch; c += VEC)
@@ -150,7 +150,8 @@ INLINE void one_head(const struct attention_gradient_job *j, float *scratch, siz
             float dq[ATTENTION_BLOCK * NR] __attribute__((aligned(64)));
             size_t width = h.ch - c < NR ? h.ch - c : NR;
             for (size_t r = 0; r < count; r += MR)
-                micro(h.ds + r * h.rows, h.rows, h.kp + c * h.rows, h.pixels, dq + r * NR, NR, false);
+                micro(h.ds + r * h.rows, h.rows, h.kp + c * h.rows, h.pixels, dq + r * NR, NR,
+                      false);
             for (size_t r = 0; r < count; r++)
                 for (size_t i = 0; i < width; i += VEC)
                     vstore(j->dqkv, (row + q + r) * j->dqkv_ld + first + c + i, width - i,

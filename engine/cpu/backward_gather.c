@@ -43,8 +43,7 @@ INLINE void finish(const struct gather_job *j, const float *c, uint32_t n, size_
         for (size_t i = 0; i < width; i += VEC) {
             vf v = vget(c + r * NR + i);
             if (j->bias) v += vload(j->bias, o0 + i, width - i, false);
-            if (j->residual)
-                v += vload(j->residual, pixel * j->r_ld + o0 + i, width - i, bf16);
+            if (j->residual) v += vload(j->residual, pixel * j->r_ld + o0 + i, width - i, bf16);
             vstore(j->y, pixel * j->y_ld + o0 + i, width - i, v, bf16);
         }
     }

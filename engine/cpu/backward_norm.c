@@ -17,12 +17,12 @@ INLINE vf silu_slope(vf u)
 /* One row's scratch: constants of its channels, and the sums of its chunks. All [ld]. */
 struct row {
     size_t ld, chunks;
-    float *shift, *rstd;             /* x^ = (x - shift) rstd + centre */
+    float *shift, *rstd; /* x^ = (x - shift) rstd + centre */
     float *centre;
-    float *scale, *offset;           /* u = x^ scale + offset */
-    float *off, *off_x;              /* dx = rstd (scale du - off - x^ off_x) */
+    float *scale, *offset; /* u = x^ scale + offset */
+    float *off, *off_x;    /* dx = rstd (scale du - off - x^ off_x) */
     float *dgamma, *dbeta;
-    float *sums;                     /* [chunks][2] */
+    float *sums; /* [chunks][2] */
 };
 
 static size_t padded(uint32_t c)
@@ -194,9 +194,8 @@ static void clear(const struct norm_gradient_job *j, const struct row *r, uint32
     memset(r->shift, 0, 9 * r->ld * sizeof *r->shift);
     for (size_t c = 0; c < j->c; c += VEC)
         vstore(r->shift, c, j->c - c,
-               j->dtype == DT_BF16
-                   ? vload(j->x, n * j->pixels * j->x_ld + c, j->c - c, true)
-                   : vload(j->x, n * j->pixels * j->x_ld + c, j->c - c, false),
+               j->dtype == DT_BF16 ? vload(j->x, n * j->pixels * j->x_ld + c, j->c - c, true)
+                                   : vload(j->x, n * j->pixels * j->x_ld + c, j->c - c, false),
                false);
 }
 

@@ -12,10 +12,10 @@ enum { AT_ONCE = 128 }; /* pixels whose products are summed before the sums are 
 /* How a convolution is cut. Rows and pixels are those of dy. */
 struct cut {
     size_t ow;
-    size_t reach;      /* a plane's rows and columns beyond those of dy */
-    size_t width;      /* of a plane */
-    size_t rows;       /* of a band */
-    size_t plane;      /* floats */
+    size_t reach; /* a plane's rows and columns beyond those of dy */
+    size_t width; /* of a plane */
+    size_t rows;  /* of a band */
+    size_t plane; /* floats */
     size_t planes;
     size_t taps;
 };

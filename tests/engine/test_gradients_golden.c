@@ -20,7 +20,10 @@
 static struct error err;
 static struct backend *b;
 static enum dtype dtype;
-static double tolerance;
+static const double tolerance = 1e-4;
+/* Of 16 bits, all parameters together and one alone. Automatic mixed precision of another framework is off by 2.5e-2 and 7e-2 on the
+ * golden networks. */
+static const double tolerance_all = 5e-2, tolerance_one = 1.2e-1;
 
 /* A network with hash weights, a tape of it, and one forward and backward pass. */
 struct learning {
@@ -111,6 +114,7 @@ static void gradients_are_the_published_ones(void **state)
     (void)state;
     char pattern[512];
     glob_t found;
+    if (dtype != DT_F32) skip();
     uint64_t most = strtoull(golden_setting("DAVID_TEST_MAX_PARAMS", "1000000000"), NULL, 10);
     (void)snprintf(pattern, sizeof pattern, "%s/unet_*.safetensors",
                    golden_setting("DAVID_GOLDEN", DAVID_GOLDEN_DEFAULT));
@@ -141,6 +145,47 @@ static void gradients_are_the_published_ones(void **state)
     globfree(&found);
     assert_true(ran > 0);
     assert_int_equal(failed, 0);
+}
+
+/* In 16 bits single values lose digits where large sums cancel, so whole parameters are compared: with the same pass in F32, by
+ * the L2 norm of the difference. */
+static void sixteen_bits_are_near(void **state)
+{
+    (void)state;
+    static const float t[2] = { 7, 500 };
+    if (dtype == DT_F32) skip();
+    for (size_t i = 0; i + 1 < N_ARCHS; i++) {
+        struct learning exact, near;
+        struct backward_options o = { .rows = 2, .dtype = DT_F32, .input_gradient = true };
+        learning_init(&exact, &archs[i].arch, archs[i].h, archs[i].w, 5, &o);
+        o.dtype = dtype;
+        learning_init(&near, &archs[i].arch, archs[i].h, archs[i].w, 5, &o);
+        learn(&exact, t, NULL);
+        learn(&near, t, NULL);
+        double worst = 0, all_off = 0, all = 0;
+        const char *name = "";
+        for (uint32_t p = 0; p < exact.g->n_params; p++) {
+            double off = 0, norm = 0;
+            for (size_t k = 0; k < exact.g->params[p].count; k++) {
+                double want = (double)exact.gradients[exact.layout.offset[p] + k];
+                double d = want - (double)near.gradients[exact.layout.offset[p] + k];
+                off += d * d;
+                norm += want * want;
+            }
+            all_off += off;
+            all += norm;
+            if (sqrt(norm) < 1e-6 || off / norm <= worst) continue;
+            worst = off / norm;
+            name = exact.g->params[p].name;
+        }
+        (void)printf(
+            "%-60s %s: gradients differ from F32 by %.2e, a parameter by at most %.2e (%s)\n",
+            archs[i].name, dtype_name(dtype), sqrt(all_off / all), sqrt(worst), name);
+        assert_true(sqrt(all_off / all) <= tolerance_all);
+        assert_true(sqrt(worst) <= tolerance_one);
+        learning_done(&exact);
+        learning_done(&near);
+    }
 }
 
 /* Making activations again costs time, and must change no bit; the arena is smaller. */
@@ -223,8 +268,12 @@ static void gradients_add_up_and_may_be_left_out(void **state)
     memcpy(once, l.gradients, l.layout.count * sizeof *once);
     memcpy(dx, l.dx, l.x_count * sizeof *dx);
     learn(&l, t, NULL);
-    for (size_t i = 0; i < l.layout.count; i++)
-        assert_true(fabsf(l.gradients[i] - 2 * once[i]) <= 1e-5f * fabsf(once[i]) + 1e-12f);
+    float most = 0, off = 0;
+    for (size_t i = 0; i < l.layout.count; i++) {
+        most = fmaxf(most, fabsf(once[i]));
+        off = fmaxf(off, fabsf(l.gradients[i] - 2 * once[i]));
+    }
+    assert_true(off <= 1e-6f * most);
 
     struct tape_input in = { l.x, t, NULL };
     struct seed seed = { l.g->output, l.dy };
@@ -284,6 +333,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_are_the_published_ones),
+        cmocka_unit_test(sixteen_bits_are_near),
         cmocka_unit_test(recomputation_changes_nothing_but_memory),
         cmocka_unit_test(a_probe_disturbs_nothing),
         cmocka_unit_test(gradients_add_up_and_may_be_left_out),
@@ -299,7 +349,6 @@ int main(void)
         b->ops->close(b);
         return 77;
     }
-    tolerance = dtype == DT_F32 ? 1e-4 : 3e-2;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     b->ops->close(b);
     return failed;

@@ -1,0 +1,345 @@
+/* Convolutions whose weights change. The forward pass is conv.c's where it has the shape, and so is the gradient of the input where
+ * there is no stride: that is the convolution with the kernel turned around and its channels exchanged. Everything else gathers
+ * (backward_gather.c): a transposed convolution of stride s is s * s convolutions, one for each phase of its output. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/cpu/backward.h"
+
+enum { MOST_PHASES = 4 };
+
+struct gathering {
+    struct gather_job job;     /* but for the pictures and the scratch */
+    uint32_t tap[GATHER_TAPS]; /* of the kernel */
+    float *weight;
+};
+
+struct trained_conv {
+    struct trained_conv_desc d;
+    uint32_t oh, ow;
+    struct conv_desc forward_desc, data_desc;
+    struct conv_plan *forward, *data; /* NULL: by gathering, or not packed yet */
+    bool gathers_forward, gathers_data;
+    struct gathering forward_gathering, phases[MOST_PHASES];
+    uint32_t n_phases;
+    float *bias, *turned; /* turned: [ic][oc][kernel][kernel] */
+    size_t gather_stride, weights_stride;
+};
+
+static uint32_t output_side(const struct trained_conv_desc *d, uint32_t side)
+{
+    return (side + 2 * (d->kernel / 2) - d->kernel) / d->stride + 1;
+}
+
+static size_t weights_of(const struct trained_conv_desc *d)
+{
+    return (size_t)d->oc * d->ic * d->kernel * d->kernel;
+}
+
+void cpu_trained_conv_free(struct backend *b, struct trained_conv *c)
+{
+    if (!c) return;
+    cpu_conv_plan_free(b, c->forward);
+    cpu_conv_plan_free(b, c->data);
+    free(c->forward_gathering.weight);
+    for (int i = 0; i < MOST_PHASES; i++)
+        free(c->phases[i].weight);
+    free(c->bias);
+    free(c->turned);
+    free(c);
+}
+
+/* Floor division; b > 0. */
+static int32_t floor_div(int32_t a, int32_t b)
+{
+    return a >= 0 ? a / b : -((b - 1 - a) / b);
+}
+
+/* The forward pass: every tap, at every output pixel. */
+static void plan_forward(struct trained_conv *c)
+{
+    const struct trained_conv_desc *d = &c->d;
+    struct gathering *g = &c->forward_gathering;
+    g->job = (struct gather_job){ .dtype = d->dtype,
+                                  .h = d->h,
+                                  .w = d->w,
+                                  .c = d->ic,
+                                  .x_ld = d->x_ld,
+                                  .taps = d->kernel * d->kernel,
+                                  .in_step = d->stride,
+                                  .rows = c->oh,
+                                  .cols = c->ow,
+                                  .o = d->oc,
+                                  .step = 1,
+                                  .oh = c->oh,
+                                  .ow = c->ow,
+                                  .y_ld = d->y_ld,
+                                  .r_ld = d->r_ld };
+    for (uint32_t t = 0; t < g->job.taps; t++) {
+        g->tap[t] = t;
+        g->job.dy[t] = (int32_t)(t / d->kernel) - (int32_t)(d->kernel / 2);
+        g->job.dx[t] = (int32_t)(t % d->kernel) - (int32_t)(d->kernel / 2);
+    }
+}
+
+/* Pixels (py + s i, px + s j) of dx: the taps k with (p + pad - k) divisible by s, read at i + (p + pad - k) / s. */
+static void plan_phase(struct trained_conv *c, uint32_t py, uint32_t px)
+{
+    const struct trained_conv_desc *d = &c->d;
+    int32_t s = (int32_t)d->stride, pad = (int32_t)(d->kernel / 2);
+    struct gathering *g = &c->phases[c->n_phases];
+    g->job = (struct gather_job){ .dtype = d->dtype,
+                                  .h = c->oh,
+                                  .w = c->ow,
+                                  .c = d->oc,
+                                  .x_ld = d->dy_ld,
+                                  .in_step = 1,
+                                  .rows = d->h > py ? (d->h - py + d->stride - 1) / d->stride : 0,
+                                  .cols = d->w > px ? (d->w - px + d->stride - 1) / d->stride : 0,
+                                  .o = d->ic,
+                                  .y0 = py,
+                                  .x0 = px,
+                                  .step = d->stride,
+                                  .oh = d->h,
+                                  .ow = d->w,
+                                  .y_ld = d->dx_ld,
+                                  .r_ld = d->dx_ld };
+    for (uint32_t t = 0; t < d->kernel * d->kernel; t++) {
+        int32_t y = (int32_t)py + pad - (int32_t)(t / d->kernel);
+        int32_t x = (int32_t)px + pad - (int32_t)(t % d->kernel);
+        if (y - floor_div(y, s) * s || x - floor_div(x, s) * s) continue;
+        g->tap[g->job.taps] = t;
+        g->job.dy[g->job.taps] = floor_div(y, s);
+        g->job.dx[g->job.taps++] = floor_div(x, s);
+    }
+    if (g->job.rows && g->job.cols) c->n_phases++;
+}
+
+static enum status gathering_init(struct trained_conv *c, struct cpu_backend *cpu,
+                                  struct gathering *g, struct error *err)
+{
+    size_t nr = cpu->k->nr, k = (size_t)g->job.taps * g->job.c;
+    size_t padded = (g->job.o + nr - 1) / nr * nr, stride = (GATHER_PIXELS * k + 31) / 16 * 16;
+    g->weight = cpu_floats(k * padded + 1);
+    if (!g->weight)
+        return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution's weights");
+    memset(g->weight, 0, k * padded * sizeof *g->weight);
+    g->job.weight = g->weight;
+    if (stride > c->gather_stride) c->gather_stride = stride;
+    return ST_OK;
+}
+
+static enum status plan_gatherings(struct trained_conv *c, struct cpu_backend *cpu,
+                                   struct error *err)
+{
+    const struct trained_conv_desc *d = &c->d;
+    enum status s = ST_OK;
+    if (c->gathers_forward) {
+        plan_forward(c);
+        s = gathering_init(c, cpu, &c->forward_gathering, err);
+    }
+    for (uint32_t p = 0; c->gathers_data && p < d->stride * d->stride; p++)
+        plan_phase(c, p / d->stride, p % d->stride);
+    for (uint32_t p = 0; !s && p < c->n_phases; p++)
+        s = gathering_init(c, cpu, &c->phases[p], err);
+    return s;
+}
+
+static void describe(struct trained_conv *c)
+{
+    const struct trained_conv_desc *d = &c->d;
+    c->oh = output_side(d, d->h);
+    c->ow = output_side(d, d->w);
+    c->gathers_forward = d->kernel > 3;
+    c->gathers_data = d->dx_ld && (d->kernel > 3 || d->stride > 1);
+    c->forward_desc = (struct conv_desc){ .h = d->h,
+                                          .w = d->w,
+                                          .ic = d->ic,
+                                          .oc = d->oc,
+                                          .kernel = d->kernel,
+                                          .stride = d->stride,
+                                          .sets = 1,
+                                          .dtype = d->dtype,
+                                          .x_ld = d->x_ld,
+                                          .y_ld = d->y_ld,
+                                          .r_ld = d->r_ld };
+    c->data_desc = c->forward_desc;
+    c->data_desc.ic = d->oc;
+    c->data_desc.oc = d->ic;
+    c->data_desc.x_ld = d->dy_ld;
+    c->data_desc.y_ld = d->dx_ld;
+    c->data_desc.r_ld = d->dx_add ? d->dx_ld : 0;
+}
+
+enum status cpu_trained_conv_new(struct backend *b, const struct trained_conv_desc *d,
+                                 struct trained_conv **out, struct error *err)
+{
+    struct cpu_backend *cpu = (struct cpu_backend *)b;
+    bool kernel = d->kernel == 1 || d->kernel == 3 || d->kernel == 4;
+    enum status s = cpu_expect(kernel && (d->stride == 1 || d->stride == 2) && d->h > 0 &&
+                                   d->w > 0 && d->ic > 0 && d->oc > 0 && d->x_ld >= d->ic &&
+                                   d->y_ld >= d->oc && b->ops->has_dtype(b, d->dtype),
+                               "a convolution that cannot be", err);
+    if (s) return s;
+    struct trained_conv *c = calloc(1, sizeof *c);
+    if (!c) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution");
+    c->d = *d;
+    describe(c);
+    c->bias = calloc(d->oc, sizeof *c->bias);
+    if (d->dx_ld && !c->gathers_data) c->turned = cpu_floats(weights_of(d));
+    if (!c->bias || (d->dx_ld && !c->gathers_data && !c->turned)) {
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution");
+        goto done;
+    }
+    s = plan_gatherings(c, cpu, err);
+    if (s) goto done;
+    c->weights_stride = (cpu_gradient_kernels(cpu)->weights_scratch(d) + 15) / 16 * 16;
+    size_t stride = c->weights_stride > c->gather_stride ? c->weights_stride : c->gather_stride;
+    s = cpu_scratch_reserve(cpu, stride * (size_t)cpu->threads, err);
+    if (s) goto done;
+    *out = c;
+    c = NULL;
+done:
+    cpu_trained_conv_free(b, c);
+    return s;
+}
+
+static size_t gathering_bytes(const struct gathering *g)
+{
+    return (size_t)g->job.taps * g->job.c * g->job.o * sizeof *g->weight;
+}
+
+size_t cpu_trained_conv_bytes(const struct trained_conv *c)
+{
+    size_t bytes = c->turned ? weights_of(&c->d) * sizeof *c->turned : 0;
+    if (c->forward) bytes += cpu_conv_plan_bytes(c->forward);
+    if (c->data) bytes += cpu_conv_plan_bytes(c->data);
+    bytes += gathering_bytes(&c->forward_gathering);
+    for (uint32_t p = 0; p < c->n_phases; p++)
+        bytes += gathering_bytes(&c->phases[p]);
+    return bytes;
+}
+
+/* to[i][o][tap from the other end] */
+static void turn(const struct trained_conv *c, const float *weight)
+{
+    size_t ic = c->d.ic, oc = c->d.oc, taps = (size_t)c->d.kernel * c->d.kernel;
+    for (size_t o = 0; o < oc; o++)
+        for (size_t i = 0; i < ic; i++)
+            for (size_t t = 0; t < taps; t++)
+                c->turned[(i * oc + o) * taps + taps - 1 - t] = weight[(o * ic + i) * taps + t];
+}
+
+static void pack_gathering(const struct trained_conv *c, struct gathering *g, size_t nr,
+                           const float *weight, bool forward)
+{
+    size_t ic = c->d.ic, taps = (size_t)c->d.kernel * c->d.kernel, k = g->job.taps * g->job.c;
+    for (size_t t = 0; t < g->job.taps; t++)
+        for (size_t from = 0; from < g->job.c; from++)
+            for (size_t to = 0; to < g->job.o; to++) {
+                size_t o = forward ? to : from, i = forward ? from : to;
+                g->weight[(to / nr * k + t * g->job.c + from) * nr + to % nr] =
+                    weight[(o * ic + i) * taps + g->tap[t]];
+            }
+}
+
+enum status cpu_trained_conv_pack(struct backend *b, struct trained_conv *c, const float *weight,
+                                  const float *bias, struct error *err)
+{
+    size_t nr = ((struct cpu_backend *)b)->k->nr;
+    enum status s = ST_OK;
+    memcpy(c->bias, bias, c->d.oc * sizeof *bias);
+    if (c->gathers_forward) {
+        pack_gathering(c, &c->forward_gathering, nr, weight, true);
+    } else {
+        cpu_conv_plan_free(b, c->forward);
+        c->forward = NULL;
+        s = cpu_conv_plan(b, &c->forward_desc, weight, bias, &c->forward, err);
+    }
+    for (uint32_t p = 0; p < c->n_phases; p++)
+        pack_gathering(c, &c->phases[p], nr, weight, false);
+    if (s || !c->turned) return s;
+    turn(c, weight);
+    cpu_conv_plan_free(b, c->data);
+    c->data = NULL;
+    return cpu_conv_plan(b, &c->data_desc, c->turned, NULL, &c->data, err);
+}
+
+static void gather(struct cpu_backend *cpu, const struct trained_conv *c, const struct gathering *g,
+                   const struct tensor *x, const float *bias, const struct tensor *residual,
+                   const struct tensor *y)
+{
+    struct gather_job j = g->job;
+    j.n = x->n;
+    j.x = x->data;
+    j.y = y->data;
+    j.bias = bias;
+    j.residual = residual ? residual->data : NULL;
+    j.scratch = cpu->scratch;
+    j.scratch_stride = c->gather_stride;
+    j.threads = cpu->threads;
+    cpu_gradient_kernels(cpu)->gather(&j);
+}
+
+static bool fits(const struct tensor *t, uint32_t h, uint32_t w, uint32_t c, size_t ld,
+                 enum dtype dtype)
+{
+    return t->h == h && t->w == w && t->c == c && t->ld == ld && t->dtype == dtype;
+}
+
+enum status cpu_trained_conv(struct backend *b, struct trained_conv *c, const struct tensor *x,
+                             const struct tensor *residual, const struct tensor *y,
+                             struct error *err)
+{
+    const struct trained_conv_desc *d = &c->d;
+    if (!c->gathers_forward) {
+        enum status s = cpu_expect(c->forward, "a convolution that has not been packed", err);
+        return s ? s : cpu_conv(b, c->forward, x, residual, y, NULL, err);
+    }
+    enum status s =
+        cpu_expect(fits(x, d->h, d->w, d->ic, d->x_ld, d->dtype) && x->n == y->n &&
+                       fits(y, c->oh, c->ow, d->oc, d->y_ld, d->dtype) && !residual == !d->r_ld &&
+                       (!residual || fits(residual, c->oh, c->ow, d->oc, d->r_ld, d->dtype)),
+                   "a convolution's tensors are not those of its plan", err);
+    if (!s) gather((struct cpu_backend *)b, c, &c->forward_gathering, x, c->bias, residual, y);
+    return s;
+}
+
+enum status cpu_conv_data(struct backend *b, struct trained_conv *c, const struct tensor *dy,
+                          const struct tensor *dx, struct error *err)
+{
+    const struct trained_conv_desc *d = &c->d;
+    const struct tensor *there = d->dx_add ? dx : NULL;
+    if (c->data) return cpu_conv(b, c->data, dy, there, dx, NULL, err);
+    enum status s = cpu_expect(c->gathers_data && dx->n == dy->n &&
+                                   fits(dx, d->h, d->w, d->ic, d->dx_ld, d->dtype) &&
+                                   fits(dy, c->oh, c->ow, d->oc, d->dy_ld, d->dtype),
+                               "a convolution's gradients are not those of its plan", err);
+    for (uint32_t p = 0; !s && p < c->n_phases; p++)
+        gather((struct cpu_backend *)b, c, &c->phases[p], dy, NULL, there, dx);
+    return s;
+}
+
+enum status cpu_conv_weights(struct backend *b, struct trained_conv *c, const struct tensor *x,
+                             const struct tensor *dy, float *dweight, float *dbias,
+                             struct error *err)
+{
+    struct cpu_backend *cpu = (struct cpu_backend *)b;
+    const struct trained_conv_desc *d = &c->d;
+    enum status s = cpu_expect(x->n == dy->n && fits(x, d->h, d->w, d->ic, d->x_ld, d->dtype) &&
+                                   fits(dy, c->oh, c->ow, d->oc, d->dy_ld, d->dtype),
+                               "a convolution's gradients are not those of its plan", err);
+    if (s) return s;
+    cpu_gradient_kernels(cpu)->weights(&(struct weights_job){ .d = d,
+                                                              .n = x->n,
+                                                              .oh = c->oh,
+                                                              .ow = c->ow,
+                                                              .x = x->data,
+                                                              .dy = dy->data,
+                                                              .dweight = dweight,
+                                                              .dbias = dbias,
+                                                              .scratch = cpu->scratch,
+                                                              .scratch_stride = c->weights_stride,
+                                                              .threads = cpu->threads });
+    return ST_OK;
+}
