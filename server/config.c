@@ -96,7 +96,7 @@ enum status config_set(struct config *c, const char *name, const char *value,
 {
     char plain[CONFIG_NAME_MAX] = { 0 };
     for (size_t i = 0; name[i] && i + 1 < sizeof plain; i++)
-        plain[i] = name[i] == '-' ? '_' : name[i];
+        plain[i] = (char)(name[i] == '-' ? '_' : name[i]);
     for (size_t i = 0; i < CONFIG_COUNT; i++)
         if (strcmp(plain, options[i].name) == 0) return set(c, i, value, source, err);
     return error_set(err, ST_BAD_PARAMETER, "there is no setting '%.64s'", name);

@@ -62,7 +62,7 @@ static enum MHD_Result send_reply(struct exchange *x)
     log_event(x->call.route && x->call.route->submit ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG, "request",
               "request_id", LOG_TEXT, x->call.request_id, "route", LOG_TEXT,
               x->call.route ? x->call.route->path : "other", "status", LOG_NUMBER, (double)r->code,
-              "ms", LOG_NUMBER, (double)(ns / 1000) * 1e-3, NULL);
+              "ms", LOG_NUMBER, (double)ns * 1e-6, NULL);
     x->state = ANSWERED;
     enum MHD_Result result = MHD_queue_response(x->connection, (unsigned)r->code, response);
     MHD_destroy_response(response);

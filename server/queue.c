@@ -72,8 +72,8 @@ enum status queue_new(struct queue **out, size_t max_requests, struct error *err
 {
     struct queue *q = calloc(1, sizeof *q);
     if (q) {
-        q->heap = calloc(max_requests, sizeof *q->heap);
-        q->aside = calloc(max_requests, sizeof *q->aside);
+        q->heap = calloc(max_requests, sizeof(void *));
+        q->aside = calloc(max_requests, sizeof(void *));
     }
     if (!q || !q->heap || !q->aside) {
         if (q) {

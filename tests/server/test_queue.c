@@ -156,6 +156,22 @@ static void a_closed_queue_takes_nothing(void **state)
     queue_free(q);
 }
 
+/* A client that goes while its picture is decoded: the item never waits, and its place is the caller's to give back. */
+static void what_was_dropped_before_cannot_be_pushed(void **state)
+{
+    (void)state;
+    struct error err = { 0 };
+    struct queue *q = queue_of(1);
+    struct queue_item item = { .model = &model_a, .rows = 3, .deadline_ns = NO_DEADLINE };
+    assert_int_equal(queue_claim(q, NULL), ST_OK);
+    assert_false(queue_drop(q, &item));
+    assert_int_equal(queue_push(q, &item, &err), ST_CANCELLED);
+    assert_int_equal(queue_rows(q), 0);
+    queue_unclaim(q);
+    assert_int_equal(queue_depth(q), 0);
+    queue_free(q);
+}
+
 /* What can never fit is told from what does not fit now; what is given back fits again. */
 static void budget_tells_never_from_now(void **state)
 {
@@ -192,6 +208,7 @@ int main(void)
         cmocka_unit_test(a_full_queue_names_its_limit),
         cmocka_unit_test(deadlines_expire_by_the_given_clock),
         cmocka_unit_test(a_closed_queue_takes_nothing),
+        cmocka_unit_test(what_was_dropped_before_cannot_be_pushed),
         cmocka_unit_test(budget_tells_never_from_now),
         cmocka_unit_test(retry_after_follows_the_measured_rate),
     };

@@ -43,6 +43,43 @@ static void stronger_sources_win(void **state)
     assert_int_equal(c.source[CONFIG_models], FROM_DEFAULT);
 }
 
+/* What is printed reads back as the same settings; as JSON it says the same. */
+static void printed_settings_read_back(void **state)
+{
+    (void)state;
+    static struct config c, again;
+    char *text = NULL, *json = NULL;
+    size_t len = 0, json_len = 0;
+    config_init(&c);
+    assert_int_equal(config_set(&c, "max_body", "3MiB", FROM_FLAG, NULL), ST_OK);
+    assert_int_equal(config_set(&c, "drain_delay", "1500ms", FROM_ENVIRONMENT, NULL), ST_OK);
+    assert_int_equal(config_set(&c, "models", "some where/\"models\"", FROM_FILE, NULL), ST_OK);
+    FILE *f = open_memstream(&text, &len), *g = open_memstream(&json, &json_len);
+    assert_true(f && g);
+    config_print(&c, f);
+    config_print_json(&c, g);
+    (void)fclose(f);
+    (void)fclose(g);
+    assert_non_null(strstr(text, "max_body = 3MiB  # flag\n"));
+    assert_non_null(strstr(text, "drain_delay = 1500ms  # environment\n"));
+    config_init(&again);
+    assert_int_equal(config_read_text(&again, text, len, NULL), ST_OK);
+    json_t *all = json_loadb(json, json_len, 0, NULL);
+    assert_int_equal(json_object_size(all), CONFIG_COUNT);
+    for (size_t i = 0; i < CONFIG_COUNT; i++) {
+        char want[CONFIG_VALUE_MAX], got[CONFIG_VALUE_MAX];
+        config_value_text(&c, i, want, sizeof want);
+        config_value_text(&again, i, got, sizeof got);
+        assert_string_equal(want, got);
+        json_t *one = json_object_get(all, config_name(i));
+        assert_string_equal(json_string_value(json_object_get(one, "value")), want);
+        assert_non_null(json_string_value(json_object_get(one, "source")));
+    }
+    json_decref(all);
+    free(text);
+    free(json);
+}
+
 static const struct {
     const char *text;
 } bad_files[] = { { "nope = 1" },
@@ -220,6 +257,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stronger_sources_win),
+        cmocka_unit_test(printed_settings_read_back),
         cmocka_unit_test(bad_settings_are_refused),
         cmocka_unit_test(parameters_are_judged_by_the_table),
         cmocka_unit_test(accept_is_weighed),

@@ -28,14 +28,15 @@ def daemon(models, tmp_path_factory):
 
 @pytest.fixture
 def start(models, tmp_path):
-    """Starts daemons of one's own: start(setting=value)."""
+    """Starts daemons of one's own: start(setting=value); wait=False: returns before it listens."""
     started = []
 
     def one(**settings):
         folder = tmp_path / str(len(started))
         folder.mkdir()
+        wait = settings.pop("wait", True)
         started.append(Daemon(folder, settings.pop("models", models), **settings))
-        return started[-1].start()
+        return started[-1].start() if wait else started[-1]
 
     yield one
     for d in started:

@@ -30,18 +30,22 @@ def wait_for(what, condition, seconds=PATIENCE):
 
 
 class Daemon:
-    """`david serve` on a port of the kernel's choice, with settings as DAVID_* variables."""
+    """`david serve` on a port of the kernel's choice, with settings as DAVID_* variables. `log`: a file descriptor instead of
+    a file; `environment`: more variables."""
 
     def __init__(self, folder, models, **settings):
         self.log_path = pathlib.Path(folder) / "david.log"
         env = {k: v for k, v in os.environ.items() if not k.startswith("DAVID_")}
+        env.update(settings.pop("environment", {}))
+        target = settings.pop("log", None)
         # Two threads, a small budget that does not depend on the machine, f32 so that bytes are comparable everywhere.
         chosen = dict(listen="127.0.0.1:0", models=models, state=pathlib.Path(folder) / "state", dtype="f32",
                       memory_budget="1GiB", default_model="nano")
         chosen.update(settings)
         env.update({f"DAVID_{name.upper()}": str(value) for name, value in chosen.items()})
         with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen([DAVID, "serve"], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            target = log if target is None else target
+            self.process = subprocess.Popen([DAVID, "serve"], env=env, stdin=subprocess.DEVNULL, stdout=target, stderr=target)
         self.port = None
 
     def log(self):
