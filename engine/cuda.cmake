@@ -33,8 +33,37 @@ target_include_directories(david_cuda_toolkit SYSTEM INTERFACE ${DAVID_CUDART_IN
 target_link_libraries(david_cuda_toolkit INTERFACE ${DAVID_CUDNN_LIBRARY} ${DAVID_CUDART_LIBRARY} Threads::Threads rt
   ${CMAKE_DL_LIBS} m)
 
-# All of the plugin but its kernels: the tests of plans link this much.
+# What the tests of plans link: cuDNN as the plugin uses it, without a device.
 add_library(david_cuda_plans STATIC cuda/cudnn_graph.c cuda/cudnn_offers.c cuda/cudnn_operations.c cuda/cudnn_parts.c
   cuda/plans.c)
 target_link_libraries(david_cuda_plans PUBLIC david_cuda_toolkit david_proto)
 set_target_properties(david_cuda_plans PROPERTIES C_VISIBILITY_PRESET hidden)
+
+# The kernels. Not CMake's CUDA language: it would bring the C compiler's warnings to nvcc, and a device to the configuration.
+set(codes "")
+foreach(architecture ${DAVID_CUDA_ARCHITECTURES})
+  list(APPEND codes "-gencode=arch=compute_${architecture},code=sm_${architecture}")
+endforeach()
+list(GET DAVID_CUDA_ARCHITECTURES -1 newest) # and later cards from its assembly
+list(APPEND codes "-gencode=arch=compute_${newest},code=compute_${newest}")
+set(DAVID_NVCC_FLAGS -std=c++17 -O3 -lineinfo --threads 2 -Xcompiler=-fPIC,-fvisibility=hidden,-O2 ${codes})
+file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/kernels/*.cu)
+set(kernel_objects "")
+foreach(kernel ${kernels})
+  get_filename_component(name ${kernel} NAME_WE)
+  set(object ${CMAKE_CURRENT_BINARY_DIR}/kernels/${name}.o)
+  add_custom_command(OUTPUT ${object} DEPFILE ${object}.d VERBATIM COMMENT "nvcc ${name}.cu"
+    COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_CURRENT_BINARY_DIR}/kernels
+    COMMAND ${DAVID_NVCC} ${DAVID_NVCC_FLAGS} -I${CMAKE_SOURCE_DIR} -MD -MF ${object}.d -c ${kernel} -o ${object}
+    DEPENDS ${kernel})
+  list(APPEND kernel_objects ${object})
+endforeach()
+
+add_library(david_cuda MODULE cuda/plugin.c cuda/backend.c cuda/conv.c cuda/device.c cuda/lanes.c cuda/nvml.c cuda/pass.c
+  cuda/timer.c ${kernel_objects})
+set_source_files_properties(${kernel_objects} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+target_link_libraries(david_cuda PRIVATE david_cuda_plans david_build_id)
+target_link_options(david_cuda PRIVATE -Wl,--exclude-libs,ALL)
+set_target_properties(david_cuda PROPERTIES C_VISIBILITY_PRESET hidden LINKER_LANGUAGE CXX
+  LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR} INSTALL_RPATH_USE_LINK_PATH ON)
+install(TARGETS david_cuda LIBRARY DESTINATION lib/david)

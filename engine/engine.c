@@ -10,34 +10,9 @@
 
 enum { DEFAULT_MAX_BATCH = 32, LARGEST_BATCH = 1024, MOST_THREADS = 1024 };
 
-/* The back ends of this build, best first: `auto` takes the first that opens. */
-static const struct {
-    const char *name;
-    enum status (*open)(struct backend **out, int threads, struct error *err);
-} backends[] = {
-    { "cpu", cpu_backend_open },
-};
-enum { BACKENDS = sizeof backends / sizeof *backends };
-
 static bool is_auto(const char *name)
 {
     return !name || strcmp(name, "auto") == 0;
-}
-
-static enum status open_backend(struct backend **out, const char *name, int threads,
-                                struct error *err)
-{
-    char known[64] = "";
-    for (size_t i = 0; i < BACKENDS; i++) {
-        if (!is_auto(name) && strcmp(name, backends[i].name) == 0)
-            return backends[i].open(out, threads, err);
-        if (is_auto(name) && (i + 1 == BACKENDS || backends[i].open(out, threads, NULL) == ST_OK))
-            return *out ? ST_OK : backends[i].open(out, threads, err);
-        size_t len = strlen(known);
-        snprintf(known + len, sizeof known - len, "%s%s", i ? ", " : "", backends[i].name);
-    }
-    return error_set(err, ST_UNSUPPORTED, "backend = %.32s: not in this build, which has: %s", name,
-                     known);
 }
 
 static enum status choose_dtype(enum dtype *out, struct backend *b, const char *name,
@@ -47,6 +22,11 @@ static enum status choose_dtype(enum dtype *out, struct backend *b, const char *
         const char *name;
         enum dtype dtype;
     } names[] = { { "f32", DT_F32 }, { "bf16", DT_BF16 }, { "f16", DT_F16 } };
+    /* TF32 is F32 in memory; the back end has been opened for it. */
+    if (name && strcmp(name, "tf32") == 0 && strcmp(b->ops->name, "cuda") == 0) {
+        *out = DT_F32;
+        return ST_OK;
+    }
     if (is_auto(name)) {
         *out = b->ops->best_dtype(b);
         return ST_OK;
@@ -60,8 +40,9 @@ static enum status choose_dtype(enum dtype *out, struct backend *b, const char *
                      name, b->ops->name);
 }
 
-static const char *dtype_option(enum dtype t)
+static const char *dtype_option(enum dtype t, const char *asked)
 {
+    if (asked && strcmp(asked, "tf32") == 0) return "tf32";
     return t == DT_BF16 ? "bf16" : t == DT_F16 ? "f16" : "f32";
 }
 
@@ -98,7 +79,7 @@ enum status engine_on(struct engine **out, struct backend *backend, const struct
     f->threads = o->threads ? o->threads : threads_available();
     f->max_batch = o->max_batch ? o->max_batch : DEFAULT_MAX_BATCH;
     snprintf(f->backend, sizeof f->backend, "%s", backend->ops->name);
-    snprintf(f->dtype, sizeof f->dtype, "%s", dtype_option(e->dtype));
+    snprintf(f->dtype, sizeof f->dtype, "%s", dtype_option(e->dtype, o->dtype));
     snprintf(f->isa, sizeof f->isa, "%s",
              backend->ops->isa ? backend->ops->isa(backend) : backend->ops->name);
     snprintf(f->reason, sizeof f->reason, "backend %s (%s), dtype %s (%s)", f->backend,
@@ -117,9 +98,21 @@ done:
 enum status engine_open(struct engine **out, const struct engine_options *o, struct error *err)
 {
     struct backend *b = NULL;
+    char passed_over[160] = "";
     enum status s = check_options(o, err);
-    if (!s) s = open_backend(&b, o->backend, o->threads ? o->threads : threads_available(), err);
-    return s ? s : engine_on(out, b, o, err);
+    const struct backend_choice choice = {
+        .name = is_auto(o->backend) ? NULL : o->backend,
+        .threads = o->threads ? o->threads : threads_available(),
+        .max_rows = o->max_batch ? o->max_batch : DEFAULT_MAX_BATCH,
+        .tf32 = o->dtype && strcmp(o->dtype, "tf32") == 0,
+    };
+    if (!s) s = backend_choose(&b, &choice, passed_over, sizeof passed_over, err);
+    if (!s) s = engine_on(out, b, o, err);
+    if (s || !passed_over[0]) return s;
+    char *reason = (*out)->facts.reason;
+    size_t len = strlen(reason);
+    snprintf(reason + len, sizeof(*out)->facts.reason - len, "; not %s", passed_over);
+    return ST_OK;
 }
 
 void engine_close(struct engine *e)

@@ -23,6 +23,17 @@ struct engine {
 enum status engine_on(struct engine **out, struct backend *backend, const struct engine_options *o,
                       struct error *err);
 
+/* backends.c: the back ends of this build, best first. */
+struct backend_choice {
+    const char *name; /* NULL: the first that can be opened */
+    int threads;
+    uint32_t max_rows; /* of a pass, where a back end has passes of several rows */
+    bool tf32;
+};
+/* passed_over: why better ones than *out are not it; "" where there are none. */
+enum status backend_choose(struct backend **out, const struct backend_choice *c, char *passed_over,
+                           size_t size, struct error *err);
+
 struct model {
     struct engine *engine;
     struct model_info info;

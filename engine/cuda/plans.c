@@ -67,6 +67,12 @@ static enum status make_all(struct dnn_plans *p, const struct dnn_selector *s,
     return status;
 }
 
+/* An offer that is not timed comes after all that are, in the order of the heuristics. */
+static uint64_t untimed(uint32_t i)
+{
+    return UINT64_MAX / 2 + i;
+}
+
 /* Fills ns[] of the offers: UINT64_MAX where one cannot be made. */
 static enum status time_offers(struct dnn_plans *p, const struct dnn_selector *s,
                                const struct dnn_choice *offers, uint32_t count, uint64_t *ns,
@@ -75,12 +81,17 @@ static enum status time_offers(struct dnn_plans *p, const struct dnn_selector *s
     const uint32_t last = p->sizes.count - 1;
     uint32_t timed = 0;
     for (uint32_t i = 0; i < count; i++) {
-        ns[i] = UINT64_MAX;
-        if (timed == s->candidates || make_one(p, s, &offers[i], last, NULL)) continue;
-        enum status status = s->time(s->ctx, &p->op, p->plan[last], p->sizes.n[last], &ns[i], err);
+        ns[i] = untimed(i);
+        if (!s->time || timed == s->candidates) continue;
+        if (make_one(p, s, &offers[i], last, NULL)) {
+            ns[i] = UINT64_MAX;
+            continue;
+        }
+        struct error why = { 0 };
+        enum status status = s->time(s->ctx, &p->op, p->plan[last], p->sizes.n[last], &ns[i], &why);
         drop(p);
-        if (status == ST_DEVICE_FAULT) return status;
-        if (status) ns[i] = UINT64_MAX;
+        if (status == ST_DEVICE_FAULT) return error_set(err, status, "%s", why.detail);
+        if (status) ns[i] = status == ST_NO_MEMORY_NOW ? untimed(i) : UINT64_MAX;
         timed++;
     }
     return ST_OK;
@@ -95,7 +106,7 @@ static enum status select_choice(struct dnn_plans *p, const struct dnn_selector 
     struct error why = { 0 };
     enum status status = dnn_offers(s->target, &p->op, p->sizes.n[p->sizes.count - 1], offers,
                                     &count, &refused, err);
-    if (!status && s->time) status = time_offers(p, s, offers, count, ns, err);
+    if (!status) status = time_offers(p, s, offers, count, ns, err);
     if (status) return status;
     for (uint32_t tried = 0; tried < count; tried++) {
         uint32_t best = 0;

@@ -1,0 +1,50 @@
+/* Which back end: `auto` takes the first of the list that opens, and says of the others why not. */
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/inside.h"
+#include "engine/plugin.h"
+
+static enum status open_cuda(struct backend **out, const struct backend_choice *c,
+                             struct error *err)
+{
+    const struct plugin *p = NULL;
+    const struct plugin_options o = { .max_rows = c->max_rows, .tf32 = c->tf32 };
+    char why[128] = "";
+    enum status s = plugin_find(&p, "cuda", err);
+    if (s) return s;
+    if (p->count(why, sizeof why) == 0) return error_set(err, ST_UNSUPPORTED, "%s", why);
+    return p->open(out, &o, err);
+}
+
+static enum status open_cpu(struct backend **out, const struct backend_choice *c, struct error *err)
+{
+    return cpu_backend_open(out, c->threads, err);
+}
+
+static const struct {
+    const char *name;
+    enum status (*open)(struct backend **out, const struct backend_choice *c, struct error *err);
+} backends[] = {
+    { "cuda", open_cuda },
+    { "cpu", open_cpu },
+};
+enum { BACKENDS = sizeof backends / sizeof *backends };
+
+enum status backend_choose(struct backend **out, const struct backend_choice *c, char *passed_over,
+                           size_t size, struct error *err)
+{
+    size_t len = 0;
+    for (size_t i = 0; i < BACKENDS; i++) {
+        struct error why = { 0 };
+        if (c->name && strcmp(c->name, backends[i].name) != 0) continue;
+        enum status s = backends[i].open(out, c, &why);
+        if (!s) return ST_OK;
+        if (c->name) return error_set(err, s, "backend = %s: %s", backends[i].name, why.detail);
+        if (i + 1 == BACKENDS) return error_set(err, s, "%s", why.detail);
+        if (len < size)
+            len += (size_t)snprintf(passed_over + len, size - len, "%s%s: %s", len ? "; " : "",
+                                    backends[i].name, why.detail);
+    }
+    return error_set(err, ST_UNSUPPORTED, "backend = %.32s: there are auto, cuda and cpu", c->name);
+}

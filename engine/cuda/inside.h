@@ -1,0 +1,108 @@
+/* inside.h - what the files of the CUDA back end share.
+ *
+ * A pass is a few hundred kernels, the same ones on the same memory each time, so it is recorded the second time it is run and replayed from
+ * then on; the first time is for what cuDNN and CUDA load late. While a pass is open, `set`, `t` and `label` are the pass's own
+ * arrays, which lie at fixed places on the device and are sent before every replay. */
+#ifndef DAVID_CUDA_INSIDE_H
+#define DAVID_CUDA_INSIDE_H
+
+#include "engine/cuda/device.h"
+#include "engine/cuda/kernels.h"
+#include "engine/graph/plugin.h"
+
+enum { MAX_LANES = 2, MAX_PASS_ROWS = 1024 };
+
+struct lane {
+    cudaEvent_t sent, computed, received;
+};
+
+/* One pass that has been run: of which program, of how many rows. */
+struct record {
+    const void *key;
+    uint32_t rows;
+    bool has_run;
+    cudaGraphExec_t exec; /* NULL: not recorded yet */
+    struct record *next;
+};
+
+enum recording { PASS_NONE, PASS_RUNNING, PASS_RECORDED };
+
+struct cuda_backend {
+    struct backend base;
+    struct gpu gpu;
+    char isa[16]; /* "sm_90" */
+    bool tf32, one_size;
+    uint32_t max_rows;
+    struct dnn_target *target;
+    struct dnn_cache *plans;
+    struct timer *timer; /* of plans; NULL where none are timed */
+    /* the pass */
+    enum recording recording;
+    struct pass pass;
+    struct record *record, *records;
+    void *values; /* device: [3][MAX_PASS_ROWS] of four bytes: set, t, label */
+    /* copies beside computing */
+    cudaStream_t in, out;
+    struct lane lanes[MAX_LANES];
+};
+
+static inline struct cuda_backend *cuda_of(struct backend *b)
+{
+    return (struct cuda_backend *)b;
+}
+
+enum status cuda_expect(bool ok, const char *what, struct error *err);
+
+/* Where `host`, one of a pass's arrays or n other values of four bytes, is on the device. NULL stays NULL. */
+enum status cuda_values(struct cuda_backend *c, const void *host, uint32_t n, const void **device,
+                        struct error *err);
+
+/* pass.c */
+uint32_t cuda_pass_rows(struct backend *b, uint32_t rows);
+enum status cuda_pass_begin(struct backend *b, const struct pass *p, bool *is_replayed,
+                            struct error *err);
+enum status cuda_pass_end(struct backend *b, bool is_whole, struct error *err);
+void cuda_pass_forget(struct backend *b, const void *key);
+
+/* lanes.c */
+enum status cuda_lanes_init(struct cuda_backend *c, struct error *err);
+void cuda_lanes_done(struct cuda_backend *c);
+enum status cuda_host_alloc(struct backend *b, size_t bytes, void **out, struct error *err);
+void cuda_host_free(struct backend *b, void *p);
+enum status cuda_send(struct backend *b, uint32_t lane, void *device, const void *host,
+                      size_t bytes, struct error *err);
+enum status cuda_receive(struct backend *b, uint32_t lane, void *host, const void *device,
+                         size_t bytes, struct error *err);
+enum status cuda_wait(struct backend *b, uint32_t lane, struct error *err);
+
+/* conv.c */
+enum status cuda_conv_plan(struct backend *b, const struct conv_desc *d, const float *weight,
+                           const float *bias, struct conv_plan **out, struct error *err);
+void cuda_conv_plan_free(struct backend *b, struct conv_plan *p);
+size_t cuda_conv_plan_bytes(const struct conv_plan *p);
+enum status cuda_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
+                      const struct tensor *residual, const struct tensor *y, const uint32_t *set,
+                      struct error *err);
+enum status cuda_attention_plan(struct backend *b, const struct attention_desc *d,
+                                struct attention_plan **out, struct error *err);
+void cuda_attention_plan_free(struct backend *b, struct attention_plan *p);
+enum status cuda_attention(struct backend *b, struct attention_plan *p, const struct tensor *qkv,
+                           const struct tensor *y, struct error *err);
+
+/* timer.c */
+struct timer;
+enum status timer_new(struct timer **out, struct gpu *g, struct error *err);
+void timer_free(struct timer *t); /* takes NULL */
+void timer_rest(struct timer *t); /* gives its memory back until the next time; takes NULL */
+/* struct dnn_selector's time; ctx: struct timer */
+enum status timer_time(void *ctx, const struct dnn_op *op, struct dnn_plan *p, uint32_t n,
+                       uint64_t *ns, struct error *err);
+
+/* nvml.c: from NVIDIA's management library, opened when first asked; false where there is none. Any thread. */
+bool nvml_gauges(const struct gpu *g, struct device_gauges *out);
+
+/* backend.c */
+enum status cuda_backend_open(struct backend **out, const struct plugin_options *o,
+                              struct error *err);
+
+#endif
