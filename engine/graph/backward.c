@@ -8,7 +8,7 @@
 #include "engine/graph/device.h"
 
 enum { GROUPS = 32, PARAM_ALIGN = 16 };
-static const float gn_eps = 1e-5f;
+static const float norm_eps = 1e-5f;
 
 /* ---- parameters ---- */
 
@@ -54,6 +54,7 @@ struct place_of_node {
     struct trained_conv *conv;
     struct attention_plan *attention;
     struct trained_attention *attention_gradient;
+    double *sums; /* BATCH_NORM: [2][c] of the forward pass, [2][c] of the backward pass */
 };
 
 struct tape {
@@ -120,6 +121,12 @@ static enum status make_attention(struct tape *t, int32_t i, struct error *err)
     return t->b->ops->gradients->attention_new(t->b, &d, &t->at[i].attention_gradient, err);
 }
 
+static enum status make_sums(struct tape *t, int32_t i, struct error *err)
+{
+    t->at[i].sums = calloc(4 * (size_t)t->g->nodes[i].c, sizeof *t->at[i].sums);
+    return t->at[i].sums ? ST_OK : error_set(err, ST_NO_MEMORY_NOW, "no memory for a batch norm");
+}
+
 static enum status make(struct tape *t, struct error *err)
 {
     enum status s = param_layout_init(&t->layout, t->g, err);
@@ -141,6 +148,7 @@ static enum status make(struct tape *t, struct error *err)
     for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
         if (t->g->nodes[i].op == OP_CONV) s = make_conv(t, (int32_t)i, err);
         if (t->g->nodes[i].op == OP_ATTENTION) s = make_attention(t, (int32_t)i, err);
+        if (t->g->nodes[i].op == OP_BATCH_NORM) s = make_sums(t, (int32_t)i, err);
     }
     return s;
 }
@@ -176,6 +184,7 @@ void tape_free(struct tape *t)
         ops->gradients->conv_free(t->b, t->at[i].conv);
         if (t->at[i].attention) ops->attention_plan_free(t->b, t->at[i].attention);
         ops->gradients->attention_free(t->b, t->at[i].attention_gradient);
+        free(t->at[i].sums);
     }
     ops->free(t->b, t->arena);
     backward_plan_done(&t->plan);
@@ -238,11 +247,39 @@ static struct group_norm_args norm_args(const struct tape *t, const struct node 
     return (struct group_norm_args){ .x = *read_of(t, n->in[0], again),
                                      .y = *y,
                                      .groups = GROUPS,
-                                     .eps = gn_eps,
+                                     .eps = norm_eps,
                                      .gamma = param_of(t, n->weight),
                                      .beta = param_of(t, n->bias),
                                      .scale_shift = read_of(t, n->in[1], again),
                                      .silu = n->silu };
+}
+
+static struct batch_norm_args batch_args(const struct tape *t, uint32_t i)
+{
+    const struct node *n = &t->g->nodes[i];
+    const struct tensor *x = read_of(t, n->in[0], false);
+    double processes = t->o.team.sum ? t->o.team.processes : 1;
+    return (struct batch_norm_args){ .x = *x,
+                                     .gamma = param_of(t, n->weight),
+                                     .beta = param_of(t, n->bias),
+                                     .sums = t->at[i].sums,
+                                     .count = processes * x->n * x->h * x->w,
+                                     .eps = norm_eps };
+}
+
+/* The sums of a batch norm are those of all processes before anything is made of them. */
+static void sum_over_team(const struct tape *t, double *sums, uint32_t c)
+{
+    if (t->o.team.sum) t->o.team.sum(t->o.team.ctx, sums, 2 * (size_t)c);
+}
+
+static enum status run_batch_norm(struct tape *t, uint32_t i, struct error *err)
+{
+    const struct batch_norm_args a = batch_args(t, i);
+    enum status s = t->b->ops->gradients->batch_norm_sums(t->b, &a.x, t->at[i].sums, err);
+    if (s) return s;
+    sum_over_team(t, t->at[i].sums, a.x.c);
+    return t->b->ops->gradients->batch_norm(t->b, &a, &t->at[i].value, err);
 }
 
 static enum status run_node(struct tape *t, uint32_t i, bool again, struct error *err)
@@ -269,6 +306,8 @@ static enum status run_node(struct tape *t, uint32_t i, bool again, struct error
     case OP_UPSAMPLE: return ops->upsample(t->b, x, y, err);
     case OP_DOWNSAMPLE: return ops->downsample(t->b, x, y, err);
     case OP_CONCAT: return ops->concat(t->b, x, other, y, err);
+    case OP_BATCH_NORM: return run_batch_norm(t, i, err);
+    case OP_LEAKY_RELU: return ops->gradients->leaky_relu(t->b, x, n->slope, y, err);
     case OP_COUNT: break;
     }
     return error_set(err, ST_INTERNAL, "op %d", (int)n->op);
@@ -384,6 +423,20 @@ static enum status norm_back(struct tape *t, uint32_t i, float *dgamma, float *d
     return t->b->ops->gradients->group_norm_gradient(t->b, &a, err);
 }
 
+static enum status batch_norm_back(struct tape *t, uint32_t i, float *dgamma, float *dbeta,
+                                   struct error *err)
+{
+    const struct gradient_ops *ops = t->b->ops->gradients;
+    const struct batch_norm_args a = batch_args(t, i);
+    const struct tensor *dy = &t->at[i].gradient;
+    const struct into dx = into_of(t, t->g->nodes[i].in[0], t->plan.nodes[i].in[0]);
+    double *dsums = t->at[i].sums + 2 * (size_t)a.x.c;
+    enum status s = ops->batch_norm_gradient_sums(t->b, &a, dy, dsums, dgamma, dbeta, err);
+    if (s || !dx.dst.data) return s;
+    sum_over_team(t, dsums, a.x.c);
+    return ops->batch_norm_gradient(t->b, &a, dy, dsums, &dx, err);
+}
+
 static enum status back_node(struct tape *t, uint32_t i, float *gradients, struct error *err)
 {
     const struct gradient_ops *ops = t->b->ops->gradients;
@@ -418,6 +471,10 @@ static enum status back_node(struct tape *t, uint32_t i, float *gradients, struc
     case OP_CONCAT:
         s = pass_on(t, *dy, n->in[0], b->in[0], 0, err);
         return s ? s : pass_on(t, *dy, n->in[1], b->in[1], n->c - t->g->nodes[n->in[1]].c, err);
+    case OP_BATCH_NORM: return batch_norm_back(t, i, dweight, dbias, err);
+    case OP_LEAKY_RELU:
+        return dx.dst.data ? ops->leaky_relu_gradient(t->b, &t->at[i].value, n->slope, dy, &dx, err)
+                           : ST_OK;
     case OP_COUNT: break;
     }
     return error_set(err, ST_INTERNAL, "op %d", (int)n->op);

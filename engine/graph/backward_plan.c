@@ -146,9 +146,11 @@ static void live_backward(struct layout *l)
         if (l->nodes[i].has_gradient) switch (n->op) {
             case OP_GROUP_NORM: read_back(l, n->in[1], i, &end); /* fallthrough */
             case OP_CONV:
+            case OP_BATCH_NORM:
             case OP_ATTENTION:
             case OP_SILU:
             case OP_LINEAR: read_back(l, n->in[0], i, &end); break;
+            case OP_LEAKY_RELU: read_back(l, (int32_t)i, i, &end); break;
             default: break;
             }
         l->nodes[i].again_end = end;
@@ -161,6 +163,8 @@ static int32_t overwritable(const struct layout *l, const struct node *n)
 {
     switch (n->op) {
     case OP_GROUP_NORM:
+    case OP_BATCH_NORM:
+    case OP_LEAKY_RELU:
     case OP_SILU:
     case OP_ADD:
     case OP_ADD_CHANNEL: return n->in[0];
@@ -191,7 +195,7 @@ static void overwrite_inputs(struct layout *l)
 /* Whether input 0's gradient may be written over the output's, pixel by pixel. */
 static bool is_in_place(enum op op)
 {
-    return op == OP_GROUP_NORM || op == OP_SILU;
+    return op == OP_GROUP_NORM || op == OP_SILU || op == OP_BATCH_NORM || op == OP_LEAKY_RELU;
 }
 
 /* Whether an input's gradient is its output's, or a slice of it. */

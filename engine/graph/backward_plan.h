@@ -9,6 +9,13 @@
 
 #include "engine/graph/plan.h"
 
+/* The processes that share a batch: `sum` makes of each value the sum over all of them. NULL: there is one. */
+struct team {
+    void (*sum)(void *ctx, double *values, size_t count);
+    void *ctx;
+    uint32_t processes;
+};
+
 struct backward_options {
     uint32_t rows;    /* of a micro-batch: they run together */
     enum dtype dtype; /* of pictures and of their gradients; embeddings are F32 */
@@ -16,6 +23,7 @@ struct backward_options {
     bool recompute;
     bool input_gradient; /* the network's input has one */
     bool keep_taps;    /* tapped nodes are readable after a forward pass, and seeds go there too */
+    struct team team;  /* batch norms are over the rows of all */
     const char *probe; /* the weight of a convolution, for tape_probe; NULL: none */
 };
 

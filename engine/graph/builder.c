@@ -201,8 +201,8 @@ int32_t build_conv(struct builder *b, const char *name, int32_t in,
     n->c = oc;
     n->kernel = k;
     n->stride = args->stride;
-    n->h = (n->h + n->stride - 1) / n->stride;
-    n->w = (n->w + n->stride - 1) / n->stride;
+    n->h = (n->h + 2 * (k / 2) - k) / n->stride + 1;
+    n->w = (n->w + 2 * (k / 2) - k) / n->stride + 1;
     n->weight = weight;
     n->bias = bias;
     n->residual = args->residual;
@@ -228,6 +228,27 @@ int32_t build_group_norm(struct builder *b, const char *name, int32_t in, int32_
     n->weight = gamma;
     n->bias = beta;
     n->silu = silu;
+    return last(b);
+}
+
+int32_t build_batch_norm(struct builder *b, const char *name, int32_t in)
+{
+    if (has_failed(b)) return NODE_NONE;
+    uint32_t c = node_at(b, in)->c;
+    int32_t gamma = append_param(b, name, "weight", 1, (uint32_t[]){ c });
+    int32_t beta = append_param(b, name, "bias", 1, (uint32_t[]){ c });
+    struct node *n = append(b, OP_BATCH_NORM, in, NODE_NONE);
+    if (!n) return NODE_NONE;
+    n->weight = gamma;
+    n->bias = beta;
+    return last(b);
+}
+
+int32_t build_leaky_relu(struct builder *b, int32_t in, float slope)
+{
+    struct node *n = append(b, OP_LEAKY_RELU, in, NODE_NONE);
+    if (!n) return NODE_NONE;
+    n->slope = slope;
     return last(b);
 }
 

@@ -30,15 +30,17 @@ int32_t build_add(struct builder *b, int32_t in, int32_t other);
 int32_t build_add_channel(struct builder *b, int32_t in, int32_t embedding);
 
 struct build_conv_args {
-    uint32_t oc, kernel, stride;
-    int32_t residual; /* NODE_NONE */
-    bool one_d;       /* the weight is [oc][ic][1], a Conv1d's */
+    uint32_t oc, kernel, stride; /* padding kernel / 2 */
+    int32_t residual;            /* NODE_NONE */
+    bool one_d;                  /* the weight is [oc][ic][1], a Conv1d's */
 };
 int32_t build_conv(struct builder *b, const char *name, int32_t in,
                    const struct build_conv_args *args);
 /* scale_shift: an embedding of 2c channels or NODE_NONE. */
 int32_t build_group_norm(struct builder *b, const char *name, int32_t in, int32_t scale_shift,
                          bool silu);
+int32_t build_batch_norm(struct builder *b, const char *name, int32_t in);
+int32_t build_leaky_relu(struct builder *b, int32_t in, float slope);
 int32_t build_attention(struct builder *b, int32_t qkv, uint32_t heads, bool new_order);
 int32_t build_upsample(struct builder *b, int32_t in);
 int32_t build_downsample(struct builder *b, int32_t in);

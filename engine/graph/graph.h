@@ -32,7 +32,7 @@ struct node {
     enum op op;
     int32_t in[2];           /* nodes read; NODE_NONE */
     int32_t residual;        /* CONV: added to the output; NODE_NONE */
-    int32_t weight, bias;    /* parameter indices (GROUP_NORM: gamma, beta); NODE_NONE */
+    int32_t weight, bias;    /* parameter indices (norms: gamma, beta); NODE_NONE */
     uint32_t h, w, c;        /* output of one row; 1 x 1 for embeddings */
     uint32_t kernel, stride; /* CONV */
     uint32_t heads;          /* ATTENTION */
@@ -41,6 +41,7 @@ struct node {
     enum resample resample; /* CONV: with a norm, what follows that */
     bool absorbed;          /* part of a convolution's input stage: no output, not run */
     bool silu;              /* GROUP_NORM; in[1] = scale and shift or NODE_NONE */
+    float slope;            /* LEAKY_RELU */
     bool is_embedding;      /* depends on (t, label) alone: folded away where these are constant */
     char tap[TAP_NAME_MAX]; /* "input_blocks.3": the block this node is the output of; "" = none */
 };

@@ -443,6 +443,8 @@ static enum status run_step(struct program *p, const struct step *st, struct err
     case OP_UPSAMPLE: return ops->upsample(p->b, x, y, err);
     case OP_DOWNSAMPLE: return ops->downsample(p->b, x, y, err);
     case OP_CONCAT: return ops->concat(p->b, x, other, y, err);
+    case OP_BATCH_NORM:
+    case OP_LEAKY_RELU: /* of training alone */
     case OP_COUNT: break;
     }
     return error_set(err, ST_INTERNAL, "op %d", (int)st->op);
