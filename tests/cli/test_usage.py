@@ -6,7 +6,7 @@ import pytest
 
 from conftest import GOLDEN, TREE, run
 
-COMMANDS = ["restore", "degrade", "eval", "forward", "convert", "inspect", "bench", "doctor"]
+COMMANDS = ["serve", "restore", "degrade", "eval", "forward", "convert", "inspect", "bench", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -55,6 +55,8 @@ BAD = [
     ["bench", "--batch", "0"], ["bench", "--batch", "1,"], ["bench", "--size", "64"],
     ["bench", "--size", "64x"], ["bench", "--arch", "nonsense"],
     ["bench", "--arch", "ffhq256", "--model", "x"], ["doctor", "now"],
+    ["serve", "now"], ["serve", "--nonsense", "1"], ["serve", "--listen"], ["serve", "--threads", "x"],
+    ["serve", "--max-body", "1xb"], ["serve", "--config", "/no/such/file"],
 ]
 
 
