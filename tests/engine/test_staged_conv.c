@@ -249,7 +249,7 @@ static struct tensor staged(struct backend *b, const struct stage_case *t, int r
     struct conv_desc d = desc_of(t, DT_BF16);
     struct tensor y = tensor_make(DT_BF16, t->n, t->h, t->w, t->oc, d.y_ld, 4, 0), all = y;
     uint32_t first = row < 0 ? 0 : (uint32_t)row, split = t->joined ? t->ic / 3 : t->ic;
-    double *sums = sums_of(&in.x);
+    double *sums = sums_of(&in.x), *rest = NULL;
     struct conv_stage stage = {
         .gamma = in.gamma, .beta = in.beta, .set = in.set + first, .split = split
     };
@@ -259,7 +259,16 @@ static struct tensor staged(struct backend *b, const struct stage_case *t, int r
     }
     if (t->known) {
         stage.in[0] = (struct moments){ sums + (size_t)first * 2 * t->ic, t->ic };
-        if (t->joined) stage.in[1] = (struct moments){ stage.in[0].data + split, t->ic };
+        if (t->joined) { /* memory of its own, and another distance between its parts */
+            size_t width = t->ic - split;
+            rest = calloc((size_t)t->n * 2 * (width + 3), sizeof *rest);
+            assert_non_null(rest);
+            for (size_t n = 0; n < (size_t)2 * t->n; n++)
+                memcpy(rest + n * (width + 3), sums + n * t->ic + split, width * sizeof *rest);
+            stage.in[1] = (struct moments){ rest + (size_t)first * 2 * (width + 3), width + 3 };
+            for (size_t n = 0; n < (size_t)2 * t->n; n++)
+                memset(sums + n * t->ic + split, 0, width * sizeof *sums);
+        }
     }
     if (t->moments) stage.out = (struct moments){ moments + (size_t)first * 2 * t->oc, t->oc };
     if (row >= 0) {
@@ -285,6 +294,7 @@ static struct tensor staged(struct backend *b, const struct stage_case *t, int r
     if (t->scale_shift)
         in.scale_shift.data = (float *)in.scale_shift.data - (size_t)first * 2 * t->ic;
     free(sums);
+    free(rest);
     inputs_free(&in);
     return all;
 }
