@@ -78,6 +78,15 @@ def test_compose_mounts_files_that_exist():
         assert "image" in service or "build" in service
 
 
+@pytest.mark.skipif(not shutil.which("docker-compose"), reason="docker-compose is not installed")
+@pytest.mark.parametrize("profile, services", [(None, {"david", "prometheus", "grafana"}), ("gpu", {"david-gpu"})])
+def test_compose_takes_its_file(profile, services):
+    chosen = ["--profile", profile] if profile else []
+    done = subprocess.run(["docker-compose", "-f", TOP / "compose.yaml", *chosen, "config", "--services"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert services <= set(done.stdout.split())
+
+
 def test_prometheus_scrapes_a_name_that_compose_gives():
     compose = yaml.safe_load((TOP / "compose.yaml").read_text())
     aliases = {
