@@ -54,7 +54,7 @@ struct gpu_copy {
 int gpu_copy(const struct gpu_copy *a, void *stream);
 
 /* y = conv(x) + bias[set] (+ residual): any kernel 1 or 3 (padding kernel / 2), stride 1 or 2, any channel counts. The one that always works; cuDNN
- * has the wide ones. Two cases must be fast: x.c <= 4 (conv_in: bound by writing y), y.c <= 4 (conv_out: bound by reading x). */
+ * has the wide ones. Two cases must be fast: x.c <= 4 (conv_in: bound by writing y), y.c <= 3 (conv_out: bound by reading x). */
 struct gpu_conv {
     struct tensor x, y; /* [n][h][w][ic], [n][h'][w'][oc]; x and y may differ in dtype */
     uint32_t kernel, stride;

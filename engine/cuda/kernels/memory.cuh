@@ -63,6 +63,19 @@ template <typename T> DEVICE void unpack16(float *v, uint4 raw)
     }
 }
 
+/* The value, or two, of one word of 16 bytes. */
+template <typename T, int N> DEVICE void unpack_word(float (&v)[N], const uint4 &raw, int word)
+{
+    const unsigned bits = word == 0 ? raw.x : word == 1 ? raw.y : word == 2 ? raw.z : raw.w;
+    if constexpr (N == 1) {
+        v[0] = __uint_as_float(bits);
+    } else {
+        const float2 two = unpack<T>(bits);
+        v[0] = two.x;
+        v[1] = two.y;
+    }
+}
+
 template <typename T> DEVICE uint4 pack16(const float *v)
 {
     if constexpr (sizeof(T) == 4)
