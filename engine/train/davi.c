@@ -1,0 +1,333 @@
+#include "engine/train/davi.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- making ---- */
+
+const char *generator_probe(const struct graph *g)
+{
+    const char *last = NULL;
+    long most = -1;
+    for (uint32_t i = 0; i < g->n_params; i++) {
+        const char *name = g->params[i].name, prefix[] = "output_blocks.";
+        char *end = NULL;
+        if (strncmp(name, prefix, sizeof prefix - 1) != 0) continue;
+        long block = strtol(name + sizeof prefix - 1, &end, 10);
+        if (block <= most || strcmp(end, ".0.out_layers.3.weight") != 0) continue;
+        most = block;
+        last = name;
+    }
+    return last;
+}
+
+static enum status find_blocks(struct davi *d, struct error *err)
+{
+    const struct graph *g = d->discriminator->g;
+    size_t at = 0;
+    for (uint32_t k = 0; k < PATCHGAN_BLOCKS; k++) {
+        char tap[TAP_NAME_MAX];
+        (void)snprintf(tap, sizeof tap, "model%u", k);
+        d->block[k] = graph_tap(g, tap);
+        if (d->block[k] == NODE_NONE)
+            return error_set(err, ST_INTERNAL, "the discriminator has no %s", tap);
+        const struct node *n = &g->nodes[d->block[k]];
+        d->block_count[k] = (size_t)d->rows * n->h * n->w * n->c;
+        d->block_at[k] = at;
+        at += d->block_count[k];
+    }
+    return ST_OK;
+}
+
+static enum status check(const struct davi *d, struct error *err)
+{
+    const struct learner *nets[] = { d->teacher, d->score, d->generator, d->discriminator };
+    for (size_t i = 0; i < sizeof nets / sizeof *nets; i++) {
+        const struct node *in = &nets[i]->g->nodes[nets[i]->g->input];
+        if (tape_rows(nets[i]->tape) != d->rows || in->h != d->h || in->w != d->w)
+            return error_set(err, ST_INTERNAL, "networks for different pictures");
+        if (i < 3 && nets[i]->g->nodes[nets[i]->g->output].c != OUTPUT_CHANNELS)
+            return error_set(err, ST_BAD_FILE,
+                             "a network without a learned variance cannot be trained");
+    }
+    if (!d->generator->b->ops->host_memory)
+        return error_set(err, ST_UNSUPPORTED, "training needs a back end in the host's memory");
+    if (!generator_probe(d->generator->g))
+        return error_set(err, ST_BAD_FILE, "the generator has no output_blocks");
+    return ST_OK;
+}
+
+static enum status take_memory(struct davi *d, struct error *err)
+{
+    const size_t blocks = d->block_at[PATCHGAN_BLOCKS - 1] + d->block_count[PATCHGAN_BLOCKS - 1];
+    const size_t scratch = consistency_scratch(d->o.op, d->w, d->h);
+    const struct {
+        float **to;
+        size_t count;
+    } parts[] = {
+        { &d->x_q, d->count },    { &d->pred, d->count },          { &d->x_t, d->count },
+        { &d->d_ikl, d->count },  { &d->d_con, d->count },         { &d->d_truth, d->count },
+        { &d->d_gan, d->count },  { &d->y, 2 * d->count },         { &d->y_theta, 2 * d->count },
+        { &d->dy, 2 * d->count }, { &d->true_blocks, blocks },     { &d->pred_blocks, blocks },
+        { &d->d_blocks, blocks }, { &d->d_probe, d->probe_count }, { &d->scratch, scratch }
+    };
+    size_t total = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        total += (parts[i].count + 15) / 16 * 16;
+    void *memory = NULL;
+    struct backend *b = d->generator->b;
+    enum status s = b->ops->alloc(b, total * sizeof(float), &memory, err);
+    if (s) return s;
+    d->memory = memory;
+    float *at = memory;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        *parts[i].to = at;
+        at += (parts[i].count + 15) / 16 * 16;
+    }
+    return ST_OK;
+}
+
+enum status davi_init(struct davi *out, const struct davi_options *o, struct learner *teacher,
+                      struct learner *score, struct learner *generator,
+                      struct learner *discriminator, struct error *err)
+{
+    const struct node *in = &generator->g->nodes[generator->g->input];
+    struct davi d = { .o = *o,
+                      .teacher = teacher,
+                      .score = score,
+                      .generator = generator,
+                      .discriminator = discriminator,
+                      .rows = tape_rows(generator->tape),
+                      .h = in->h,
+                      .w = in->w };
+    d.count = (size_t)d.rows * d.h * d.w * LOSS_CHANNELS;
+    enum status s = check(&d, err);
+    if (!s) s = find_blocks(&d, err);
+    if (s) return s;
+    const char *probe = generator_probe(generator->g);
+    for (uint32_t i = 0; i < generator->g->n_params; i++)
+        if (strcmp(generator->g->params[i].name, probe) == 0)
+            d.probe_count = generator->g->params[i].count;
+    s = take_memory(&d, err);
+    if (!s) *out = d;
+    return s;
+}
+
+void davi_done(struct davi *d)
+{
+    if (d->generator) d->generator->b->ops->free(d->generator->b, d->memory);
+    *d = (struct davi){ 0 };
+}
+
+/* ---- the bridge ---- */
+
+static void enlarge4(uint32_t w, uint32_t h, const float *y, float *y_in)
+{
+    const uint32_t mw = w / 4, mh = h / 4;
+    for (uint32_t row = 0; row < h; row++)
+        for (uint32_t col = 0; col < w; col++) {
+            uint32_t y0, y1, x0, x1;
+            float wy, wx;
+            resize4_at(row, mh, &y0, &y1, &wy);
+            resize4_at(col, mw, &x0, &x1, &wx);
+            for (uint32_t c = 0; c < 3; c++) {
+                float top = y[((size_t)y0 * mw + x0) * 3 + c] * (1 - wx) +
+                            y[((size_t)y0 * mw + x1) * 3 + c] * wx;
+                float low = y[((size_t)y1 * mw + x0) * 3 + c] * (1 - wx) +
+                            y[((size_t)y1 * mw + x1) * 3 + c] * wx;
+                y_in[((size_t)row * w + col) * 3 + c] = top * (1 - wy) + low * wy;
+            }
+        }
+}
+
+void bridge_input(enum operator_kind op, uint32_t w, uint32_t h, const float *y, float *y_in)
+{
+    const size_t px = (size_t)w * h;
+    switch (op) {
+    case OPERATOR_POOL4: enlarge4(w, h, y, y_in); break;
+    case OPERATOR_GRAY:
+        for (size_t i = 0; i < 3 * px; i++)
+            y_in[i] = y[i / 3];
+        break;
+    default: memcpy(y_in, y, 3 * px * sizeof *y); break;
+    }
+}
+
+/* G(x_q) = tanh(x_q - std_fwd eps), x_q on the bridge between the true picture and the network's input. */
+static enum status predict(struct davi *d, const struct davi_rows *rows,
+                           const struct davi_draws *draws, struct error *err)
+{
+    const struct schedule *s = d->o.schedule;
+    const size_t each = d->count / d->rows;
+    for (uint32_t n = 0; n < d->rows; n++) {
+        const uint32_t t = draws->t_bridge[n];
+        const float of_x = (float)s->mu_x0[t], of_y = (float)s->mu_x1[t];
+        const float of_z = (float)((1 - s->alpha_bar[t]) * d->o.h);
+        for (size_t i = n * each; i < (n + 1) * each; i++)
+            d->x_q[i] = of_x * rows->x[i] + of_y * rows->y_in[i] + of_z * draws->z[i];
+    }
+    enum status status = learner_run(d->generator, d->x_q, draws->t_bridge, d->y, err);
+    for (uint32_t n = 0; !status && n < d->rows; n++) {
+        const float by = (float)s->std_fwd[draws->t_bridge[n]];
+        for (size_t i = n * each; i < (n + 1) * each; i++)
+            d->pred[i] = tanhf(d->x_q[i] - by * d->y[i / 3 * OUTPUT_CHANNELS + i % 3]);
+    }
+    return status;
+}
+
+/* The output's gradient where the prediction's is `by` times d_pred; the variance has none. */
+static void through_tanh(const struct davi *d, const uint32_t *t_bridge, const float *d_pred,
+                         double by)
+{
+    const size_t each = d->count / d->rows;
+    for (uint32_t n = 0; n < d->rows; n++) {
+        const float std = (float)(-by * d->o.schedule->std_fwd[t_bridge[n]]);
+        for (size_t i = n * each; i < (n + 1) * each; i++) {
+            float *to = d->dy + i / 3 * OUTPUT_CHANNELS + i % 3;
+            to[0] = std * d_pred[i] * (1 - d->pred[i] * d->pred[i]);
+            to[3] = 0;
+        }
+    }
+}
+
+/* ---- the score and the discriminator ---- */
+
+/* Hinge loss of one side, 1 for true pictures and -1 for predictions; gradients are added. */
+static enum status discriminate(struct davi *d, const float *pictures, double sign, double share,
+                                double *loss, struct error *err)
+{
+    struct learner *net = d->discriminator;
+    const int last = PATCHGAN_BLOCKS - 1;
+    enum status s = learner_run(net, pictures, NULL, d->pred_blocks, err);
+    if (s) return s;
+    *loss += hinge_loss(d->pred_blocks, d->block_count[last], sign, share, d->d_blocks);
+    const struct seed seed = { d->block[last], d->d_blocks };
+    return tape_backward(net->tape, &seed, 1, net->gradients, NULL, err);
+}
+
+enum status davi_score_step(struct davi *d, const struct davi_rows *rows,
+                            const struct davi_draws *draws, double share, struct score_report *out,
+                            struct error *err)
+{
+    struct score_report r = { .discriminator = 0 };
+    enum status s = predict(d, rows, draws, err);
+    if (s) return s;
+    s = learn_to_denoise(d->score,
+                         &(struct denoising){ .schedule = d->o.schedule,
+                                              .x0 = d->pred,
+                                              .noise = draws->noise,
+                                              .t = draws->t,
+                                              .share = share,
+                                              .x_t = d->x_t,
+                                              .y = d->y,
+                                              .dy = d->dy },
+                         &r.denoising, err);
+    if (!s) s = discriminate(d, rows->x, 1, share, &r.discriminator, err);
+    if (!s) s = discriminate(d, d->pred, -1, share, &r.discriminator, err);
+    if (!s) *out = r;
+    return s;
+}
+
+/* ---- the generator ---- */
+
+static enum status read_blocks(struct davi *d, const float *pictures, float *to, struct error *err)
+{
+    struct learner *net = d->discriminator;
+    enum status s = tape_forward(net->tape, &(struct tape_input){ .x = pictures }, err);
+    for (int k = 0; !s && k < PATCHGAN_BLOCKS; k++)
+        s = tape_value(net->tape, d->block[k], to + d->block_at[k], err);
+    return s;
+}
+
+/* -mean D(pred), and mean |D_k(pred) - D_k(x)| over the first four blocks; their gradient to d_gan. */
+static enum status adversarial(struct davi *d, const float *x, struct generator_report *r,
+                               struct error *err)
+{
+    const int last = PATCHGAN_BLOCKS - 1;
+    struct seed seeds[PATCHGAN_BLOCKS];
+    enum status s = read_blocks(d, x, d->true_blocks, err);
+    if (!s) s = read_blocks(d, d->pred, d->pred_blocks, err);
+    if (s) return s;
+    r->features = r->adversarial = 0;
+    for (int k = 0; k < PATCHGAN_BLOCKS; k++) {
+        const size_t at = d->block_at[k], count = d->block_count[k];
+        seeds[k] = (struct seed){ d->block[k], d->d_blocks + at };
+        if (k < last) {
+            r->features +=
+                feature_loss(d->pred_blocks + at, d->true_blocks + at, count, d->d_blocks + at);
+            continue;
+        }
+        for (size_t i = at; i < at + count; i++) {
+            r->adversarial -= (double)d->pred_blocks[i] / (double)count;
+            d->d_blocks[i] = -1.0f / (float)count;
+        }
+    }
+    return tape_backward(d->discriminator->tape, seeds, PATCHGAN_BLOCKS, NULL, d->d_gan, err);
+}
+
+/* The norm of a term's gradient by the probe, the mean of it over all processes' pictures. */
+static enum status probe_norm(struct davi *d, const uint32_t *t_bridge, const float *d_pred,
+                              double *norm, struct error *err)
+{
+    struct learner *net = d->generator;
+    const struct seed seed = { net->g->output, d->dy };
+    through_tanh(d, t_bridge, d_pred, 1);
+    memset(d->d_probe, 0, d->probe_count * sizeof *d->d_probe);
+    enum status s = tape_probe(net->tape, &seed, 1, d->d_probe, err);
+    double squares = 0;
+    for (size_t i = 0; !s && i < d->probe_count;) {
+        double piece[256];
+        size_t n = d->probe_count - i < 256 ? d->probe_count - i : 256;
+        for (size_t k = 0; k < n; k++)
+            piece[k] = (double)d->d_probe[i + k];
+        if (d->o.team.sum) d->o.team.sum(d->o.team.ctx, piece, n);
+        for (size_t k = 0; k < n; k++)
+            squares += piece[k] * piece[k];
+        i += n;
+    }
+    if (!s) *norm = sqrt(squares) / (d->o.team.sum ? d->o.team.processes : 1);
+    return s;
+}
+
+static double clip(double v, double low, double high)
+{
+    return v < low ? low : v > high ? high : v;
+}
+
+enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
+                                const struct davi_draws *draws, double share,
+                                struct generator_report *out, struct error *err)
+{
+    const size_t px = (size_t)d->h * d->w;
+    const struct pictures p = {
+        d->o.op, d->rows, d->w, d->h, d->pred, rows->x, rows->y, rows->kept
+    };
+    struct generator_report r = { 0 };
+    double of_truth = 0, of_gan = 0;
+    enum status s = predict(d, rows, draws, err);
+    if (s) return s;
+    diffuse(d->o.schedule, d->rows, px, draws->t, d->pred, draws->noise, d->x_t);
+    s = learner_run(d->teacher, d->x_t, draws->t, d->y_theta, err);
+    if (!s) s = learner_run(d->score, d->x_t, draws->t, d->y, err);
+    if (s) return s;
+    r.ikl = ikl_loss(d->rows, px, d->y, d->y_theta, d->pred, d->d_ikl);
+    r.consistency = consistency_loss(&p, d->d_con, d->scratch);
+    r.truth = truth_loss(&p, d->d_truth);
+    s = adversarial(d, rows->x, &r, err);
+    if (!s) s = probe_norm(d, draws->t_bridge, d->d_truth, &of_truth, err);
+    if (!s) s = probe_norm(d, draws->t_bridge, d->d_gan, &of_gan, err);
+    if (s) return s;
+    r.lambda = clip(of_truth / (of_gan + 1e-4), 0.01, 10);
+    r.total = r.ikl + d->o.weight_con * r.consistency + d->o.reg_coeff * r.truth +
+              r.lambda * (r.adversarial + r.features);
+    const float con = (float)d->o.weight_con, reg = (float)d->o.reg_coeff, gan = (float)r.lambda;
+    for (size_t i = 0; i < d->count; i++)
+        d->x_t[i] = d->d_ikl[i] + con * d->d_con[i] + reg * d->d_truth[i] + gan * d->d_gan[i];
+    through_tanh(d, draws->t_bridge, d->x_t, share);
+    const struct seed seed = { d->generator->g->output, d->dy };
+    s = tape_backward(d->generator->tape, &seed, 1, d->generator->gradients, NULL, err);
+    if (!s) *out = r;
+    return s;
+}

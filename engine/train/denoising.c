@@ -1,0 +1,62 @@
+#include "engine/train/denoising.h"
+
+size_t learner_px(const struct learner *l)
+{
+    const struct node *in = &l->g->nodes[l->g->input];
+    return (size_t)in->h * in->w;
+}
+
+enum status learner_run(struct learner *l, const float *x, const uint32_t *t, float *y,
+                        struct error *err)
+{
+    const uint32_t rows = tape_rows(l->tape);
+    float times[MOST_ROWS];
+    if (rows > MOST_ROWS)
+        return error_set(err, ST_BAD_PARAMETER, "a micro-batch of %u rows; the most is %d", rows,
+                         MOST_ROWS);
+    for (uint32_t i = 0; i < rows && t; i++)
+        times[i] = (float)t[i];
+    struct tape_input in = { .x = x, .t = t ? times : NULL };
+    enum status s = tape_forward(l->tape, &in, err);
+    return s ? s : tape_value(l->tape, l->g->output, y, err);
+}
+
+static double mean(const double *v, uint32_t n)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += v[i];
+    return sum / n;
+}
+
+enum status learn_to_denoise(struct learner *net, const struct denoising *a,
+                             struct denoising_report *out, struct error *err)
+{
+    const uint32_t rows = tape_rows(net->tape);
+    const size_t px = learner_px(net);
+    if (net->g->nodes[net->g->output].c != OUTPUT_CHANNELS)
+        return error_set(err, ST_BAD_FILE,
+                         "a network without a learned variance cannot be trained");
+    diffuse(a->schedule, rows, px, a->t, a->x0, a->noise, a->x_t);
+    enum status s = learner_run(net, a->x_t, a->t, a->y, err);
+    if (s) return s;
+    struct denoising_report r;
+    hybrid_loss(&(struct hybrid_args){ .schedule = a->schedule,
+                                       .rows = rows,
+                                       .px = px,
+                                       .t = a->t,
+                                       .x0 = a->x0,
+                                       .x_t = a->x_t,
+                                       .noise = a->noise,
+                                       .out = a->y,
+                                       .scale = a->share / rows,
+                                       .dout = a->dy,
+                                       .mse = r.row_mse,
+                                       .vb = r.row_vb });
+    r.mse = mean(r.row_mse, rows);
+    r.vb = mean(r.row_vb, rows);
+    const struct seed seed = { net->g->output, a->dy };
+    s = tape_backward(net->tape, &seed, 1, net->gradients, NULL, err);
+    if (!s) *out = r;
+    return s;
+}

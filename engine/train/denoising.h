@@ -1,0 +1,36 @@
+/* denoising.h - one micro-batch of learning to denoise: all of a prior's step, and half of the score's (engine/README.md section 5).
+ *
+ * Everything random is given. Gradients are added to the learner's, this micro-batch by its `share` of the batch: who calls zeroes
+ * them before and updates after. Pictures are F32 [rows][h][w][3] in memory that both the host and the back end may touch. */
+#ifndef DAVID_TRAIN_DENOISING_H
+#define DAVID_TRAIN_DENOISING_H
+
+#include "engine/train/learner.h"
+#include "engine/train/losses.h"
+
+enum { MOST_ROWS = 256 }; /* of a micro-batch */
+
+struct denoising {
+    const struct schedule *schedule;
+    const float *x0, *noise; /* clean pictures and what is put on them */
+    const uint32_t *t;       /* [rows], rows those of the learner's tape */
+    double share;
+    float *x_t;    /* scratch, as the pictures */
+    float *y, *dy; /* scratch, [rows][h][w][6] */
+};
+
+struct denoising_report {
+    double mse, vb; /* means over the micro-batch */
+    double row_mse[MOST_ROWS], row_vb[MOST_ROWS];
+};
+
+enum status learn_to_denoise(struct learner *net, const struct denoising *a,
+                             struct denoising_report *out, struct error *err);
+
+/* The pixels of one row of the learner's tape. */
+size_t learner_px(const struct learner *l);
+/* Runs x with the given t; y: [rows][h][w][channels of the output]. */
+enum status learner_run(struct learner *l, const float *x, const uint32_t *t, float *y,
+                        struct error *err);
+
+#endif

@@ -1,0 +1,41 @@
+/* learner.h - a network that learns: its parameters, their gradients, the optimiser's moments, and perhaps a running average.
+ *
+ * All are F32 arrays of one layout in memory of the back end; a tape runs them. Trained by AdamW with the betas and the weight
+ * decay of engine/README.md section 5. Owned by the caller; done before the back end is closed. One thread at a time. */
+#ifndef DAVID_TRAIN_LEARNER_H
+#define DAVID_TRAIN_LEARNER_H
+
+#include "engine/graph/backward.h"
+
+struct learner {
+    struct backend *b;
+    struct graph *g;
+    struct param_layout layout;
+    float *params, *gradients, *m, *v; /* [layout.count] */
+    float *average;                    /* NULL: none is kept */
+    struct tape *tape;
+    uint64_t updates;
+};
+
+struct learner_options {
+    struct backward_options tape;
+    bool has_average;
+};
+
+/* Takes the graph over, also on failure. forward_only tapes get neither gradients nor moments. */
+enum status learner_init(struct learner *out, struct backend *b, struct graph *g,
+                         const struct learner_options *o, struct error *err);
+void learner_done(struct learner *l); /* takes a zeroed struct */
+size_t learner_bytes(const struct learner *l);
+
+/* Fills the parameters (and the average) and packs them; the moments become zero. */
+enum status learner_load(struct learner *l, const struct param_source *src, struct error *err);
+enum status learner_zero(struct learner *l, struct error *err); /* the gradients */
+enum status learner_gradient_norm(struct learner *l, double *out, struct error *err);
+/* One update from the gradients; packs. */
+enum status learner_update(struct learner *l, double lr, struct error *err);
+/* To be called after every update: every fifth the average moves (engine/README.md section 5). */
+enum status learner_follow(struct learner *l, struct error *err);
+double average_decay(uint64_t updates); /* 0: a copy */
+
+#endif
