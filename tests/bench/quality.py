@@ -77,7 +77,7 @@ def wiener(y, k, power):
 
 
 SEARCH = {
-    "denoise": (non_local_means, itertools.product((0.3, 0.4, 0.5, 0.6, 0.8), (3, 5, 7), (6, 12), (True, False))),
+    "denoise": (non_local_means, itertools.product((0.3, 0.4, 0.5, 0.6, 0.8), (3, 5, 7), (4, 6, 9), (True, False))),
     "sr4": (bicubic, ((w,) for w in (0, 0.3, 0.4, 0.5, 0.6, 0.8))),
     "deblur": (wiener, itertools.product((1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 0.01, 0.02, 0.03, 0.06, 0.1), (0, 1, 2, 3))),
 }
