@@ -1,0 +1,358 @@
+/* Streams, events, copies and graphs of the fake runtime: work is kept until somebody waits for it. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/cuda/fake/inside.h"
+
+static struct CUstream_st *streams;
+
+bool fake_any_recording(void)
+{
+    for (struct CUstream_st *s = streams; s; s = s->next)
+        if (s->recording) {
+            s->is_spoilt = true;
+            return true;
+        }
+    return false;
+}
+
+cudaStream_t fake_stream_of(void *p)
+{
+    for (struct CUstream_st *s = streams; s; s = s->next)
+        if (s == p) return s;
+    fake_die("%p is no stream", p);
+}
+
+void fake_do(const struct item *i)
+{
+    if (fake.sticky) return; /* nothing is done any more */
+    if (fake.break_file && access(fake.break_file, F_OK) == 0) fake.break_after = 0;
+    if (fake.break_after == 0) {
+        fake.sticky = cudaErrorIllegalAddress;
+        return;
+    }
+    if (fake.break_after != UINT64_MAX) fake.break_after--;
+    if (i->run) i->run(i->job);
+}
+
+void fake_work(cudaStream_t s, uint64_t number)
+{
+    if (s->done >= number) return;
+    fake_begin_work();
+    while (s->done < number) {
+        struct item *i = s->first;
+        if (i->wait_stream) fake_work(i->wait_stream, i->wait_number);
+        if (i->record) {
+            if (i->record->stream == s && i->record->number == s->done + 1)
+                i->record->ns = fake.clock_ns;
+        } else if (!i->wait_stream) {
+            fake_do(i);
+        }
+        s->first = i->next;
+        if (!s->first) s->end = &s->first;
+        s->done++;
+        if (i->drop) i->drop(i->job);
+        free(i);
+    }
+    fake_end_work();
+}
+
+void fake_ask(cudaStream_t s, struct item what)
+{
+    struct item *i = malloc(sizeof *i);
+    if (!i) fake_die("no memory");
+    *i = what;
+    i->next = NULL;
+    if (s->recording) {
+        *s->recording->end = i;
+        s->recording->end = &i->next;
+        return;
+    }
+    *s->end = i;
+    s->end = &i->next;
+    s->asked++;
+    if (fake.is_eager) fake_work(s, s->asked);
+}
+
+int fake_enqueue(void *stream, void (*run)(void *job), void (*drop)(void *job), void *job)
+{
+    fake_enter();
+    if (fake.sticky) return (int)fake_leave(fake.sticky);
+    cudaStream_t s = fake_stream_of(stream);
+    if (!s->recording) fake_now.launches++;
+    fake_ask(s, (struct item){ .run = run, .drop = drop, .job = job });
+    (void)fake_leave(cudaSuccess);
+    return cudaSuccess; /* the job is taken; a fault of the work itself is told by the next call */
+}
+
+void fake_spend(uint64_t ns)
+{
+    fake.clock_ns += ns;
+}
+
+/* ---- streams and events ---- */
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned int flags)
+{
+    fake_enter();
+    if (fake.sticky) return fake_leave(fake.sticky);
+    if (flags != cudaStreamNonBlocking) fake_die("a stream with flags %u", flags);
+    struct CUstream_st *s = calloc(1, sizeof *s);
+    if (!s) fake_die("no memory");
+    s->end = &s->first;
+    s->next = streams;
+    streams = s;
+    fake_now.streams++;
+    *out = s;
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    fake_enter();
+    cudaStream_t s = fake_stream_of(stream);
+    if (s->recording) fake_die("a stream is destroyed while it is recorded");
+    fake_work(s, s->asked);
+    for (struct CUstream_st **at = &streams; *at; at = &(*at)->next)
+        if (*at == s) {
+            *at = s->next;
+            break;
+        }
+    free(s);
+    fake_now.streams--;
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    fake_enter();
+    if (fake.sticky) return fake_leave(fake.sticky);
+    cudaStream_t s = fake_stream_of(stream);
+    if (s->recording) {
+        s->is_spoilt = true;
+        return fake_leave(cudaErrorStreamCaptureUnsupported);
+    }
+    fake_work(s, s->asked);
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned int flags)
+{
+    fake_enter();
+    if (fake.sticky) return fake_leave(fake.sticky);
+    struct CUevent_st *e = calloc(1, sizeof *e);
+    if (!e) fake_die("no memory");
+    e->is_timed = !(flags & cudaEventDisableTiming);
+    fake_now.events++;
+    *out = e;
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    fake_enter();
+    if (event->stream) fake_work(fake_stream_of(event->stream), event->number);
+    free(event);
+    fake_now.events--;
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    fake_enter();
+    if (fake.sticky) return fake_leave(fake.sticky);
+    cudaStream_t s = fake_stream_of(stream);
+    if (s->recording) fake_die("events are not recorded into graphs here");
+    event->stream = s;
+    event->number = s->asked + 1;
+    fake_ask(s, (struct item){ .record = event });
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags)
+{
+    fake_enter();
+    (void)flags;
+    if (fake.sticky) return fake_leave(fake.sticky);
+    cudaStream_t s = fake_stream_of(stream);
+    if (!event->stream) return fake_leave(cudaSuccess); /* as CUDA has it: nothing to wait for */
+    fake_ask(s, (struct item){
+                    .wait = event, .wait_stream = event->stream, .wait_number = event->number });
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    fake_enter();
+    if (fake.sticky) return fake_leave(fake.sticky);
+    if (fake_any_recording()) return fake_leave(cudaErrorStreamCaptureUnsupported);
+    if (event->stream) fake_work(fake_stream_of(event->stream), event->number);
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end)
+{
+    fake_enter();
+    if (fake.sticky) return fake_leave(fake.sticky);
+    if (!start->is_timed || !end->is_timed) return fake_leave(cudaErrorInvalidResourceHandle);
+    *ms = (float)(end->ns - start->ns) / 1e6f;
+    return fake_leave(cudaSuccess);
+}
+
+/* ---- copies ---- */
+
+struct copy_job {
+    void *to;
+    const void *from;
+    void *kept; /* what a copy from memory that is not pinned has read at once */
+    size_t bytes;
+    enum cudaMemcpyKind kind;
+};
+
+static void run_copy(void *job)
+{
+    const struct copy_job *c = job;
+    if (c->kind != cudaMemcpyDeviceToHost) fake_expect_device(c->to, c->bytes, "a copy");
+    if (c->kind != cudaMemcpyHostToDevice) fake_expect_device(c->from, c->bytes, "a copy");
+    memcpy(c->to, c->kept ? c->kept : c->from, c->bytes);
+    fake_spend(c->bytes / 2);
+}
+
+static void drop_copy(void *job)
+{
+    struct copy_job *c = job;
+    free(c->kept);
+    free(c);
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream)
+{
+    fake_enter();
+    if (fake.sticky) return fake_leave(fake.sticky);
+    cudaStream_t s = fake_stream_of(stream);
+    const void *host = kind == cudaMemcpyHostToDevice   ? from
+                       : kind == cudaMemcpyDeviceToHost ? to
+                                                        : NULL;
+    const struct block *b = host ? fake_block_of(host) : NULL;
+    const bool is_pageable = host && !(b && b->is_pinned);
+    if (b && !b->is_pinned) fake_die("a copy whose host side is device memory");
+    if (is_pageable && s->recording) {
+        s->is_spoilt = true;
+        return fake_leave(cudaErrorStreamCaptureUnsupported);
+    }
+    struct copy_job *c = malloc(sizeof *c);
+    if (!c) fake_die("no memory");
+    *c = (struct copy_job){ to, from, NULL, bytes, kind };
+    if (is_pageable && kind == cudaMemcpyHostToDevice) {
+        c->kept = malloc(bytes ? bytes : 1);
+        if (!c->kept) fake_die("no memory");
+        memcpy(c->kept, from, bytes);
+    }
+    if (!s->recording) fake_now.copies++;
+    fake_ask(s, (struct item){ .run = run_copy, .drop = drop_copy, .job = c });
+    if (is_pageable && kind == cudaMemcpyDeviceToHost) fake_work(s, s->asked);
+    return fake_leave(cudaSuccess);
+}
+
+/* ---- graphs ---- */
+
+static void graph_drop(struct CUgraph_st *g)
+{
+    if (--g->users > 0) return;
+    while (g->first) {
+        struct item *i = g->first;
+        g->first = i->next;
+        if (i->drop) i->drop(i->job);
+        free(i);
+    }
+    free(g);
+    fake_now.graphs--;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode)
+{
+    fake_enter();
+    if (fake.sticky) return fake_leave(fake.sticky);
+    cudaStream_t s = fake_stream_of(stream);
+    if (mode != cudaStreamCaptureModeThreadLocal) fake_die("recording in mode %d", (int)mode);
+    if (s->recording) return fake_leave(cudaErrorInvalidValue);
+    s->recording = calloc(1, sizeof *s->recording);
+    if (!s->recording) fake_die("no memory");
+    s->recording->end = &s->recording->first;
+    s->recording->users = 1;
+    s->is_spoilt = false;
+    fake_now.graphs++;
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
+{
+    fake_enter();
+    cudaStream_t s = fake_stream_of(stream);
+    struct CUgraph_st *g = s->recording;
+    *out = NULL;
+    if (!g) return fake_leave(cudaErrorInvalidValue);
+    s->recording = NULL;
+    if (s->is_spoilt || fake.sticky) {
+        graph_drop(g);
+        return fake_leave(cudaErrorStreamCaptureInvalidated);
+    }
+    fake_now.recorded++;
+    *out = g;
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags)
+{
+    fake_enter();
+    (void)flags;
+    if (fake.sticky) return fake_leave(fake.sticky);
+    struct CUgraphExec_st *e = calloc(1, sizeof *e);
+    if (!e) fake_die("no memory");
+    e->graph = graph;
+    graph->users++;
+    *out = e;
+    return fake_leave(cudaSuccess);
+}
+
+static void run_graph(void *job)
+{
+    struct CUgraphExec_st *e = job;
+    for (const struct item *i = e->graph->first; i; i = i->next)
+        fake_do(i);
+}
+
+static void drop_launch(void *job)
+{
+    struct CUgraphExec_st *e = job;
+    e->pending--;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    fake_enter();
+    if (fake.sticky) return fake_leave(fake.sticky);
+    exec->pending++;
+    fake_now.replays++;
+    fake_ask(fake_stream_of(stream),
+             (struct item){ .run = run_graph, .drop = drop_launch, .job = exec });
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    fake_enter();
+    if (exec->pending && !fake.sticky) fake_die("a graph is destroyed before it has run");
+    graph_drop(exec->graph);
+    free(exec);
+    return fake_leave(cudaSuccess);
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    fake_enter();
+    graph_drop(graph);
+    return fake_leave(cudaSuccess);
+}
