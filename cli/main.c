@@ -5,23 +5,25 @@
 #include "cli/commands.h"
 #include "cli/files.h"
 #include "cli/options.h"
+#include "cli/spins.h"
 
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
     const char *what;
+    bool runs_engine;
 } commands[] = {
 #ifdef DAVID_HAS_SERVE
-    { "serve", cmd_serve, "the service: restorations over HTTP" },
+    { "serve", cmd_serve, "the service: restorations over HTTP", true },
 #endif
-    { "restore", cmd_restore, "restore a picture" },
-    { "degrade", cmd_degrade, "simulate a measurement of a picture" },
-    { "eval", cmd_eval, "degrade, restore and score a folder of pictures" },
-    { "forward", cmd_forward, "run the raw network on tensors" },
-    { "convert", cmd_convert, "make a model file of a checkpoint" },
-    { "inspect", cmd_inspect, "what a model file is" },
-    { "bench", cmd_bench, "how fast the network runs here" },
-    { "doctor", cmd_doctor, "what this machine and build have, and what auto takes" },
+    { "restore", cmd_restore, "restore a picture", true },
+    { "degrade", cmd_degrade, "simulate a measurement of a picture", false },
+    { "eval", cmd_eval, "degrade, restore and score a folder of pictures", true },
+    { "forward", cmd_forward, "run the raw network on tensors", true },
+    { "convert", cmd_convert, "make a model file of a checkpoint", false },
+    { "inspect", cmd_inspect, "what a model file is", false },
+    { "bench", cmd_bench, "how fast the network runs here", true },
+    { "doctor", cmd_doctor, "what this machine and build have, and what auto takes", false },
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -36,10 +38,14 @@ static int help(void)
     return finish_stdout("");
 }
 
-static int run(int argc, char **argv)
+/* program: argv of main. */
+static int run(int argc, char **argv, char **program)
 {
     for (size_t i = 0; i < COMMANDS; i++)
-        if (strcmp(argv[0], commands[i].name) == 0) return commands[i].run(argc, argv);
+        if (strcmp(argv[0], commands[i].name) == 0) {
+            if (commands[i].runs_engine) start_again_with_short_spins(program);
+            return commands[i].run(argc, argv);
+        }
     usage_error("", "%.64s is not a command", argv[0]);
 }
 
@@ -54,7 +60,7 @@ int main(int argc, char **argv)
     if (strcmp(argv[1], "help") == 0) { /* as git has it */
         char flag[] = "--help";
         char *args[] = { argc > 2 ? argv[2] : NULL, flag, NULL };
-        return argc > 2 ? run(2, args) : help();
+        return argc > 2 ? run(2, args, argv) : help();
     }
-    return run(argc - 1, argv + 1);
+    return run(argc - 1, argv + 1, argv);
 }

@@ -1,11 +1,8 @@
 /* david serve: reads the settings from flags, environment and file, and runs the daemon or prints them. */
 #include "server/serve.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "cli/commands.h"
 #include "cli/files.h"
@@ -94,46 +91,6 @@ static enum status read_settings(struct config *c, struct request *r, int argc, 
     return s;
 }
 
-/* How often libgomp's waiting threads look before they sleep. Its own default is milliseconds: where anything else wants the
- * processors (another process, or our codec workers), the team then burns the time that the thread it waits for would need. Not
- * looking at all makes every small op pay for a wake-up. Some 40 us lose little either way; a look's length is the processor's. */
-static long spin_count(void)
-{
-    enum { LOOKS = 10000, SPIN_NS = 40000 };
-    struct timespec a, b;
-    (void)clock_gettime(CLOCK_MONOTONIC, &a);
-    for (int i = 0; i < LOOKS; i++) {
-#if defined __x86_64__
-        __builtin_ia32_pause();
-#else
-        __asm__ volatile("" ::: "memory");
-#endif
-    }
-    (void)clock_gettime(CLOCK_MONOTONIC, &b);
-    double ns = (double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec);
-    double count = ns > 0 ? SPIN_NS * (double)LOOKS / ns : 1000;
-    return count < 500 ? 500 : count > 100000 ? 100000 : (long)count;
-}
-
-/* libgomp reads its settings before main does: the program is started once more where nobody has set them. */
-static void start_again_with_short_spins(int argc, char **argv)
-{
-    static const char *const set_by_others[] = { "OMP_WAIT_POLICY", "GOMP_SPINCOUNT" };
-    char path[PATH_MAX], count[32];
-    for (size_t i = 0; i < sizeof set_by_others / sizeof *set_by_others; i++)
-        if (getenv(set_by_others[i])) return;
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
-    char **again = calloc((size_t)argc + 2, sizeof *again);
-    (void)snprintf(count, sizeof count, "%ld", spin_count());
-    if (n > 0 && again && setenv("GOMP_SPINCOUNT", count, 0) == 0) {
-        path[n] = '\0';
-        again[0] = program_invocation_name;
-        memcpy(again + 1, argv, (size_t)argc * sizeof *again);
-        (void)execv(path, again); /* returns on failure only; then it serves as it is */
-    }
-    free(again);
-}
-
 int cmd_serve(int argc, char **argv)
 {
     static struct config config;
@@ -161,6 +118,5 @@ int cmd_serve(int argc, char **argv)
             config_print(&config, stdout);
         return fflush(stdout) ? 1 : 0;
     }
-    start_again_with_short_spins(argc, argv);
     return serve_run(&config);
 }

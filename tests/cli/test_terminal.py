@@ -1,7 +1,9 @@
 """What a person at a terminal sees, and what a script does not: progress, pictures, one JSON object or none."""
 import json
 import os
+import pathlib
 import pty
+import re
 import shutil
 import subprocess
 
@@ -138,3 +140,23 @@ def test_help_as_git_has_it():
     assert run("help").stdout == run("--help").stdout
     assert run("help", "restore").stdout == run("restore", "--help").stdout
     assert b"not a command" in run("help", "nonsense", code=2).stderr
+
+
+def test_waiting_threads_do_not_spin_for_long_unless_told(prior_file):
+    def spins(**told):
+        env = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+        done = subprocess.Popen([DAVID, "bench", "--arch", json.dumps(prior_file[1]), "--runs", "1000"], env={**env, **told},
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while done.poll() is None:  # until the second start has come about
+                found = re.findall(r"(GOMP_SPINCOUNT|OMP_WAIT_POLICY)=(\w+)", pathlib.Path(f"/proc/{done.pid}/environ").read_text())
+                if found:
+                    return found
+        finally:
+            done.kill()
+            done.wait()
+        return []
+
+    ((name, count),) = spins()
+    assert name == "GOMP_SPINCOUNT" and 500 <= int(count) <= 100000
+    assert spins(OMP_WAIT_POLICY="passive") == [("OMP_WAIT_POLICY", "passive")]
