@@ -211,7 +211,7 @@ int cmd_convert(int argc, char **argv)
         parse_tasks(&info, c.name, tasks);
     }
     info.tile_size = tile ? tile : info.arch.image_size;
-    info.tile_overlap = has_overlap ? overlap : info.tile_size / 4;
+    info.tile_overlap = has_overlap ? overlap : tile_overlap_default(info.tile_size);
     info.provenance = provenance(in, src.zip ? src.checkpoint.key : "flat", &err);
     if (!info.provenance) {
         s = err.status;

@@ -277,7 +277,7 @@ enum status model_hash(struct model **out, struct engine *e, const struct unet_a
     m->info.arch = *arch;
     m->info.role = ROLE_RESTORER;
     m->info.tile_size = arch->image_size;
-    m->info.tile_overlap = arch->image_size / 4;
+    m->info.tile_overlap = tile_overlap_default(arch->image_size);
     for (int i = 0; i < TASK_COUNT; i++) {
         struct model_task *t = &m->info.tasks[m->info.n_tasks++];
         (void)snprintf(t->name, sizeof t->name, "%s", task_table[i].name);

@@ -138,7 +138,10 @@ static enum status parse_tile(struct model_info *m, const json_t *object, struct
         return error_set(err, ST_BAD_FILE, "david.tile is not {\"size\": N, \"overlap\": N}");
     if (json_integer_value(size) < 1 || json_integer_value(size) > MAX_TILE ||
         json_integer_value(overlap) < 0 || json_integer_value(overlap) > MAX_TILE)
-        return error_set(err, ST_BAD_FILE, "david.tile: a number is outside [0, %d] px", MAX_TILE);
+        return error_set(err, ST_BAD_FILE,
+                         "david.tile: size = %lld is outside [1, %d] px, or overlap = %lld below 0",
+                         (long long)json_integer_value(size), MAX_TILE,
+                         (long long)json_integer_value(overlap));
     m->tile_size = (uint32_t)json_integer_value(size);
     m->tile_overlap = (uint32_t)json_integer_value(overlap);
     return ST_OK;
@@ -201,7 +204,7 @@ enum status model_info_read(struct model_info *out, const struct safetensors *st
     if (s) return s;
     m.role = ROLE_PRIOR;
     m.tile_size = m.arch.image_size;
-    m.tile_overlap = m.arch.image_size / 4 / 2 * 2;
+    m.tile_overlap = tile_overlap_default(m.tile_size);
     if (is_model && !safetensors_metadata(st, "david.role")) {
         s = error_set(err, ST_BAD_FILE, "the metadata has no david.role");
         goto done;

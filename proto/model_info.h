@@ -53,6 +53,12 @@ enum status model_info_read(struct model_info *out, const struct safetensors *st
                             struct error *err);
 void model_info_done(struct model_info *info); /* takes a zeroed struct */
 
+/* A quarter of a tile, and even, as overlaps are. */
+static inline uint32_t tile_overlap_default(uint32_t tile_size)
+{
+    return tile_size / 4 / 2 * 2;
+}
+
 /* The metadata of a model file to be written: checked like a file that is read; texts are owned by the struct. */
 enum { MODEL_METADATA_MAX = 8 };
 struct model_metadata {

@@ -179,6 +179,17 @@ static bool folds_into_bias(const struct graph *g, const struct node *add)
            graph_uses(g, add->in[0]) == 1;
 }
 
+void fold_order_biases(struct graph *g)
+{
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        struct node *add = &g->nodes[i];
+        if (add->op != OP_ADD_CHANNEL || !folds_into_bias(g, add) || graph_uses(g, add->in[1]) != 1)
+            continue;
+        add->bias = g->nodes[add->in[0]].bias;
+        g->nodes[add->in[0]].bias = NODE_NONE;
+    }
+}
+
 static int32_t moved(const int32_t *to, int32_t node)
 {
     return node == NODE_NONE ? NODE_NONE : to[node];

@@ -20,4 +20,8 @@ enum status fold_init(struct folded *out, struct backend *b, const struct graph 
                       struct error *err);
 void fold_done(struct folded *f); /* takes a zeroed struct */
 
+/* For a list that stays unfolded: a convolution's bias moves to the ADD_CHANNEL that alone reads it, which then adds bias + e in
+ * one rounding, as the folded form does. Otherwise the two forms would drift apart by more than 1e-6 over the layers. */
+void fold_order_biases(struct graph *g);
+
 #endif

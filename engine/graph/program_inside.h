@@ -1,0 +1,43 @@
+/* program_inside.h - a program as program_make.c makes it and program.c runs it. Nobody else includes this. */
+#ifndef DAVID_GRAPH_PROGRAM_INSIDE_H
+#define DAVID_GRAPH_PROGRAM_INSIDE_H
+
+#include "engine/graph/plan.h"
+#include "engine/graph/program.h"
+
+/* One node with everything its run needs: views into the arena, packed weights, constants. */
+struct step {
+    enum op op;
+    struct tensor in[2], residual, y;
+    bool has_in1, has_residual, silu;
+    bool by_set; /* its constants differ from set to set */
+    struct conv_plan *conv;
+    struct linear_plan *linear;
+    struct attention_plan *attention;
+    void *gamma, *beta, *table; /* device memory */
+    const struct step *norm;    /* CONV: the absorbed norm, whose constants its input stage takes */
+    struct conv_stage stage;    /* CONV: what of it does not change from pass to pass */
+    bool staged;
+};
+
+struct program {
+    struct backend *b;
+    struct graph *g; /* as it runs: folded or not */
+    struct plan plan;
+    struct step *steps; /* [g->n_nodes] */
+    void *arena;
+    double *moments; /* of the outputs that norms ask for, [rows][2][c] each; NULL: none are kept */
+    size_t weight_bytes, moments_count;
+    uint32_t rows; /* of the largest pass: what memory is taken for */
+    uint32_t pass; /* of the pass that the views stand for */
+    uint32_t sets; /* 0: unfolded */
+    uint32_t classes;
+    enum dtype dtype;
+    bool keep_taps, time_ops;
+    /* The pass's rows, filled up to `rows` where the last pass has fewer. */
+    float *t;
+    uint32_t *label, *set;
+    uint64_t op_ns[OP_COUNT];
+};
+
+#endif
