@@ -20,6 +20,8 @@ static const struct {
     { "degrade", cmd_degrade, "simulate a measurement of a picture", false },
     { "eval", cmd_eval, "degrade, restore and score a folder of pictures", true },
     { "forward", cmd_forward, "run the raw network on tensors", true },
+    { "train", cmd_train, "train a prior, or a restorer from one", true },
+    { "sample", cmd_sample, "draw samples of a prior", true },
     { "convert", cmd_convert, "make a model file of a checkpoint", false },
     { "inspect", cmd_inspect, "what a model file is", false },
     { "bench", cmd_bench, "how fast the network runs here", true },

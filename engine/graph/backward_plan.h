@@ -12,6 +12,7 @@
 /* The processes that share a batch: `sum` makes of each value the sum over all of them. NULL: there is one. */
 struct team {
     void (*sum)(void *ctx, double *values, size_t count);
+    void (*sum_floats)(void *ctx, float *values, size_t count); /* for the gradients */
     void *ctx;
     uint32_t processes;
 };

@@ -62,7 +62,11 @@ static enum status check(const struct davi *d, struct error *err)
 static enum status take_memory(struct davi *d, struct error *err)
 {
     const size_t blocks = d->block_at[PATCHGAN_BLOCKS - 1] + d->block_count[PATCHGAN_BLOCKS - 1];
-    const size_t scratch = consistency_scratch(d->o.op, d->w, d->h);
+    size_t scratch = 0; /* whatever the task will be */
+    for (int i = 0; i < TASK_COUNT; i++) {
+        size_t n = consistency_scratch(task_table[i].op, d->w, d->h);
+        if (n > scratch) scratch = n;
+    }
     const struct {
         float **to;
         size_t count;
@@ -119,6 +123,14 @@ void davi_done(struct davi *d)
 {
     if (d->generator) d->generator->b->ops->free(d->generator->b, d->memory);
     *d = (struct davi){ 0 };
+}
+
+void davi_choose(struct davi *d, const struct task_desc *task)
+{
+    d->o.op = task->op;
+    d->o.h = task->h;
+    d->o.weight_con = task->weight_con;
+    d->o.reg_coeff = task->reg_coeff;
 }
 
 /* ---- the bridge ---- */

@@ -41,6 +41,9 @@ enum status davi_init(struct davi *out, const struct davi_options *o, struct lea
                       struct learner *discriminator, struct error *err);
 void davi_done(struct davi *d); /* takes a zeroed struct */
 
+/* From now on the pictures are of this task. */
+void davi_choose(struct davi *d, const struct task_desc *task);
+
 /* The name of the weight behind lambda, of the last block's second convolution. NULL: not a UNet. */
 const char *generator_probe(const struct graph *g);
 

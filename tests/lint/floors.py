@@ -17,7 +17,7 @@ INSIDE = {
     "engine/cuda/": ["engine/graph/", "proto/"],
     # davi/ and train/ hold the bodies of what the engine's face declares.
     "engine/davi/": ["engine/nets/", "engine/graph/", "engine/engine.h", "proto/"],
-    "engine/train/": ["engine/davi/", "engine/nets/", "engine/graph/", "engine/engine.h", "proto/"],
+    "engine/train/": ["engine/davi/", "engine/nets/", "engine/graph/", "engine/engine.h", "engine/inside.h", "proto/"],
     # engine/*.c choose the back end.
     "engine/": ["engine/davi/", "engine/nets/", "engine/cpu/", "engine/graph/", "proto/"],
     "server/": ["engine/engine.h", "proto/"],
@@ -80,6 +80,8 @@ SELF_CHECK = [
     ("engine/engine.c", '"', "engine/cpu/cpu.h", True),
     ("engine/engine.c", "<", "cuda_runtime.h", False),
     ("engine/engine.c", "<", "jansson.h", False),
+    ("engine/train/trainer.c", '"', "engine/inside.h", True),
+    ("engine/train/trainer.c", '"', "engine/cpu/inside.h", False),
     ("cli/serve.c", '"', "server/serve.h", True),
     ("cli/bench.c", '"', "engine/cpu/cpu.h", False),
     ("cli/bench.c", "<", "stdio.h", True),

@@ -1,0 +1,206 @@
+/* david train: a prior from photographs, a restorer from a prior; and david sample, to see what a prior knows. */
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/commands.h"
+#include "cli/files.h"
+#include "cli/session.h"
+#include "engine/train/train.h"
+
+static const char about_train[] =
+    "Trains a network on the PNG and JPEG files of a folder.\n"
+    "prior: learns to denoise; begins from --init, or anew from --arch.\n"
+    "davi:  a restorer of --task from --prior; begins as the prior, or as --init.\n"
+    "A step takes --batch crops, --micro-batch of them at a time. Checkpoints go to "
+    "--checkpoint-dir;\n"
+    "--resume goes on from the newest one there is, to the same bytes as without the "
+    "interruption.\n"
+    "SIGTERM and SIGINT end a run at a checkpoint. What the files are worth is in the JSON lines "
+    "of\n"
+    "--json: every term of the loss, the norms of the gradients, images per second.";
+
+static const char about_sample[] =
+    "Draws samples of a prior by DDIM, as one sheet: what it has learnt of the world.";
+
+static volatile sig_atomic_t is_asked_to_stop;
+
+static void on_signal(int number)
+{
+    (void)number;
+    is_asked_to_stop = 1;
+}
+
+struct telling {
+    bool is_json, is_terminal;
+    uint64_t last_ns;
+};
+
+static void progress(void *ctx, const struct train_progress *p)
+{
+    struct telling *t = ctx;
+    if (t->is_json) {
+        printf("{\"step\":%" PRIu64 ",\"steps\":%" PRIu64 ",\"images_per_second\":%.6g", p->step,
+               p->steps, p->images_per_second);
+        for (uint32_t i = 0; i < p->n_values; i++) {
+            printf(",\"%s\":", p->values[i].name);
+            json_number(stdout, p->values[i].value);
+        }
+        puts("}");
+        (void)fflush(stdout);
+    }
+    const uint64_t now = clock_ns();
+    if (!t->is_terminal || (now - t->last_ns < 200000000 && p->step < p->steps)) return;
+    t->last_ns = now;
+    fprintf(stderr, "\r\033[K%" PRIu64 " of %" PRIu64 ", %.1f images/s", p->step, p->steps,
+            p->images_per_second);
+    for (uint32_t i = 0; i < p->n_values && i < 4; i++)
+        fprintf(stderr, ", %s %.4g", p->values[i].name, p->values[i].value);
+}
+
+static void note(void *ctx, const char *text)
+{
+    struct telling *t = ctx;
+    fprintf(stderr, "%sdavid train: %s\n", t->is_terminal ? "\r\033[K" : "", text);
+}
+
+static bool should_stop(void *ctx)
+{
+    (void)ctx;
+    return is_asked_to_stop;
+}
+
+static int run(const struct command *c, const struct train_options *o, struct telling *t)
+{
+    const struct train_events events = { progress, note, should_stop, clock_ns, t };
+    struct train_result r;
+    struct error err = { 0 };
+    struct sigaction stop = { .sa_handler = on_signal };
+    sigaction(SIGTERM, &stop, NULL);
+    sigaction(SIGINT, &stop, NULL);
+    enum status s = train_run(o, &events, &r, &err);
+    if (t->is_terminal) fputs("\r\033[K", stderr);
+    if (s) return report_error(c->name, &err);
+    if (r.is_stopped)
+        fprintf(stderr, "david train: stopped after step %" PRIu64 "; go on with --resume: %s\n",
+                r.steps, r.checkpoint);
+    else
+        fprintf(stderr, "david train: %s: %" PRIu64 " steps\n", o->out, r.steps);
+    return finish_stdout(c->name);
+}
+
+static enum train_kind kind_of(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "davi") == 0) return TRAIN_DAVI;
+    if (argc > 1 && strcmp(argv[1], "prior") == 0) return TRAIN_PRIOR;
+    if (argc > 1 && strcmp(argv[1], "--help") != 0)
+        usage_error("train", "%.64s: prior or davi is needed", argv[1]);
+    if (argc < 2) usage_error("train", "prior or davi is needed");
+    return TRAIN_DAVI;
+}
+
+int cmd_train(int argc, char **argv)
+{
+    struct train_options o;
+    struct telling t = { .is_terminal = isatty(STDERR_FILENO) };
+    const char *prior = NULL, *init = NULL;
+    uint32_t threads = 0, cache_mib = 1024;
+    train_defaults(&o, kind_of(argc, argv));
+    uint32_t steps = (uint32_t)o.steps;
+    const struct option_row rows[] = {
+        { "data", OPTION_TEXT, &o.data, "DIR", "the folder of pictures", 0, 0, NULL },
+        { "out", OPTION_TEXT, &o.out, "FILE", "the model file", 0, 0, NULL },
+        { "task", OPTION_TEXT, &o.tasks, "T[,T]", "davi: deblur, sr4, inpaint, denoise, colorize",
+          0, 0, NULL },
+        { "prior", OPTION_TEXT, &prior, "FILE|NAME", "davi: the prior", 0, 0, NULL },
+        { "init", OPTION_TEXT, &init, "FILE|NAME", "weights to begin from", 0, 0, NULL },
+        { "arch", OPTION_TEXT, &o.arch, "JSON|NAME", "prior: the architecture to begin anew", 0, 0,
+          NULL },
+        { "size", OPTION_COUNT, &o.size, "PX", "side of a crop (the architecture's)", 8, 4096,
+          NULL },
+        { "steps", OPTION_COUNT, &steps, "N", "of all (10000)", 1, UINT32_MAX, NULL },
+        { "batch", OPTION_COUNT, &o.batch, "N", "crops a step (8)", 1, 1 << 20, NULL },
+        { "micro-batch", OPTION_COUNT, &o.micro_batch, "N", "crops at a time (up to 16)", 1, 256,
+          NULL },
+        { "lr", OPTION_NUMBER, &o.lr, "X", "learning rate (1e-4)", 0, 1, NULL },
+        { "discriminator-lr", OPTION_NUMBER, &o.discriminator_lr, "X",
+          "davi: the discriminator's (1e-4)", 0, 1, NULL },
+        { "discriminator-width", OPTION_COUNT, &o.discriminator_width, "N",
+          "davi: channels of its first block (64)", 1, 1024, NULL },
+        { "sigma", OPTION_NUMBER, &o.sigma, "S", "davi: of the noise (the task's)", 0, 10, NULL },
+        { "seed", OPTION_SEED, &o.seed, "N", "of every draw (0)", 0, 0, NULL },
+        { "jitter", OPTION_NUMBER, &o.jitter, "X", "crops are shrunk by up to this factor (2)", 1,
+          16, NULL },
+        { "texture", OPTION_NUMBER, &o.texture, "X",
+          "levels between neighbours from which on a crop is taken at once (8)", 0, 255, NULL },
+        { "cache-mib", OPTION_COUNT, &cache_mib, "N", "of decoded pictures (1024)", 1, 1 << 20,
+          NULL },
+        { "checkpoint-dir", OPTION_TEXT, &o.checkpoints, "DIR", "(OUT.checkpoints)", 0, 0, NULL },
+        { "checkpoint-every", OPTION_COUNT, &o.checkpoint_every, "N", "steps (500)", 1, UINT32_MAX,
+          NULL },
+        { "keep", OPTION_COUNT, &o.keep, "N", "checkpoints (3)", 1, 1 << 20, NULL },
+        { "sheet-every", OPTION_COUNT, &o.sheet_every, "N",
+          "steps between sheets of pictures, beside the checkpoints (none)", 1, UINT32_MAX, NULL },
+        { "resume", OPTION_FLAG, &o.resume, NULL, "go on from the newest checkpoint", 0, 0, NULL },
+        { "recompute", OPTION_FLAG, &o.recompute, NULL, "less memory for more time", 0, 0, NULL },
+        ENGINE_ROWS(o.engine, threads),
+        { "json", OPTION_FLAG, &t.is_json, NULL, "a line of JSON a step", 0, 0, NULL },
+    };
+    const struct command c = {
+        "train", "prior|davi", about_train, rows, sizeof rows / sizeof *rows, 1, 1
+    };
+    options_parse(&c, argc, argv);
+    if (!o.data) usage_error(c.name, "--data is needed");
+    if (!o.out) usage_error(c.name, "--out is needed");
+    if (o.kind == TRAIN_DAVI && !o.tasks) usage_error(c.name, "--task is needed");
+    if (o.kind == TRAIN_DAVI && !prior) usage_error(c.name, "--prior is needed");
+    if (o.kind == TRAIN_PRIOR && !init && !o.arch)
+        usage_error(c.name, "--arch or --init is needed");
+    if (o.kind == TRAIN_PRIOR && init && o.arch)
+        usage_error(c.name, "--init has an architecture: no --arch beside it");
+
+    char prior_path[PATH_MAX], init_path[PATH_MAX];
+    struct error err = { 0 };
+    enum status s = prior ? model_path(prior_path, prior, &err) : ST_OK;
+    if (!s && init) s = model_path(init_path, init, &err);
+    if (s) return report_error(c.name, &err);
+    if (prior) o.prior = prior_path;
+    if (init) o.init = init_path;
+    o.steps = steps;
+    o.cache_bytes = (size_t)cache_mib << 20;
+    o.engine.threads = (int)threads;
+    return run(&c, &o, &t);
+}
+
+int cmd_sample(int argc, char **argv)
+{
+    struct sample_options o = { .steps = 50, .count = 16 };
+    const char *prior = NULL;
+    uint32_t threads = 0;
+    const struct option_row rows[] = {
+        { "prior", OPTION_TEXT, &prior, "FILE|NAME", "the prior", 0, 0, NULL },
+        { "steps", OPTION_COUNT, &o.steps, "N", "evaluations of the network (50)", 1, 1000, NULL },
+        { "count", OPTION_COUNT, &o.count, "N", "samples on the sheet (16)", 1, 4096, NULL },
+        { "seed", OPTION_SEED, &o.seed, "N", "of the noise (0)", 0, 0, NULL },
+        ENGINE_ROWS(o.engine, threads),
+    };
+    const struct command c = { "sample", "OUT.png", about_sample, rows, sizeof rows / sizeof *rows,
+                               1,        1 };
+    const char *out = argv[options_parse(&c, argc, argv)];
+    if (!prior) usage_error(c.name, "--prior is needed");
+
+    char path[PATH_MAX];
+    struct error err = { 0 };
+    struct image img = { 0 };
+    enum image_format format;
+    o.engine.threads = (int)threads;
+    enum status s = output_format(&format, out, &err);
+    if (!s) s = model_path(path, prior, &err);
+    o.prior = path;
+    if (!s) s = prior_sample(&img, &o, &err);
+    if (!s) s = picture_write(out, &img, &err);
+    image_done(&img);
+    return s ? report_error(c.name, &err) : finish_stdout(c.name);
+}

@@ -1,0 +1,141 @@
+#include "engine/train/crops.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_TRIES = 8, MOST_PHOTOS = 10000 };
+static const double least_chance = 0.1;
+
+struct square {
+    uint32_t x, y, side;
+};
+
+/* A place in the photo that is accepted with a chance that grows with its texture; the last try is taken in any case. */
+static struct square find_square(const struct photo *p, const struct crop_options *o,
+                                 struct dice *dice)
+{
+    struct square s = { 0, 0, o->side };
+    const uint32_t least = p->width < p->height ? p->width : p->height;
+    for (int i = 0; i < MOST_TRIES; i++) {
+        double side = o->side * (1 + dice_unit(dice) * (o->jitter - 1));
+        s.side = (uint32_t)side < least ? (uint32_t)side : least;
+        s.x = dice_below(dice, p->width - s.side + 1);
+        s.y = dice_below(dice, p->height - s.side + 1);
+        double chance = o->texture > 0 ? photo_texture(p, s.x, s.y, s.side) / o->texture : 1;
+        if (dice_unit(dice) < fmax(chance, least_chance)) break;
+    }
+    return s;
+}
+
+/* The mean of the photo over the box that an output pixel covers, edges weighed by what lies inside. */
+static void shrink(const struct photo *p, const struct square *s, uint32_t side, float *x)
+{
+    const double step = (double)s->side / side;
+    for (uint32_t oy = 0; oy < side; oy++)
+        for (uint32_t ox = 0; ox < side; ox++) {
+            double y0 = oy * step, y1 = y0 + step, x0 = ox * step, x1 = x0 + step;
+            double sum[3] = { 0 }, weight = 0;
+            for (uint32_t iy = (uint32_t)y0; iy < s->side && iy < y1; iy++)
+                for (uint32_t ix = (uint32_t)x0; ix < s->side && ix < x1; ix++) {
+                    double w =
+                        (fmin(iy + 1, y1) - fmax(iy, y0)) * (fmin(ix + 1, x1) - fmax(ix, x0));
+                    const uint8_t *from = p->rgb + ((size_t)(s->y + iy) * p->width + s->x + ix) * 3;
+                    for (int c = 0; c < 3; c++)
+                        sum[c] += w * from[c];
+                    weight += w;
+                }
+            for (int c = 0; c < 3; c++)
+                x[((size_t)oy * side + ox) * 3 + c] = (float)(sum[c] / weight / 127.5 - 1);
+        }
+}
+
+/* One of the eight ways in which a square can lie. */
+static void lay(const float *from, float *to, uint32_t side, uint32_t way)
+{
+    for (uint32_t y = 0; y < side; y++)
+        for (uint32_t x = 0; x < side; x++) {
+            uint32_t sy = way & 1 ? side - 1 - y : y, sx = way & 2 ? side - 1 - x : x;
+            size_t at = way & 4 ? (size_t)sx * side + sy : (size_t)sy * side + sx;
+            memcpy(to + ((size_t)y * side + x) * 3, from + at * 3, 3 * sizeof *to);
+        }
+}
+
+enum status crop_draw(struct dataset *d, const struct crop_options *o, uint64_t step, uint32_t row,
+                      float *x, struct error *err)
+{
+    struct dice dice = dice_of(o->seed, step, DRAW_CROP, row);
+    const struct photo *p = NULL;
+    for (int i = 0; !p && i < MOST_PHOTOS; i++) {
+        enum status s = dataset_take(d, dice_below(&dice, dataset_count(d)), &p, err);
+        if (s) return s;
+    }
+    if (!p)
+        return error_set(err, ST_BAD_FILE, "%u of the %u training pictures cannot be used",
+                         dataset_unusable(d), dataset_count(d));
+    const size_t floats = (size_t)o->side * o->side * 3;
+    const struct square s = find_square(p, o, &dice);
+    float *straight = malloc(floats * sizeof *straight);
+    if (straight) {
+        shrink(p, &s, o->side, straight);
+        lay(straight, x, o->side, dice_below(&dice, 8));
+    }
+    dataset_return(d, p);
+    free(straight);
+    return straight ? ST_OK : error_set(err, ST_NO_MEMORY_NOW, "no memory for a crop");
+}
+
+/* ---- holes ---- */
+
+static void box(uint8_t *kept, uint32_t side, struct dice *dice)
+{
+    uint32_t w = 1 + (uint32_t)(side * (0.1 + 0.4 * dice_unit(dice)));
+    uint32_t h = 1 + (uint32_t)(side * (0.1 + 0.4 * dice_unit(dice)));
+    if (w > side) w = side;
+    if (h > side) h = side;
+    uint32_t x = dice_below(dice, side - w + 1), y = dice_below(dice, side - h + 1);
+    for (uint32_t i = y; i < y + h; i++)
+        memset(kept + (size_t)i * side + x, 0, w);
+}
+
+/* A disc is drawn along a walk that turns a little at every step. */
+static void stroke(uint8_t *kept, uint32_t side, struct dice *dice)
+{
+    double x = side * dice_unit(dice), y = side * dice_unit(dice);
+    double angle = 6.283185307179586 * dice_unit(dice),
+           radius = side * (0.02 + 0.06 * dice_unit(dice));
+    uint32_t steps = 4 + dice_below(dice, 12);
+    for (uint32_t i = 0; i < steps; i++) {
+        for (uint32_t py = 0; py < side; py++)
+            for (uint32_t px = 0; px < side; px++) {
+                double dx = px + 0.5 - x, dy = py + 0.5 - y;
+                if (dx * dx + dy * dy <= radius * radius) kept[(size_t)py * side + px] = 0;
+            }
+        angle += dice_unit(dice) - 0.5;
+        x += radius * cos(angle);
+        y += radius * sin(angle);
+    }
+}
+
+void mask_draw(const struct crop_options *o, uint64_t step, uint32_t row, uint8_t *kept)
+{
+    struct dice dice = dice_of(o->seed, step, DRAW_MASK, row);
+    memset(kept, 1, (size_t)o->side * o->side);
+    uint32_t pieces = 1 + dice_below(&dice, 3);
+    bool boxes = dice_unit(&dice) < 0.5;
+    for (uint32_t i = 0; i < pieces; i++) {
+        if (boxes)
+            box(kept, o->side, &dice);
+        else
+            stroke(kept, o->side, &dice);
+    }
+}
+
+void measure(const struct crop_options *o, enum operator_kind op, double sigma, uint64_t step,
+             uint32_t row, const uint8_t *kept, const float *x, float *y, float *scratch)
+{
+    const struct extent size = { o->side, o->side, 3 }, out = operator_extent(op, size);
+    const size_t count = (size_t)out.w * out.h * out.c;
+    operator_apply(op, size, kept, x, y, scratch);
+    draw_add_normals(o->seed, step, DRAW_MEASUREMENT, row, y, count, sigma);
+}

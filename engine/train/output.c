@@ -1,0 +1,159 @@
+/* What a run leaves: the model file, and sheets of pictures. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "engine/graph/device.h"
+#include "engine/train/trainer.h"
+#include "proto/atomic_file.h"
+#include "proto/codec.h"
+
+/* ---- the model ---- */
+
+struct weights {
+    const struct learner *l;
+    const float *values;
+};
+
+static enum status fill(void *ctx, size_t i, void *dst, struct error *err)
+{
+    const struct weights *w = ctx;
+    return device_copy_out(w->l->b, dst, w->values + w->l->layout.offset[i],
+                           w->l->g->params[i].count * sizeof(float), err);
+}
+
+/* JSON of a path's last part: what is not plain is left out. */
+static void plain(char *to, size_t len, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    size_t n = 0;
+    if (slash && !slash[1]) slash = NULL;
+    for (const char *c = slash ? slash + 1 : path; *c && n + 1 < len; c++)
+        if ((unsigned char)*c >= 0x20 && *c != '"' && *c != '\\' && (unsigned char)*c < 0x7f)
+            to[n++] = *c;
+    to[n] = 0;
+}
+
+static char *provenance(const struct trainer *t)
+{
+    char data[128], *text = NULL;
+    plain(data, sizeof data, t->o.data);
+    if (asprintf(&text,
+                 "{\"data\": \"%s\", \"data_digest\": \"%s\", \"kind\": \"%s\", \"steps\": %" PRIu64
+                 ", \"batch\": %u, \"micro_batch\": %u, \"lr\": %.17g, \"seed\": %" PRIu64
+                 ", \"dtype\": \"%s\", \"parent\": %s%s%s}",
+                 data, dataset_digest(t->dataset), t->o.kind == TRAIN_DAVI ? "davi" : "prior",
+                 t->checkpoint.step, t->o.batch, t->o.micro_batch, t->o.lr, t->o.seed,
+                 dtype_name(t->engine->dtype), *t->parent ? "\"" : "",
+                 *t->parent ? t->parent : "null", *t->parent ? "\"" : "") < 0)
+        return NULL;
+    return text;
+}
+
+enum status write_model(struct trainer *t, struct error *err)
+{
+    const struct learner *l = &t->nets[NET_GENERATOR];
+    struct weights w = { l, l->average ? l->average : l->params };
+    struct model_metadata meta = { 0 };
+    struct st_tensor *tensors = calloc(l->g->n_params, sizeof *tensors);
+    free(t->info.provenance);
+    t->info.provenance = provenance(t);
+    enum status s = tensors && t->info.provenance
+                        ? model_info_metadata(&meta, &t->info, err)
+                        : error_set(err, ST_NO_MEMORY_NOW, "no memory to write %s", t->o.out);
+    for (uint32_t i = 0; !s && i < l->g->n_params; i++) {
+        const struct param_desc *d = &l->g->params[i];
+        tensors[i] = (struct st_tensor){
+            .name = d->name, .dtype = DT_F32, .dims = d->dims, .count = d->count
+        };
+        for (uint32_t k = 0; k < d->dims; k++)
+            tensors[i].shape[k] = d->shape[k];
+    }
+    if (!s)
+        s = safetensors_write(t->o.out, tensors, l->g->n_params, meta.meta, meta.n, fill, &w, err);
+    model_metadata_done(&meta);
+    free(tensors);
+    return s;
+}
+
+/* ---- pictures ---- */
+
+enum { GAP = 2 };
+
+enum status picture_grid(struct image *out, const float *const *pictures, uint32_t count,
+                         uint32_t columns, uint32_t side, struct error *err)
+{
+    const uint32_t lines = (count + columns - 1) / columns;
+    struct image img = { 0 };
+    enum status s =
+        image_init(&img, columns * (side + GAP) - GAP, lines * (side + GAP) - GAP, 3, 8, err);
+    if (s) return s;
+    for (uint32_t i = 0; i < count; i++)
+        for (size_t y = 0; y < side; y++)
+            for (size_t x = 0; x < (size_t)side * 3; x++) {
+                double v = ((double)pictures[i][y * side * 3 + x] + 1) * 127.5;
+                size_t row = i / columns * (side + GAP) + y;
+                size_t at = (row * img.width + i % columns * (side + GAP)) * 3 + x;
+                ((uint8_t *)img.pixels)[at] = (uint8_t)lrint(v < 0 ? 0 : v > 255 ? 255 : v);
+            }
+    *out = img;
+    return ST_OK;
+}
+
+/* DAVI: truth, what the network took, what it made of it. A prior: truth, that with noise, what it sees in it. */
+static void columns_of(const struct trainer *t, const struct batch *batch, size_t at,
+                       const float *x0, const float *columns[3])
+{
+    const bool davi = t->o.kind == TRAIN_DAVI;
+    const size_t in_micro = at % ((size_t)t->o.micro_batch * t->side * t->side * 3);
+    columns[0] = batch->x + at;
+    columns[1] = davi ? batch->y_in + at : t->x_t + in_micro;
+    columns[2] = davi ? t->davi.pred + in_micro : x0 + in_micro;
+}
+
+/* Of a prior's last micro-batch: the noise that it sees taken off again. */
+static void predict_clean(const struct trainer *t, float *x0)
+{
+    const size_t each = (size_t)t->side * t->side * 3;
+    for (uint32_t n = 0; n < t->o.micro_batch; n++) {
+        const double kept = t->schedule->alpha_bar[t->last_t[n]];
+        for (size_t i = n * each; i < (n + 1) * each; i++) {
+            double eps = (double)t->y[i / 3 * OUTPUT_CHANNELS + i % 3];
+            x0[i] = (float)(((double)t->x_t[i] - sqrt(1 - kept) * eps) / sqrt(kept));
+        }
+    }
+}
+
+enum status write_sheet(struct trainer *t, const struct batch *batch, uint32_t micro,
+                        struct error *err)
+{
+    const uint32_t rows = t->o.micro_batch;
+    const size_t each = (size_t)t->side * t->side * 3;
+    const float **pictures = calloc((size_t)rows * 3, sizeof *pictures);
+    float *x0 = calloc(rows * each, sizeof *x0);
+    struct image img = { 0 };
+    char path[PATH_MAX];
+    void *bytes = NULL;
+    size_t len = 0;
+    enum status s =
+        pictures && x0 ? ST_OK : error_set(err, ST_NO_MEMORY_NOW, "no memory for a sheet");
+    if (s) goto done;
+    if (t->o.kind == TRAIN_PRIOR) predict_clean(t, x0);
+    for (uint32_t i = 0; i < rows; i++)
+        columns_of(t, batch, ((size_t)micro * rows + i) * each, x0, pictures + 3 * (size_t)i);
+    s = picture_grid(&img, pictures, 3 * rows, 3, t->side, err);
+    if (!s) s = codec_encode(&bytes, &len, &img, &(struct encode_options){ IMAGE_PNG, -1, 0 }, err);
+    (void)snprintf(path, sizeof path, "%.*s/sheet-%09" PRIu64 ".png", PATH_MAX - 64, t->folder,
+                   t->checkpoint.step);
+    if (!s) (void)mkdir(t->folder, 0777); /* there already, or the next line says why not */
+    if (!s) s = atomic_file_save(path, bytes, len, err);
+done:
+    free(bytes);
+    image_done(&img);
+    free(pictures);
+    free(x0);
+    return s;
+}

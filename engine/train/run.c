@@ -1,0 +1,295 @@
+/* The steps of a run: draws, micro-batches, updates; and what may end it. */
+#include <float.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/train/trainer.h"
+
+/* A loss beyond this, or one that is no number, has left the ground for good: it began near 1. */
+static const double exploded = 1e4;
+
+struct values {
+    struct train_progress p;
+    const char *unsound; /* the first that is no number, or too large; NULL: none */
+    double unsound_value;
+};
+
+static void tell(struct values *v, const char *name, double value, double most)
+{
+    if (v->p.n_values < TRAIN_MOST_VALUES)
+        v->p.values[v->p.n_values++] = (struct train_value){ name, value };
+    if (fabs(value) <= most || v->unsound) return;
+    v->unsound = name;
+    v->unsound_value = value;
+}
+
+/* ---- draws ---- */
+
+struct times {
+    uint32_t score_bridge[MOST_ROWS], score[MOST_ROWS];
+    uint32_t generator_bridge[MOST_ROWS], generator[MOST_ROWS];
+};
+
+static void draw_times(const struct trainer *t, uint64_t step, uint32_t micro, uint32_t below,
+                       struct times *to)
+{
+    for (uint32_t i = 0; i < t->o.micro_batch; i++) {
+        const uint32_t row = loader_row(&t->loader_options, micro * t->o.micro_batch + i);
+        struct dice dice = dice_of(t->o.seed, step, DRAW_TIMES, row);
+        to->score_bridge[i] = draw_bridge_time(&dice);
+        to->score[i] = dice_below(&dice, below);
+        to->generator_bridge[i] = draw_bridge_time(&dice);
+        to->generator[i] = dice_below(&dice, below);
+    }
+}
+
+static enum status draw_pictures(struct trainer *t, uint64_t step, uint32_t micro, enum draw what,
+                                 float *to, struct error *err)
+{
+    enum status s = ST_OK;
+    for (uint32_t i = 0; !s && i < t->o.micro_batch; i++) {
+        const struct normals_args a = {
+            .seed = draw_key(t->o.seed, step),
+            .stream = draw_stream(what),
+            .sample = loader_row(&t->loader_options, micro * t->o.micro_batch + i),
+            .w = t->side,
+            .h = t->side,
+            .channels = 3,
+            .dst = to + (size_t)i * t->side * t->side * 3,
+        };
+        s = t->b->ops->normals(t->b, &a, err);
+    }
+    return s;
+}
+
+/* ---- updates ---- */
+
+/* The gradients of all processes become their mean; then the update, unless something in it is no number. */
+static enum status update(struct trainer *t, enum net net, const char *name, double lr,
+                          struct values *v, struct error *err)
+{
+    struct learner *l = &t->nets[net];
+    double norm = 0;
+    if (t->team.sum_floats) {
+        t->team.sum_floats(t->team.ctx, l->gradients, l->layout.count);
+        enum status s = t->b->ops->gradients->scale(t->b, l->gradients, l->layout.count,
+                                                    1.0f / (float)t->processes, err);
+        if (s) return s;
+    }
+    enum status s = learner_gradient_norm(l, &norm, err);
+    if (s) return s;
+    tell(v, name, norm, DBL_MAX);
+    return v->unsound ? ST_OK : learner_update(l, lr, err);
+}
+
+static size_t row_floats(const struct trainer *t)
+{
+    return (size_t)t->side * t->side * 3;
+}
+
+/* ---- the prior ---- */
+
+static enum status prior_step(struct trainer *t, const struct batch *batch, uint64_t step,
+                              struct values *v, struct error *err)
+{
+    struct learner *net = &t->nets[NET_GENERATOR];
+    struct denoising_report r;
+    struct times times;
+    double sums[2] = { 0 };
+    enum status s = learner_zero(net, err);
+    for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
+        draw_times(t, step, k, SCHEDULE_STEPS, &times);
+        s = draw_pictures(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
+        if (s) return s;
+        const struct denoising a = { .schedule = t->schedule,
+                                     .x0 = batch->x + k * t->o.micro_batch * row_floats(t),
+                                     .noise = t->noise,
+                                     .t = times.score,
+                                     .share = 1.0 / t->micro_batches,
+                                     .x_t = t->x_t,
+                                     .y = t->y,
+                                     .dy = t->dy };
+        s = learn_to_denoise(net, &a, &r, err);
+        memcpy(t->last_t, times.score, sizeof t->last_t);
+        sums[0] += r.mse / t->micro_batches;
+        sums[1] += r.vb / t->micro_batches;
+    }
+    if (s) return s;
+    if (t->team.sum) t->team.sum(t->team.ctx, sums, 2);
+    tell(v, "loss", (sums[0] + sums[1]) / t->processes, exploded);
+    tell(v, "mse", sums[0] / t->processes, exploded);
+    tell(v, "vb", sums[1] / t->processes, exploded);
+    s = update(t, NET_GENERATOR, "gradient", t->o.lr, v, err);
+    return s || v->unsound ? s : learner_follow(net, err);
+}
+
+/* ---- DAVI ---- */
+
+enum {
+    OF_MSE,
+    OF_VB,
+    OF_DISCRIMINATOR,
+    OF_IKL,
+    OF_CONSISTENCY,
+    OF_TRUTH,
+    OF_ADVERSARIAL,
+    OF_FEATURES,
+    OF_LAMBDA,
+    OF_TOTAL,
+    TERMS
+};
+static const char *const term_names[TERMS] = { "score_mse",   "score_vb",    "discriminator",
+                                               "ikl",         "consistency", "truth",
+                                               "adversarial", "features",    "lambda",
+                                               "total" };
+
+static struct davi_rows rows_of(const struct trainer *t, const struct batch *b, uint32_t micro)
+{
+    const size_t at = (size_t)micro * t->o.micro_batch * row_floats(t);
+    const bool hole = t->tasks[b->task[micro]]->op == OPERATOR_MASK;
+    return (struct davi_rows){ b->x + at, b->y + at, b->y_in + at, hole ? b->kept + at / 3 : NULL };
+}
+
+/* The two kinds of step go over all micro-batches one after the other: the generator meets the updated score. */
+static enum status score_half(struct trainer *t, const struct batch *batch, uint64_t step,
+                              double *sums, struct error *err)
+{
+    enum status s = learner_zero(&t->nets[NET_SCORE], err);
+    if (!s) s = learner_zero(&t->nets[NET_DISCRIMINATOR], err);
+    for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
+        const struct task_desc *task = t->tasks[batch->task[k]];
+        const struct davi_rows rows = rows_of(t, batch, k);
+        struct times times;
+        struct score_report r;
+        davi_choose(&t->davi, task);
+        draw_times(t, step, k, (uint32_t)task->t_ikl, &times);
+        s = draw_pictures(t, step, k, DRAW_SCORE_Z, t->z, err);
+        if (!s) s = draw_pictures(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
+        const struct davi_draws draws = { times.score_bridge, times.score, t->z, t->noise };
+        if (!s) s = davi_score_step(&t->davi, &rows, &draws, 1.0 / t->micro_batches, &r, err);
+        if (s) return s;
+        sums[OF_MSE] += r.denoising.mse;
+        sums[OF_VB] += r.denoising.vb;
+        sums[OF_DISCRIMINATOR] += r.discriminator;
+    }
+    return s;
+}
+
+static enum status generator_half(struct trainer *t, const struct batch *batch, uint64_t step,
+                                  double *sums, struct error *err)
+{
+    enum status s = learner_zero(&t->nets[NET_GENERATOR], err);
+    for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
+        const struct task_desc *task = t->tasks[batch->task[k]];
+        const struct davi_rows rows = rows_of(t, batch, k);
+        struct times times;
+        struct generator_report r;
+        davi_choose(&t->davi, task);
+        draw_times(t, step, k, (uint32_t)task->t_ikl, &times);
+        s = draw_pictures(t, step, k, DRAW_GENERATOR_Z, t->z, err);
+        if (!s) s = draw_pictures(t, step, k, DRAW_GENERATOR_NOISE, t->noise, err);
+        const struct davi_draws draws = { times.generator_bridge, times.generator, t->z, t->noise };
+        if (!s) s = davi_generator_step(&t->davi, &rows, &draws, 1.0 / t->micro_batches, &r, err);
+        if (s) return s;
+        const double all[] = { r.ikl,      r.consistency, r.truth, r.adversarial,
+                               r.features, r.lambda,      r.total };
+        for (int i = 0; i < TERMS - OF_IKL; i++)
+            sums[OF_IKL + i] += all[i];
+    }
+    return s;
+}
+
+static enum status davi_step(struct trainer *t, const struct batch *batch, uint64_t step,
+                             struct values *v, struct error *err)
+{
+    double sums[TERMS] = { 0 };
+    enum status s = score_half(t, batch, step, sums, err);
+    if (!s) s = update(t, NET_SCORE, "score_gradient", t->o.lr, v, err);
+    if (!s)
+        s = update(t, NET_DISCRIMINATOR, "discriminator_gradient", t->o.discriminator_lr, v, err);
+    if (s || v->unsound) return s;
+    s = generator_half(t, batch, step, sums, err);
+    if (s) return s;
+    if (t->team.sum) t->team.sum(t->team.ctx, sums, TERMS);
+    for (int i = 0; i < TERMS; i++)
+        tell(v, term_names[i], sums[i] / t->micro_batches / t->processes, exploded);
+    s = update(t, NET_GENERATOR, "generator_gradient", t->o.lr, v, err);
+    return s || v->unsound ? s : learner_follow(&t->nets[NET_GENERATOR], err);
+}
+
+/* ---- the run ---- */
+
+static enum status save(struct trainer *t, struct train_result *out, struct error *err)
+{
+    if (t->process) return ST_OK;
+    return checkpoint_write(out->checkpoint, t->folder, &t->checkpoint, t->o.keep, err);
+}
+
+static enum status unsound(const struct trainer *t, const struct values *v,
+                           const struct train_result *r, struct error *err)
+{
+    return error_set(err, ST_BAD_FILE,
+                     "step %" PRIu64
+                     ": %s = %g: training has exploded; the last good checkpoint: %s",
+                     t->checkpoint.step + 1, v->unsound, v->unsound_value,
+                     *r->checkpoint ? r->checkpoint : "none");
+}
+
+static bool is_due(uint64_t step, uint32_t every)
+{
+    return every && step % every == 0;
+}
+
+static enum status one_step(struct trainer *t, struct train_result *out, struct error *err)
+{
+    const uint64_t step = t->checkpoint.step, start = t->events.now_ns();
+    const struct batch *batch = NULL;
+    struct values v = { .unsound = NULL };
+    enum status s = loader_next(t->loader, &batch, err);
+    if (s) return s;
+    s = t->o.kind == TRAIN_DAVI ? davi_step(t, batch, step, &v, err)
+                                : prior_step(t, batch, step, &v, err);
+    if (s) return s;
+    if (v.unsound) return unsound(t, &v, out, err);
+    const double seconds = (double)(t->events.now_ns() - start) / 1e9;
+    t->checkpoint.step = out->steps = v.p.step = step + 1;
+    v.p.steps = t->o.steps;
+    v.p.images_per_second = seconds > 0 ? t->o.batch / seconds : 0;
+    if (t->events.progress && !t->process) t->events.progress(t->events.ctx, &v.p);
+    if (is_due(step + 1, t->o.sheet_every) && !t->process)
+        s = write_sheet(t, batch, t->micro_batches - 1, err);
+    return s;
+}
+
+static enum status run(struct trainer *t, struct train_result *out, struct error *err)
+{
+    enum status s = ST_OK;
+    bool stop = false;
+    out->steps = t->checkpoint.step;
+    out->bytes = trainer_bytes(t);
+    while (!s && !stop && t->checkpoint.step < t->o.steps) {
+        s = one_step(t, out, err);
+        if (s) return s;
+        stop = t->events.should_stop && t->events.should_stop(t->events.ctx);
+        const bool is_last = t->checkpoint.step >= t->o.steps;
+        if (stop || is_last || is_due(t->checkpoint.step, t->o.checkpoint_every))
+            s = save(t, out, err);
+        if (is_last) stop = false;
+    }
+    out->is_stopped = t->checkpoint.step < t->o.steps;
+    if (s || out->is_stopped || t->process) return s;
+    return write_model(t, err);
+}
+
+enum status train_run(const struct train_options *o, const struct train_events *events,
+                      struct train_result *out, struct error *err)
+{
+    struct trainer t;
+    *out = (struct train_result){ 0 };
+    enum status s = trainer_init(&t, o, events, err);
+    if (!s) s = run(&t, out, err);
+    trainer_done(&t);
+    return s;
+}

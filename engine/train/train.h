@@ -1,0 +1,79 @@
+/* train.h - the face of training: a prior from photographs, a restorer from a prior (engine/README.md section 5).
+ *
+ * train_run takes all it needs, works until it is done, told to stop, or at fault, and leaves a model file and checkpoints. A run
+ * is a function of its options and the data (same machine, build, instruction set and threads): one that is resumed ends with the
+ * same bytes. What happens is told through callbacks, from the calling thread but for `note`. No clock of its own. */
+#ifndef DAVID_TRAIN_TRAIN_H
+#define DAVID_TRAIN_TRAIN_H
+
+#include <limits.h>
+
+#include "engine/engine.h"
+
+enum train_kind { TRAIN_PRIOR, TRAIN_DAVI };
+
+struct train_options {
+    enum train_kind kind;
+    struct engine_options engine;
+    const char *data;        /* folder */
+    const char *tasks;       /* DAVI: "sr4", or "sr4,denoise": each micro-batch has one of them */
+    const char *prior;       /* DAVI: the teacher, from which score and generator begin */
+    const char *init;        /* the weights to begin from instead; NULL: none */
+    const char *arch;        /* PRIOR without init: JSON or a published name */
+    const char *out;         /* the model file */
+    const char *checkpoints; /* folder; NULL: OUT with .checkpoints */
+    uint32_t size;           /* px of a crop; 0: the architecture's image_size */
+    uint64_t steps, seed;
+    uint32_t batch,
+        micro_batch; /* rows of a step, of all processes; rows at a time, of one; 0: all */
+    uint32_t keep, checkpoint_every, sheet_every; /* checkpoints kept; steps between; 0: none */
+    uint32_t loader_threads, discriminator_width;
+    double lr, discriminator_lr;
+    double sigma;           /* < 0: the task's */
+    double jitter, texture; /* of crops (crops.h) */
+    size_t cache_bytes;
+    bool resume;    /* from the newest checkpoint, where there is one */
+    bool recompute; /* less memory for more time */
+};
+void train_defaults(struct train_options *o, enum train_kind kind);
+
+enum { TRAIN_MOST_VALUES = 24 };
+struct train_progress {
+    uint64_t step, steps; /* done, of all */
+    double images_per_second;
+    struct train_value {
+        const char *name; /* "vb" */
+        double value;
+    } values[TRAIN_MOST_VALUES];
+    uint32_t n_values;
+};
+
+struct train_events {
+    void (*progress)(void *ctx, const struct train_progress *p); /* after every step */
+    void (*note)(void *ctx, const char *text);                   /* any thread, one at a time */
+    bool (*should_stop)(void *ctx);                              /* asked after every step */
+    uint64_t (*now_ns)(void);
+    void *ctx;
+};
+
+struct train_result {
+    uint64_t steps;  /* done */
+    bool is_stopped; /* before the last step, as should_stop said: no model file is written */
+    char checkpoint[PATH_MAX]; /* the last one; "": none */
+    size_t bytes;              /* of networks, moments and activations */
+};
+
+/* ST_BAD_FILE names what does not fit; where the loss explodes, the last good checkpoint. *out is filled in every case. */
+enum status train_run(const struct train_options *o, const struct train_events *events,
+                      struct train_result *out, struct error *err);
+
+/* DDIM samples of a prior, `count` in a sheet (see what it knows). steps: 1..1000. */
+struct sample_options {
+    struct engine_options engine;
+    const char *prior;
+    uint32_t steps, count;
+    uint64_t seed;
+};
+enum status prior_sample(struct image *out, const struct sample_options *o, struct error *err);
+
+#endif

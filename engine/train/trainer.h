@@ -1,0 +1,63 @@
+/* trainer.h - one training run from the inside: what trainer.c makes, run.c runs and output.c writes.
+ *
+ * Owned by train_run. */
+#ifndef DAVID_TRAIN_TRAINER_H
+#define DAVID_TRAIN_TRAINER_H
+
+#include "engine/inside.h"
+#include "engine/train/checkpoint.h"
+#include "engine/train/davi.h"
+#include "engine/train/loader.h"
+#include "engine/train/train.h"
+
+enum net {
+    NET_GENERATOR,
+    NET_SCORE,
+    NET_DISCRIMINATOR,
+    NET_TEACHER,
+    NETS
+}; /* a prior is NET_GENERATOR */
+
+struct trainer {
+    struct train_options o;
+    struct train_events events;
+    struct engine *engine;
+    struct backend *b;
+    struct schedule *schedule;
+    struct model_info info;  /* of the model that comes out */
+    char parent[DIGEST_HEX]; /* of the file that the weights began from; "": none */
+    char folder[PATH_MAX];   /* of checkpoints */
+    uint32_t side, micro_batches, processes, process;
+    struct team team;
+    uint32_t n_tasks;
+    const struct task_desc *tasks[MODEL_MAX_TASKS];
+    double sigmas[MODEL_MAX_TASKS];
+    struct learner nets[NETS];
+    struct davi davi;
+    struct dataset *dataset;
+    struct loader_options loader_options;
+    struct loader *loader;
+    struct checkpoint checkpoint;
+    /* of a micro-batch: [rows][side][side][3], and for a prior the network's output and its gradient */
+    float *z, *noise, *x_t, *y, *dy;
+    uint32_t last_t[MOST_ROWS]; /* of a prior's last micro-batch */
+    pthread_mutex_t notes;      /* one note at a time */
+};
+
+/* Everything up to the first step; a resumed run has its state. trainer_done takes a zeroed struct. */
+enum status trainer_init(struct trainer *t, const struct train_options *o,
+                         const struct train_events *events, struct error *err);
+void trainer_done(struct trainer *t);
+size_t trainer_bytes(const struct trainer *t);
+void trainer_note(struct trainer *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* output.c */
+enum status write_model(struct trainer *t, struct error *err);
+/* FOLDER/sheet-NNNNNNNNN.png: a row of pictures for each row of the micro-batch that was run last. */
+enum status write_sheet(struct trainer *t, const struct batch *batch, uint32_t micro,
+                        struct error *err);
+/* A grid of pictures [count][side][side][3] in units of [-1,1], `columns` in a line. */
+enum status picture_grid(struct image *out, const float *const *pictures, uint32_t count,
+                         uint32_t columns, uint32_t side, struct error *err);
+
+#endif
