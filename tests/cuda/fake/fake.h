@@ -41,6 +41,8 @@ int fake_enqueue(void *stream, void (*run)(void *job), void (*drop)(void *job), 
 void fake_expect_device(const void *p, size_t bytes, const char *what);
 uint64_t fake_birth(const void *p); /* differs from allocation to allocation */
 void fake_spend(uint64_t ns);       /* time of the device that the running work takes */
+/* Between two events that take times plans of cuDNN only spend theirs: what they would compute is for nobody. */
+bool fake_is_timing(void);
 void fake_die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 extern struct fake_counts
     fake_now; /* changed under the lock of runtime.c, or by cudnn.c's callers' one thread */

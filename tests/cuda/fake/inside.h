@@ -11,6 +11,7 @@ struct fake_state {
     uint64_t clock_ns, fail_allocation, break_after, memory_bytes;
     int devices;
     bool is_eager;
+    cudaEvent_t stopwatch; /* the event that started it; NULL: none runs */
     const char *break_file;
 };
 extern struct fake_state fake;

@@ -36,6 +36,19 @@ void fake_do(const struct item *i)
     if (i->run) i->run(i->job);
 }
 
+/* A stopwatch runs from one event that takes times to another. */
+static void note_time(cudaEvent_t e, const struct CUstream_st *s)
+{
+    if (e->stream != s || e->number != s->done + 1) return; /* recorded again since */
+    e->ns = fake.clock_ns;
+    if (e->is_timed) fake.stopwatch = fake.stopwatch && fake.stopwatch != e ? NULL : e;
+}
+
+bool fake_is_timing(void)
+{
+    return fake.stopwatch != NULL;
+}
+
 void fake_work(cudaStream_t s, uint64_t number)
 {
     if (s->done >= number) return;
@@ -44,8 +57,7 @@ void fake_work(cudaStream_t s, uint64_t number)
         struct item *i = s->first;
         if (i->wait_stream) fake_work(i->wait_stream, i->wait_number);
         if (i->record) {
-            if (i->record->stream == s && i->record->number == s->done + 1)
-                i->record->ns = fake.clock_ns;
+            note_time(i->record, s);
         } else if (!i->wait_stream) {
             fake_do(i);
         }
@@ -153,6 +165,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
     fake_enter();
     if (event->stream) fake_work(fake_stream_of(event->stream), event->number);
+    if (fake.stopwatch == event) fake.stopwatch = NULL;
     free(event);
     fake_now.events--;
     return fake_leave(cudaSuccess);
