@@ -456,8 +456,7 @@ static enum status sum_squares(struct backend *b, const float *x, size_t count, 
     struct cpu_backend *cpu = cpu_of(b);
     enum status s = cpu_scratch_reserve(cpu, 2 * (count / SQUARES_PIECE + 1), err);
     if (!s)
-        *out =
-            cpu_gradient_kernels(cpu)->sum_squares(x, count, (double *)cpu->scratch, cpu->threads);
+        *out = cpu_gradient_kernels(cpu)->sum_squares(x, count, (void *)cpu->scratch, cpu->threads);
     return s;
 }
 

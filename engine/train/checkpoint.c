@@ -179,7 +179,7 @@ enum status checkpoint_read(const char *path, struct checkpoint *c, struct error
 {
     struct array arrays[MOST_TENSORS];
     const size_t n = arrays_of(c, arrays);
-    uint64_t updates[CHECKPOINT_NETS], step = 0;
+    uint64_t updates[CHECKPOINT_NETS] = { 0 }, step = 0;
     struct safetensors *st = NULL;
     enum status s = safetensors_open(&st, path, err);
     if (!s) s = read_count(st, path, "step", &step, err);

@@ -43,8 +43,9 @@ static enum status find_blocks(struct davi *d, struct error *err)
 
 static enum status check(const struct davi *d, struct error *err)
 {
-    const struct learner *nets[] = { d->teacher, d->score, d->generator, d->discriminator };
-    for (size_t i = 0; i < sizeof nets / sizeof *nets; i++) {
+    enum { NETWORKS = 4 };
+    const struct learner *nets[NETWORKS] = { d->teacher, d->score, d->generator, d->discriminator };
+    for (int i = 0; i < NETWORKS; i++) {
         const struct node *in = &nets[i]->g->nodes[nets[i]->g->input];
         if (tape_rows(nets[i]->tape) != d->rows || in->h != d->h || in->w != d->w)
             return error_set(err, ST_INTERNAL, "networks for different pictures");

@@ -95,8 +95,8 @@ enum status picture_grid(struct image *out, const float *const *pictures, uint32
         for (size_t y = 0; y < side; y++)
             for (size_t x = 0; x < (size_t)side * 3; x++) {
                 double v = ((double)pictures[i][y * side * 3 + x] + 1) * 127.5;
-                size_t row = i / columns * (side + GAP) + y;
-                size_t at = (row * img.width + i % columns * (side + GAP)) * 3 + x;
+                size_t row = (size_t)(i / columns) * (side + GAP) + y;
+                size_t at = (row * img.width + (size_t)(i % columns) * (side + GAP)) * 3 + x;
                 ((uint8_t *)img.pixels)[at] = (uint8_t)lrint(v < 0 ? 0 : v > 255 ? 255 : v);
             }
     *out = img;

@@ -104,7 +104,7 @@ static enum status prior_step(struct trainer *t, const struct batch *batch, uint
         s = draw_pictures(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
         if (s) return s;
         const struct denoising a = { .schedule = t->schedule,
-                                     .x0 = batch->x + k * t->o.micro_batch * row_floats(t),
+                                     .x0 = batch->x + (size_t)k * t->o.micro_batch * row_floats(t),
                                      .noise = t->noise,
                                      .t = times.score,
                                      .share = 1.0 / t->micro_batches,

@@ -96,7 +96,7 @@ static enum status read_tasks(struct trainer *t, struct error *err)
 static enum status check_batches(struct trainer *t, struct error *err)
 {
     struct train_options *o = &t->o;
-    t->processes = t->team.sum ? t->team.processes : 1;
+    t->processes = t->team.processes > 1 ? t->team.processes : 1;
     if (o->micro_batch == 0) {
         o->micro_batch = o->batch / t->processes;
         if (o->micro_batch > 16) o->micro_batch = 16;

@@ -67,7 +67,7 @@ static struct conv_result run_conv(struct backend *b, enum dtype t, const struct
                              floats(weights, 8), floats(c->oc, 9) };
     struct trained_conv *conv = NULL;
     EXPECT_OK(ops->conv_new(b, &d, &conv, &err));
-    EXPECT_OK(ops->conv_pack(b, conv, bias, bias,
+    EXPECT_OK(ops->conv_pack(b, conv, k.dweight, bias,
                              &err)); /* replaced by the next: what counts is the last */
     EXPECT_OK(ops->conv_pack(b, conv, weight, bias, &err));
     EXPECT_OK(ops->conv(b, conv, &x, c->residual ? &r : NULL, &k.y, &err));
