@@ -100,17 +100,17 @@ static enum status check_batches(struct trainer *t, struct error *err)
     if (o->micro_batch == 0) {
         o->micro_batch = o->batch / t->processes;
         if (o->micro_batch > 16) o->micro_batch = 16;
-        while (o->micro_batch > 1 && o->batch % (o->micro_batch * t->processes))
+        while (o->micro_batch > 1 && o->batch % ((uint64_t)o->micro_batch * t->processes))
             o->micro_batch--;
     }
-    if (o->micro_batch < 1 || o->micro_batch > MOST_ROWS ||
-        o->batch % ((uint64_t)o->micro_batch * t->processes))
+    const uint64_t together = (uint64_t)o->micro_batch * t->processes;
+    if (together == 0 || o->micro_batch > MOST_ROWS || o->batch % together)
         return error_set(
             err, ST_BAD_PARAMETER,
             "batch = %u is not a multiple of micro-batch = %u (at most %d) times the %u "
             "processes",
             o->batch, o->micro_batch, MOST_ROWS, t->processes);
-    t->micro_batches = o->batch / (o->micro_batch * t->processes);
+    t->micro_batches = (uint32_t)(o->batch / together);
     return ST_OK;
 }
 
