@@ -93,24 +93,29 @@ static enum status read_tasks(struct trainer *t, struct error *err)
     return ST_OK;
 }
 
+/* The largest that divides the rows of a process, and that the caches of most processors hold. */
+static uint32_t default_micro_batch(uint32_t rows)
+{
+    uint32_t best = 1;
+    for (uint32_t m = 2; m <= 16; m++)
+        if (rows % m == 0) best = m;
+    return best;
+}
+
 static enum status check_batches(struct trainer *t, struct error *err)
 {
     struct train_options *o = &t->o;
     t->processes = t->team.processes > 1 ? t->team.processes : 1;
-    if (o->micro_batch == 0) {
-        o->micro_batch = o->batch / t->processes;
-        if (o->micro_batch > 16) o->micro_batch = 16;
-        while (o->micro_batch > 1 && o->batch % ((uint64_t)o->micro_batch * t->processes))
-            o->micro_batch--;
-    }
-    const uint64_t together = (uint64_t)o->micro_batch * t->processes;
-    if (together == 0 || o->micro_batch > MOST_ROWS || o->batch % together)
+    const uint32_t rows = o->batch / t->processes;
+    if (o->micro_batch == 0) o->micro_batch = default_micro_batch(rows);
+    if (o->batch % t->processes || rows == 0 || o->micro_batch == 0 || o->micro_batch > MOST_ROWS ||
+        rows % o->micro_batch)
         return error_set(
             err, ST_BAD_PARAMETER,
             "batch = %u is not a multiple of micro-batch = %u (at most %d) times the %u "
             "processes",
             o->batch, o->micro_batch, MOST_ROWS, t->processes);
-    t->micro_batches = (uint32_t)(o->batch / together);
+    t->micro_batches = rows / o->micro_batch;
     return ST_OK;
 }
 
