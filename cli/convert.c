@@ -176,8 +176,8 @@ int cmd_convert(int argc, char **argv)
         { "dtype", OPTION_TEXT, &dtype, "D", "f32, bf16 or f16 (f32)", 0, 0, NULL },
         { "task", OPTION_TEXT, &tasks, "LIST", "the tasks of a restorer", 0, 0, NULL },
         { "tile", OPTION_COUNT, &tile, "PX", "side of a tile (image_size)", 8, 4096, NULL },
-        { "overlap", OPTION_COUNT, &overlap, "PX", "of neighbouring tiles (tile / 4, even)", 0, 4096,
-          &has_overlap },
+        { "overlap", OPTION_COUNT, &overlap, "PX", "of neighbouring tiles (tile / 4, even)", 0,
+          4096, &has_overlap },
         { "schedule", OPTION_TEXT, &schedule, "S", "davi or linear (davi)", 0, 0, NULL },
         { "json", OPTION_FLAG, &is_json, NULL, "facts as one JSON object on stdout", 0, 0, NULL },
     };

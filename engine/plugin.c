@@ -26,6 +26,7 @@ static enum status open_file(const struct plugin **out, const char *path, struct
     const struct plugin *p = dlsym(library, DAVID_PLUGIN_SYMBOL);
     if (p && strcmp(p->build_id, DAVID_BUILD_ID) == 0) {
         *out = p; /* never closed: what it has opened would not survive it */
+        /* cppcheck-suppress resourceLeak */
         return ST_OK;
     }
     if (p)

@@ -119,8 +119,9 @@ enum status timer_time(void *ctx, const struct dnn_op *op, struct dnn_plan *p, u
     enum status s = reserve(t, total, op->dtype, err);
     if (!s) s = gpu_reserve_workspace(g, dnn_plan_workspace_bytes(p), err);
     if (s) return s;
-    for (int i = 0; i < 5; i++)
-        at[i] = i ? at[i - 1] + sizes[i - 1] : t->memory;
+    at[0] = t->memory;
+    for (int i = 1; i < 5; i++)
+        at[i] = at[i - 1] + sizes[i - 1];
     const struct dnn_io io = { .x = at[0],
                                .weight = at[1],
                                .bias = at[2],

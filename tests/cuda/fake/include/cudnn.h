@@ -7,7 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #define VALUE(name, value) name = (value),
-#define STATUS VALUE
+#define STATUS             VALUE
 typedef enum {
 #include "tests/cuda/fake/cudnn_values.def"
 } cudnnStatus_t;
