@@ -7,3 +7,5 @@ david_test(NAME test_davi_golden LABEL golden SOURCES test_davi_golden.c LIBS da
 david_test(NAME test_davi_engine LABEL unit SOURCES test_davi_engine.c LIBS david_engine)
 # Threads that spin while they wait would fight those of the other tests.
 set_tests_properties(test_davi_golden test_davi_engine PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)
+david_test(NAME test_threads LABEL unit SOURCES test_threads.c LIBS david_engine)
+set_tests_properties(test_threads PROPERTIES LABELS "unit;tsan")
