@@ -13,10 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
-#include <sanitizer/allocator_interface.h>
-#endif
-
 #include "engine/davi/restoration.h"
 #include "engine/inside.h"
 
@@ -322,6 +318,9 @@ static void back_ends_and_dtypes_that_are_not_there_are_refused(void **state)
 }
 
 /* ---- memory ---- */
+
+size_t __sanitizer_get_current_allocated_bytes(
+    void); /* of a sanitizer's allocator, of which mallinfo2 knows nothing */
 
 static size_t in_use(void)
 {
