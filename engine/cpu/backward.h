@@ -47,8 +47,7 @@ struct weights_job {
     uint32_t n, oh, ow;
     const void *x, *dy;
     float *dweight, *dbias; /* dbias: NULL or [oc] */
-    float *scratch;
-    size_t scratch_stride; /* weights_scratch() */
+    float *scratch;         /* weights_scratch() floats */
     int threads;
 };
 
@@ -116,8 +115,8 @@ struct pass_job {
 
 struct gradient_kernels {
     uint32_t vec, mr, nr;
-    size_t (*weights_scratch)(const struct trained_conv_desc *d); /* floats a thread */
-    size_t (*attention_scratch)(const struct attention_desc *d);  /* floats a thread */
+    size_t (*weights_scratch)(const struct trained_conv_desc *d, int threads);
+    size_t (*attention_scratch)(const struct attention_desc *d); /* floats a thread */
     void (*gather)(const struct gather_job *j);
     void (*weights)(const struct weights_job *j);
     void (*group_norm)(const struct norm_gradient_job *j);

@@ -23,16 +23,21 @@ static size_t round_to(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
-static struct head head_of(const struct attention_desc *d, float *at)
+static struct head shape_of(const struct attention_desc *d)
 {
     struct head h = { .pixels = (size_t)d->h * d->w, .ch = d->head_channels };
     size_t rows = round_to(round_to(h.pixels, MR), VEC);
     h.keys = round_to(h.pixels, NR);
     h.rows = rows > h.keys ? rows : h.keys;
     h.wide = round_to(h.ch, NR);
-    size_t matrix = h.rows * h.wide;
+    return h;
+}
+
+static struct head head_of(const struct attention_desc *d, float *at)
+{
+    struct head h = shape_of(d);
     float **const all[] = { &h.q, &h.k, &h.v, &h.dy, &h.dk, &h.dv, &h.kp };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++, at += matrix)
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++, at += h.rows * h.wide)
         *all[i] = at;
     h.kt = at;
     h.vt = at + h.rows * h.ch;
@@ -43,7 +48,7 @@ static struct head head_of(const struct attention_desc *d, float *at)
 
 size_t ISA_FN(attention_gradient_scratch)(const struct attention_desc *d)
 {
-    struct head h = head_of(d, NULL);
+    const struct head h = shape_of(d);
     return 7 * h.rows * h.wide + 2 * h.rows * h.ch + 2 * ATTENTION_BLOCK * h.rows;
 }
 

@@ -23,7 +23,7 @@ struct trained_conv {
     struct gathering forward_gathering, phases[MOST_PHASES];
     uint32_t n_phases;
     float *bias, *turned; /* turned: [ic][oc][kernel][kernel] */
-    size_t gather_stride, weights_stride;
+    size_t gather_stride;
 };
 
 static uint32_t output_side(const struct trained_conv_desc *d, uint32_t side)
@@ -193,9 +193,10 @@ enum status cpu_trained_conv_new(struct backend *b, const struct trained_conv_de
     }
     s = plan_gatherings(c, cpu, err);
     if (s) goto done;
-    c->weights_stride = (cpu_gradient_kernels(cpu)->weights_scratch(d) + 15) / 16 * 16;
-    size_t stride = c->weights_stride > c->gather_stride ? c->weights_stride : c->gather_stride;
-    s = cpu_scratch_reserve(cpu, stride * (size_t)cpu->threads, err);
+    s = cpu_scratch_reserve(cpu, c->gather_stride * (size_t)cpu->threads, err);
+    if (!s)
+        s = cpu_scratch_reserve(cpu, cpu_gradient_kernels(cpu)->weights_scratch(d, cpu->threads),
+                                err);
     if (s) goto done;
     *out = c;
     c = NULL;
@@ -339,7 +340,6 @@ enum status cpu_conv_weights(struct backend *b, struct trained_conv *c, const st
                                                               .dweight = dweight,
                                                               .dbias = dbias,
                                                               .scratch = cpu->scratch,
-                                                              .scratch_stride = c->weights_stride,
                                                               .threads = cpu->threads });
     return ST_OK;
 }

@@ -262,16 +262,37 @@ static double sum_squares(const float *x, size_t count, double *scratch, int thr
     return total;
 }
 
+/* ---- weights of convolutions: on the tile registers where there are any and the pictures are theirs ---- */
+
+static size_t weights_scratch(const struct trained_conv_desc *d, int threads)
+{
+#ifdef __AMX_BF16__
+    if (d->dtype == DT_BF16) return ISA_FN(weights_amx_scratch)(d, threads);
+#endif
+    return ISA_FN(weights_scratch)(d, threads);
+}
+
+static void weights(const struct weights_job *j)
+{
+#ifdef __AMX_BF16__
+    if (j->d->dtype == DT_BF16) {
+        ISA_FN(weights_amx)(j);
+        return;
+    }
+#endif
+    ISA_FN(weights)(j);
+}
+
 const struct gradient_kernels *ISA_FN(cpu_gradient_kernels)(void)
 {
     static const struct gradient_kernels table = {
         .vec = VEC,
         .mr = MR,
         .nr = NR,
-        .weights_scratch = ISA_FN(weights_scratch),
+        .weights_scratch = weights_scratch,
         .attention_scratch = ISA_FN(attention_gradient_scratch),
         .gather = ISA_FN(gather),
-        .weights = ISA_FN(weights),
+        .weights = weights,
         .group_norm = ISA_FN(group_norm_gradient),
         .attention = ISA_FN(attention_gradient),
         .linear = linear,

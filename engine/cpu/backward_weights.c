@@ -40,11 +40,16 @@ static size_t round_up(size_t n)
 }
 
 /* dy of a band, planes of x, sums of each block and tap; the last plane's last pixel may be written beyond. */
-size_t ISA_FN(weights_scratch)(const struct trained_conv_desc *d)
+static size_t scratch_of(const struct trained_conv_desc *d)
 {
     struct cut c = cut_of(d);
     return round_up(c.rows * c.width * NR) + round_up(c.planes * c.plane + 2 * VEC) +
            WEIGHTS_BLOCKS * c.taps * MR * NR;
+}
+
+size_t ISA_FN(weights_scratch)(const struct trained_conv_desc *d, int threads)
+{
+    return round_up(scratch_of(d)) * (size_t)threads;
 }
 
 /* Rows y0 .. of dy's panel, with zeros in the columns where a plane has its border. */
@@ -178,10 +183,11 @@ INLINE void piece(const struct weights_job *j, float *scratch, size_t o0, size_t
 void ISA_FN(weights)(const struct weights_job *j)
 {
     size_t panels = (j->d->oc + NR - 1) / NR;
+    size_t stride = round_up(scratch_of(j->d));
     size_t groups = (j->d->ic + WEIGHTS_BLOCKS * MR - 1) / (WEIGHTS_BLOCKS * MR);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(j->threads)
     for (size_t i = 0; i < panels * groups; i++) {
-        float *scratch = j->scratch + (size_t)omp_get_thread_num() * j->scratch_stride;
+        float *scratch = j->scratch + (size_t)omp_get_thread_num() * stride;
         size_t o0 = i % panels * NR, block = i / panels * WEIGHTS_BLOCKS;
         if (j->d->dtype == DT_BF16)
             piece(j, scratch, o0, block, true);
