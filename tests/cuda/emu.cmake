@@ -50,3 +50,24 @@ foreach(source ${david_kernel_tests})
   get_filename_component(name ${source} NAME_WE)
   david_test(NAME ${name} LABEL cuda-emulated SOURCES ${source} LIBS david_conformance TIMEOUT 600)
 endforeach()
+
+# A barrier left out is noticed, whichever it is.
+if(NOT DAVID_SANITIZE)
+  set(david_barrier_tests "")
+  foreach(name norm conv attention restoration)
+    list(APPEND david_barrier_tests $<TARGET_FILE:test_kernels_${name}>)
+  endforeach()
+  add_test(NAME kernels_barriers COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/barriers.py ${david_barrier_tests})
+  set_tests_properties(kernels_barriers PROPERTIES LABELS cuda-emulated TIMEOUT 1200)
+endif()
+
+# The kernels as nvcc builds them: registers, spills, fused operations.
+if(DAVID_NVCC)
+  add_test(NAME kernels_build COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/builds.py ${DAVID_NVCC}
+    WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(kernels_build PROPERTIES LABELS cuda-plans TIMEOUT 1800)
+else()
+  add_test(NAME kernels_build COMMAND sh -c
+    "echo 'no nvcc to build the kernels with'; [ -z \"$DAVID_REQUIRE_CUDA\" ] && exit 77; exit 1")
+  set_tests_properties(kernels_build PROPERTIES LABELS cuda-plans SKIP_RETURN_CODE 77)
+endif()

@@ -41,7 +41,8 @@ DEVICE float dot4(float4 a, float4 b, float sum)
 
 /* STEPS: runs of 32 channels that a lane may have to keep. */
 template <typename T, int STEPS>
-__global__ void __launch_bounds__(THREADS) attention(const T *qkv_all, T *y_all, attention_args a)
+__global__ void __launch_bounds__(THREADS, 4)
+    attention(const T *qkv_all, T *y_all, attention_args a)
 {
     DYNAMIC_SHARED(float, shared);
     const uint32_t lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES,
@@ -98,6 +99,7 @@ __global__ void __launch_bounds__(THREADS) attention(const T *qkv_all, T *y_all,
             for (int s = 0; s < STEPS; s++)
                 sum[r][s] *= shrink;
         }
+#pragma unroll 4
         for (uint32_t k = 0; k < KEYS; k++) {
             float weight[WARP_QUERIES];
 #pragma unroll

@@ -139,20 +139,17 @@ DEVICE uint32_t place_of(uint32_t column)
     return column / 2 + column % 2 * (OUT_COLUMNS / 2);
 }
 
+/* A tile of outputs, [OUT_HEIGHT][OUT_WIDTH][oc] in shared memory, in the order in which it lies in y. */
 template <typename To>
-DEVICE void put_pixels(To *y, const conv_args &a, uint32_t row, uint32_t left, uint32_t top,
-                       const float (&sum)[2][2][OUT_CHANNELS])
+DEVICE void put_tile(To *y, const conv_args &a, uint32_t row, uint32_t left, uint32_t top,
+                     const float *tile)
 {
-#pragma unroll
-    for (uint32_t dy = 0; dy < 2; dy++)
-#pragma unroll
-        for (uint32_t dx = 0; dx < 2; dx++) {
-            if (top + dy >= a.h || left + dx >= a.w) continue;
-            To *to = y + (((size_t)row * a.h + top + dy) * a.w + left + dx) * a.y_ld;
-#pragma unroll
-            for (uint32_t o = 0; o < OUT_CHANNELS; o++)
-                if (o < a.oc) put(to + o, rounded<To>(sum[dy][dx][o]));
-        }
+    for (uint32_t i = threadIdx.x; i < OUT_HEIGHT * OUT_WIDTH * a.oc; i += OUT_THREADS) {
+        const uint32_t o = i % a.oc, at = i / a.oc % OUT_WIDTH, line = i / a.oc / OUT_WIDTH;
+        if (top + line >= a.h || left + at >= a.w) continue;
+        put(y + (((size_t)row * a.h + top + line) * a.w + left + at) * a.y_ld + o,
+            rounded<To>(tile[i]));
+    }
 }
 
 /* A weight is read once for four pixels. weight: [TAPS] rows of V, `stride` apart. */
@@ -199,6 +196,8 @@ __global__ void __launch_bounds__(OUT_THREADS)
     for (uint32_t o = 0; o < OUT_CHANNELS; o++)
         sum[0][0][o] = sum[0][1][o] = sum[1][0][o] = sum[1][1][o] = o < a.oc ? get(bias + o) : 0;
 
+    for (uint32_t i = threadIdx.x; i < TAPS * CHUNK; i += OUT_THREADS)
+        box.weight[i / CHUNK][i % CHUNK] = make_float4(0, 0, 0, 0); /* stays so from oc on */
     for (uint32_t first = 0; first < a.ic; first += CHUNK) {
         __syncthreads(); /* the chunk before has been used */
         for (uint32_t i = threadIdx.x; i < OUT_LINES * OUT_COLUMNS * OUT_VECTORS;
@@ -213,10 +212,10 @@ __global__ void __launch_bounds__(OUT_THREADS)
             else
                 *to = make_uint4(0, 0, 0, 0);
         }
-        for (uint32_t i = threadIdx.x; i < TAPS * CHUNK; i += OUT_THREADS) {
-            const float *from = a.weight + ((size_t)(i / CHUNK) * a.ic + first + i % CHUNK) * a.oc;
-            box.weight[i / CHUNK][i % CHUNK] = make_float4(get(from), a.oc > 1 ? get(from + 1) : 0,
-                                                           a.oc > 2 ? get(from + 2) : 0, 0);
+        for (uint32_t i = threadIdx.x; i < TAPS * CHUNK * a.oc; i += OUT_THREADS) {
+            const uint32_t o = i % a.oc, c = i / a.oc % CHUNK, tap = i / a.oc / CHUNK;
+            reinterpret_cast<float *>(&box.weight[tap][c])[o] =
+                get(a.weight + ((size_t)tap * a.ic + first) * a.oc + c * a.oc + o);
         }
         wait_for_copies();
         __syncthreads();
@@ -229,10 +228,20 @@ __global__ void __launch_bounds__(OUT_THREADS)
             add_products<T>(sum, seen, &box.weight[0][k * V], CHUNK);
         }
     }
+    __syncthreads(); /* of box.x nothing is needed any more: it takes the tile */
+    float *tile = reinterpret_cast<float *>(&box.x[0][0][0]);
+#pragma unroll
+    for (uint32_t p = 0; p < 4; p++)
+#pragma unroll
+        for (uint32_t o = 0; o < OUT_CHANNELS; o++)
+            if (o < a.oc)
+                tile[((2 * ty + p / 2) * OUT_WIDTH + 2 * tx + p % 2) * a.oc + o] =
+                    sum[p / 2][p % 2][o];
+    __syncthreads();
     if (y_is_f32)
-        put_pixels(static_cast<float *>(y), a, row, left + 2 * tx, top + 2 * ty, sum);
+        put_tile(static_cast<float *>(y), a, row, left, top, tile);
     else
-        put_pixels(static_cast<T *>(y), a, row, left + 2 * tx, top + 2 * ty, sum);
+        put_tile(static_cast<T *>(y), a, row, left, top, tile);
 }
 
 /* ---- any ---- */

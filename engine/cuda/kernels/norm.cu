@@ -55,36 +55,34 @@ DEVICE float silu(float v)
     return __fdividef(v, 1.0f + __expf(-v));
 }
 
-/* y = (x - shift) scale + offset of N channels from `channel` on. */
+/* y = (x - shift) scale + offset of N channels. First, while statistics are still on their way, scale is gamma and offset beta. */
 template <int N> struct affine {
     float shift[N], scale[N], offset[N];
 };
 
-/* delta: mean - shift. */
 template <int N>
-DEVICE void affine_of(affine<N> &f, const norm_args &a, uint32_t row, uint32_t channel,
-                      const float (&delta)[N], const float (&rstd)[N])
+DEVICE void load_affine(affine<N> &f, const norm_args &a, uint32_t row, uint32_t channel)
 {
     const size_t set = a.set ? get(a.set + row) : 0;
-    float gamma[N], beta[N];
-    load(gamma, a.gamma + set * a.c + channel);
-    load(beta, a.beta + set * a.c + channel);
-    if (a.scale_shift) {
-        const float *ss = a.scale_shift + row * a.scale_shift_ld + channel;
-        float by[N], shift[N];
-        load(by, ss);
-        load(shift, ss + a.c);
-#pragma unroll
-        for (int e = 0; e < N; e++) {
-            gamma[e] = fmaf(gamma[e], by[e], gamma[e]);
-            beta[e] = fmaf(beta[e], by[e], beta[e]) + shift[e];
-        }
-    }
+    load(f.scale, a.gamma + set * a.c + channel);
+    load(f.offset, a.beta + set * a.c + channel);
+    if (!a.scale_shift) return;
+    const float *ss = a.scale_shift + row * a.scale_shift_ld + channel;
+    float by[N], shift[N];
+    load(by, ss);
+    load(shift, ss + a.c);
 #pragma unroll
     for (int e = 0; e < N; e++) {
-        f.scale[e] = rstd[e] * gamma[e];
-        f.offset[e] = fmaf(-delta[e], f.scale[e], beta[e]);
+        f.scale[e] = fmaf(f.scale[e], by[e], f.scale[e]);
+        f.offset[e] = fmaf(f.offset[e], by[e], f.offset[e]) + shift[e];
     }
+}
+
+/* delta: mean - shift. */
+DEVICE void finish_affine(float &scale, float &offset, float delta, float rstd)
+{
+    scale *= rstd;
+    offset = fmaf(-delta, scale, offset);
 }
 
 template <int N> DEVICE void normalise(float (&v)[N], const affine<N> &f, bool with_silu)
@@ -167,11 +165,11 @@ __global__ void __launch_bounds__(THREADS) norm_whole(const T *x_all, T *y_all, 
         copy16_async(&slab[p * s.columns + column], x + p * a.x_ld + column * N);
     for (uint32_t g = threadIdx.x; g < s.groups; g += THREADS)
         box.shift[g] = as_float(get(x + g * a.width));
+    affine<N> f;
+    float sum[N], v[N];
+    if (has_work) load_affine(f, a, row, first + column * N);
     __syncthreads();
     wait_for_copies(); /* a thread reads back only what it copied itself */
-
-    affine<N> f;
-    float sum[N], rstd[N], v[N];
 #pragma unroll
     for (int e = 0; e < N; e++) {
         f.shift[e] = has_work ? box.shift[(column * N + e) / a.width] : 0;
@@ -218,8 +216,7 @@ __global__ void __launch_bounds__(THREADS) norm_whole(const T *x_all, T *y_all, 
     if (!has_work) return;
 #pragma unroll
     for (int e = 0; e < N; e++)
-        rstd[e] = box.rstd[(column * N + e) / a.width];
-    affine_of(f, a, row, first + column * N, delta, rstd);
+        finish_affine(f.scale[e], f.offset[e], delta[e], box.rstd[(column * N + e) / a.width]);
     T *y = y_all + (size_t)row * a.pixels * a.y_ld + first + column * N;
     for (uint32_t p = lane; p < a.pixels; p += s.lanes) {
         unpack16<T>(v, slab[p * s.columns + column]);
@@ -277,7 +274,7 @@ __global__ void __launch_bounds__(THREADS) norm_partial(const T *x_all, norm_arg
 }
 
 struct apply_box {
-    float delta[MAX_GROUPS], rstd[MAX_GROUPS];
+    float shift[MAX_GROUPS], delta[MAX_GROUPS], rstd[MAX_GROUPS];
 };
 
 template <typename T>
@@ -292,6 +289,8 @@ __global__ void __launch_bounds__(THREADS) norm_apply(const T *x_all, T *y_all, 
     const uint32_t from = blockIdx.x * a.apply_pixels, to = min(from + a.apply_pixels, a.pixels);
     const T *x = x_all + (size_t)row * a.pixels * a.x_ld;
     T *y = y_all + (size_t)row * a.pixels * a.y_ld;
+    affine<N> f;
+    if (lane < s.lanes) load_affine(f, a, row, column * N);
     const float count = (float)a.pixels * (float)a.width;
 
     for (uint32_t g = threadIdx.x / WARP_LANES; g < s.groups; g += WARPS) {
@@ -306,23 +305,20 @@ __global__ void __launch_bounds__(THREADS) norm_apply(const T *x_all, T *y_all, 
         square = warp_sum(square);
         float delta = sum / count, r = rstd_or_nan(square / count - delta * delta, a.eps);
         if (threadIdx.x % WARP_LANES) continue;
+        const float shift = get(a.shift + (size_t)row * a.groups + g);
+        box.shift[g] = shift;
         box.delta[g] = delta;
         box.rstd[g] = r;
-        if (blockIdx.x == 0)
-            write_moments(a, row, g, get(a.shift + (size_t)row * a.groups + g) + delta, r);
+        if (blockIdx.x == 0) write_moments(a, row, g, shift + delta, r);
     }
     __syncthreads();
     if (lane >= s.lanes) return;
-    affine<N> f;
-    float delta[N], rstd[N];
 #pragma unroll
     for (int e = 0; e < N; e++) {
-        uint32_t g = (column * N + e) / a.width;
-        f.shift[e] = get(a.shift + (size_t)row * a.groups + g);
-        delta[e] = box.delta[g];
-        rstd[e] = box.rstd[g];
+        const uint32_t g = (column * N + e) / a.width;
+        f.shift[e] = box.shift[g];
+        finish_affine(f.scale[e], f.offset[e], box.delta[g], box.rstd[g]);
     }
-    affine_of(f, a, row, column * N, delta, rstd);
 #pragma unroll 4
     for (uint32_t p = from + lane; p < to; p += s.lanes) {
         float v[N];
@@ -373,8 +369,9 @@ __global__ void __launch_bounds__(THREADS) norm_any(const T *x_all, T *y_all, no
     if (threadIdx.x == 0) write_moments(a, row, group, shift + delta, rstd);
     for (size_t i = threadIdx.x; i < values; i += THREADS) {
         affine<1> f;
+        load_affine(f, a, row, first + (uint32_t)(i % a.width));
         f.shift[0] = shift;
-        affine_of<1>(f, a, row, first + (uint32_t)(i % a.width), { delta }, { rstd });
+        finish_affine(f.scale[0], f.offset[0], delta, rstd);
         float v[1] = { as_float(get(x + i / a.width * a.x_ld + i % a.width)) };
         normalise(v, f, a.silu);
         store(y + i / a.width * a.y_ld + i % a.width, v);

@@ -14,9 +14,10 @@ static inline void __pipeline_commit()
     emu::copies_commit();
 }
 /* All but the last `left` commits of this thread have arrived. */
-static inline void __pipeline_wait_prior(size_t left)
+static inline void __pipeline_wait_prior(size_t left, const char *file = __builtin_FILE(),
+                                         int line = __builtin_LINE())
 {
-    emu::copies_wait(left);
+    emu::copies_wait({ file, line }, left);
 }
 
 #endif

@@ -35,7 +35,7 @@ void *shared_dynamic();
 /* Copies of the running thread, into shared memory: started, closed as one batch, all but the last `left` batches waited for. */
 void copy_later(void *to, const void *from, size_t bytes);
 void copies_commit();
-void copies_wait(size_t left);
+void copies_wait(site where, size_t left);
 
 void touch(const void *address, size_t bytes, bool is_write);
 

@@ -38,10 +38,8 @@ struct emu_traffic {
 void emu_traffic_begin(void);
 void emu_traffic_end(struct emu_traffic *out);
 
-/* Planting a bug: the barrier at this place (as emu_barriers lists it) is skipped. NULL: none is. */
-void emu_skip_barrier(const char *file, int line);
-/* The barriers met so far in this process: calls `each` for every one. */
-void emu_barriers(void (*each)(void *ctx, const char *file, int line), void *ctx);
+/* Planting a bug, for tests that must notice: with EMU_SKIP_BARRIER=FILE:LINE in the environment the barrier there is skipped (__syncthreads,
+ * __syncwarp, or a wait for copies). With EMU_LIST_BARRIERS=FILE the places of all that were met are written there at exit, a line each. */
 
 #ifdef __cplusplus
 }

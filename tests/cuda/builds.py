@@ -1,0 +1,83 @@
+"""Every kernel builds for every architecture; those that every batch runs keep their numbers in registers; those that must have the
+host's bytes have no fused multiply-add.
+
+builds.py NVCC [ARCHITECTURE...]: from the top folder; what ptxas says (-v) is read. Needs no GPU.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+ARCHITECTURES = ["80", "89", "90", "100", "120"]
+# Kernels of every batch: no spills, no stack.
+HOT = ["norm_whole", "norm_partial", "norm_apply", "upsample", "downsample", "copy", "narrow_in", "narrow_out", "attention",
+       "normals", "sampler_in", "sampler_out", "linear", "blend", "fold", "find_bad", "round_levels"]
+# The arithmetic of engine/davi, to the byte; what is allowed beside it: double's logarithm and cosine, made of such operations.
+EXACT = {"measurement": r"fma\.rn\.f32|mad\.rn\.f32", "operators": r"fma\.rn\.f|mad\.rn\.f", "samples": r"fma\.rn\.f|mad\.rn\.f"}
+
+ENTRY = re.compile(r"Compiling entry function '([^']+)' for 'sm_(\w+)'")
+FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+USED = re.compile(r"Used (\d+) registers")
+
+
+def name_of(entry):
+    """`norm_apply<__half>` of a mangled or demangled entry."""
+    plain = subprocess.run(["c++filt", entry], capture_output=True, text=True, check=True).stdout.strip()
+    plain = plain.replace("(anonymous namespace)::", "")
+    return re.sub(r"^(?:void )?([\w:]+(?:<[^()]*>)?).*", r"\1", plain)
+
+
+def compiled(nvcc, source, architectures):
+    """What ptxas says of one file: (kernel, architecture, registers, stack, spills)."""
+    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    run = subprocess.run([nvcc, "-std=c++17", "-O3", "--threads", "2", "-Xptxas", "-v", "-I.", *codes, "-c", str(source), "-o", "/dev/null"],
+                         capture_output=True, text=True, check=False)
+    if run.returncode:
+        sys.exit(f"{source}: {run.stderr}")
+    rows, entry = [], None
+    for line in run.stderr.splitlines():
+        if m := ENTRY.search(line):
+            entry, frame = m.groups(), (0, 0, 0)
+        elif m := FRAME.search(line):
+            frame = tuple(map(int, m.groups()))
+        elif (m := USED.search(line)) and entry:
+            rows.append((name_of(entry[0]), entry[1], int(m[1]), frame[0], frame[1] + frame[2]))
+            entry = None
+    return rows
+
+
+def fused(nvcc, source, pattern):
+    """Fused operations in the assembly of one file."""
+    ptx = subprocess.run([nvcc, "-std=c++17", "-O3", "-I.", "-arch=compute_80", "-ptx", str(source), "-o", "-"],
+                         capture_output=True, text=True, check=True).stdout
+    if ".entry" not in ptx:
+        sys.exit(f"{source}: no kernel in its assembly")
+    return re.findall(pattern, ptx)
+
+
+def main():
+    nvcc, architectures = sys.argv[1], sys.argv[2:] or ARCHITECTURES
+    wrong, seen = [], {}
+    for source in sorted(pathlib.Path("engine/cuda/kernels").glob("*.cu")):
+        rows = compiled(nvcc, source, architectures)
+        for kernel, architecture, registers, stack, spills in rows:
+            seen.setdefault((source.stem, kernel), {})[architecture] = (registers, stack, spills)
+            if kernel.split("<")[0] in HOT and (stack or spills):
+                wrong.append(f"{kernel} on sm_{architecture}: {spills} bytes spilled, {stack} of stack")
+    print(f"{'kernel':<44}" + "".join(f"{'sm_' + a:>8}" for a in architectures) + "   registers, +bytes spilled")
+    for (stem, kernel), by in sorted(seen.items()):
+        cells = "".join(f"{str(by[a][0]) + (f'+{by[a][2]}' if by[a][2] else '') if a in by else 'none':>8}" for a in architectures)
+        print(f"{stem + ': ' + kernel:<44}{cells}")
+        wrong += [f"{kernel} was not compiled for sm_{a}" for a in architectures if a not in by]
+    names = {kernel.split("<")[0] for _, kernel in seen}
+    wrong += [f"there is no kernel {name}" for name in HOT if name not in names]
+    for stem, pattern in EXACT.items():
+        if found := fused(nvcc, f"engine/cuda/kernels/{stem}.cu", pattern):
+            wrong.append(f"{stem}.cu has {len(found)} fused multiply-adds ({found[0]}): its bytes would not be the host's")
+    print("\n".join(wrong) or f"{len(seen)} kernels on {len(architectures)} architectures: none of the hot ones spills")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+/* What the kernels of the network move: no byte of a picture twice where once is enough, and whole sectors. The shapes are the network's
+ * own, or cut ones of the same kind where those would take the emulation too long. engine/cuda/kernels/README.md has the figures. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/cuda/conformance.h"
+
+/* Sectors touched by the warps, as bytes, over those of the pictures read and written once: all together at most `most` times. */
+static void expect_traffic(const char *what, double in_bytes, double out_bytes,
+                           const struct emu_traffic *t, double most)
+{
+    double read = 32.0 * (double)t->read_sectors, written = 32.0 * (double)t->written_sectors;
+    double times = (read + written) / (in_bytes + out_bytes);
+    print_message("%-44s read %8.0f of %8.0f, written %8.0f of %8.0f: %.3f times\n", what, read,
+                  in_bytes, written, out_bytes, times);
+    if (times > most)
+        fail_msg("%s moves %.3f times what it must, more than %.3f", what, times, most);
+}
+
+static const struct norm_case {
+    const char *name;
+    uint32_t h, w, c;
+    double most;
+} norms[] = {
+    { "norm, whole, 32 x 32 x 256", 32, 32, 256, 1.05 },
+    { "norm, whole, 16 x 16 x 512", 16, 16, 512, 1.15 },
+    { "norm, whole, 64 x 64 x 256 (half sectors)", 64, 64, 256, 2.05 },
+    { "norm, two kernels, 128 x 64 x 128", 128, 64, 128, 2.1 },
+};
+
+static void norms_read_once_or_twice(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof norms / sizeof *norms; i++) {
+        const struct norm_case *t = &norms[i];
+        struct tensor x = tensor_make(DT_BF16, 1, t->h, t->w, t->c, t->c, 1), y = tensor_copy(&x);
+        float *gamma = floats(t->c, 2, 1, 0), *beta = floats(t->c, 3, 1, 0);
+        size_t scratch = gpu_norm_scratch(&x, 32);
+        struct gpu_norm a = {
+            .x = x, .y = y, .groups = 32, .eps = 1e-5f, .gamma = gamma, .beta = beta, .silu = true
+        };
+        a.scratch = scratch ? floats(scratch, 4, 1, 0) : NULL;
+        struct emu_traffic traffic;
+        emu_traffic_begin();
+        EXPECT_LAUNCH(gpu_group_norm(&a, NULL));
+        emu_traffic_end(&traffic);
+        expect_traffic(t->name, (double)tensor_bytes(&x), (double)tensor_bytes(&y), &traffic,
+                       t->most);
+        free(a.scratch);
+        free(gamma);
+        free(beta);
+        tensor_free(&x);
+        tensor_free(&y);
+    }
+}
+
+enum walk { UP, DOWN, JOIN, CAST, PAD, OUT, WALKS };
+static const char *const walk_names[WALKS] = {
+    "upsample, 32 x 32 x 128",           "downsample, 32 x 32 x 128",
+    "copy into a concat, 32 x 32 x 128", "cast to F32, 32 x 32 x 128",
+    "three channels to eight, 64 x 64",  "sampler_out, 64 x 64"
+};
+
+static void walks_move_each_byte_once(void **state)
+{
+    (void)state;
+    for (int what = 0; what < WALKS; what++) {
+        const uint32_t side = what >= PAD ? 64 : 32, c = what >= PAD ? 3 : 128;
+        const uint32_t in = what == DOWN ? 2 * side : side, out = what == UP ? 2 * side : side;
+        const uint32_t y_c = what == PAD ? 8 : c;
+        struct tensor x = tensor_make(what >= PAD ? DT_F32 : DT_BF16, 1, in, in, c, c, 1);
+        struct tensor y = tensor_make(what == CAST || what == OUT ? DT_F32 : DT_BF16, 1, out, out,
+                                      y_c, what == JOIN ? 2 * c : y_c, 2);
+        struct tensor eps = tensor_make(DT_F32, 1, in, in, 3, 3, 3);
+        struct gpu_copy copy = {
+            .x = x, .y = y, .first = what == JOIN ? c : 0, .zeros = what == PAD ? 5 : 0
+        };
+        struct emu_traffic t;
+        emu_traffic_begin();
+        switch ((enum walk)what) {
+        case UP: EXPECT_LAUNCH(gpu_upsample(&x, &y, NULL)); break;
+        case DOWN: EXPECT_LAUNCH(gpu_downsample(&x, &y, NULL)); break;
+        case OUT: EXPECT_LAUNCH(gpu_sampler_out(&x, &eps, 1, &y, NULL)); break;
+        default: EXPECT_LAUNCH(gpu_copy(&copy, NULL)); break;
+        }
+        emu_traffic_end(&t);
+        double written = (double)tensor_bytes(&y) * y.c / (double)y.ld;
+        expect_traffic(walk_names[what], (double)tensor_bytes(&x) * (what == OUT ? 2 : 1), written,
+                       &t,
+                       what == CAST  ? 1.7
+                       : what == PAD ? 1.15
+                                     : 1); /* two halves of a sector, one after the other */
+        tensor_free(&x);
+        tensor_free(&y);
+        tensor_free(&eps);
+    }
+}
+
+static void narrow_convolutions_read_and_write_once(void **state)
+{
+    (void)state;
+    const uint32_t h = 32, w = 128, c = 128;
+    float *weight = floats((size_t)9 * 3 * c, 1, 1, 0), *bias = floats(c, 2, 1, 0);
+    struct tensor narrow = tensor_make(DT_F32, 1, h, w, 3, 3, 3),
+                  wide = tensor_make(DT_BF16, 1, h, w, c, c, 4);
+    struct gpu_conv a = {
+        .x = narrow, .y = wide, .kernel = 3, .stride = 1, .weight = weight, .bias = bias
+    };
+    struct emu_traffic t;
+    emu_traffic_begin();
+    EXPECT_LAUNCH(gpu_conv(&a, NULL));
+    emu_traffic_end(&t);
+    expect_traffic("conv_in to 128 channels", (double)tensor_bytes(&narrow),
+                   (double)tensor_bytes(&wide), &t, 1.2); /* weights of each block */
+    a.x = wide;
+    a.y = narrow;
+    emu_traffic_begin();
+    EXPECT_LAUNCH(gpu_conv(&a, NULL));
+    emu_traffic_end(&t);
+    expect_traffic("conv_out from 128 channels", (double)tensor_bytes(&wide),
+                   (double)tensor_bytes(&narrow), &t, 1.4); /* and the pixels around each tile */
+    free(weight);
+    free(bias);
+    tensor_free(&narrow);
+    tensor_free(&wide);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(norms_read_once_or_twice),
+        cmocka_unit_test(walks_move_each_byte_once),
+        cmocka_unit_test(narrow_convolutions_read_and_write_once),
+    };
+    return RUN_TESTS("traffic", tests);
+}
