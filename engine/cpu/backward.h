@@ -51,6 +51,18 @@ struct weights_job {
     int threads;
 };
 
+/* Weights into a plan's packing. The one of (o, i, tap) is at o o_step + i i_step + tap; turned: the last tap comes first. */
+struct pack_job {
+    enum way way;
+    const struct bf16_shape *bf16;
+    uint32_t oc, ic, taps;
+    const float *weight;
+    size_t o_step, i_step;
+    bool turned;
+    void *to;
+    int threads;
+};
+
 struct norm_gradient_job {
     uint32_t n, c, groups;
     size_t pixels;
@@ -119,6 +131,7 @@ struct gradient_kernels {
     size_t (*attention_scratch)(const struct attention_desc *d); /* floats a thread */
     void (*gather)(const struct gather_job *j);
     void (*weights)(const struct weights_job *j);
+    void (*pack)(const struct pack_job *j);
     void (*group_norm)(const struct norm_gradient_job *j);
     void (*attention)(const struct attention_gradient_job *j);
     void (*linear)(const struct linear_gradient_job *j);

@@ -18,22 +18,18 @@ struct trained_conv {
     struct trained_conv_desc d;
     uint32_t oh, ow;
     struct conv_desc forward_desc, data_desc;
-    struct conv_plan *forward, *data; /* NULL: by gathering, or not packed yet */
+    struct conv_plan *forward, *data; /* NULL: by gathering */
     bool gathers_forward, gathers_data;
     struct gathering forward_gathering, phases[MOST_PHASES];
     uint32_t n_phases;
-    float *bias, *turned; /* turned: [ic][oc][kernel][kernel] */
+    float *bias;
+    bool is_packed;
     size_t gather_stride;
 };
 
 static uint32_t output_side(const struct trained_conv_desc *d, uint32_t side)
 {
     return (side + 2 * (d->kernel / 2) - d->kernel) / d->stride + 1;
-}
-
-static size_t weights_of(const struct trained_conv_desc *d)
-{
-    return (size_t)d->oc * d->ic * d->kernel * d->kernel;
 }
 
 void cpu_trained_conv_free(struct backend *b, struct trained_conv *c)
@@ -45,7 +41,6 @@ void cpu_trained_conv_free(struct backend *b, struct trained_conv *c)
     for (int i = 0; i < MOST_PHASES; i++)
         free(c->phases[i].weight);
     free(c->bias);
-    free(c->turned);
     free(c);
 }
 
@@ -186,11 +181,14 @@ enum status cpu_trained_conv_new(struct backend *b, const struct trained_conv_de
     c->d = *d;
     describe(c);
     c->bias = calloc(d->oc, sizeof *c->bias);
-    if (d->dx_ld && !c->gathers_data) c->turned = cpu_floats(weights_of(d));
-    if (!c->bias || (d->dx_ld && !c->gathers_data && !c->turned)) {
+    if (!c->bias) {
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution");
         goto done;
     }
+    if (!c->gathers_forward) s = cpu_conv_plan(b, &c->forward_desc, NULL, NULL, &c->forward, err);
+    if (!s && d->dx_ld && !c->gathers_data)
+        s = cpu_conv_plan(b, &c->data_desc, NULL, NULL, &c->data, err);
+    if (s) goto done;
     s = plan_gatherings(c, cpu, err);
     if (s) goto done;
     s = cpu_scratch_reserve(cpu, c->gather_stride * (size_t)cpu->threads, err);
@@ -212,23 +210,13 @@ static size_t gathering_bytes(const struct gathering *g)
 
 size_t cpu_trained_conv_bytes(const struct trained_conv *c)
 {
-    size_t bytes = c->turned ? weights_of(&c->d) * sizeof *c->turned : 0;
+    size_t bytes = 0;
     if (c->forward) bytes += cpu_conv_plan_bytes(c->forward);
     if (c->data) bytes += cpu_conv_plan_bytes(c->data);
     bytes += gathering_bytes(&c->forward_gathering);
     for (uint32_t p = 0; p < c->n_phases; p++)
         bytes += gathering_bytes(&c->phases[p]);
     return bytes;
-}
-
-/* to[i][o][tap from the other end] */
-static void turn(const struct trained_conv *c, const float *weight)
-{
-    size_t ic = c->d.ic, oc = c->d.oc, taps = (size_t)c->d.kernel * c->d.kernel;
-    for (size_t o = 0; o < oc; o++)
-        for (size_t i = 0; i < ic; i++)
-            for (size_t t = 0; t < taps; t++)
-                c->turned[(i * oc + o) * taps + taps - 1 - t] = weight[(o * ic + i) * taps + t];
 }
 
 static void pack_gathering(const struct trained_conv *c, struct gathering *g, size_t nr,
@@ -244,26 +232,39 @@ static void pack_gathering(const struct trained_conv *c, struct gathering *g, si
             }
 }
 
+static void pack_plan(const struct cpu_backend *cpu, const struct trained_conv *c,
+                      struct conv_plan *plan, const float *weight, bool forward)
+{
+    const struct conv_packing p = cpu_conv_packing(plan);
+    const size_t taps = (size_t)c->d.kernel * c->d.kernel, wide = c->d.ic * taps;
+    const struct pack_job j = { .way = p.way,
+                                .bf16 = p.bf16,
+                                .oc = forward ? c->d.oc : c->d.ic,
+                                .ic = forward ? c->d.ic : c->d.oc,
+                                .taps = (uint32_t)taps,
+                                .weight = weight,
+                                .o_step = forward ? wide : taps,
+                                .i_step = forward ? taps : wide,
+                                .turned = !forward,
+                                .to = p.weight,
+                                .threads = cpu->threads };
+    cpu_gradient_kernels(cpu)->pack(&j);
+    if (forward) memcpy(p.bias, c->bias, c->d.oc * sizeof *c->bias);
+}
+
 enum status cpu_trained_conv_pack(struct backend *b, struct trained_conv *c, const float *weight,
                                   const float *bias, struct error *err)
 {
-    size_t nr = ((struct cpu_backend *)b)->k->nr;
-    enum status s = ST_OK;
+    const struct cpu_backend *cpu = (struct cpu_backend *)b;
+    (void)err;
     memcpy(c->bias, bias, c->d.oc * sizeof *bias);
-    if (c->gathers_forward) {
-        pack_gathering(c, &c->forward_gathering, nr, weight, true);
-    } else {
-        cpu_conv_plan_free(b, c->forward);
-        c->forward = NULL;
-        s = cpu_conv_plan(b, &c->forward_desc, weight, bias, &c->forward, err);
-    }
+    if (c->forward) pack_plan(cpu, c, c->forward, weight, true);
+    if (c->data) pack_plan(cpu, c, c->data, weight, false);
+    if (c->gathers_forward) pack_gathering(c, &c->forward_gathering, cpu->k->nr, weight, true);
     for (uint32_t p = 0; p < c->n_phases; p++)
-        pack_gathering(c, &c->phases[p], nr, weight, false);
-    if (s || !c->turned) return s;
-    turn(c, weight);
-    cpu_conv_plan_free(b, c->data);
-    c->data = NULL;
-    return cpu_conv_plan(b, &c->data_desc, c->turned, NULL, &c->data, err);
+        pack_gathering(c, &c->phases[p], cpu->k->nr, weight, false);
+    c->is_packed = true;
+    return ST_OK;
 }
 
 static void gather(struct cpu_backend *cpu, const struct trained_conv *c, const struct gathering *g,
@@ -294,7 +295,7 @@ enum status cpu_trained_conv(struct backend *b, struct trained_conv *c, const st
 {
     const struct trained_conv_desc *d = &c->d;
     if (!c->gathers_forward) {
-        enum status s = cpu_expect(c->forward, "a convolution that has not been packed", err);
+        enum status s = cpu_expect(c->is_packed, "a convolution that has not been packed", err);
         return s ? s : cpu_conv(b, c->forward, x, residual, y, NULL, err);
     }
     enum status s =

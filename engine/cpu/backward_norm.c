@@ -5,13 +5,13 @@
 
 #include "engine/cpu/backward.h"
 #include "engine/cpu/backward_tables.h"
-#include "engine/cpu/vec.h"
+#include "engine/cpu/sigmoid.h"
 
 /* d/du of u / (1 + e^-u) */
 INLINE vf silu_slope(vf u)
 {
-    vf s = 1.0f / (1.0f + vexp(-u));
-    return s * (1.0f + u * (1.0f - s));
+    vf s = vsigmoid(u);
+    return s + s * u * (1.0f - s);
 }
 
 /* One row's scratch: constants of its channels, and the sums of its chunks. All [ld]. */
@@ -177,14 +177,20 @@ static void gradient_constants(const struct norm_gradient_job *j, const struct r
     }
 }
 
-INLINE void put_pixel(const struct norm_gradient_job *j, const struct row *r, size_t i, bool bf16)
+INLINE void put_chunk(const struct norm_gradient_job *j, const struct row *r, uint32_t n, size_t k,
+                      bool bf16)
 {
+    size_t first = n * j->pixels, from = k * j->pixels / r->chunks;
+    size_t to = (k + 1) * j->pixels / r->chunks;
     for (size_t c = 0; c < j->c; c += VEC) {
-        struct pixel p = pixel_of(j, r, i, c, bf16);
-        vf v = vget(r->scale + c) * p.du - vget(r->off + c) - p.xhat * vget(r->off_x + c);
-        v *= vget(r->rstd + c);
-        if (j->add) v += vload(j->dx, i * j->dx_ld + c, j->c - c, bf16);
-        vstore(j->dx, i * j->dx_ld + c, j->c - c, v, bf16);
+        vf rstd = vget(r->rstd + c), by = vget(r->scale + c);
+        vf off = vget(r->off + c), off_x = vget(r->off_x + c);
+        for (size_t i = first + from; i < first + to; i++) {
+            struct pixel p = pixel_of(j, r, i, c, bf16);
+            vf v = (by * p.du - off - p.xhat * off_x) * rstd;
+            if (j->add) v += vload(j->dx, i * j->dx_ld + c, j->c - c, bf16);
+            vstore(j->dx, i * j->dx_ld + c, j->c - c, v, bf16);
+        }
     }
 }
 
@@ -247,12 +253,12 @@ void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j)
         add_parameters(j);
         if (j->dx) {
 #pragma omp for schedule(static)
-            for (size_t i = 0; i < j->n * j->pixels; i++) {
-                struct row r = row_of(j, (uint32_t)(i / j->pixels));
+            for (size_t i = 0; i < j->n * chunks; i++) {
+                struct row r = row_of(j, (uint32_t)(i / chunks));
                 if (bf16)
-                    put_pixel(j, &r, i, true);
+                    put_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, true);
                 else
-                    put_pixel(j, &r, i, false);
+                    put_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, false);
             }
         }
     }

@@ -11,6 +11,7 @@ size_t ISA_FN(weights_amx_scratch)(const struct trained_conv_desc *d, int thread
 void ISA_FN(weights_amx)(const struct weights_job *j);
 size_t ISA_FN(attention_gradient_scratch)(const struct attention_desc *d);
 void ISA_FN(gather)(const struct gather_job *j);
+void ISA_FN(pack_weights)(const struct pack_job *j);
 void ISA_FN(weights)(const struct weights_job *j);
 void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j);
 void ISA_FN(attention_gradient)(const struct attention_gradient_job *j);

@@ -3,7 +3,7 @@
 
 #include "engine/cpu/backward.h"
 #include "engine/cpu/backward_tables.h"
-#include "engine/cpu/vec.h"
+#include "engine/cpu/sigmoid.h"
 
 /* Calls `walk` with the dtypes as constants. */
 #define BY_DTYPE(job, walk, i)                                                                     \
@@ -141,7 +141,7 @@ static void silu_gradient(const struct pass_job *j, const float *x, size_t ld)
     for (uint32_t n = 0; n < j->n; n++)
         for (size_t c = 0; c < j->c; c += VEC) {
             vf u = vload(x, n * ld + c, j->c - c, false);
-            vf s = 1.0f / (1.0f + vexp(-u));
+            vf s = vsigmoid(u);
             vf g = vload(j->x, n * j->x_ld + c, j->c - c, false);
             give(j, n, c, g * s * (1.0f + u * (1.0f - s)), false);
         }
@@ -293,6 +293,7 @@ const struct gradient_kernels *ISA_FN(cpu_gradient_kernels)(void)
         .attention_scratch = ISA_FN(attention_gradient_scratch),
         .gather = ISA_FN(gather),
         .weights = weights,
+        .pack = ISA_FN(pack_weights),
         .group_norm = ISA_FN(group_norm_gradient),
         .attention = ISA_FN(attention_gradient),
         .linear = linear,

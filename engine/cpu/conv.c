@@ -5,8 +5,6 @@
 #include "engine/cpu/bf16_shape.h"
 #include "engine/cpu/inside.h"
 
-enum way { WAY_DIRECT, WAY_WINOGRAD, WAY_BF16 };
-
 struct conv_plan {
     struct conv_desc d;
     enum way way;
@@ -66,6 +64,20 @@ static void pack_winograd(struct conv_plan *p, const float *weight, uint32_t nr)
                     to[(size_t)(r * 6 + c) * ic * nr] =
                         (float)(half[r][0] * g[c][0] + half[r][1] * g[c][1] + half[r][2] * g[c][2]);
         }
+}
+
+static void pack(struct conv_plan *p, const struct cpu_backend *cpu, const float *weight)
+{
+    switch (p->way) {
+    case WAY_DIRECT: pack_direct(p, weight, cpu->k->nr); break;
+    case WAY_WINOGRAD: pack_winograd(p, weight, cpu->k->nr); break;
+    case WAY_BF16: bf16_pack(&p->bf16, &p->d, weight, p->weight); break;
+    }
+}
+
+struct conv_packing cpu_conv_packing(struct conv_plan *p)
+{
+    return (struct conv_packing){ p->way, &p->bf16, p->weight, p->bias };
 }
 
 void cpu_conv_plan_free(struct backend *b, struct conv_plan *p)
@@ -134,11 +146,7 @@ enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const fl
     s = cpu_scratch_reserve(cpu, scratch > norm ? scratch : norm, err);
     if (s) goto done;
     memset(p->weight, 0, weights);
-    switch (p->way) {
-    case WAY_DIRECT: pack_direct(p, weight, cpu->k->nr); break;
-    case WAY_WINOGRAD: pack_winograd(p, weight, cpu->k->nr); break;
-    case WAY_BF16: bf16_pack(&p->bf16, d, weight, p->weight); break;
-    }
+    if (weight) pack(p, cpu, weight);
     if (bias) memcpy(p->bias, bias, biases);
     *out = p;
     p = NULL;

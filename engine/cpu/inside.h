@@ -33,6 +33,18 @@ enum status cpu_expect(bool ok, const char *what, struct error *err);
 #endif
 float *cpu_floats(size_t count); /* 64-byte aligned; NULL: no memory */
 
+/* The ways of convolving, and how a plan's weights are packed: for training, which packs others in their place. */
+enum way { WAY_DIRECT, WAY_WINOGRAD, WAY_BF16 };
+struct bf16_shape;
+struct conv_packing {
+    enum way way;
+    const struct bf16_shape *bf16;
+    void *weight; /* direct, Winograd: F32 as conv.c says; BF16: as bf16_pack() */
+    float *bias;  /* [sets][oc] */
+};
+struct conv_packing cpu_conv_packing(struct conv_plan *p);
+
+/* weight NULL: zeros, to be packed later. */
 enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const float *weight,
                           const float *bias, struct conv_plan **out, struct error *err);
 void cpu_conv_plan_free(struct backend *b, struct conv_plan *p);

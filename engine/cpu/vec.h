@@ -11,6 +11,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #define ISA_PASTE_(name, isa) name##_##isa
 #define ISA_PASTE(name, isa)  ISA_PASTE_(name, isa)
 #define ISA_FN(name)          ISA_PASTE(name, ISA)
@@ -57,9 +61,13 @@ INLINE vf vselect(vi mask, vf yes, vf no)
 
 INLINE vh vround_bf16(vf v)
 {
+#ifdef __AVX512BF16__ /* the same but for numbers below 2^-126, which become 0 */
+    return (vh)_mm512_cvtneps_pbh((__m512)v);
+#else
     vu u = (vu)v, up = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
     vu nan = (vu)((vi)(u & 0x7fffffff) > 0x7f800000);
     return __builtin_convertvector((nan & ((u >> 16) | 0x40)) | (~nan & up), vh);
+#endif
 }
 
 INLINE const void *at(const void *p, size_t i, bool bf16)
@@ -75,13 +83,24 @@ INLINE void *at_mut(void *p, size_t i, bool bf16)
 INLINE vf vload_full(const void *p, size_t i, bool bf16)
 {
     if (!bf16) return vget((const float *)p + i);
+#ifdef __AVX512F__ /* GCC 12 makes two halves of the other */
+    __m256i half = _mm256_loadu_si256((const void *)((const uint16_t *)p + i));
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+#else
     vh raw = *(const vh_any *)((const uint16_t *)p + i);
     return (vf)(__builtin_convertvector(raw, vu) << 16);
+#endif
 }
 
 INLINE vf vload(const void *p, size_t i, size_t n, bool bf16)
 {
     if (n >= VEC) return vload_full(p, i, bf16);
+#if defined __AVX512BW__ && defined __AVX512VL__
+    const __mmask16 some = (__mmask16)((1u << n) - 1);
+    if (!bf16) return (vf)_mm512_maskz_loadu_ps(some, (const float *)p + i);
+    __m256i half = _mm256_maskz_loadu_epi16(some, (const uint16_t *)p + i);
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+#else
     if (bf16) {
         uint16_t part[VEC] = { 0 };
         memcpy(part, (const uint16_t *)p + i, n * sizeof *part);
@@ -90,10 +109,21 @@ INLINE vf vload(const void *p, size_t i, size_t n, bool bf16)
     float part[VEC] = { 0 };
     memcpy(part, (const float *)p + i, n * sizeof *part);
     return vget(part);
+#endif
 }
 
 INLINE void vstore(void *p, size_t i, size_t n, vf v, bool bf16)
 {
+#if defined __AVX512BW__ && defined __AVX512VL__
+    if (n < VEC) {
+        const __mmask16 some = (__mmask16)((1u << n) - 1);
+        if (bf16)
+            _mm256_mask_storeu_epi16((uint16_t *)p + i, some, (__m256i)vround_bf16(v));
+        else
+            _mm512_mask_storeu_ps((float *)p + i, some, (__m512)v);
+        return;
+    }
+#endif
     if (bf16) {
         vh half = vround_bf16(v);
         if (n >= VEC)
