@@ -46,10 +46,9 @@ struct bf16_shape bf16_shape_of(const struct conv_desc *d, int threads)
     } else if (!s.padded) {
         s.rows = LINEAR_ROWS;
     } else {
-        size_t most = STRIP_BYTES / row;
-        size_t share = (s.oh + (size_t)threads - 1) / (size_t)threads;
-        s.rows = (uint32_t)(most > halo + 1 ? most - halo : 1);
-        if (s.rows > share) s.rows = (uint32_t)share;
+        s.rows = (s.oh + (uint32_t)threads - 1) / (uint32_t)threads;
+        while (s.rows > 1 && (s.rows + halo) * row > STRIP_BYTES)
+            s.rows--;
     }
     s.blocks = (s.oh + s.rows - 1) / s.rows;
     /* The last tile of a block may reach a tile's width beyond its last pixel. */
