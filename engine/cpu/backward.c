@@ -118,48 +118,84 @@ static enum status label_gradient(struct backend *b, const uint32_t *label, cons
 
 /* ---- pictures ---- */
 
+static struct norm_gradient_job norm_job(struct cpu_backend *cpu, const struct group_norm_args *f)
+{
+    const struct tensor *x = &f->x, *ss = f->scale_shift;
+    return (struct norm_gradient_job){ .n = x->n,
+                                       .c = x->c,
+                                       .groups = f->groups,
+                                       .pixels = (size_t)x->h * x->w,
+                                       .dtype = x->dtype,
+                                       .x = x->data,
+                                       .x_ld = x->ld,
+                                       .ss_ld = ss ? ss->ld : 0,
+                                       .silu = f->silu,
+                                       .eps = f->eps,
+                                       .gamma = f->gamma,
+                                       .beta = f->beta,
+                                       .scale_shift = ss ? ss->data : NULL,
+                                       .threads = cpu->threads };
+}
+
+/* A norm has no plan: the first of its size may grow the scratch. Moments that nobody keeps come last. */
+static enum status norm_scratch(struct cpu_backend *cpu, struct norm_gradient_job *j,
+                                struct error *err)
+{
+    const size_t rows = j->n * (9 + 2 * BACKWARD_CHUNKS) * padded(j->c);
+    enum status s = cpu_scratch_reserve(cpu, rows + (size_t)j->n * j->groups * 4, err);
+    j->scratch = cpu->scratch;
+    if (!s && !j->moments) j->moments = (void *)(cpu->scratch + rows);
+    return s;
+}
+
+static bool is_norm(const struct group_norm_args *f)
+{
+    return f->groups > 0 && f->x.c % f->groups == 0 && !f->set;
+}
+
+static enum status group_norm(struct backend *b, const struct group_norm_args *a, double *moments,
+                              struct error *err)
+{
+    struct cpu_backend *cpu = cpu_of(b);
+    enum status s = cpu_expect(is_norm(a) && same_shape(&a->x, &a->y) && a->x.dtype == a->y.dtype,
+                               "a group norm whose groups do not divide the channels", err);
+    if (s) return s;
+    struct norm_gradient_job j = norm_job(cpu, a);
+    j.moments = moments;
+    j.dx = a->y.data;
+    j.dx_ld = a->y.ld;
+    s = norm_scratch(cpu, &j, err);
+    if (!s) cpu_gradient_kernels(cpu)->group_norm(&j);
+    return s;
+}
+
 static enum status group_norm_gradient(struct backend *b, const struct group_norm_gradient_args *a,
                                        struct error *err)
 {
     struct cpu_backend *cpu = cpu_of(b);
     const struct group_norm_args *f = &a->forward;
     const struct tensor *x = &f->x, *dss = &a->dscale_shift.dst;
-    enum status s =
-        cpu_expect(f->groups > 0 && x->c % f->groups == 0 && !f->set && same_shape(x, &a->dy) &&
-                       x->dtype == a->dy.dtype && fits(x, &a->dx.dst) &&
-                       (!dss->data || (f->scale_shift && dss->c == 2 * x->c && dss->n == x->n)),
-                   "a group norm's gradient of other shapes", err);
-    /* A norm has no plan: the first of its size may grow the scratch. */
-    if (!s) s = cpu_scratch_reserve(cpu, x->n * (9 + 2 * BACKWARD_CHUNKS) * padded(x->c), err);
+    enum status s = cpu_expect(
+        is_norm(f) && same_shape(x, &a->dy) && x->dtype == a->dy.dtype && fits(x, &a->dx.dst) &&
+            (!dss->data || (f->scale_shift && dss->c == 2 * x->c && dss->n == x->n)),
+        "a group norm's gradient of other shapes", err);
     if (s) return s;
-    cpu_gradient_kernels(cpu)->group_norm(&(struct norm_gradient_job){
-        .n = x->n,
-        .c = x->c,
-        .groups = f->groups,
-        .pixels = (size_t)x->h * x->w,
-        .dtype = x->dtype,
-        .x = x->data,
-        .dy = a->dy.data,
-        .dx = a->dx.dst.data,
-        .x_ld = x->ld,
-        .dy_ld = a->dy.ld,
-        .dx_ld = a->dx.dst.ld,
-        .ss_ld = f->scale_shift ? f->scale_shift->ld : 0,
-        .dss_ld = dss->ld,
-        .add = a->dx.add,
-        .add_ss = a->dscale_shift.add,
-        .silu = f->silu,
-        .eps = f->eps,
-        .gamma = f->gamma,
-        .beta = f->beta,
-        .scale_shift = f->scale_shift ? f->scale_shift->data : NULL,
-        .dscale_shift = dss->data,
-        .dgamma = a->dgamma,
-        .dbeta = a->dbeta,
-        .scratch = cpu->scratch,
-        .threads = cpu->threads,
-    });
-    return ST_OK;
+    struct norm_gradient_job j = norm_job(cpu, f);
+    j.moments = (double *)a->moments; /* only read, where they are known */
+    j.known_moments = a->moments != NULL;
+    j.dy = a->dy.data;
+    j.dx = a->dx.dst.data;
+    j.dy_ld = a->dy.ld;
+    j.dx_ld = a->dx.dst.ld;
+    j.dss_ld = dss->ld;
+    j.add = a->dx.add;
+    j.add_ss = a->dscale_shift.add;
+    j.dscale_shift = dss->data;
+    j.dgamma = a->dgamma;
+    j.dbeta = a->dbeta;
+    s = norm_scratch(cpu, &j, err);
+    if (!s) cpu_gradient_kernels(cpu)->group_norm_gradient(&j);
+    return s;
 }
 
 struct trained_attention {
@@ -472,6 +508,7 @@ const struct gradient_ops cpu_gradients = {
     .linear_gradient = linear_gradient,
     .silu_gradient = silu_gradient,
     .label_gradient = label_gradient,
+    .group_norm = group_norm,
     .group_norm_gradient = group_norm_gradient,
     .attention_new = attention_new,
     .attention_free = attention_free,

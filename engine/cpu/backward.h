@@ -63,12 +63,15 @@ struct pack_job {
     int threads;
 };
 
-struct norm_gradient_job {
+struct norm_gradient_job { /* forward: y is dx, there is no dy and none of the other gradients */
     uint32_t n, c, groups;
     size_t pixels;
     enum dtype dtype;
-    const void *x, *dy;
-    void *dx; /* NULL: not wanted */
+    const void *x;
+    void *dy;           /* lost */
+    void *dx;           /* NULL: not wanted */
+    double *moments;    /* [n][groups][2] */
+    bool known_moments; /* they are given; else they are found and left there */
     size_t x_ld, dy_ld, dx_ld, ss_ld, dss_ld;
     bool add, add_ss, silu;
     float eps;
@@ -133,6 +136,7 @@ struct gradient_kernels {
     void (*weights)(const struct weights_job *j);
     void (*pack)(const struct pack_job *j);
     void (*group_norm)(const struct norm_gradient_job *j);
+    void (*group_norm_gradient)(const struct norm_gradient_job *j);
     void (*attention)(const struct attention_gradient_job *j);
     void (*linear)(const struct linear_gradient_job *j);
     void (*batch_sums)(const struct batch_job *j);

@@ -1,6 +1,5 @@
 /* Gradients of norms. Group norm: with u what SiLU is taken of and x^ the normed x, a row needs the sums of du and du x^ over
- * each channel; from those follow the parameters' gradients and, group by group, what is taken off every pixel. SiLU's slope is
- * computed twice rather than stored. Batch norm: the same over all rows, its sums taken by the caller in between. */
+ * each channel; from those follow the parameters' gradients and, group by group, what is taken off every pixel. Batch norm: the same over all rows, its sums taken by the caller in between. */
 #include <math.h>
 
 #include "engine/cpu/backward.h"
@@ -83,13 +82,13 @@ static void total(const struct row *r, size_t c, double *sum, double *other)
     }
 }
 
-/* Mean and spread of each group from its channels' moments; then the constants of the walk. */
-static void norm_constants(const struct norm_gradient_job *j, const struct row *r, uint32_t n)
+/* Mean and 1 / spread of each group of row n, from its channels' sums. */
+static void find_moments(const struct norm_gradient_job *j, const struct row *r, uint32_t n)
 {
     uint32_t width = j->c / j->groups;
-    const float *ss = j->scale_shift ? j->scale_shift + n * j->ss_ld : NULL;
-    for (uint32_t g = 0; g < j->groups; g++) {
-        double count = (double)j->pixels, mean = 0, spread = 0, sum, square;
+    double *out = j->moments + (size_t)n * j->groups * 2, count = (double)j->pixels, sum, square;
+    for (uint32_t g = 0; g < j->groups; g++, out += 2) {
+        double mean = 0, spread = 0;
         for (int pass = 0; pass < 2; pass++)
             for (uint32_t c = g * width; c < (g + 1) * width; c++) {
                 total(r, c, &sum, &square);
@@ -99,36 +98,37 @@ static void norm_constants(const struct norm_gradient_job *j, const struct row *
                 else
                     spread += (square - sum * sum / count) / count + (m - mean) * (m - mean);
             }
-        spread = spread / width > 0 ? spread / width : spread < 0 ? 0 : spread / width;
-        double rstd = 1.0 / sqrt(spread + (double)j->eps);
-        for (uint32_t c = g * width; c < (g + 1) * width; c++) {
-            double by = ss ? 1.0 + (double)ss[c] : 1.0, shift = ss ? (double)ss[j->c + c] : 0.0;
-            float centre = (float)mean;
-            r->shift[c] = centre;
-            r->rstd[c] = (float)rstd;
-            r->centre[c] = (float)(((double)centre - mean) * rstd);
-            r->scale[c] = (float)((double)j->gamma[c] * by);
-            r->offset[c] = (float)((double)j->beta[c] * by + shift);
-        }
+        if (spread < 0) spread = 0; /* rounding; a NaN stays one */
+        out[0] = mean;
+        out[1] = 1.0 / sqrt(spread / width + (double)j->eps);
     }
 }
 
-struct pixel {
-    vf xhat, du;
-};
-
-INLINE struct pixel pixel_of(const struct norm_gradient_job *j, const struct row *r, size_t i,
-                             size_t c, bool bf16)
+static void norm_constants(const struct norm_gradient_job *j, const struct row *r, uint32_t n)
 {
-    size_t left = j->c - c;
-    struct pixel p;
-    vf x = vload(j->x, i * j->x_ld + c, left, bf16);
-    p.xhat = (x - vget(r->shift + c)) * vget(r->rstd + c) + vget(r->centre + c);
-    p.du = vload(j->dy, i * j->dy_ld + c, left, bf16);
-    if (j->silu) p.du *= silu_slope(p.xhat * vget(r->scale + c) + vget(r->offset + c));
-    return p;
+    uint32_t width = j->c / j->groups;
+    const double *moments = j->moments + (size_t)n * j->groups * 2;
+    const float *ss = j->scale_shift ? j->scale_shift + n * j->ss_ld : NULL;
+    for (uint32_t c = 0; c < j->c; c++) {
+        double mean = moments[c / width * 2], rstd = moments[c / width * 2 + 1];
+        double by = ss ? 1.0 + (double)ss[c] : 1.0, shift = ss ? (double)ss[j->c + c] : 0.0;
+        float centre = (float)mean;
+        r->shift[c] = centre;
+        r->rstd[c] = (float)rstd;
+        r->centre[c] = (float)(((double)centre - mean) * rstd);
+        r->scale[c] = (float)((double)j->gamma[c] * by);
+        r->offset[c] = (float)((double)j->beta[c] * by + shift);
+    }
 }
 
+INLINE vf xhat_of(const struct norm_gradient_job *j, const struct row *r, size_t i, size_t c,
+                  bool bf16)
+{
+    vf x = vload(j->x, i * j->x_ld + c, j->c - c, bf16);
+    return (x - vget(r->shift + c)) * vget(r->rstd + c) + vget(r->centre + c);
+}
+
+/* Sums of du and du x^; du takes the place of dy, for the walk that follows. */
 INLINE void gradient_chunk(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
                            size_t k, bool bf16)
 {
@@ -136,11 +136,16 @@ INLINE void gradient_chunk(const struct norm_gradient_job *j, const struct row *
     size_t to = (k + 1) * j->pixels / r->chunks;
     float *sum = r->sums + 2 * k * r->ld, *with_x = sum + r->ld;
     for (size_t c = 0; c < j->c; c += VEC) {
-        vf s = vsplat(0), q = vsplat(0);
-        for (size_t i = from; i < to; i++) {
-            struct pixel p = pixel_of(j, r, first + i, c, bf16);
-            s += p.du;
-            q += p.du * p.xhat;
+        vf s = vsplat(0), q = vsplat(0), scale = vget(r->scale + c), offset = vget(r->offset + c);
+        for (size_t i = first + from; i < first + to; i++) {
+            vf xhat = xhat_of(j, r, i, c, bf16),
+               du = vload(j->dy, i * j->dy_ld + c, j->c - c, bf16);
+            if (j->silu) {
+                du *= silu_slope(xhat * scale + offset);
+                vstore(j->dy, i * j->dy_ld + c, j->c - c, du, bf16);
+            }
+            s += du;
+            q += du * xhat;
         }
         vput(sum + c, s);
         vput(with_x + c, q);
@@ -186,8 +191,9 @@ INLINE void put_chunk(const struct norm_gradient_job *j, const struct row *r, ui
         vf rstd = vget(r->rstd + c), by = vget(r->scale + c);
         vf off = vget(r->off + c), off_x = vget(r->off_x + c);
         for (size_t i = first + from; i < first + to; i++) {
-            struct pixel p = pixel_of(j, r, i, c, bf16);
-            vf v = (by * p.du - off - p.xhat * off_x) * rstd;
+            vf xhat = xhat_of(j, r, i, c, bf16),
+               du = vload(j->dy, i * j->dy_ld + c, j->c - c, bf16);
+            vf v = (by * du - off - xhat * off_x) * rstd;
             if (j->add) v += vload(j->dx, i * j->dx_ld + c, j->c - c, bf16);
             vstore(j->dx, i * j->dx_ld + c, j->c - c, v, bf16);
         }
@@ -216,34 +222,64 @@ static void add_parameters(const struct norm_gradient_job *j)
     }
 }
 
-void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j)
+/* Calls walk(j, row, n, chunk, bf16) for every chunk of every row; by all threads of a team. */
+#define BY_CHUNK(walk)                                                                             \
+    _Pragma("omp for schedule(static)") for (size_t i = 0; i < j->n * chunks; i++)                 \
+    {                                                                                              \
+        const uint32_t n = (uint32_t)(i / chunks);                                                 \
+        const struct row r = row_of(j, n);                                                         \
+        if (j->dtype == DT_BF16)                                                                   \
+            walk(j, &r, n, i % chunks, true);                                                      \
+        else                                                                                       \
+            walk(j, &r, n, i % chunks, false);                                                     \
+    }
+
+/* By a team: every row's moments, where they are not known, and the constants that follow from them. */
+static void prepare(const struct norm_gradient_job *j, size_t chunks)
 {
-    bool bf16 = j->dtype == DT_BF16;
+    if (!j->known_moments) BY_CHUNK(moments_chunk)
+#pragma omp for schedule(static)
+    for (uint32_t n = 0; n < j->n; n++) {
+        const struct row r = row_of(j, n);
+        clear(j, &r, n);
+        if (!j->known_moments) find_moments(j, &r, n);
+        norm_constants(j, &r, n);
+    }
+}
+
+INLINE void forward_chunk(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
+                          size_t k, bool bf16)
+{
+    size_t first = n * j->pixels, from = k * j->pixels / r->chunks;
+    size_t to = (k + 1) * j->pixels / r->chunks;
+    for (size_t c = 0; c < j->c; c += VEC) {
+        vf shift = vget(r->shift + c), by = vget(r->rstd + c) * vget(r->scale + c);
+        vf offset = vget(r->centre + c) * vget(r->scale + c) + vget(r->offset + c);
+        for (size_t i = first + from; i < first + to; i++) {
+            vf u = (vload(j->x, i * j->x_ld + c, j->c - c, bf16) - shift) * by + offset;
+            if (j->silu) u *= vsigmoid(u);
+            vstore(j->dx, i * j->dx_ld + c, j->c - c, u, bf16);
+        }
+    }
+}
+
+void ISA_FN(trained_group_norm)(const struct norm_gradient_job *j)
+{
     size_t chunks = chunks_of(j->pixels);
 #pragma omp parallel num_threads(j->threads)
     {
-#pragma omp for schedule(static)
-        for (size_t i = 0; i < j->n * chunks; i++) {
-            struct row r = row_of(j, (uint32_t)(i / chunks));
-            if (bf16)
-                moments_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, true);
-            else
-                moments_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, false);
-        }
-#pragma omp for schedule(static)
-        for (uint32_t n = 0; n < j->n; n++) {
-            struct row r = row_of(j, n);
-            clear(j, &r, n);
-            norm_constants(j, &r, n);
-        }
-#pragma omp for schedule(static)
-        for (size_t i = 0; i < j->n * chunks; i++) {
-            struct row r = row_of(j, (uint32_t)(i / chunks));
-            if (bf16)
-                gradient_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, true);
-            else
-                gradient_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, false);
-        }
+        prepare(j, chunks);
+        BY_CHUNK(forward_chunk)
+    }
+}
+
+void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j)
+{
+    size_t chunks = chunks_of(j->pixels);
+#pragma omp parallel num_threads(j->threads)
+    {
+        prepare(j, chunks);
+        BY_CHUNK(gradient_chunk)
 #pragma omp for schedule(static)
         for (uint32_t n = 0; n < j->n; n++) {
             struct row r = row_of(j, n);
@@ -251,16 +287,7 @@ void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j)
         }
 #pragma omp single nowait
         add_parameters(j);
-        if (j->dx) {
-#pragma omp for schedule(static)
-            for (size_t i = 0; i < j->n * chunks; i++) {
-                struct row r = row_of(j, (uint32_t)(i / chunks));
-                if (bf16)
-                    put_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, true);
-                else
-                    put_chunk(j, &r, (uint32_t)(i / chunks), i % chunks, false);
-            }
-        }
+        if (j->dx) BY_CHUNK(put_chunk)
     }
 }
 

@@ -13,6 +13,7 @@ size_t ISA_FN(attention_gradient_scratch)(const struct attention_desc *d);
 void ISA_FN(gather)(const struct gather_job *j);
 void ISA_FN(pack_weights)(const struct pack_job *j);
 void ISA_FN(weights)(const struct weights_job *j);
+void ISA_FN(trained_group_norm)(const struct norm_gradient_job *j);
 void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j);
 void ISA_FN(attention_gradient)(const struct attention_gradient_job *j);
 void ISA_FN(batch_sums)(const struct batch_job *j);

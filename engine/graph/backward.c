@@ -54,7 +54,8 @@ struct place_of_node {
     struct trained_conv *conv;
     struct attention_plan *attention;
     struct trained_attention *attention_gradient;
-    double *sums; /* BATCH_NORM: [2][c] of the forward pass, [2][c] of the backward pass */
+    double *moments; /* GROUP_NORM: [rows][groups][2], memory of the back end */
+    double *sums;    /* BATCH_NORM: [2][c] of the forward pass, [2][c] of the backward pass */
 };
 
 struct tape {
@@ -127,6 +128,15 @@ static enum status make_sums(struct tape *t, int32_t i, struct error *err)
     return t->at[i].sums ? ST_OK : error_set(err, ST_NO_MEMORY_NOW, "no memory for a batch norm");
 }
 
+static enum status make_moments(struct tape *t, int32_t i, struct error *err)
+{
+    void *memory = NULL;
+    enum status s =
+        t->b->ops->alloc(t->b, (size_t)t->o.rows * GROUPS * 2 * sizeof(double), &memory, err);
+    if (!s) t->at[i].moments = memory;
+    return s;
+}
+
 static enum status make(struct tape *t, struct error *err)
 {
     enum status s = param_layout_init(&t->layout, t->g, err);
@@ -149,6 +159,7 @@ static enum status make(struct tape *t, struct error *err)
         if (t->g->nodes[i].op == OP_CONV) s = make_conv(t, (int32_t)i, err);
         if (t->g->nodes[i].op == OP_ATTENTION) s = make_attention(t, (int32_t)i, err);
         if (t->g->nodes[i].op == OP_BATCH_NORM) s = make_sums(t, (int32_t)i, err);
+        if (t->g->nodes[i].op == OP_GROUP_NORM) s = make_moments(t, (int32_t)i, err);
     }
     return s;
 }
@@ -184,6 +195,7 @@ void tape_free(struct tape *t)
         ops->gradients->conv_free(t->b, t->at[i].conv);
         if (t->at[i].attention) ops->attention_plan_free(t->b, t->at[i].attention);
         ops->gradients->attention_free(t->b, t->at[i].attention_gradient);
+        ops->free(t->b, t->at[i].moments);
         free(t->at[i].sums);
     }
     ops->free(t->b, t->arena);
@@ -301,7 +313,9 @@ static enum status run_node(struct tape *t, uint32_t i, bool again, struct error
     case OP_ADD_CHANNEL: return ops->add_channel(t->b, x, other, y, err);
     case OP_CONV:
         return ops->gradients->conv(t->b, t->at[i].conv, x, read_of(t, n->residual, again), y, err);
-    case OP_GROUP_NORM: norm = norm_args(t, n, y, again); return ops->group_norm(t->b, &norm, err);
+    case OP_GROUP_NORM:
+        norm = norm_args(t, n, y, again);
+        return ops->gradients->group_norm(t->b, &norm, t->at[i].moments, err);
     case OP_ATTENTION: return ops->attention(t->b, t->at[i].attention, x, y, err);
     case OP_UPSAMPLE: return ops->upsample(t->b, x, y, err);
     case OP_DOWNSAMPLE: return ops->downsample(t->b, x, y, err);
@@ -414,6 +428,7 @@ static enum status norm_back(struct tape *t, uint32_t i, float *dgamma, float *d
     const struct backward_node *b = &t->plan.nodes[i];
     struct group_norm_gradient_args a = {
         .forward = norm_args(t, n, &t->at[i].gradient, true),
+        .moments = t->at[i].moments,
         .dy = t->at[i].gradient,
         .dx = into_of(t, n->in[0], b->in[0]),
         .dscale_shift = into_of(t, n->in[1], b->in[1]),

@@ -33,10 +33,11 @@ struct trained_conv_desc {
 /* Group norm as it ran (y is not looked at), its output's gradient, and where those of its inputs go. */
 struct group_norm_gradient_args {
     struct group_norm_args forward; /* set: NULL */
-    struct tensor dy;
-    struct into dx;           /* dst may be dy, where it is not added to */
-    struct into dscale_shift; /* [n][1][1][2c] F32 */
-    float *dgamma, *dbeta;    /* [c] */
+    const double *moments;          /* as group_norm left them; NULL: they are found again */
+    struct tensor dy;               /* what is in it is lost */
+    struct into dx;                 /* dst may be dy, where it is not added to */
+    struct into dscale_shift;       /* [n][1][1][2c] F32 */
+    float *dgamma, *dbeta;          /* [c] */
 };
 
 /* Batch norm: its sums are taken apart from their use, so that those of several processes can be added in between. */
@@ -90,6 +91,9 @@ struct gradient_ops {
                                   float *dtable, struct error *err);
 
     /* ---- pictures ---- */
+    /* As backend_ops.group_norm (set: NULL), of all rows; moments: [n][groups][2], mean and 1 / sqrt(variance + eps). */
+    enum status (*group_norm)(struct backend *b, const struct group_norm_args *a, double *moments,
+                              struct error *err);
     enum status (*group_norm_gradient)(struct backend *b, const struct group_norm_gradient_args *a,
                                        struct error *err);
     /* The softmax is computed again. dqkv: [n][h][w][3c], written. */

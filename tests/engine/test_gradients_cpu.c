@@ -146,6 +146,7 @@ static const struct norm_case {
     bool silu, scale_shift, add, in_place;
     float mean;
 } norms[] = {
+    /* moments are kept from the forward pass where the result is not added */
     { "one pixel, one channel a group", 1, 1, 1, 32, 32, 0, false, false, false, false, 0 },
     { "one channel a group", 2, 5, 7, 32, 32, 0, true, false, false, false, 0 },
     { "odd groups in a slice", 3, 9, 11, 42, 7, 6, true, true, true, false, 0 },
@@ -155,7 +156,7 @@ static const struct norm_case {
 };
 
 struct norm_result {
-    struct tensor dx, dss;
+    struct tensor y, dx, dss;
     float *dgamma, *dbeta;
 };
 
@@ -168,8 +169,8 @@ static struct norm_result run_norm(struct backend *b, enum dtype t, const struct
         float v = f32_of_bf16(bf16_of_f32(value(&x, i) + c->mean));
         dtype_from_f32((char *)x.data + i * dtype_size(t), t, &v, 1);
     }
-    struct norm_result k = { picture(t, shape, c->more, 5), picture(DT_F32, wide, 0, 6),
-                             floats(c->c, 7), floats(c->c, 8) };
+    struct norm_result k = { picture(t, shape, c->more, 10), picture(t, shape, c->more, 5),
+                             picture(DT_F32, wide, 0, 6), floats(c->c, 7), floats(c->c, 8) };
     struct tensor dy = picture(t, shape, c->more, 9);
     struct group_norm_gradient_args a = { .dy = dy,
                                           .dx = { k.dx, c->add },
@@ -186,7 +187,13 @@ static struct norm_result run_norm(struct backend *b, enum dtype t, const struct
                                           .silu = c->silu };
     if (!c->scale_shift) a.dscale_shift.dst.data = NULL;
     if (c->in_place) a.dx.dst = dy;
+    double *moments = calloc((size_t)c->n * c->groups * 2, sizeof *moments);
+    assert_non_null(moments);
+    a.forward.y = k.y;
+    EXPECT_OK(b->ops->gradients->group_norm(b, &a.forward, moments, &err));
+    if (!c->add) a.moments = moments;
     EXPECT_OK(b->ops->gradients->group_norm_gradient(b, &a, &err));
+    free(moments);
     free(c->in_place ? k.dx.data : dy.data);
     k.dx = a.dx.dst;
     free(x.data);
@@ -198,6 +205,7 @@ static struct norm_result run_norm(struct backend *b, enum dtype t, const struct
 
 static void norm_result_done(struct norm_result *k)
 {
+    free(k->y.data);
     free(k->dx.data);
     free(k->dss.data);
     free(k->dgamma);
@@ -213,6 +221,7 @@ static void group_norms_agree(void **state)
         for (int way = 0; way < WAYS; way++) {
             const struct near k = { c->name, way, c->mean != 0 ? 1e-4 : 4e-6, 8e-3 };
             struct norm_result got = run_norm(cpu[way], dtype_of(way), c);
+            pictures_near(&k, "y", &got.y, &want.y);
             pictures_near(&k, "dx", &got.dx, &want.dx);
             pictures_near(&k, "dscale_shift", &got.dss, &want.dss);
             floats_near(&k, "dgamma", got.dgamma, want.dgamma, c->c);

@@ -30,6 +30,7 @@ struct training {
     struct schedule *schedule;
     struct davi_rows rows;
     double lr, worst_update;
+    unsigned noise; /* weights whose gradient is too small beside the others' to have a sign */
     float *x, *y, *y_in;
     uint8_t *kept;
     size_t px, count; /* of a row; values of the pictures */
@@ -259,13 +260,23 @@ static void compare_update(struct training *t, int net, const char *step, const 
             size_t place = l->layout.offset[i] + flat;
             double have = (double)l->params[place] - (double)before[place];
             double off = fabs(have - ((double)want[k] - (double)before[place])) / t->lr;
+            /* An update is lr g / (|g| + 1e-8), so beside large neighbours a gradient of 1e-8 turns their rounding, 3e-6 of
+             * their size, into a large part of lr: nothing can be compared where that is more than the tolerance. */
+            double rms = (double)*l2 / sqrt((double)l->g->params[i].count);
+            double near_zero = fabs((double)l->gradients[place]) + 1e-8;
+            if (off > update_tolerance &&
+                1e-8 / (near_zero * near_zero) * 3e-6 * rms > update_tolerance) {
+                assert_true(fabs(have) <= 1.02 * t->lr);
+                t->noise++;
+                continue;
+            }
             t->worst_update = fmax(t->worst_update, off);
             compared++;
         }
         free(want);
         free(l2);
     }
-    if (!compared) fail_msg("the file has no %s", step);
+    if (compared < 32) fail_msg("the file has no %s", step);
 }
 
 static float *copy_of(const struct learner *l)
@@ -354,6 +365,7 @@ static void both_steps_are_the_published_ones(void **state)
         compare_score_step(&t);
         struct golden g = t.g;
         double worst_update = t.worst_update;
+        unsigned noise = t.noise;
         t.g.file = NULL;
         close_training(&t);
         struct safetensors *first = g.file;
@@ -362,12 +374,13 @@ static void both_steps_are_the_published_ones(void **state)
         g.file = first;
         t.g = g;
         t.worst_update = worst_update;
+        t.noise = noise;
         compare_generator_step(&t);
         bool good = t.g.worst <= tolerance && t.worst_update <= update_tolerance;
         (void)printf("%-28s %s: worst relative error %.2e (%s, of %u), tolerance %.0e; updates off "
-                     "by %.1e lr, tolerance %.0e%s\n",
+                     "by %.1e lr, tolerance %.0e (%u left out as noise)%s\n",
                      strrchr(found.gl_pathv[i], '/') + 1, b->ops->name, t.g.worst, t.g.worst_name,
-                     t.g.compared, tolerance, t.worst_update, update_tolerance,
+                     t.g.compared, tolerance, t.worst_update, update_tolerance, t.noise,
                      good ? "" : "  FAILED");
         failed += !good;
         close_training(&t);

@@ -53,6 +53,8 @@ enum status reference_silu_gradient(struct backend *b, const struct tensor *x,
                                     struct error *err);
 enum status reference_label_gradient(struct backend *b, const uint32_t *label,
                                      const struct tensor *dy, float *dtable, struct error *err);
+enum status reference_trained_group_norm(struct backend *b, const struct group_norm_args *a,
+                                         double *moments, struct error *err);
 enum status reference_group_norm_gradient(struct backend *b,
                                           const struct group_norm_gradient_args *a,
                                           struct error *err);

@@ -87,6 +87,21 @@ static void group_moments(const struct group_norm_args *f, struct group *g, uint
     g->rstd = 1.0 / sqrt(squares / count + (double)f->eps);
 }
 
+enum status reference_trained_group_norm(struct backend *b, const struct group_norm_args *a,
+                                         double *moments, struct error *err)
+{
+    uint32_t width = a->groups ? a->x.c / a->groups : 0;
+    enum status s = expect(width > 0 && !a->set, "a group norm whose groups do not divide", err);
+    for (uint32_t n = 0; !s && n < a->x.n; n++)
+        for (uint32_t i = 0; i < a->groups; i++) {
+            struct group g = { 0 };
+            group_moments(a, &g, n, i * width, width);
+            moments[2 * (n * a->groups + i)] = g.mean;
+            moments[2 * (n * a->groups + i) + 1] = g.rstd;
+        }
+    return s ? s : reference_group_norm(b, a, err);
+}
+
 static struct channel channel_of(const struct group_norm_gradient_args *a, const struct group *g,
                                  uint32_t n, uint32_t c)
 {

@@ -314,6 +314,7 @@ const struct gradient_ops reference_gradients = {
     .linear_gradient = reference_linear_gradient,
     .silu_gradient = reference_silu_gradient,
     .label_gradient = reference_label_gradient,
+    .group_norm = reference_trained_group_norm,
     .group_norm_gradient = reference_group_norm_gradient,
     .attention_new = reference_trained_attention_new,
     .attention_free = reference_trained_attention_free,
