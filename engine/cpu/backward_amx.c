@@ -8,6 +8,7 @@
 
 #include "engine/cpu/backward.h"
 #include "engine/cpu/backward_tables.h"
+#include "engine/cpu/tile_registers.h"
 
 enum {
     LINE = 32,            /* pixels that one instruction sums over; 64 bytes */
@@ -239,21 +240,7 @@ static void pack_dy(const struct weights_job *j, const struct cut *c, uint16_t *
 
 /* ---- multiplying ---- */
 
-/* Eight tiles of 16 rows of 64 bytes: 0-3 sums, 4-5 x, 6-7 dy. */
-static void configure_tiles(void)
-{
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t bytes_per_row[16];
-        uint8_t rows[16];
-    } config = { .palette = 1 };
-    for (int i = 0; i < 8; i++) {
-        config.bytes_per_row[i] = 64;
-        config.rows[i] = 16;
-    }
-    /* Not _tile_loadconfig: GCC 12's says that it reads the first 8 bytes alone, and the stores to the others could be dropped. */
-    __asm__ volatile("ldtilecfg %0" : : "m"(config));
-}
+/* The registers: 0-3 sums, 4-5 x, 6-7 dy. */
 
 /* The tiles of a block: one or two each way. */
 struct tiles {
@@ -457,6 +444,6 @@ void ISA_FN(weights_amx)(const struct weights_job *j)
             add_bias(j, &c, &m, &w);
             multiply_wave(j, &c, &m, &w, splits);
         }
-        _tile_release();
+        release_tiles();
     }
 }

@@ -10,26 +10,7 @@
 enum { PAIR = 2 * BF16_PIXELS };
 
 #ifdef __AMX_BF16__
-/* Eight tiles of 16 rows of 64 bytes: 0-3 sums, 4-5 input, 6-7 weights. */
-static void configure_tiles(void)
-{
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t bytes_per_row[16];
-        uint8_t rows[16];
-    } config = { .palette = 1 };
-    for (int i = 0; i < 8; i++) {
-        config.bytes_per_row[i] = 64;
-        config.rows[i] = 16;
-    }
-    /* Not _tile_loadconfig: GCC 12's says that it reads the first 8 bytes alone, and the stores to the others could be dropped. */
-    __asm__ volatile("ldtilecfg %0" : : "m"(config));
-}
-
-static void release_tiles(void)
-{
-    _tile_release();
-}
+#include "engine/cpu/tile_registers.h" /* 0-3 sums, 4-5 input, 6-7 weights */
 #else
 static void configure_tiles(void)
 {

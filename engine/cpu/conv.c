@@ -112,7 +112,7 @@ static size_t choose_way(struct conv_plan *p, const struct cpu_backend *cpu)
     return k * padded * sizeof(float);
 }
 
-/* An input stage is for the tile registers alone: the other ways read their input more than once. */
+/* An input stage is for BF16 strips alone: the other ways read their input more than once. */
 bool cpu_conv_takes(struct backend *b, const struct conv_desc *d)
 {
     return wants_bf16(d, ((struct cpu_backend *)b)->k) && d->stride == 1 && d->ic >= BF16_DEPTH &&

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/graph/arena.h"
+#include "engine/graph/plan.h"
 
 struct buffer {
     uint32_t channels; /* of its pixels; 0: given up to another buffer, or never used */
@@ -157,31 +158,11 @@ static void live_backward(struct layout *l)
     }
 }
 
-/* The input that node i may write over while it runs; NODE_NONE. A convolution reads its picture all over, so only its
- * residual qualifies, and only where the two are not the same memory. */
-static int32_t overwritable(const struct layout *l, const struct node *n)
-{
-    switch (n->op) {
-    case OP_GROUP_NORM:
-    case OP_BATCH_NORM:
-    case OP_LEAKY_RELU:
-    case OP_SILU:
-    case OP_ADD:
-    case OP_ADD_CHANNEL: return n->in[0];
-    case OP_CONV:
-        if (n->residual != NODE_NONE && l->buffer_of[n->residual] != l->buffer_of[n->in[0]])
-            return n->residual;
-        break;
-    default: break;
-    }
-    return NODE_NONE;
-}
-
 static void overwrite_inputs(struct layout *l)
 {
     for (uint32_t i = 0; i < l->n; i++) {
         const struct node *n = &l->g->nodes[i];
-        int32_t in = overwritable(l, n);
+        int32_t in = plan_overwritable(n, l->buffer_of);
         if (in == NODE_NONE || l->buffer_of[i] != i || n->op == OP_CONCAT) continue;
         const struct buffer *b = &l->buffers[l->buffer_of[in]];
         if (b->span.last != i || b->channels != n->c || b->span.bytes != l->buffers[i].span.bytes)

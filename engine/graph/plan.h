@@ -33,6 +33,9 @@ struct plan {
 
 enum status plan_init(struct plan *out, const struct graph *g, const struct plan_options *o,
                       struct error *err);
+/* The input that a node may write over while it runs, where that dies with it; NODE_NONE. buffer_of: [nodes]. A convolution
+ * reads its picture all over, so only its residual qualifies, and only where the two are not the same memory. */
+int32_t plan_overwritable(const struct node *n, const uint32_t *buffer_of);
 void plan_done(struct plan *p); /* takes a zeroed struct */
 
 #endif

@@ -208,7 +208,7 @@ static struct moments *moments_of(struct program *p, int32_t node)
     return &p->steps[node].stage.out;
 }
 
-/* Room for the moments of a convolution's output, in elements from the start for now: the memory comes when all are known. */
+/* A convolution's output gets moments: its width is noted and its room counted, memory comes when all are known. */
 static void keep_moments(struct program *p, int32_t node)
 {
     struct moments *m = moments_of(p, node);
