@@ -39,9 +39,9 @@ DEVICE float dot4(float4 a, float4 b, float sum)
     return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
 }
 
-/* STEPS: runs of 32 channels that a lane may have to keep. */
+/* STEPS: runs of 32 channels that a lane may have to keep. With eight, four blocks an SM would leave too few registers for them. */
 template <typename T, int STEPS>
-__global__ void __launch_bounds__(THREADS, 4)
+__global__ void __launch_bounds__(THREADS, STEPS < 8 ? 4 : 3)
     attention(const T *qkv_all, T *y_all, attention_args a)
 {
     DYNAMIC_SHARED(float, shared);
