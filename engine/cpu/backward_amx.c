@@ -407,18 +407,18 @@ static void multiply_wave(const struct weights_job *j, const struct cut *c, cons
                           const struct wave *w, size_t splits)
 {
     size_t blocks = c->x_blocks * c->dy_blocks, floats = sums_floats(c);
-#pragma omp for schedule(dynamic, 1)
-    for (size_t i = 0; i < blocks * splits; i++) {
-        size_t block = i / splits, split = i % splits;
-        size_t place = splits > 1 ? i : (size_t)omp_get_thread_num();
-        float *sums = m->sums + place * floats;
-        size_t from = split * w->bands / splits, to = (split + 1) * w->bands / splits;
-        if (from == to)
-            memset(sums, 0, floats * sizeof *sums);
-        else
-            sum_block(c, j->d, m, block / c->dy_blocks, block % c->dy_blocks, from, to, sums);
-        if (splits == 1) put_away(j, c, sums, block / c->dy_blocks, block % c->dy_blocks);
-    }
+#pragma omp for collapse(2) schedule(dynamic, 1)
+    for (size_t block = 0; block < blocks; block++)
+        for (size_t split = 0; split < splits; split++) {
+            size_t place = splits > 1 ? block * splits + split : (size_t)omp_get_thread_num();
+            float *sums = m->sums + place * floats;
+            size_t from = split * w->bands / splits, to = (split + 1) * w->bands / splits;
+            if (from == to)
+                memset(sums, 0, floats * sizeof *sums);
+            else
+                sum_block(c, j->d, m, block / c->dy_blocks, block % c->dy_blocks, from, to, sums);
+            if (splits == 1) put_away(j, c, sums, block / c->dy_blocks, block % c->dy_blocks);
+        }
     if (splits == 1) return;
 #pragma omp for schedule(dynamic, 1)
     for (size_t block = 0; block < blocks; block++) {

@@ -51,13 +51,13 @@ enum { DNN_MAX_KNOBS = 32, DNN_MAX_OFFERS = 24 };
 /* With a bias of the pictures' type cuDNN has precompiled engines, which copy a picture whose ld is not its channels into their workspace;
  * with an F32 bias it compiles one at run time, which takes any ld. */
 struct dnn_choice {
-    bool wide_bias; /* F32 */
     int64_t engine;
-    uint32_t n_knobs;
     struct dnn_knob {
-        int32_t type; /* cudnnBackendKnobType_t */
         int64_t value;
+        int32_t type; /* cudnnBackendKnobType_t */
     } knobs[DNN_MAX_KNOBS];
+    uint32_t n_knobs;
+    bool wide_bias; /* F32 */
     bool is_compiled_at_run_time;
 };
 

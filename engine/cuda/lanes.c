@@ -28,8 +28,9 @@ enum status cuda_lanes_init(struct cuda_backend *c, struct error *err)
 void cuda_lanes_done(struct cuda_backend *c)
 {
     for (int i = 0; i < MAX_LANES; i++) {
-        cudaEvent_t all[] = { c->lanes[i].sent, c->lanes[i].computed, c->lanes[i].received };
-        for (size_t k = 0; k < sizeof all / sizeof *all; k++)
+        enum { EVENTS = 3 };
+        cudaEvent_t all[EVENTS] = { c->lanes[i].sent, c->lanes[i].computed, c->lanes[i].received };
+        for (int k = 0; k < EVENTS; k++)
             if (all[k]) (void)cudaEventDestroy(all[k]);
     }
     if (c->in) (void)cudaStreamDestroy(c->in);
