@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "cli/bench_train.h"
 #include "cli/commands.h"
 #include "cli/files.h"
 #include "cli/progress.h"
@@ -14,7 +15,10 @@
 static const char about[] =
     "Times the folded network, as restorations run it, with hash weights: the median of the runs\n"
     "after one that warms up. flop_per_image counts convolutions and linear layers, 2 per\n"
-    "multiply-add; peak_bytes: weights, arena and batch; shares: part of the time in each op.";
+    "multiply-add; peak_bytes: weights, arena and batch; shares: part of the time in each op.\n"
+    "--train: a prior's step and a whole iteration of DAVI instead, with their backward passes "
+    "and\n"
+    "updates; a batch is a micro-batch, peak_bytes: networks, moments and activations.";
 
 enum { MOST_BATCHES = 16, MOST_RUNS = 1000, MOST_OPS = 32, LARGEST_BATCH = 4096 };
 
@@ -158,6 +162,7 @@ int cmd_bench(int argc, char **argv)
     struct engine_options o = { 0 };
     const char *model = NULL, *arch = NULL, *batch = "1";
     uint32_t threads = 0, sides[2] = { 0, 0 };
+    bool train = false;
     struct bench b = { .runs = 5 };
     const struct option_row rows[] = {
         { "arch", OPTION_TEXT, &arch, "A", "ffhq256, imagenet256 or JSON (ffhq256)", 0, 0, NULL },
@@ -166,6 +171,7 @@ int cmd_bench(int argc, char **argv)
         { "size", OPTION_SIDES, sides, "HxW", "of the picture in px (image_size)", 1, 8192, NULL },
         { "batch", OPTION_TEXT, &batch, "LIST", "batch sizes with commas (1)", 0, 0, NULL },
         { "runs", OPTION_COUNT, &b.runs, "N", "timed runs of each (5)", 1, MOST_RUNS, NULL },
+        { "train", OPTION_FLAG, &train, NULL, "the steps of training", 0, 0, NULL },
         ENGINE_ROWS(o, threads),
         { "json", OPTION_FLAG, &b.is_json, NULL, "one JSON object", 0, 0, NULL },
     };
@@ -180,6 +186,17 @@ int cmd_bench(int argc, char **argv)
     struct engine *engine = NULL;
     o.threads = (int)threads;
     enum status s = choose_arch(&net, arch, model, &err);
+    if (!s && train) {
+        if (sides[0] != sides[1]) usage_error(c.name, "--train: pictures are square");
+        const struct train_bench_options t = { .engine = o,
+                                               .arch = &net,
+                                               .size = sides[0],
+                                               .steps = b.runs,
+                                               .discriminator_width = 64,
+                                               .now_ns = clock_ns };
+        s = bench_training(&t, batches, n, b.is_json, &err);
+        return s ? report_error(c.name, &err) : finish_stdout(c.name);
+    }
     if (!s) s = engine_open(&engine, &o, &err);
     if (!s) {
         b.h = sides[0] ? sides[0] : net.image_size;

@@ -67,6 +67,33 @@ struct train_result {
 enum status train_run(const struct train_options *o, const struct train_events *events,
                       struct train_result *out, struct error *err);
 
+/* Times of the steps: of the whole, and of what it consists of. Hash weights, pictures of noise, made once; no files. A batch is one
+ * micro-batch. For DAVI a step is the whole iteration, of the task denoise. */
+struct train_bench_options {
+    enum train_kind kind;
+    struct engine_options engine;
+    const struct unet_arch *arch;
+    uint32_t size; /* px; 0: the architecture's image_size */
+    uint32_t batch, steps, discriminator_width;
+    bool recompute;
+    uint64_t (*now_ns)(void);
+};
+
+enum { TRAIN_MOST_PARTS = 64 };
+struct train_timing {
+    double ms, min_ms; /* of a step: the median, the fastest */
+    size_t bytes;      /* of networks, moments and activations */
+    struct engine_facts facts;
+    struct train_part {
+        const char *name; /* an op; or "update", "losses" */
+        bool is_backward;
+        double ms;
+    } parts[TRAIN_MOST_PARTS];
+    size_t n_parts;
+};
+enum status train_bench(struct train_timing *out, const struct train_bench_options *o,
+                        struct error *err);
+
 /* DDIM samples of a prior, `count` in a sheet (see what it knows). steps: 1..1000. */
 struct sample_options {
     struct engine_options engine;

@@ -148,3 +148,15 @@ def test_bench_tells_what_it_measured(prior_file):
         assert r["ms_per_image"] > 0 and r["flop_per_image"] > 0 and r["peak_bytes"] > 0
         assert r["images_per_second"] == pytest.approx(1000 / r["ms_per_image"], rel=1e-4)
         assert sum(r["shares"].values()) == pytest.approx(1, abs=0.01)
+
+
+def test_bench_of_training_tells_where_the_time_goes(prior_file):
+    _, config, _ = prior_file
+    facts = json.loads(run("bench", "--train", "--arch", json.dumps(config), "--size", "16x16", "--batch", "1,2",
+                           "--runs", 1, "--threads", 1, "--dtype", "f32", "--json").stdout)
+    assert [(r["kind"], r["batch"]) for r in facts["results"]] == [(k, n) for n in (1, 2) for k in ("prior", "davi")]
+    for r in facts["results"]:
+        assert r["images_per_second"] == pytest.approx(1000 / r["ms_per_image"], rel=1e-4) and r["peak_bytes"] > 0
+        assert sum(r["shares"].values()) == pytest.approx(1, abs=0.01)
+        assert {"CONV", "CONV backward", "GROUP_NORM backward", "update", "losses"} <= set(r["shares"])
+        assert ("BATCH_NORM backward" in r["shares"]) == (r["kind"] == "davi")
