@@ -38,6 +38,16 @@ struct telling {
     uint64_t last_ns;
 };
 
+/* The values that tell a person most, where there are such. */
+static bool is_for_people(const char *name)
+{
+    static const char *const names[] = { "mse",         "vb",    "score_mse", "discriminator",
+                                         "consistency", "truth", "total" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(names[i], name) == 0) return true;
+    return false;
+}
+
 static void progress(void *ctx, const struct train_progress *p)
 {
     struct telling *t = ctx;
@@ -56,8 +66,9 @@ static void progress(void *ctx, const struct train_progress *p)
     t->last_ns = now;
     fprintf(stderr, "\r\033[K%" PRIu64 " of %" PRIu64 ", %.1f images/s", p->step, p->steps,
             p->images_per_second);
-    for (uint32_t i = 0; i < p->n_values && i < 4; i++)
-        fprintf(stderr, ", %s %.4g", p->values[i].name, p->values[i].value);
+    for (uint32_t i = 0; i < p->n_values; i++)
+        if (is_for_people(p->values[i].name))
+            fprintf(stderr, ", %s %.3g", p->values[i].name, p->values[i].value);
 }
 
 static void note(void *ctx, const char *text)
@@ -82,7 +93,15 @@ static int run(const struct command *c, const struct train_options *o, struct te
     sigaction(SIGINT, &stop, NULL);
     enum status s = train_run(o, &events, &r, &err);
     if (t->is_terminal) fputs("\r\033[K", stderr);
-    if (s) return report_error(c->name, &err);
+    if (r.left_out)
+        fprintf(stderr, "david train: %u of %u pictures were left out\n", r.left_out, r.pictures);
+    if (s) {
+        int code = report_error(c->name, &err);
+        if (r.steps)
+            fprintf(stderr, "david train: after step %" PRIu64 "; the last good checkpoint: %s\n",
+                    r.steps, *r.checkpoint ? r.checkpoint : "none");
+        return code;
+    }
     if (r.is_stopped)
         fprintf(stderr, "david train: stopped after step %" PRIu64 "; go on with --resume: %s\n",
                 r.steps, r.checkpoint);
@@ -135,6 +154,8 @@ int cmd_train(int argc, char **argv)
           16, NULL },
         { "texture", OPTION_NUMBER, &o.texture, "X",
           "levels between neighbours from which on a crop is taken at once (8)", 0, 255, NULL },
+        { "loader-threads", OPTION_COUNT, &o.loader_threads, "N",
+          "that read, crop and degrade ahead of the steps (1)", 1, 16, NULL },
         { "cache-mib", OPTION_COUNT, &cache_mib, "N", "of decoded pictures (1024)", 1, 1 << 20,
           NULL },
         { "checkpoint-dir", OPTION_TEXT, &o.checkpoints, "DIR", "(OUT.checkpoints)", 0, 0, NULL },

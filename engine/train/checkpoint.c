@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "engine/graph/device.h"
+#include "proto/digest.h"
 #include "proto/safetensors.h"
 
 enum { ARRAYS = 4, MOST_TENSORS = CHECKPOINT_NETS * ARRAYS, NAME_MAX_CHARS = 64 };
@@ -150,6 +151,9 @@ static enum status check_settings(const struct safetensors *st, const char *path
         const struct checkpoint_setting *k = &c->settings[i];
         const char *there = safetensors_metadata(st, k->name);
         if (there && strcmp(there, k->value) == 0) continue;
+        if (there && strlen(k->value) == DIGEST_HEX - 1)
+            return error_set(err, ST_BAD_FILE, "%s: it is of another run: another %s", path,
+                             k->name);
         return error_set(err, ST_BAD_FILE,
                          "%s: it is of another run: %s = %.100s there, %.100s here", path, k->name,
                          there ? there : "nothing", k->value);

@@ -224,7 +224,7 @@ static enum status decode(const struct dataset *d, const struct file *f, struct 
     struct photo p = { 0 };
     enum status s = read_file(d, f, &bytes, err);
     if (s) {
-        *unusable = s == ST_IO;
+        *unusable = s == ST_IO && !f->last_use; /* what could be read once must be read again */
         return s;
     }
     s = codec_decode(&img, bytes, (size_t)f->size, LARGEST_PHOTO_PX, err);
@@ -293,7 +293,7 @@ static enum status read_photo(struct dataset *d, struct file *f, struct error *e
     } else if (unusable) {
         f->state = FILE_UNUSABLE;
         d->unusable++;
-        if (d->o.complain) d->o.complain(d->o.ctx, f->name, why.detail);
+        if (d->o.complain) d->o.complain(d->o.ctx, f->name, why.detail, d->unusable);
         s = ST_OK;
     } else {
         (void)error_set(err, why.status, "%s", why.detail);

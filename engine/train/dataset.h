@@ -1,6 +1,6 @@
 /* dataset.h - a folder of training pictures, decoded into a cache of bounded size.
  *
- * The folder is listed once (natural order, PNG and JPEG by name; no subfolders), and each file remembered by size and time of
+ * The folder is listed once (sorted, PNG and JPEG by name; no subfolders), and each file remembered by size and time of
  * change. A file that cannot be read or decoded, or is smaller than the crop, is left out from then on, counted, and named once to
  * `complain`. A file that is not the same any more when it is decoded again ends training (ST_BAD_FILE): a run must be
  * repeatable. Any thread may call dataset_take and dataset_return; owned by the caller. */
@@ -20,7 +20,8 @@ struct dataset_options {
     const char *folder;
     uint32_t least_side; /* px */
     size_t cache_bytes;  /* of decoded pictures; what is in use may exceed it */
-    void (*complain)(void *ctx, const char *file, const char *why); /* any thread, one at a time */
+    /* count: files left out so far. Any thread, one at a time. */
+    void (*complain)(void *ctx, const char *file, const char *why, uint32_t count);
     void *ctx;
 };
 
@@ -30,7 +31,7 @@ void dataset_close(struct dataset *d); /* takes NULL; nothing is taken */
 
 uint32_t dataset_count(const struct dataset *d);     /* files listed, the unusable too */
 uint32_t dataset_unusable(struct dataset *d);        /* left out so far */
-const char *dataset_digest(const struct dataset *d); /* of names, sizes and times */
+const char *dataset_digest(const struct dataset *d); /* of names and sizes */
 
 /* A decoded picture: RGB, and how much texture it has where. */
 struct photo {

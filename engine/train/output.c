@@ -1,10 +1,15 @@
-/* What a run leaves: the model file, and sheets of pictures. */
+/* What a run leaves, and where: the model file, and sheets of pictures. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "engine/graph/device.h"
 #include "engine/train/trainer.h"
@@ -79,6 +84,82 @@ enum status write_model(struct trainer *t, struct error *err)
     return s;
 }
 
+/* ---- places ---- */
+
+/* Whether a name is one that atomic_file gives to what it is writing: ".NAME.<16 hex digits>.tmp". */
+static bool is_leftover(const char *name, const char *target)
+{
+    const size_t len = strlen(name), digits = 16, end = sizeof ".tmp" - 1;
+    if (name[0] != '.' || strncmp(name + 1, target, strlen(target)) != 0) return false;
+    if (len < 2 + strlen(target) + digits + end || strcmp(name + len - end, ".tmp") != 0)
+        return false;
+    const char *number = name + len - end - digits;
+    return number[-1] == '.' && strspn(number, "0123456789abcdef") == digits;
+}
+
+static void remove_leftovers(int folder, const char *target)
+{
+    int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (is_leftover(e->d_name, target)) (void)unlinkat(folder, e->d_name, 0);
+    if (d)
+        closedir(d);
+    else if (fd >= 0)
+        close(fd);
+}
+
+static enum status check_folder(const char *folder, struct error *err)
+{
+    if (access(folder, W_OK | X_OK) == 0) return ST_OK;
+    return error_set(err, ST_IO, "%s: nothing can be written into it: %s", folder, strerror(errno));
+}
+
+/* The model's file: better to hear now than after the last step that it cannot be. */
+static enum status check_model_file(const struct trainer *t, struct error *err)
+{
+    struct stat st;
+    struct model_metadata meta = { 0 };
+    char folder[PATH_MAX];
+    const char *slash = strrchr(t->o.out, '/');
+    const int len = slash ? (int)(slash - t->o.out) + 1 : 0;
+    if (stat(t->o.out, &st) == 0 && !S_ISREG(st.st_mode))
+        return error_set(err, ST_IO, "%s: it is there and is not a regular file", t->o.out);
+    if (len >= (int)sizeof folder || !t->o.out[len])
+        return error_set(err, ST_IO, "%s: it names no file", t->o.out);
+    (void)snprintf(folder, sizeof folder, "%.*s", slash ? len : 1, slash ? t->o.out : ".");
+    enum status s = check_folder(folder, err);
+    if (!s) s = model_info_metadata(&meta, &t->info, err);
+    model_metadata_done(&meta);
+    return s;
+}
+
+enum status take_places(const struct trainer *t, int *lock, struct error *err)
+{
+    enum status s = check_model_file(t, err);
+    if (s) return s;
+    if (mkdir(t->folder, 0777) && errno != EEXIST)
+        return error_set(err, ST_IO, "%s: %s", t->folder, strerror(errno));
+    s = check_folder(t->folder, err);
+    if (s) return s;
+    int fd = open(t->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return error_set(err, ST_IO, "%s: %s", t->folder, strerror(errno));
+    /* A file system that knows no locks is no reason not to train. */
+    if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
+        close(fd);
+        return error_set(err, ST_IO, "%s: another run is writing into it", t->folder);
+    }
+    remove_leftovers(fd, "step-");
+    remove_leftovers(fd, "sheet-");
+    *lock = fd;
+    return ST_OK;
+}
+
+void release_places(int lock)
+{
+    if (lock >= 0) close(lock);
+}
+
 /* ---- pictures ---- */
 
 enum { GAP = 2 };
@@ -148,7 +229,6 @@ enum status write_sheet(struct trainer *t, const struct batch *batch, uint32_t m
     if (!s) s = codec_encode(&bytes, &len, &img, &(struct encode_options){ IMAGE_PNG, -1, 0 }, err);
     (void)snprintf(path, sizeof path, "%.*s/sheet-%09" PRIu64 ".png", PATH_MAX - 64, t->folder,
                    t->checkpoint.step);
-    if (!s) (void)mkdir(t->folder, 0777); /* there already, or the next line says why not */
     if (!s) s = atomic_file_save(path, bytes, len, err);
 done:
     free(bytes);

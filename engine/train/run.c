@@ -1,5 +1,4 @@
 /* The steps of a run: draws, micro-batches, updates; and what may end it. */
-#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -9,6 +8,8 @@
 
 /* A loss beyond this, or one that is no number, has left the ground for good: it began near 1. */
 static const double exploded = 1e4;
+/* A gradient whose square no longer fits in the optimiser's floats would leave a checkpoint that is not finite. */
+static const double exploded_gradient = 1e15;
 
 struct values {
     struct train_progress p;
@@ -80,7 +81,7 @@ static enum status update(struct trainer *t, enum net net, const char *name, dou
     }
     enum status s = learner_gradient_norm(l, &norm, err);
     if (s) return s;
-    tell(v, name, norm, DBL_MAX);
+    tell(v, name, norm, exploded_gradient);
     return v->unsound ? ST_OK : learner_update(l, lr, err);
 }
 
@@ -223,18 +224,18 @@ static enum status davi_step(struct trainer *t, const struct batch *batch, uint6
 
 static enum status save(struct trainer *t, struct train_result *out, struct error *err)
 {
+    char path[PATH_MAX];
     if (t->process) return ST_OK;
-    return checkpoint_write(out->checkpoint, t->folder, &t->checkpoint, t->o.keep, err);
+    enum status s = checkpoint_write(path, t->folder, &t->checkpoint, t->o.keep, err);
+    if (!s) memcpy(out->checkpoint, path, sizeof path);
+    return s;
 }
 
-static enum status unsound(const struct trainer *t, const struct values *v,
-                           const struct train_result *r, struct error *err)
+static enum status unsound(const struct trainer *t, const struct values *v, struct error *err)
 {
     return error_set(err, ST_BAD_FILE,
-                     "step %" PRIu64
-                     ": %s = %g: training has exploded; the last good checkpoint: %s",
-                     t->checkpoint.step + 1, v->unsound, v->unsound_value,
-                     *r->checkpoint ? r->checkpoint : "none");
+                     "step %" PRIu64 ": %s = %g: training has exploded (a smaller lr may help)",
+                     t->checkpoint.step + 1, v->unsound, v->unsound_value);
 }
 
 static bool is_due(uint64_t step, uint32_t every)
@@ -252,7 +253,7 @@ static enum status one_step(struct trainer *t, struct train_result *out, struct 
     s = t->o.kind == TRAIN_DAVI ? davi_step(t, batch, step, &v, err)
                                 : prior_step(t, batch, step, &v, err);
     if (s) return s;
-    if (v.unsound) return unsound(t, &v, out, err);
+    if (v.unsound) return unsound(t, &v, err);
     const double seconds = (double)(t->events.now_ns() - start) / 1e9;
     t->checkpoint.step = out->steps = v.p.step = step + 1;
     v.p.steps = t->o.steps;
@@ -288,8 +289,14 @@ enum status train_run(const struct train_options *o, const struct train_events *
 {
     struct trainer t;
     *out = (struct train_result){ 0 };
+    int lock = -1;
     enum status s = trainer_init(&t, o, events, err);
+    if (!s && t.checkpoint.step) (void)checkpoint_find(out->checkpoint, t.folder);
+    if (!s && !t.process) s = take_places(&t, &lock, err);
     if (!s) s = run(&t, out, err);
+    if (t.dataset) out->pictures = dataset_count(t.dataset);
+    if (t.dataset) out->left_out = dataset_unusable(t.dataset);
+    release_places(lock);
     trainer_done(&t);
     return s;
 }

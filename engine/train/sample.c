@@ -82,6 +82,10 @@ enum status prior_sample(struct image *out, const struct sample_options *o, stru
     if (!s) s = safetensors_open(&st, o->prior, err);
     if (!s) s = model_info_read(&info, st, err);
     if (s) goto done;
+    if (info.role != ROLE_PRIOR) {
+        s = error_set(err, ST_BAD_FILE, "%s: its role is restorer, not prior", o->prior);
+        goto done;
+    }
     if (info.arch.class_cond) {
         s = error_set(err, ST_UNSUPPORTED, "%s: it is class-conditional", o->prior);
         goto done;

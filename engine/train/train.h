@@ -59,11 +59,13 @@ struct train_events {
 struct train_result {
     uint64_t steps;  /* done */
     bool is_stopped; /* before the last step, as should_stop said: no model file is written */
-    char checkpoint[PATH_MAX]; /* the last one; "": none */
-    size_t bytes;              /* of networks, moments and activations */
+    char checkpoint[PATH_MAX];   /* the last good one; "": none */
+    uint32_t pictures, left_out; /* of the data: listed; found to be of no use */
+    size_t bytes;                /* of networks, moments and activations */
 };
 
-/* ST_BAD_FILE names what does not fit; where the loss explodes, the last good checkpoint. *out is filled in every case. */
+/* Where to write is checked before the first step. ST_BAD_FILE: what does not fit, or that the loss exploded; ST_IO: a disk that is
+ * full, and the like. A step that failed leaves no trace, and *out is filled in every case: its checkpoint is good. */
 enum status train_run(const struct train_options *o, const struct train_events *events,
                       struct train_result *out, struct error *err);
 

@@ -39,9 +39,9 @@ void trainer_note(struct trainer *t, const char *format, ...)
     pthread_mutex_unlock(&t->notes);
 }
 
-static void complain(void *ctx, const char *file, const char *why)
+static void complain(void *ctx, const char *file, const char *why, uint32_t count)
 {
-    trainer_note(ctx, "left out: %.200s: %.400s", file, why);
+    trainer_note(ctx, "left out (%u so far): %.200s: %.400s", count, file, why);
 }
 
 /* ---- options ---- */
@@ -243,6 +243,8 @@ static enum status make_davi_nets(struct trainer *t, struct error *err)
 {
     struct model_file prior = { 0 }, init = { 0 };
     enum status s = model_file_open(&prior, t->o.prior, err);
+    if (!s && prior.info.role != ROLE_PRIOR)
+        s = error_set(err, ST_BAD_FILE, "%s: its role is restorer, not prior", t->o.prior);
     if (s) goto done;
     t->info.arch = prior.info.arch;
     t->info.schedule = prior.info.schedule;
@@ -298,7 +300,7 @@ static enum status make_nets(struct trainer *t, struct error *err)
     schedule_init(t->schedule, t->info.schedule);
     t->info.role = davi ? ROLE_RESTORER : ROLE_PRIOR;
     t->info.tile_size = t->side;
-    t->info.tile_overlap = t->side / 4;
+    t->info.tile_overlap = t->side / 8 * 2; /* even: blending halves it */
     if (!davi) return ST_OK;
     const struct davi_options o = { .schedule = t->schedule, .team = t->team };
     return davi_init(&t->davi, &o, &t->nets[NET_TEACHER], &t->nets[NET_SCORE],

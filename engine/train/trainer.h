@@ -52,6 +52,10 @@ size_t trainer_bytes(const struct trainer *t);
 void trainer_note(struct trainer *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* output.c */
+/* Finds out whether all that the run will write can be written, takes the checkpoints' folder for this run alone, and clears it of
+ * what a killed run was writing. *lock: for release_places, -1 at first. */
+enum status take_places(const struct trainer *t, int *lock, struct error *err);
+void release_places(int lock);
 enum status write_model(struct trainer *t, struct error *err);
 /* FOLDER/sheet-NNNNNNNNN.png: a row of pictures for each row of the micro-batch that was run last. */
 enum status write_sheet(struct trainer *t, const struct batch *batch, uint32_t micro,
