@@ -65,9 +65,12 @@ static enum status read_flags(struct request *r, struct config *settings, int ar
             return error_set(err, ST_BAD_PARAMETER, "unknown option %.200s", argv[i]);
         memcpy(name, text, n);
         name[n] = '\0';
+        bool is_file = strcmp(name, "config") == 0;
+        if (!is_file && config_find(name) == CONFIG_COUNT)
+            return error_set(err, ST_BAD_PARAMETER, "there is no option --%s", name);
         const char *value = equals ? equals + 1 : i + 1 < argc ? argv[++i] : NULL;
         if (!value) return error_set(err, ST_BAD_PARAMETER, "a value is missing after --%s", name);
-        if (strcmp(name, "config") == 0)
+        if (is_file)
             r->file = value;
         else if (settings && config_set(settings, name, value, FROM_FLAG, err))
             return err->status;

@@ -91,15 +91,23 @@ void config_init(struct config *c)
         (void)set(c, i, options[i].standard, FROM_DEFAULT, NULL);
 }
 
-enum status config_set(struct config *c, const char *name, const char *value,
-                       enum config_source source, struct error *err)
+enum config_index config_find(const char *name)
 {
     char plain[CONFIG_NAME_MAX] = { 0 };
     for (size_t i = 0; name[i] && i + 1 < sizeof plain; i++)
         plain[i] = (char)(name[i] == '-' ? '_' : name[i]);
     for (size_t i = 0; i < CONFIG_COUNT; i++)
-        if (strcmp(plain, options[i].name) == 0) return set(c, i, value, source, err);
-    return error_set(err, ST_BAD_PARAMETER, "there is no setting '%.64s'", name);
+        if (strcmp(plain, options[i].name) == 0) return (enum config_index)i;
+    return CONFIG_COUNT;
+}
+
+enum status config_set(struct config *c, const char *name, const char *value,
+                       enum config_source source, struct error *err)
+{
+    enum config_index i = config_find(name);
+    if (i == CONFIG_COUNT)
+        return error_set(err, ST_BAD_PARAMETER, "there is no setting '%.64s'", name);
+    return set(c, i, value, source, err);
 }
 
 enum status config_read_text(struct config *c, const char *text, size_t len, struct error *err)
@@ -114,13 +122,11 @@ enum status config_read_text(struct config *c, const char *text, size_t len, str
         struct error why = { 0 };
         s = config_set(c, line.name, line.value, FROM_FILE, &why);
         if (s) return error_set(err, s, "line %u: %.400s", line.number, why.detail);
-        for (size_t i = 0; i < CONFIG_COUNT; i++) {
-            if (strcmp(line.name, options[i].name) != 0) continue;
-            if (seen[i])
-                return error_set(err, ST_BAD_PARAMETER, "line %u: %s is set twice", line.number,
-                                 line.name);
-            seen[i] = true;
-        }
+        enum config_index i = config_find(line.name);
+        if (seen[i])
+            return error_set(err, ST_BAD_PARAMETER, "line %u: %s is set twice", line.number,
+                             line.name);
+        seen[i] = true;
     }
 }
 

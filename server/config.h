@@ -39,7 +39,8 @@ struct config {
 };
 
 void config_init(struct config *c);
-/* `name` with '_' or '-'. */
+/* CONFIG_COUNT: there is none. `name`, here and below, with '_' or '-'. */
+enum config_index config_find(const char *name);
 enum status config_set(struct config *c, const char *name, const char *value,
                        enum config_source source, struct error *err);
 enum status config_read_text(struct config *c, const char *text, size_t len, struct error *err);

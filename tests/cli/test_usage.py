@@ -67,6 +67,11 @@ def test_wrong_usage_is_2_with_one_line(args):
     assert done.stderr.count(b"\n") == 1 and done.stderr.startswith(b"david")
 
 
+@pytest.mark.parametrize("args", [["serve", "--nope"], ["restore", "--nope", "a.png", "b.png"]], ids=" ".join)
+def test_an_unknown_option_is_called_one(args):
+    assert b"--nope" in (line := run(*args, code=2).stderr) and b"option" in line and b"value" not in line
+
+
 @pytest.mark.parametrize("option,value", [("--backend", "abacus"), ("--dtype", "f8")])
 def test_a_back_end_or_dtype_that_is_not_to_be_had_is_2(option, value, restorer, photo, tmp_path):
     done = run("restore", "--model", restorer, "--task", "denoise", option, value, photo,
