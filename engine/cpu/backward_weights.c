@@ -1,6 +1,7 @@
 /* Gradient of a convolution's weights: for each tap a sum of outer products over all pixels. A block of x's channels and a panel
  * of dy's are packed band by band, x with its border and, where there is a stride, one plane for each of its phases; a tap is
- * then an offset into a plane, and a band is one long sum. */
+ * then an offset into a plane, and a band is one long sum. A 1x1 convolution of F32 reads both where they stand. The bands of
+ * all pictures are shared out where there are few blocks and panels: each share has sums of its own, added in their order. */
 #include <omp.h>
 
 #include "engine/cpu/backward.h"
@@ -12,12 +13,14 @@ enum { AT_ONCE = 128 }; /* pixels whose products are summed before the sums are 
 /* How a convolution is cut. Rows and pixels are those of dy. */
 struct cut {
     size_t ow;
-    size_t reach; /* a plane's rows and columns beyond those of dy */
-    size_t width; /* of a plane */
-    size_t rows;  /* of a band */
-    size_t plane; /* floats */
+    size_t reach;       /* a plane's rows and columns beyond those of dy */
+    size_t width;       /* of a plane */
+    size_t rows, bands; /* of a band; bands of a picture */
+    size_t plane;       /* floats */
     size_t planes;
     size_t taps;
+    size_t panels;         /* of NR channels of dy */
+    size_t blocks, groups; /* of MR channels of x; of blocks that share the packed dy */
 };
 
 static struct cut cut_of(const struct trained_conv_desc *d)
@@ -29,7 +32,12 @@ static struct cut cut_of(const struct trained_conv_desc *d)
     c.ow = (d->w + border - d->kernel) / d->stride + 1;
     c.width = c.ow + c.reach;
     c.rows = c.width < WEIGHTS_BAND ? WEIGHTS_BAND / c.width : 1;
-    if (c.rows > oh) c.rows = oh;
+    c.bands = (oh + c.rows - 1) / c.rows;
+    c.rows = (oh + c.bands - 1) / c.bands;
+    c.bands = (oh + c.rows - 1) / c.rows;
+    c.panels = (d->oc + NR - 1) / NR;
+    c.blocks = (d->ic + MR - 1) / MR;
+    c.groups = (c.blocks + WEIGHTS_BLOCKS - 1) / WEIGHTS_BLOCKS;
     c.plane = ((c.rows + c.reach) * c.width + c.reach) * MR;
     return c;
 }
@@ -39,17 +47,36 @@ static size_t round_up(size_t n)
     return (n + 15) / 16 * 16;
 }
 
-/* dy of a band, planes of x, sums of each block and tap; the last plane's last pixel may be written beyond. */
-static size_t scratch_of(const struct trained_conv_desc *d)
+/* Shares of the bands: enough that no thread has to wait long for another. */
+static size_t shares_of(const struct cut *c, int threads)
 {
-    struct cut c = cut_of(d);
-    return round_up(c.rows * c.width * NR) + round_up(c.planes * c.plane + 2 * VEC) +
-           WEIGHTS_BLOCKS * c.taps * MR * NR;
+    size_t pieces = c->panels * c->groups, wanted = 4 * (size_t)threads;
+    return pieces < wanted ? (wanted + pieces - 1) / pieces : 1;
+}
+
+/* Floats that a thread packs into: dy of a band, and planes of x, whose last pixel may be written beyond. */
+static size_t packed_dy(const struct cut *c)
+{
+    return round_up(c->rows * c->width * NR);
+}
+
+static size_t packed_floats(const struct cut *c)
+{
+    return packed_dy(c) + round_up(c->planes * c->plane + 2 * VEC);
+}
+
+/* Sums of each block and tap, and of dy. */
+static size_t sums_floats(const struct cut *c)
+{
+    return WEIGHTS_BLOCKS * c->taps * MR * NR + NR;
 }
 
 size_t ISA_FN(weights_scratch)(const struct trained_conv_desc *d, int threads)
 {
-    return round_up(scratch_of(d)) * (size_t)threads;
+    const struct cut c = cut_of(d);
+    size_t shares = shares_of(&c, threads);
+    size_t places = shares > 1 ? c.panels * c.groups * shares : (size_t)threads;
+    return packed_floats(&c) * (size_t)threads + sums_floats(&c) * places;
 }
 
 /* Rows y0 .. of dy's panel, with zeros in the columns where a plane has its border. */
@@ -114,28 +141,35 @@ INLINE void pack_x(const struct weights_job *j, const struct cut *c, float *to, 
     }
 }
 
-INLINE void add_bias(float *bias, const float *dy, size_t pixels)
+/* Rows of pixels, `step` floats apart, that stand packed or where they were. */
+struct rows {
+    const float *at;
+    size_t step;
+};
+
+INLINE void add_bias(float *bias, struct rows dy, size_t pixels)
 {
     vf s0 = vsplat(0), s1 = vsplat(0);
-    for (size_t i = 0; i < pixels; i++, dy += NR) {
-        s0 += vget(dy);
-        s1 += vget(dy + VEC);
+    for (size_t i = 0; i < pixels; i++, dy.at += dy.step) {
+        s0 += vget(dy.at);
+        s1 += vget(dy.at + VEC);
     }
     vput(bias, vget(bias) + s0);
     vput(bias + VEC, vget(bias + VEC) + s1);
 }
 
-static void sum_band(const struct weights_job *j, const struct cut *c, const float *x,
-                     const float *dy, size_t pixels, float *sums)
+static void sum_band(const struct weights_job *j, const struct cut *c, struct rows x,
+                     struct rows dy, size_t pixels, float *sums)
 {
     uint32_t k = j->d->kernel, s = j->d->stride;
     for (size_t q = 0; q < pixels; q += AT_ONCE) {
         size_t count = pixels - q < AT_ONCE ? pixels - q : AT_ONCE;
         for (uint32_t t = 0; t < c->taps; t++) {
             uint32_t ky = t / k, kx = t % k;
-            const float *plane = x + (ky % s * s + kx % s) * c->plane;
+            const float *plane = x.at + (ky % s * s + kx % s) * c->plane;
             size_t off = ky / s * c->width + kx / s;
-            outer(plane + (q + off) * MR, MR, dy + q * NR, NR, count, sums + t * MR * NR, NR);
+            outer(plane + (q + off) * x.step, x.step, dy.at + q * dy.step, dy.step, count,
+                  sums + t * MR * NR, NR);
         }
     }
 }
@@ -154,44 +188,100 @@ static void put_away(const struct weights_job *j, const struct cut *c, const flo
     }
 }
 
-/* One panel of output channels and WEIGHTS_BLOCKS blocks of input channels, over all rows. */
-INLINE void piece(const struct weights_job *j, float *scratch, size_t o0, size_t block, bool bf16)
+/* One panel of output channels and one group of blocks of input channels. */
+struct piece {
+    size_t o0, first, end; /* channel of dy; blocks of x */
+};
+
+static struct piece piece_of(const struct cut *c, size_t i)
+{
+    size_t group = i / c->panels;
+    return (struct piece){ i % c->panels * NR, group * c->blocks / c->groups,
+                           (group + 1) * c->blocks / c->groups };
+}
+
+static void put_piece_away(const struct weights_job *j, const struct cut *c, const struct piece *p,
+                           const float *sums)
+{
+    for (size_t k = p->first; k < p->end; k++)
+        put_away(j, c, sums + (k - p->first) * c->taps * MR * NR, p->o0, k * MR);
+    const float *bias = sums + WEIGHTS_BLOCKS * c->taps * MR * NR;
+    for (size_t o = 0; j->dbias && p->first == 0 && o < NR && p->o0 + o < j->d->oc; o++)
+        j->dbias[p->o0 + o] += bias[o];
+}
+
+/* Whether a band of both pictures may be read where it stands, a vector beyond its channels: not the last one. */
+INLINE bool stands(const struct weights_job *j, size_t band, size_t all, bool bf16)
 {
     const struct trained_conv_desc *d = j->d;
-    const struct cut c = cut_of(d);
-    float *dy = scratch, *x = dy + round_up(c.rows * c.width * NR);
-    float *sums = x + round_up(c.planes * c.plane + 2 * VEC), bias[NR] = { 0 };
-    size_t blocks = (d->ic + MR - 1) / MR, end = block + WEIGHTS_BLOCKS;
-    if (end > blocks) end = blocks;
-    memset(sums, 0, WEIGHTS_BLOCKS * c.taps * MR * NR * sizeof *sums);
-    for (uint32_t n = 0; n < j->n; n++)
-        for (size_t y0 = 0; y0 < j->oh; y0 += c.rows) {
-            size_t rows = j->oh - y0 < c.rows ? j->oh - y0 : c.rows, pixels = rows * c.width;
-            pack_dy(j, &c, dy, n, y0, rows, o0, bf16);
-            if (block == 0) add_bias(bias, dy, pixels);
-            for (size_t k = block; k < end; k++) {
-                pack_x(j, &c, x, n, y0, rows, k * MR, bf16);
-                sum_band(j, &c, x, dy, pixels, sums + (k - block) * c.taps * MR * NR);
-            }
+    return !bf16 && d->kernel == 1 && d->stride == 1 && d->x_ld >= MR && d->dy_ld >= NR &&
+           band + 1 < all;
+}
+
+/* Bands from .. to of all pictures' into `sums`. */
+INLINE void sum_piece(const struct weights_job *j, const struct cut *c, const struct piece *p,
+                      size_t from, size_t to, float *packed, float *sums, bool bf16)
+{
+    const struct trained_conv_desc *d = j->d;
+    memset(sums, 0, sums_floats(c) * sizeof *sums);
+    for (size_t band = from; band < to; band++) {
+        uint32_t n = (uint32_t)(band / c->bands);
+        size_t y0 = band % c->bands * c->rows;
+        size_t rows = j->oh - y0 < c->rows ? j->oh - y0 : c->rows, pixels = rows * c->width;
+        bool there = stands(j, band, j->n * c->bands, bf16);
+        size_t pixel = ((size_t)n * j->oh + y0) * c->ow; /* of both, where they stand */
+        struct rows dy = { packed, NR }, x = { packed + packed_dy(c), MR };
+        if (there)
+            dy = (struct rows){ (const float *)j->dy + pixel * d->dy_ld + p->o0, d->dy_ld };
+        else
+            pack_dy(j, c, packed, n, y0, rows, p->o0, bf16);
+        if (p->first == 0) add_bias(sums + WEIGHTS_BLOCKS * c->taps * MR * NR, dy, pixels);
+        for (size_t k = p->first; k < p->end; k++) {
+            if (there)
+                x = (struct rows){ (const float *)j->x + pixel * d->x_ld + k * MR, d->x_ld };
+            else
+                pack_x(j, c, packed + packed_dy(c), n, y0, rows, k * MR, bf16);
+            sum_band(j, c, x, dy, pixels, sums + (k - p->first) * c->taps * MR * NR);
         }
-    for (size_t k = block; k < end; k++)
-        put_away(j, &c, sums + (k - block) * c.taps * MR * NR, o0, k * MR);
-    for (size_t o = 0; j->dbias && block == 0 && o < NR && o0 + o < d->oc; o++)
-        j->dbias[o0 + o] += bias[o];
+    }
+}
+
+static void add_into(float *to, const float *from, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        to[i] += from[i];
 }
 
 void ISA_FN(weights)(const struct weights_job *j)
 {
-    size_t panels = (j->d->oc + NR - 1) / NR;
-    size_t stride = round_up(scratch_of(j->d));
-    size_t groups = (j->d->ic + WEIGHTS_BLOCKS * MR - 1) / (WEIGHTS_BLOCKS * MR);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(j->threads)
-    for (size_t i = 0; i < panels * groups; i++) {
-        float *scratch = j->scratch + (size_t)omp_get_thread_num() * stride;
-        size_t o0 = i % panels * NR, block = i / panels * WEIGHTS_BLOCKS;
-        if (j->d->dtype == DT_BF16)
-            piece(j, scratch, o0, block, true);
-        else
-            piece(j, scratch, o0, block, false);
+    const struct cut c = cut_of(j->d);
+    size_t pieces = c.panels * c.groups, shares = shares_of(&c, j->threads), all = j->n * c.bands;
+    size_t floats = sums_floats(&c);
+    float *places = j->scratch + packed_floats(&c) * (size_t)j->threads;
+#pragma omp parallel num_threads(j->threads)
+    {
+        size_t thread = (size_t)omp_get_thread_num();
+        float *packed = j->scratch + packed_floats(&c) * thread;
+#pragma omp for schedule(dynamic, 1)
+        for (size_t i = 0; i < pieces * shares; i++) {
+            const struct piece p = piece_of(&c, i / shares);
+            float *sums = places + floats * (shares > 1 ? i : thread);
+            size_t from = i % shares * all / shares, to = (i % shares + 1) * all / shares;
+            if (j->d->dtype == DT_BF16)
+                sum_piece(j, &c, &p, from, to, packed, sums, true);
+            else
+                sum_piece(j, &c, &p, from, to, packed, sums, false);
+            if (shares == 1) put_piece_away(j, &c, &p, sums);
+        }
+        if (shares > 1) {
+#pragma omp for schedule(dynamic, 1)
+            for (size_t i = 0; i < pieces; i++) {
+                const struct piece p = piece_of(&c, i);
+                float *sums = places + floats * i * shares;
+                for (size_t k = 1; k < shares; k++)
+                    add_into(sums, sums + k * floats, floats);
+                put_piece_away(j, &c, &p, sums);
+            }
+        }
     }
 }

@@ -253,7 +253,8 @@ enum status cpu_conv_staged(struct backend *b, struct conv_plan *p, const struct
                                       fits(residual, oh, ow, d->oc, d->r_ld, d->dtype))) &&
                        (stage ? p->way == WAY_BF16 : !d->input.norm),
                    "a convolution's tensors are not those of its plan", err);
-    for (uint32_t n = 0; !s && n < y->n; n++) {
+    uint32_t rows = p->way == WAY_BF16 || set ? 1 : y->n; /* that run together */
+    for (uint32_t n = 0; !s && n < y->n; n += rows) {
         uint32_t k = set ? set[n] : 0;
         s = cpu_expect(k < d->sets, "a bias set that does not exist", err);
         if (s) return s;
@@ -265,7 +266,8 @@ enum status cpu_conv_staged(struct backend *b, struct conv_plan *p, const struct
                               .y = cpu_row(y, n),
                               .scratch = cpu->scratch,
                               .scratch_stride = p->scratch_stride,
-                              .threads = cpu->threads };
+                              .threads = cpu->threads,
+                              .rows = rows };
         switch (p->way) {
         case WAY_DIRECT: cpu->k->conv_direct(&j); break;
         case WAY_WINOGRAD: cpu->k->conv_winograd(&j); break;

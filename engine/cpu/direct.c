@@ -88,13 +88,15 @@ void ISA_FN(conv_direct)(const struct conv_job *j)
     const struct conv_desc *d = j->d;
     size_t oh = (d->h + d->stride - 1) / d->stride, ow = (d->w + d->stride - 1) / d->stride;
     size_t pixels = oh * ow, blocks = (pixels + DIRECT_PIXELS - 1) / DIRECT_PIXELS;
-    size_t groups = (d->oc + DIRECT_CHANNELS - 1) / DIRECT_CHANNELS;
+    size_t groups = (d->oc + DIRECT_CHANNELS - 1) / DIRECT_CHANNELS, each = blocks * groups;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(j->threads)
-    for (size_t i = 0; i < blocks * groups; i++) {
+    for (size_t i = 0; i < each * j->rows; i++) {
         float *scratch = j->scratch + (size_t)omp_get_thread_num() * j->scratch_stride;
-        if (d->dtype == DT_BF16)
-            piece(j, scratch, i % blocks, i / blocks, pixels, true);
+        bool bf16 = d->dtype == DT_BF16;
+        const struct conv_job row = conv_row(j, i / each, pixels, bf16);
+        if (bf16)
+            piece(&row, scratch, i % blocks, i % each / blocks, pixels, true);
         else
-            piece(j, scratch, i % blocks, i / blocks, pixels, false);
+            piece(&row, scratch, i % blocks, i % each / blocks, pixels, false);
     }
 }

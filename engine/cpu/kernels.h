@@ -1,6 +1,6 @@
 /* kernels.h - the loops of the CPU back end, one table per instruction set.
  *
- * Every function works on ONE row (picture) and is bitwise independent of `threads`: work is cut into pieces that depend on
+ * Every function works on ONE row (picture), but for conv_direct and conv_winograd, which take several of one plan, and is bitwise independent of `threads`: work is cut into pieces that depend on
  * the shape alone and each piece is summed in a fixed order. Nothing is allocated: scratch comes from the caller, 64-byte
  * aligned. Storage is F32 or BF16 (`dtype`), arithmetic and statistics F32. Shapes have been checked by the caller. */
 #ifndef DAVID_CPU_KERNELS_H
@@ -29,6 +29,7 @@ struct conv_job {
     float *scratch; /* threads * scratch_stride */
     size_t scratch_stride;
     int threads;
+    uint32_t rows; /* of x, residual and y; one behind the other. conv_bf16: 1 */
     /* conv_bf16 alone: */
     const struct bf16_shape *bf16;
     const float *scale, *offset; /* input stage: [k] each, 0 beyond ic; NULL: none */

@@ -5,6 +5,16 @@
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/vec.h"
 
+/* Row n of a job of several, whose output has `pixels`. */
+INLINE struct conv_job conv_row(const struct conv_job *j, size_t n, size_t pixels, bool bf16)
+{
+    struct conv_job row = *j;
+    row.x = at(j->x, n * j->d->h * j->d->w * j->d->x_ld, bf16);
+    row.y = at_mut(j->y, n * pixels * j->d->y_ld, bf16);
+    if (j->residual) row.residual = at(j->residual, n * pixels * j->d->r_ld, bf16);
+    return row;
+}
+
 void ISA_FN(conv_direct)(const struct conv_job *j);
 void ISA_FN(conv_winograd)(const struct conv_job *j);
 void ISA_FN(conv_bf16)(const struct conv_job *j);

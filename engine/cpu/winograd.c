@@ -123,13 +123,15 @@ void ISA_FN(conv_winograd)(const struct conv_job *j)
     size_t tiles = (size_t)((d->h + 3) / 4) * ((d->w + 3) / 4);
     size_t blocks = (tiles + WINOGRAD_TILES - 1) / WINOGRAD_TILES;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(j->threads)
-    for (size_t i = 0; i < blocks; i++) {
+    for (size_t i = 0; i < blocks * j->rows; i++) {
         float *scratch = j->scratch + (size_t)omp_get_thread_num() * j->scratch_stride;
-        size_t first = i * WINOGRAD_TILES;
+        size_t first = i % blocks * WINOGRAD_TILES;
         size_t n = tiles - first < WINOGRAD_TILES ? tiles - first : WINOGRAD_TILES;
-        if (d->dtype == DT_BF16)
-            piece(j, scratch, first, n, true);
+        bool bf16 = d->dtype == DT_BF16;
+        const struct conv_job row = conv_row(j, i / blocks, (size_t)d->h * d->w, bf16);
+        if (bf16)
+            piece(&row, scratch, first, n, true);
         else
-            piece(j, scratch, first, n, false);
+            piece(&row, scratch, first, n, false);
     }
 }

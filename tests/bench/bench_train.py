@@ -15,6 +15,7 @@ import tempfile
 import time
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 from torch import nn
 
