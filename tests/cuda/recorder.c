@@ -46,9 +46,14 @@ static enum status note_conv(struct backend *b, const struct conv_desc *d, const
     (void)weight;
     (void)bias;
     if (r->n_convs == RECORDER_MAX) return error_set(err, ST_INTERNAL, "too many convolutions");
-    r->convs[r->n_convs++] = *d;
-    *out = (struct conv_plan *)r;
+    r->convs[r->n_convs] = *d;
+    *out = (struct conv_plan *)&r->convs[r->n_convs++];
     return ST_OK;
+}
+
+const struct conv_desc *recorder_conv(const struct conv_plan *p)
+{
+    return (const struct conv_desc *)p;
 }
 
 static void conv_free(struct backend *b, struct conv_plan *p)
