@@ -22,9 +22,11 @@ def metric_sums(url):
 
 
 class Load:
-    """Clients that post as fast as answers come, each on a connection of its own; one that is refused waits as told."""
+    """Clients that post as fast as answers come, each on a connection of its own; one that is refused waits as told.
+    With a deadline every other client gives it."""
 
-    def __init__(self, url, image, task, clients, requests=None):
+    def __init__(self, url, image, task, clients, requests=None, deadline_ms=None):
+        self.deadline_ms = deadline_ms
         self.address, self.image, self.task = urllib.parse.urlsplit(url).netloc, image, task
         self.lock, self.stop, self.left = threading.Lock(), threading.Event(), requests
         self.times, self.outside, self.statuses = [], [], collections.Counter()
@@ -44,12 +46,13 @@ class Load:
 
     def client(self, number):
         connection, seed = None, number << 32
+        deadline = f"&deadline_ms={self.deadline_ms}" if self.deadline_ms and number % 2 else ""
         while self.may_go_on():
             seed += 1
             start, wait = time.perf_counter(), 0
             try:
                 connection = connection or self.connect()
-                connection.request("POST", f"/restore?task={self.task}&seed={seed}", self.image)
+                connection.request("POST", f"/restore?task={self.task}&seed={seed}{deadline}", self.image)
                 answer = connection.getresponse()
                 answer.read()
                 status = str(answer.status)

@@ -1,9 +1,10 @@
 """Ten minutes at twice the load that david sustains, then SIGTERM under load.
 
-  python3 soak.py --david build/david --image PHOTO [--minutes 10] [-- OPTIONS OF serve]
-Starts a daemon of its own with a short queue, so that twice the load means refusals, not a longer queue.
+  python3 soak.py --david build/david --image PHOTO [--minutes 10] [--deadline-ms 200] [-- OPTIONS OF serve]
+Starts a daemon of its own with a short queue, so that twice the load means refusals, not a longer queue;
+every other client gives a deadline that some of its requests miss.
 Fails (exit 1) where memory grows by more than a tenth between a fifth of the time and its end, where /livez is
-ever not 200, where an answer is other than 200, 429 or 503, or where the daemon does not drain and exit 0."""
+ever not 200, where an answer is other than 200, 429, 503 or (with a deadline) 504, or where the daemon does not drain and exit 0."""
 import argparse
 import collections
 import json
@@ -50,6 +51,7 @@ def main():
     p.add_argument("--task", default="denoise")
     p.add_argument("--minutes", type=float, default=10)
     p.add_argument("--models", default=str(pathlib.Path(__file__).resolve().parents[2] / "models"))
+    p.add_argument("--deadline-ms", type=int, default=200)
     p.add_argument("--queue", type=int, default=8)
     p.add_argument("options", nargs="*")
     args = p.parse_args()
@@ -60,7 +62,7 @@ def main():
         try:
             wait_ready(url, process)
             # the queue and one batch are what it holds: twice as many clients are twice its load
-            load = Load(url, f.read(), args.task, 4 * args.queue)
+            load = Load(url, f.read(), args.task, 4 * args.queue, deadline_ms=args.deadline_ms)
             load.start()
             start, end = time.monotonic(), args.minutes * 60
             alive, rss, early = collections.Counter(), [], None
@@ -81,7 +83,7 @@ def main():
         finally:
             if process.poll() is None:
                 process.kill()
-    ok = (code == 0 and set(alive) == {200} and set(statuses) <= {"200", "429", "503"}
+    ok = (code == 0 and set(alive) == {200} and set(statuses) <= {"200", "429", "503", "504"}
           and early is not None and late < 1.1 * early)
     print(json.dumps({"minutes": args.minutes, "statuses": statuses, "livez": {str(k): v for k, v in alive.items()},
                       "rss_early_bytes": early, "rss_late_bytes": late, "rss_peak_bytes": max(rss),
