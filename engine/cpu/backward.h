@@ -51,7 +51,8 @@ struct weights_job {
     int threads;
 };
 
-/* Weights into a plan's packing. The one of (o, i, tap) is at o o_step + i i_step + tap; turned: the last tap comes first. */
+/* Weights into a plan's packing. The one of (o, i, tap) is at o o_step + i i_step + tap; turned: the last tap comes first. `tap`: these
+ * alone, in this order (WAY_DIRECT). */
 struct pack_job {
     enum way way;
     const struct bf16_shape *bf16;
@@ -59,6 +60,7 @@ struct pack_job {
     const float *weight;
     size_t o_step, i_step;
     bool turned;
+    const uint32_t *tap; /* [taps] or NULL */
     void *to;
     int threads;
 };

@@ -219,35 +219,40 @@ size_t cpu_trained_conv_bytes(const struct trained_conv *c)
     return bytes;
 }
 
-static void pack_gathering(const struct trained_conv *c, struct gathering *g, size_t nr,
-                           const float *weight, bool forward)
+/* The weights as an output channel finds them: of the forward pass, or of the gradient, whose outputs are x's channels. */
+static struct pack_job pack_job(const struct cpu_backend *cpu, const struct trained_conv *c,
+                                const float *weight, bool forward)
 {
-    size_t ic = c->d.ic, taps = (size_t)c->d.kernel * c->d.kernel, k = g->job.taps * g->job.c;
-    for (size_t t = 0; t < g->job.taps; t++)
-        for (size_t from = 0; from < g->job.c; from++)
-            for (size_t to = 0; to < g->job.o; to++) {
-                size_t o = forward ? to : from, i = forward ? from : to;
-                g->weight[(to / nr * k + t * g->job.c + from) * nr + to % nr] =
-                    weight[(o * ic + i) * taps + g->tap[t]];
-            }
+    const size_t taps = (size_t)c->d.kernel * c->d.kernel, wide = c->d.ic * taps;
+    return (struct pack_job){ .oc = forward ? c->d.oc : c->d.ic,
+                              .ic = forward ? c->d.ic : c->d.oc,
+                              .taps = (uint32_t)taps,
+                              .weight = weight,
+                              .o_step = forward ? wide : taps,
+                              .i_step = forward ? taps : wide,
+                              .threads = cpu->threads };
+}
+
+static void pack_gathering(const struct cpu_backend *cpu, const struct trained_conv *c,
+                           const struct gathering *g, const float *weight, bool forward)
+{
+    struct pack_job j = pack_job(cpu, c, weight, forward);
+    j.way = WAY_DIRECT;
+    j.taps = g->job.taps;
+    j.tap = g->tap;
+    j.to = g->weight;
+    cpu_gradient_kernels(cpu)->pack(&j);
 }
 
 static void pack_plan(const struct cpu_backend *cpu, const struct trained_conv *c,
                       struct conv_plan *plan, const float *weight, bool forward)
 {
     const struct conv_packing p = cpu_conv_packing(plan);
-    const size_t taps = (size_t)c->d.kernel * c->d.kernel, wide = c->d.ic * taps;
-    const struct pack_job j = { .way = p.way,
-                                .bf16 = p.bf16,
-                                .oc = forward ? c->d.oc : c->d.ic,
-                                .ic = forward ? c->d.ic : c->d.oc,
-                                .taps = (uint32_t)taps,
-                                .weight = weight,
-                                .o_step = forward ? wide : taps,
-                                .i_step = forward ? taps : wide,
-                                .turned = !forward,
-                                .to = p.weight,
-                                .threads = cpu->threads };
+    struct pack_job j = pack_job(cpu, c, weight, forward);
+    j.way = p.way;
+    j.bf16 = p.bf16;
+    j.turned = !forward;
+    j.to = p.weight;
     cpu_gradient_kernels(cpu)->pack(&j);
     if (forward) memcpy(p.bias, c->bias, c->d.oc * sizeof *c->bias);
 }
@@ -260,9 +265,9 @@ enum status cpu_trained_conv_pack(struct backend *b, struct trained_conv *c, con
     memcpy(c->bias, bias, c->d.oc * sizeof *bias);
     if (c->forward) pack_plan(cpu, c, c->forward, weight, true);
     if (c->data) pack_plan(cpu, c, c->data, weight, false);
-    if (c->gathers_forward) pack_gathering(c, &c->forward_gathering, cpu->k->nr, weight, true);
+    if (c->gathers_forward) pack_gathering(cpu, c, &c->forward_gathering, weight, true);
     for (uint32_t p = 0; p < c->n_phases; p++)
-        pack_gathering(c, &c->phases[p], cpu->k->nr, weight, false);
+        pack_gathering(cpu, c, &c->phases[p], weight, false);
     c->is_packed = true;
     return ST_OK;
 }

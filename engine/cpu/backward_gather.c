@@ -6,14 +6,19 @@
 #include "engine/cpu/backward_tables.h"
 #include "engine/cpu/vec.h"
 
+enum {
+    COPIED_AT_ONCE = 64, /* floats from which on a call pays */
+    NARROW = 2           /* output channels for which a panel does not */
+};
+
 INLINE void copy_floats(float *dst, const void *src, size_t at, size_t n, bool bf16)
 {
-    if (!bf16) {
+    if (!bf16 && n > COPIED_AT_ONCE) {
         memcpy(dst, (const float *)src + at, n * sizeof *dst);
         return;
     }
     for (size_t i = 0; i < n; i += VEC)
-        vstore(dst, i, n - i, vload(src, at + i, n - i, true), false);
+        vstore(dst, i, n - i, vload(src, at + i, n - i, bf16), false);
 }
 
 /* Lattice pixels first .. first + count of row n, as [count][taps * c]. */
@@ -70,6 +75,53 @@ INLINE void piece(const struct gather_job *j, float *scratch, uint32_t n, size_t
     }
 }
 
+/* A few output channels of many taps and channels are that many products of long vectors: x is read where it stands, its
+ * neighbours' pixels from the cache. w: [o][taps * c] */
+INLINE void narrow_pixel(const struct gather_job *j, const float *w, uint32_t n, size_t r, float *c,
+                         bool bf16)
+{
+    vf sum[NARROW] = { vsplat(0), vsplat(0) };
+    const size_t k = (size_t)j->taps * j->c;
+    for (uint32_t t = 0; t < j->taps; t++) {
+        int64_t y = (int64_t)(r / j->cols * j->in_step) + j->dy[t];
+        int64_t x = (int64_t)(r % j->cols * j->in_step) + j->dx[t];
+        if (y < 0 || y >= j->h || x < 0 || x >= j->w) continue;
+        size_t at = (((size_t)n * j->h + (size_t)y) * j->w + (size_t)x) * j->x_ld;
+        for (size_t i = 0; i < j->c; i += VEC) {
+            vf v = vload(j->x, at + i, j->c - i, bf16);
+            for (size_t o = 0; o < j->o; o++)
+                sum[o] += v * vload(w, o * k + t * j->c + i, j->c - i, false);
+        }
+    }
+    for (size_t o = 0; o < j->o; o++) {
+        c[o] = 0;
+        for (int l = 0; l < VEC; l++)
+            c[o] += sum[o][l];
+    }
+}
+
+INLINE void narrow_piece(const struct gather_job *j, float *w, uint32_t n, size_t first, bool bf16)
+{
+    size_t pixels = (size_t)j->rows * j->cols, k = (size_t)j->taps * j->c;
+    size_t count = pixels - first < GATHER_PIXELS ? pixels - first : GATHER_PIXELS;
+    float c[GATHER_PIXELS * NR] __attribute__((aligned(64)));
+    for (size_t o = 0; o < j->o; o++)
+        for (size_t i = 0; i < k; i++)
+            w[o * k + i] = j->weight[i * NR + o];
+    for (size_t r = 0; r < count; r++)
+        narrow_pixel(j, w, n, first + r, c + r * NR, bf16);
+    finish(j, c, n, first, count, 0, bf16);
+}
+
+INLINE void any_piece(const struct gather_job *j, float *scratch, uint32_t n, size_t first,
+                      bool bf16)
+{
+    if (j->o <= NARROW && j->c >= VEC)
+        narrow_piece(j, scratch, n, first, bf16);
+    else
+        piece(j, scratch, n, first, bf16);
+}
+
 void ISA_FN(gather)(const struct gather_job *j)
 {
     size_t pixels = (size_t)j->rows * j->cols;
@@ -78,8 +130,8 @@ void ISA_FN(gather)(const struct gather_job *j)
     for (size_t i = 0; i < blocks * j->n; i++) {
         float *scratch = j->scratch + (size_t)omp_get_thread_num() * j->scratch_stride;
         if (j->dtype == DT_BF16)
-            piece(j, scratch, (uint32_t)(i / blocks), i % blocks * GATHER_PIXELS, true);
+            any_piece(j, scratch, (uint32_t)(i / blocks), i % blocks * GATHER_PIXELS, true);
         else
-            piece(j, scratch, (uint32_t)(i / blocks), i % blocks * GATHER_PIXELS, false);
+            any_piece(j, scratch, (uint32_t)(i / blocks), i % blocks * GATHER_PIXELS, false);
     }
 }

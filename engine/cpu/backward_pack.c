@@ -25,6 +25,7 @@ INLINE vf gather_lanes(const float *p, size_t step, size_t n)
 /* Where tap t is found: turned around, it is the last that comes first. */
 INLINE size_t tap_of(const struct pack_job *j, size_t t)
 {
+    if (j->tap) return j->tap[t];
     return j->turned ? j->taps - 1 - t : t;
 }
 

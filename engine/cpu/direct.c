@@ -6,16 +6,16 @@
 #include "engine/cpu/tables.h"
 #include "engine/cpu/vec.h"
 
-enum { K_BLOCK = 512 };
+enum { K_BLOCK = 512, COPIED_AT_ONCE = 64 /* floats from which on a call pays */ };
 
 INLINE void copy_floats(float *dst, const void *src, size_t n, bool bf16)
 {
-    if (!bf16) {
+    if (!bf16 && n > COPIED_AT_ONCE) {
         memcpy(dst, src, n * sizeof *dst);
         return;
     }
     for (size_t i = 0; i < n; i += VEC)
-        vstore(dst, i, n - i, vload(src, i, n - i, true), false);
+        vstore(dst, i, n - i, vload(src, i, n - i, bf16), false);
 }
 
 /* Pixels first .. first + rows of the output, as [rows][kernel * kernel * ic]. */
