@@ -181,11 +181,12 @@ static enum status begin(struct trainer *t, enum net net, struct error *err)
 }
 
 static enum status load(struct trainer *t, enum net net, const struct safetensors *st,
-                        struct error *err)
+                        const char *path, struct error *err)
 {
     struct file_source src = { t->engine, st };
-    enum status s = file_check(st, t->nets[net].g, err);
-    if (s) return s;
+    struct error why = { 0 };
+    enum status s = file_check(st, t->nets[net].g, &why);
+    if (s) return error_set(err, s, "%s: %s", path, why.detail);
     pthread_mutex_lock(&t->engine->device);
     s = learner_load(&t->nets[net], &(struct param_source){ file_param_load, &src }, err);
     pthread_mutex_unlock(&t->engine->device);
@@ -253,12 +254,12 @@ static enum status make_davi_nets(struct trainer *t, struct error *err)
     for (int net = 0; !s && net < NETS; net++) {
         if (net == NET_DISCRIMINATOR) continue;
         s = make_unet(t, (enum net)net, err);
-        if (!s) s = load(t, (enum net)net, prior.st, err);
+        if (!s) s = load(t, (enum net)net, prior.st, t->o.prior, err);
     }
     if (!s) s = digest_of(t->parent, &prior, err);
     if (s || !t->o.init) goto done;
     s = model_file_open(&init, t->o.init, err);
-    if (!s) s = load(t, NET_GENERATOR, init.st, err);
+    if (!s) s = load(t, NET_GENERATOR, init.st, t->o.init, err);
     if (!s) s = digest_of(t->parent, &init, err);
 done:
     model_file_close(&prior);
@@ -282,7 +283,9 @@ static enum status make_prior_net(struct trainer *t, struct error *err)
     if (!t->side) t->side = t->info.arch.image_size;
     s = check_arch(t, t->o.init ? t->o.init : "arch", err);
     if (!s) s = make_unet(t, NET_GENERATOR, err);
-    if (!s) s = t->o.init ? load(t, NET_GENERATOR, init.st, err) : begin(t, NET_GENERATOR, err);
+    if (!s)
+        s = t->o.init ? load(t, NET_GENERATOR, init.st, t->o.init, err)
+                      : begin(t, NET_GENERATOR, err);
     if (!s && t->o.init) s = digest_of(t->parent, &init, err);
     model_file_close(&init);
     return s;
