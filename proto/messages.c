@@ -53,12 +53,21 @@ static json_t *number_value(double v)
     return isfinite(v) ? json_real(v) : json_null();
 }
 
-/* Dumps and drops `v`; NULL in, NULL out. */
+/* Dumps and drops `v`; NULL in, NULL out. Into memory of our own: where the buffer of jansson 2.14 cannot grow, json_dumps
+ * leaves out a key and calls that success. */
 static char *dumped(size_t *len, json_t *v)
 {
-    char *text = v ? json_dumps(v, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    enum { FLAGS = JSON_COMPACT | JSON_REAL_PRECISION(9) };
+    size_t n = v ? json_dumpb(v, NULL, 0, FLAGS) : 0;
+    char *text = n ? malloc(n + 1) : NULL;
+    if (text && json_dumpb(v, text, n, FLAGS) != n) {
+        free(text);
+        text = NULL;
+    }
     json_decref(v);
-    if (text) *len = strlen(text);
+    if (!text) return NULL;
+    text[n] = '\0';
+    *len = n;
     return text;
 }
 
@@ -126,10 +135,10 @@ char *message_version(size_t *len, const struct message_version *v)
                                  v->threads, "reason", text_value(v->reason)));
 }
 
-static json_t *parsed_or_null(const char *text)
+/* JSON that was read before: what does not parse now has no memory to, and is NULL. */
+static json_t *parsed_again(const char *text)
 {
-    json_t *v = text ? json_loads(text, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL) : NULL;
-    return v ? v : json_null();
+    return text ? json_loads(text, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL) : json_null();
 }
 
 static json_t *tasks_value(const struct model_info *info)
@@ -151,15 +160,15 @@ static json_t *tasks_value(const struct model_info *info)
 static json_t *model_value(const struct message_model *m)
 {
     char *arch = unet_arch_json(&m->info->arch);
-    json_t *v = json_pack("{s:o, s:o, s:o, s:b, s:s, s:o, s:{s:i, s:i}, s:s, s:o, s:o, s:o}",
-                          "name", text_value(m->name), "version", text_value(m->version), "digest",
-                          text_value(m->digest), "default", (int)m->is_default, "role",
-                          m->info->role == ROLE_RESTORER ? "restorer" : "prior", "tasks",
-                          tasks_value(m->info), "tile", "size", (int)m->info->tile_size, "overlap",
-                          (int)m->info->tile_overlap, "schedule",
-                          m->info->schedule == SCHEDULE_DAVI ? "davi" : "linear", "arch",
-                          parsed_or_null(arch), "provenance", parsed_or_null(m->info->provenance),
-                          "metrics", parsed_or_null(m->info->metrics));
+    if (!arch) return NULL;
+    json_t *v = json_pack(
+        "{s:o, s:o, s:o, s:b, s:s, s:o, s:{s:i, s:i}, s:s, s:o, s:o, s:o}", "name",
+        text_value(m->name), "version", text_value(m->version), "digest", text_value(m->digest),
+        "default", (int)m->is_default, "role",
+        m->info->role == ROLE_RESTORER ? "restorer" : "prior", "tasks", tasks_value(m->info),
+        "tile", "size", (int)m->info->tile_size, "overlap", (int)m->info->tile_overlap, "schedule",
+        m->info->schedule == SCHEDULE_DAVI ? "davi" : "linear", "arch", parsed_again(arch),
+        "provenance", parsed_again(m->info->provenance), "metrics", parsed_again(m->info->metrics));
     free(arch);
     return v;
 }
