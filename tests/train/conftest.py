@@ -1,4 +1,5 @@
 """What the tests of training share: small networks, small pictures, and `david train` as users run it."""
+import fcntl
 import json
 import os
 import pathlib
@@ -42,7 +43,10 @@ def train(kind, data, out, code=0, **more):
 
 
 def start(args, **kwargs):
-    return subprocess.Popen([DAVID, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+    """A run that goes on; unbuffered, as communicate() forgets what a buffer holds. It cannot be more than a page of lines ahead."""
+    went = subprocess.Popen([DAVID, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, **kwargs)
+    fcntl.fcntl(went.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    return went
 
 
 def lines(done):

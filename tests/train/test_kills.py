@@ -78,12 +78,13 @@ def prove(kind, kills, steps, every, photos, prior, tmp_path, capsys):
               " of the uninterrupted run", *report, sep="\n  ")
 
 
-@pytest.mark.parametrize("kind", ["prior", "davi"])
-def test_three_kills(kind, photos, prior, tmp_path, capsys):
-    prove(kind, 3, 24, 3, photos, prior, tmp_path, capsys)
+# A page of lines (conftest.start) is 30 steps of a prior, 10 of DAVI: no run ends before it is killed.
+@pytest.mark.parametrize("kind,steps", [("prior", 120), ("davi", 40)])
+def test_three_kills(kind, steps, photos, prior, tmp_path, capsys):
+    prove(kind, 3, steps, 4, photos, prior, tmp_path, capsys)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind,every", [("prior", 4), ("prior", 1), ("davi", 4), ("davi", 1)])
-def test_ten_kills(kind, every, photos, prior, tmp_path, capsys):
-    prove(kind, 10, 120, every, photos, prior, tmp_path, capsys)
+@pytest.mark.parametrize("kind,steps,every", [("prior", 400, 5), ("prior", 400, 1), ("davi", 180, 4), ("davi", 180, 1)])
+def test_ten_kills(kind, steps, every, photos, prior, tmp_path, capsys):
+    prove(kind, 10, steps, every, photos, prior, tmp_path, capsys)
