@@ -51,11 +51,6 @@ static enum status note_conv(struct backend *b, const struct conv_desc *d, const
     return ST_OK;
 }
 
-const struct conv_desc *recorder_conv(const struct conv_plan *p)
-{
-    return (const struct conv_desc *)p;
-}
-
 static void conv_free(struct backend *b, struct conv_plan *p)
 {
     (void)b;

@@ -18,7 +18,5 @@ struct recorder {
 };
 
 void recorder_init(struct recorder *r, uint32_t rows);
-/* What a plan was made for. */
-const struct conv_desc *recorder_conv(const struct conv_plan *p);
 
 #endif

@@ -79,15 +79,6 @@ static void add(struct sum *to, const struct entry *e, const struct options *o)
     to->count++;
 }
 
-static bool is_first(const struct ledger *l, uint32_t i)
-{
-    for (uint32_t k = 0; k < i; k++)
-        if (strcmp(l->entries[k].what, l->entries[i].what) == 0 &&
-            l->entries[k].op == l->entries[i].op)
-            return false;
-    return true;
-}
-
 static void print_row(const struct options *o, const char *op, const char *what, struct sum s,
                       const char *before)
 {
@@ -109,14 +100,14 @@ static void print_batch(const struct ledger *l, const struct options *o, uint32_
                "floor us");
     const char *before = "";
     for (uint32_t i = 0; i < l->count; i++) {
-        struct sum same = { 0 };
+        struct entry alike;
+        uint32_t count;
         add(&all, &l->entries[i], o);
         add(&by_op[l->entries[i].op], &l->entries[i], o);
-        if (!is_first(l, i)) continue;
-        for (uint32_t k = i; k < l->count; k++)
-            if (strcmp(l->entries[k].what, l->entries[i].what) == 0 &&
-                l->entries[k].op == l->entries[i].op)
-                add(&same, &l->entries[k], o);
+        if (!ledger_sum(l, i, &alike, &count)) continue;
+        struct sum same = { 0 };
+        add(&same, &alike, o); /* the floor of a sum of alike ones is the sum of their floors */
+        same.count = count;
         print_row(o, op_name(l->entries[i].op), l->entries[i].what, same, before);
         if (o->is_json) before = ",";
     }
