@@ -106,7 +106,8 @@ static int run(const struct command *c, const struct train_options *o, struct te
         fprintf(stderr, "david train: stopped after step %" PRIu64 "; go on with --resume: %s\n",
                 r.steps, r.checkpoint);
     else
-        fprintf(stderr, "david train: %s: %" PRIu64 " steps\n", o->out, r.steps);
+        fprintf(stderr, "david train: %s: %" PRIu64 " steps in %zu MiB of memory\n", o->out,
+                r.steps, r.bytes >> 20);
     return finish_stdout(c->name);
 }
 
@@ -120,11 +121,24 @@ static enum train_kind kind_of(int argc, char **argv)
     return TRAIN_DAVI;
 }
 
+static bool parse_recompute(enum recompute *out, const char *text)
+{
+    static const char *const names[] = {
+        [RECOMPUTE_NOTHING] = "nothing", [RECOMPUTE_NORMS] = "norms", [RECOMPUTE_BLOCKS] = "blocks"
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(names[i], text) != 0) continue;
+        *out = (enum recompute)i;
+        return true;
+    }
+    return false;
+}
+
 int cmd_train(int argc, char **argv)
 {
     struct train_options o;
     struct telling t = { .is_terminal = isatty(STDERR_FILENO) };
-    const char *prior = NULL, *init = NULL;
+    const char *prior = NULL, *init = NULL, *recompute = "nothing";
     uint32_t threads = 0, cache_mib = 1024;
     train_defaults(&o, kind_of(argc, argv));
     uint32_t steps = (uint32_t)o.steps;
@@ -165,7 +179,8 @@ int cmd_train(int argc, char **argv)
         { "sheet-every", OPTION_COUNT, &o.sheet_every, "N",
           "steps between sheets of pictures, beside the checkpoints (none)", 1, UINT32_MAX, NULL },
         { "resume", OPTION_FLAG, &o.resume, NULL, "go on from the newest checkpoint", 0, 0, NULL },
-        { "recompute", OPTION_FLAG, &o.recompute, NULL, "less memory for more time", 0, 0, NULL },
+        { "recompute", OPTION_TEXT, &recompute, "WHAT",
+          "norms or blocks: less memory, or least, for more time (nothing)", 0, 0, NULL },
         ENGINE_ROWS(o.engine, threads),
         { "json", OPTION_FLAG, &t.is_json, NULL, "a line of JSON a step", 0, 0, NULL },
     };
@@ -181,6 +196,9 @@ int cmd_train(int argc, char **argv)
         usage_error(c.name, "--arch or --init is needed");
     if (o.kind == TRAIN_PRIOR && init && o.arch)
         usage_error(c.name, "--init has an architecture: no --arch beside it");
+
+    if (!parse_recompute(&o.recompute, recompute))
+        usage_error(c.name, "--recompute %.64s: nothing, norms or blocks is needed", recompute);
 
     char prior_path[PATH_MAX], init_path[PATH_MAX];
     struct error err = { 0 };

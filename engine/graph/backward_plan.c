@@ -21,6 +21,7 @@ struct layout {
     uint32_t *buffer_of;    /* [3n]: a value starts in the buffer of its own index */
     uint32_t *channel_of;   /* [3n]: first channel of a value in its buffer */
     bool *is_slice;         /* [n]: it stands in the picture of a concat */
+    uint32_t *readers;      /* [n]: nodes that read it */
     bool *reached;          /* [n]: something has been written into its gradient */
     uint32_t *again;        /* [n] */
     uint32_t probe;         /* passes may turn back at this node and begin anew; n: none */
@@ -91,8 +92,11 @@ static void live_forward(struct layout *l)
         const int32_t from[3] = { n->in[0], n->in[1], n->residual };
         bool kept = (int32_t)i == l->g->output || (l->o->keep_taps && n->tap[0]);
         live(l, i, i, kept ? l->n : i);
-        for (int k = 0; k < 3; k++)
-            if (from[k] != NODE_NONE) live(l, (uint32_t)from[k], i, i);
+        for (int k = 0; k < 3; k++) {
+            if (from[k] == NODE_NONE) continue;
+            live(l, (uint32_t)from[k], i, i);
+            l->readers[from[k]]++;
+        }
     }
 }
 
@@ -111,12 +115,16 @@ static void join_concats(struct layout *l)
     }
 }
 
-static bool is_cheap(const struct layout *l, int32_t i)
+/* What lies inside a block: one node reads it. A block's end, where a residual comes in, is kept, so no chain is longer. */
+static bool is_made_again(const struct layout *l, int32_t i)
 {
     const struct node *n = node_of(l, i);
-    bool walk = n->op == OP_GROUP_NORM || n->op == OP_UPSAMPLE || n->op == OP_DOWNSAMPLE;
-    return l->o->recompute && walk && !l->is_slice[i] && !(l->o->keep_taps && n->tap[0]) &&
-           i != l->g->output;
+    const bool walk = n->op == OP_GROUP_NORM || n->op == OP_UPSAMPLE || n->op == OP_DOWNSAMPLE;
+    const bool inside = (n->op == OP_CONV && n->residual == NODE_NONE) || n->op == OP_ATTENTION ||
+                        n->op == OP_ADD_CHANNEL;
+    const bool is_wanted = l->o->recompute == RECOMPUTE_BLOCKS && inside && l->readers[i] == 1;
+    return ((l->o->recompute && walk) || is_wanted) && !l->is_slice[i] &&
+           !(l->o->keep_taps && n->tap[0]) && i != l->g->output;
 }
 
 /* The gradient of node `reader`, or the making again of something before it, reads value i. */
@@ -125,7 +133,7 @@ static void read_back(struct layout *l, int32_t i, uint32_t reader, uint32_t *en
     if (i == NODE_NONE) return;
     /* A pass that turned back at the probe must find again what it read on the way there. */
     uint32_t from = back(l, reader), to = back(l, reader > l->probe ? l->probe : reader);
-    if (!is_cheap(l, i)) {
+    if (!is_made_again(l, i)) {
         live(l, (uint32_t)i, (uint32_t)i, to);
         return;
     }
@@ -271,11 +279,12 @@ enum status backward_plan_init(struct backward_plan *out, const struct graph *g,
     l.buffer_of = calloc(3 * n, sizeof *l.buffer_of);
     l.channel_of = calloc(3 * n, sizeof *l.channel_of);
     l.is_slice = calloc(n, sizeof *l.is_slice);
+    l.readers = calloc(n, sizeof *l.readers);
     l.reached = calloc(n, sizeof *l.reached);
     l.again = calloc(n, sizeof *l.again);
     l.nodes = calloc(n, sizeof *l.nodes);
-    if (!l.buffers || !l.buffer_of || !l.channel_of || !l.is_slice || !l.reached || !l.again ||
-        !l.nodes) {
+    if (!l.buffers || !l.buffer_of || !l.channel_of || !l.is_slice || !l.readers || !l.reached ||
+        !l.again || !l.nodes) {
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory to plan %zu nodes", n);
         goto done;
     }
@@ -301,6 +310,7 @@ done:
     free(l.buffer_of);
     free(l.channel_of);
     free(l.is_slice);
+    free(l.readers);
     free(l.reached);
     free(l.again);
     free(l.nodes);

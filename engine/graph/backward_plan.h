@@ -1,7 +1,8 @@
 /* backward_plan.h - where every tensor of a training pass lies, and how gradients flow.
  *
  * Time runs through the nodes and then back through them. An output lives for as long as a later node or a gradient reads it;
- * `recompute` lets cheap ones (norms, resampling) die after the forward pass and makes them once more before they are needed.
+ * `recompute` lets some die after the forward pass and makes them once more before they are needed: the cheap ones (norms,
+ * resampling), or all that lies inside a block (its first convolution, attention): no bit changes, only memory and time.
  * Gradients are planned with them, in the same arena: a gradient that is its consumer's, or a slice of it, or that may be written
  * over it, takes no memory of its own. Plain host data, made once; any thread may read it. Owned by the caller. */
 #ifndef DAVID_GRAPH_BACKWARD_PLAN_H
@@ -17,11 +18,13 @@ struct team {
     uint32_t processes;
 };
 
+enum recompute { RECOMPUTE_NOTHING, RECOMPUTE_NORMS, RECOMPUTE_BLOCKS };
+
 struct backward_options {
     uint32_t rows;    /* of a micro-batch: they run together */
     enum dtype dtype; /* of pictures and of their gradients; embeddings are F32 */
     bool forward_only;
-    bool recompute;
+    enum recompute recompute;
     bool input_gradient; /* the network's input has one */
     bool keep_taps;    /* tapped nodes are readable after a forward pass, and seeds go there too */
     struct team team;  /* batch norms are over the rows of all */

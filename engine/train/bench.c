@@ -30,7 +30,7 @@ static enum status make_net(struct rehearsal *r, enum net net, struct error *err
     l.tape = (struct backward_options){ .rows = r->o->batch,
                                         .dtype = r->engine->dtype,
                                         .forward_only = net == NET_TEACHER,
-                                        .recompute = r->o->recompute && !judges,
+                                        .recompute = judges ? RECOMPUTE_NOTHING : r->o->recompute,
                                         .keep_taps = judges,
                                         .input_gradient = judges };
     if (net == NET_GENERATOR && r->o->kind == TRAIN_DAVI) l.tape.probe = generator_probe(g);

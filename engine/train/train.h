@@ -9,6 +9,7 @@
 #include <limits.h>
 
 #include "engine/engine.h"
+#include "engine/graph/backward_plan.h"
 
 enum train_kind { TRAIN_PRIOR, TRAIN_DAVI };
 
@@ -32,8 +33,8 @@ struct train_options {
     double sigma;           /* < 0: the task's */
     double jitter, texture; /* of crops (crops.h) */
     size_t cache_bytes;
-    bool resume;    /* from the newest checkpoint, where there is one */
-    bool recompute; /* less memory for more time */
+    bool resume;              /* from the newest checkpoint, where there is one */
+    enum recompute recompute; /* less memory for more time */
 };
 void train_defaults(struct train_options *o, enum train_kind kind);
 
@@ -77,7 +78,7 @@ struct train_bench_options {
     const struct unet_arch *arch;
     uint32_t size; /* px; 0: the architecture's image_size */
     uint32_t batch, steps, discriminator_width;
-    bool recompute;
+    enum recompute recompute;
     uint64_t (*now_ns)(void);
 };
 

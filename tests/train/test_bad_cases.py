@@ -33,7 +33,7 @@ def refused(tmp_path, kind, data, *words, code=1, **more):
     ("steps", "-1"), ("steps", "0"), ("steps", "1e3"), ("lr", "nan"), ("lr", "inf"), ("lr", "-1e-4"), ("lr", "x"),
     ("batch", "0"), ("micro-batch", "-1"), ("seed", "-1"), ("jitter", "0.5"), ("texture", "nan"), ("sigma", "nan"),
     ("keep", "0"), ("checkpoint-every", "0"), ("size", "7"), ("loader-threads", "0"), ("cache-mib", "0"),
-    ("dtype", "f8"), ("backend", "abacus"), ("arch", "{"), ("arch", "nonsense")])
+    ("dtype", "f8"), ("recompute", "all"), ("backend", "abacus"), ("arch", "{"), ("arch", "nonsense")])
 def test_a_wrong_option_is_usage(option, value, photos, tmp_path):
     done = refused(tmp_path, "prior", photos, option, code=2, **{option: value})
     assert done.stderr.count(b"\n") == 1

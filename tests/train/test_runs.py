@@ -78,10 +78,14 @@ def find(haystack, needle):
 
 
 def test_same_options_same_bytes_whatever_makes_the_batches(photos, tmp_path):
-    for name, more in (("a", {}), ("b", {"loader_threads": 4, "cache_mib": 1}), ("c", {"recompute": True}), ("d", {"seed": 8})):
-        train("prior", photos, tmp_path / name, steps=8, **more)
-    a, b, c, d = (result(tmp_path / name) for name in "abcd")
-    assert a == b and a == c and a[0] != d[0]
+    memory = []
+    for name, more in (("a", {}), ("b", {"loader_threads": 4, "cache_mib": 1}), ("c", {"recompute": "norms"}),
+                       ("d", {"recompute": "blocks"}), ("e", {"seed": 8})):
+        done = train("prior", photos, tmp_path / name, steps=3, size=64, **more)
+        memory.append(int(re.search(rb"3 steps in (\d+) MiB", done.stderr)[1]))
+    a, b, c, d, e = (result(tmp_path / name) for name in "abcde")
+    assert a == b and a == c and a == d and a[0] != e[0]
+    assert memory[0] == memory[1] and memory[3] < memory[2] < memory[0]
 
 
 def test_micro_batches_add_up_to_the_batch(photos, tmp_path):
