@@ -20,7 +20,8 @@ static const char about_train[] =
     "interruption.\n"
     "SIGTERM and SIGINT end a run at a checkpoint. What the files are worth is in the JSON lines "
     "of\n"
-    "--json: every term of the loss, the norms of the gradients, images per second.";
+    "--json: every term of the loss, the norms of the gradients, images per second.\n"
+    "Under Open MPI's mpirun the processes share each batch; a micro-batch is one process's.";
 
 static const char about_sample[] =
     "Draws samples of a prior by DDIM, as one sheet: what it has learnt of the world.";
@@ -93,6 +94,7 @@ static int run(const struct command *c, const struct train_options *o, struct te
     sigaction(SIGINT, &stop, NULL);
     enum status s = train_run(o, &events, &r, &err);
     if (t->is_terminal) fputs("\r\033[K", stderr);
+    if (r.is_told_elsewhere) return EXIT_SUCCESS; /* else mpirun would not let the other finish */
     if (r.left_out)
         fprintf(stderr, "david train: %u of %u pictures were left out\n", r.left_out, r.pictures);
     if (s) {

@@ -10,6 +10,7 @@
 
 #include "engine/davi/sampler.h"
 #include "engine/engine.h"
+#include "engine/graph/team.h"
 #include "proto/digest.h"
 
 struct engine {
@@ -33,6 +34,9 @@ struct backend_choice {
 /* passed_over: why better ones than *out are not it; "" where there are none. */
 enum status backend_choose(struct backend **out, const struct backend_choice *c, char *passed_over,
                            size_t size, struct error *err);
+
+/* plugin.c: libdavid_mpi.so. ST_UNSUPPORTED with one line of why not. */
+enum status team_plugin_find(const struct team_plugin **out, struct error *err);
 
 struct model {
     struct engine *engine;

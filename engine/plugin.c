@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "engine/graph/build_id.h"
+#include "engine/inside.h"
 
 /* The folder of the running binary, with its slash. */
 static enum status own_folder(char out[PATH_MAX], struct error *err)
@@ -19,11 +20,17 @@ static enum status own_folder(char out[PATH_MAX], struct error *err)
     return ST_OK;
 }
 
-static enum status open_file(const struct plugin **out, const char *path, struct error *err)
+/* Both kinds of plugin begin with their build id. */
+struct any_plugin {
+    const char *build_id;
+};
+
+static enum status open_symbol(const void **out, const char *path, const char *symbol,
+                               struct error *err)
 {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) return error_set(err, ST_UNSUPPORTED, "plugin %s", dlerror());
-    const struct plugin *p = dlsym(library, DAVID_PLUGIN_SYMBOL);
+    const struct any_plugin *p = dlsym(library, symbol);
     if (p && strcmp(p->build_id, DAVID_BUILD_ID) == 0) {
         *out = p; /* never closed: what it has opened would not survive it */
         /* cppcheck-suppress resourceLeak */
@@ -38,16 +45,33 @@ static enum status open_file(const struct plugin **out, const char *path, struct
     return ST_UNSUPPORTED;
 }
 
-enum status plugin_find(const struct plugin **out, const char *name, struct error *err)
+static enum status find_symbol(const void **out, const char *name, const char *symbol,
+                               struct error *err)
 {
     static const char *const places[] = { "", "../lib/david/" };
     char folder[PATH_MAX], path[2 * PATH_MAX];
     enum status s = own_folder(folder, err);
     for (size_t i = 0; !s && i < sizeof places / sizeof *places; i++) {
         snprintf(path, sizeof path, "%s%slibdavid_%s.so", folder, places[i], name);
-        if (access(path, F_OK) == 0) return open_file(out, path, err);
+        if (access(path, F_OK) == 0) return open_symbol(out, path, symbol, err);
     }
     return s ? s
              : error_set(err, ST_UNSUPPORTED,
                          "no plugin libdavid_%s.so beside the program or in lib/david", name);
+}
+
+enum status plugin_find(const struct plugin **out, const char *name, struct error *err)
+{
+    const void *found = NULL;
+    enum status s = find_symbol(&found, name, DAVID_PLUGIN_SYMBOL, err);
+    if (!s) *out = found;
+    return s;
+}
+
+enum status team_plugin_find(const struct team_plugin **out, struct error *err)
+{
+    const void *found = NULL;
+    enum status s = find_symbol(&found, "mpi", DAVID_TEAM_SYMBOL, err);
+    if (!s) *out = found;
+    return s;
 }

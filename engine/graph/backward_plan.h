@@ -9,14 +9,7 @@
 #define DAVID_GRAPH_BACKWARD_PLAN_H
 
 #include "engine/graph/plan.h"
-
-/* The processes that share a batch: `sum` makes of each value the sum over all of them. NULL: there is one. */
-struct team {
-    void (*sum)(void *ctx, double *values, size_t count);
-    void (*sum_floats)(void *ctx, float *values, size_t count); /* for the gradients */
-    void *ctx;
-    uint32_t processes;
-};
+#include "engine/graph/team.h"
 
 enum recompute { RECOMPUTE_NOTHING, RECOMPUTE_NORMS, RECOMPUTE_BLOCKS };
 

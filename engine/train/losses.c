@@ -151,15 +151,21 @@ double consistency_loss(const struct pictures *p, float *dpred, float *scratch)
     return sum / (double)count;
 }
 
-double truth_loss(const struct pictures *p, float *dpred)
+double kept_values(const struct pictures *p)
 {
-    const size_t px = (size_t)p->w * p->h * p->rows, count = px * 3;
-    double sum = 0, sum_kept = 0;
+    const size_t px = (size_t)p->w * p->h * p->rows;
     size_t kept = 0;
     for (size_t i = 0; p->kept && i < px; i++)
-        kept += p->kept[i] ? 3 : 0;
+        kept += p->kept[i] ? LOSS_CHANNELS : 0;
+    return (double)kept;
+}
+
+double truth_loss(const struct pictures *p, double kept, float *dpred)
+{
+    const size_t px = (size_t)p->w * p->h * p->rows, count = px * LOSS_CHANNELS;
+    double sum = 0, sum_kept = 0;
     const double by_all = (p->kept ? 0.1 : 1.0) / (double)count;
-    const double by_kept = kept ? 1.0 / (double)kept : 0;
+    const double by_kept = kept > 0 ? 1.0 / kept : 0;
     for (size_t i = 0; i < count; i++) {
         double off = (double)p->pred[i] - (double)p->x[i], by = by_all;
         sum += off * off;

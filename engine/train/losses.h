@@ -46,8 +46,10 @@ struct pictures {
 /* mean (y - A pred)^2. scratch: consistency_scratch() floats. dpred: [rows][h][w][3] */
 size_t consistency_scratch(enum operator_kind op, uint32_t w, uint32_t h);
 double consistency_loss(const struct pictures *p, float *dpred, float *scratch);
-/* mean (x - pred)^2; with a mask a tenth of it, and the mean over what is kept. */
-double truth_loss(const struct pictures *p, float *dpred);
+/* mean (x - pred)^2; with a mask a tenth of it, and the mean over what is kept. kept: kept_values, or where processes share a batch
+ * the mean of theirs, so that the mean of their losses is that of the whole. */
+double kept_values(const struct pictures *p);
+double truth_loss(const struct pictures *p, double kept, float *dpred);
 
 /* 0.5 mean relu(1 - sign d), sign 1 for true pictures and -1 for predictions; dd: [count], times scale. */
 double hinge_loss(const float *d, size_t count, double sign, double scale, float *dd);

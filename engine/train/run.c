@@ -248,12 +248,12 @@ static enum status one_step(struct trainer *t, struct train_result *out, struct 
     const uint64_t step = t->checkpoint.step, start = t->events.now_ns();
     const struct batch *batch = NULL;
     struct values v = { .unsound = NULL };
-    enum status s = loader_next(t->loader, &batch, err);
+    enum status s = team_agree(t, loader_next(t->loader, &batch, err), NULL, err);
     if (s) return s;
     s = t->o.kind == TRAIN_DAVI ? davi_step(t, batch, step, &v, err)
                                 : prior_step(t, batch, step, &v, err);
-    if (s) return s;
-    if (v.unsound) return unsound(t, &v, err);
+    if (s) return team_abandon(t, s, err);
+    if (v.unsound) return team_agree(t, unsound(t, &v, err), NULL, err);
     const double seconds = (double)(t->events.now_ns() - start) / 1e9;
     t->checkpoint.step = out->steps = v.p.step = step + 1;
     v.p.steps = t->o.steps;
@@ -261,7 +261,7 @@ static enum status one_step(struct trainer *t, struct train_result *out, struct 
     if (t->events.progress && !t->process) t->events.progress(t->events.ctx, &v.p);
     if (is_due(step + 1, t->o.sheet_every) && !t->process)
         s = write_sheet(t, batch, t->micro_batches - 1, err);
-    return s;
+    return team_agree(t, s, NULL, err);
 }
 
 static enum status run(struct trainer *t, struct train_result *out, struct error *err)
@@ -275,13 +275,14 @@ static enum status run(struct trainer *t, struct train_result *out, struct error
         if (s) return s;
         stop = t->events.should_stop && t->events.should_stop(t->events.ctx);
         const bool is_last = t->checkpoint.step >= t->o.steps;
+        s = team_agree(t, ST_OK, &stop, err);
         if (stop || is_last || is_due(t->checkpoint.step, t->o.checkpoint_every))
-            s = save(t, out, err);
+            s = team_agree(t, save(t, out, err), NULL, err);
         if (is_last) stop = false;
     }
     out->is_stopped = t->checkpoint.step < t->o.steps;
-    if (s || out->is_stopped || t->process) return s;
-    return write_model(t, err);
+    if (s || out->is_stopped) return s;
+    return team_agree(t, t->process ? ST_OK : write_model(t, err), NULL, err);
 }
 
 enum status train_run(const struct train_options *o, const struct train_events *events,
@@ -293,10 +294,14 @@ enum status train_run(const struct train_options *o, const struct train_events *
     enum status s = trainer_init(&t, o, events, err);
     if (!s && t.checkpoint.step) (void)checkpoint_find(out->checkpoint, t.folder);
     if (!s && !t.process) s = take_places(&t, &lock, err);
+    s = team_agree(&t, s, NULL, err);
+    if (!s) s = team_compare(&t, err);
     if (!s) s = run(&t, out, err);
     if (t.dataset) out->pictures = dataset_count(t.dataset);
     if (t.dataset) out->left_out = dataset_unusable(t.dataset);
+    out->is_told_elsewhere = t.process != t.speaker;
     release_places(lock);
+    team_leave(&t);
     trainer_done(&t);
     return s;
 }

@@ -63,8 +63,10 @@ struct train_result {
     char checkpoint[PATH_MAX];   /* the last good one; "": none */
     uint32_t pictures, left_out; /* of the data: listed; found to be of no use */
     size_t bytes;                /* of networks, moments and activations */
+    bool is_told_elsewhere;      /* one of several processes, and another tells how it ended */
 };
 
+/* Started by mpirun as one process of several, a run is that process's share of theirs; they end together. */
 /* Where to write is checked before the first step. ST_BAD_FILE: what does not fit, or that the loss exploded; ST_IO: a disk that is
  * full, and the like. A step that failed leaves no trace, and *out is filled in every case: its checkpoint is good. */
 enum status train_run(const struct train_options *o, const struct train_events *events,

@@ -30,7 +30,7 @@ void trainer_note(struct trainer *t, const char *format, ...)
 {
     char text[768];
     va_list args;
-    if (!t->events.note) return;
+    if (!t->events.note || t->process) return;
     va_start(args, format);
     (void)vsnprintf(text, sizeof text, format, args);
     va_end(args);
@@ -425,9 +425,11 @@ enum status trainer_init(struct trainer *t, const struct train_options *o,
     pthread_mutex_init(&t->notes, NULL);
     int len = o->checkpoints ? snprintf(t->folder, sizeof t->folder, "%s", o->checkpoints)
                              : snprintf(t->folder, sizeof t->folder, "%s.checkpoints", o->out);
-    enum status s = len < (int)sizeof t->folder - 64
-                        ? check_numbers(o, err)
-                        : error_set(err, ST_BAD_PARAMETER, "the checkpoints' path is too long");
+    enum status s = team_join(t, err);
+    if (!s)
+        s = len < (int)sizeof t->folder - 64
+                ? check_numbers(o, err)
+                : error_set(err, ST_BAD_PARAMETER, "the checkpoints' path is too long");
     t->schedule = malloc(sizeof *t->schedule);
     if (!s && !t->schedule) s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a schedule");
     if (!s) s = read_tasks(t, err);

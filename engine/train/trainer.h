@@ -29,6 +29,8 @@ struct trainer {
     char folder[PATH_MAX];   /* of checkpoints */
     uint32_t side, micro_batches, processes, process;
     struct team team;
+    const struct team_plugin *plugin;
+    uint32_t speaker; /* the process that tells how the run ended */
     uint32_t n_tasks;
     const struct task_desc *tasks[MODEL_MAX_TASKS];
     double sigmas[MODEL_MAX_TASKS];
@@ -50,6 +52,17 @@ enum status trainer_init(struct trainer *t, const struct train_options *o,
 void trainer_done(struct trainer *t);
 size_t trainer_bytes(const struct trainer *t);
 void trainer_note(struct trainer *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* team.c: without effect where there is one process. */
+/* The first thing that a run does; team_leave, the last, is for those that have joined. */
+enum status team_join(struct trainer *t, struct error *err);
+void team_leave(struct trainer *t);
+/* s is how it went here: ST_OK comes back where it went well in all processes. *stop: whether any of them wants to; or NULL. */
+enum status team_agree(struct trainer *t, enum status s, bool *stop, struct error *err);
+/* Whether all processes see the same pictures and are at the same step. */
+enum status team_compare(struct trainer *t, struct error *err);
+/* After a failure where the others do not expect one: tells it and ends them all. */
+enum status team_abandon(struct trainer *t, enum status s, struct error *err);
 
 /* output.c */
 /* Finds out whether all that the run will write can be written, takes the checkpoints' folder for this run alone, and clears it of

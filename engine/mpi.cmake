@@ -1,0 +1,13 @@
+# The team of a training run under mpirun, libdavid_mpi.so: built where Open MPI's headers are found. Everything else builds without.
+pkg_check_modules(OMPI QUIET IMPORTED_TARGET ompi-c)
+if(NOT OMPI_FOUND)
+  message(STATUS "MPI plugin: not built (no ompi-c for pkg-config: libopenmpi-dev)")
+  return()
+endif()
+message(STATUS "MPI plugin: Open MPI ${OMPI_VERSION}")
+add_library(david_mpi MODULE mpi/plugin.c)
+target_include_directories(david_mpi SYSTEM PRIVATE ${OMPI_INCLUDE_DIRS})
+target_link_libraries(david_mpi PRIVATE david_proto PkgConfig::OMPI david_build_id)
+target_link_options(david_mpi PRIVATE -Wl,--exclude-libs,ALL)
+set_target_properties(david_mpi PROPERTIES C_VISIBILITY_PRESET hidden LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+install(TARGETS david_mpi LIBRARY DESTINATION lib/david)
