@@ -92,8 +92,8 @@ static void print_batch(const struct ledger *l, const struct options *o, uint32_
 {
     struct sum all = { .name = "all" }, by_op[OP_COUNT] = { { 0 } };
     if (o->is_json)
-        printf("{\"arch\":\"%s\",\"batch\":%u,\"tflops\":%g,\"tbytes\":%g,\"ops\":[", o->arch,
-               batch, o->flops / 1e12, o->bytes / 1e12);
+        printf("{\"arch\":\"%s\",\"batch\":%u,\"tflops\":%g,\"tbytes\":%g,\"ops\":[",
+               o->arch[0] == '{' ? "own" : o->arch, batch, o->flops / 1e12, o->bytes / 1e12);
     else
         printf("%s, batch %u, at %g TFLOP/s and %g TB/s\n%-11s %-34s %5s %10s %10s %10s\n", o->arch,
                batch, o->flops / 1e12, o->bytes / 1e12, "op", "", "times", "GFLOP", "MB",

@@ -32,9 +32,10 @@ static enum status note(const struct entry *e, enum status s, double from, struc
     return ST_OK;
 }
 
-/* Does `call` as often as the ledger says, writes `entry` down, returns. */
+/* Where the ledger is on, does `call` as often as the ledger says, writes `entry` down, returns. */
 #define NOTED(entry, call)                                                                         \
     do {                                                                                           \
+        if (!ledger->is_on) return ledger->under->call;                                            \
         enum status status = settle(b, err);                                                       \
         const double from = now_ns();                                                              \
         for (uint32_t i = 0; !status && i < ledger->repeats; i++)                                  \
@@ -180,9 +181,6 @@ static void take_ops(struct ledger *l, struct backend *b)
     ledger = l;
     l->under = b->ops;
     l->ops = *b->ops;
-    l->ops.pass_begin = NULL; /* an op that was recorded is not run */
-    l->ops.pass_end = NULL;
-    l->ops.pass_forget = NULL;
     l->ops.conv_plan = conv_plan;
     l->ops.conv = conv;
     l->ops.attention = attention;
@@ -200,6 +198,7 @@ void ledger_init(struct ledger *l, uint32_t rows)
     memset(l, 0, sizeof *l);
     recorder_init(&l->recorder, rows);
     take_ops(l, &l->recorder.base);
+    l->is_on = true;
 }
 
 void ledger_watch(struct ledger *l, struct backend *b, uint32_t repeats)
@@ -208,6 +207,14 @@ void ledger_watch(struct ledger *l, struct backend *b, uint32_t repeats)
     l->watched = b;
     l->repeats = repeats;
     take_ops(l, b);
+}
+
+void ledger_turn(struct ledger *l, bool on)
+{
+    l->is_on = on;
+    l->count = 0;
+    /* An op that was recorded is not run. */
+    l->ops.pass_begin = on ? NULL : l->under->pass_begin;
 }
 
 void ledger_unwatch(struct ledger *l)
