@@ -6,7 +6,8 @@ import pytest
 
 from conftest import GOLDEN, TREE, run
 
-COMMANDS = ["serve", "restore", "degrade", "eval", "forward", "convert", "inspect", "bench", "doctor"]
+COMMANDS = ["serve", "restore", "degrade", "eval", "forward", "convert", "inspect", "bench", "train",
+            "sample", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -55,6 +56,8 @@ BAD = [
     ["bench", "--batch", "0"], ["bench", "--batch", "1,"], ["bench", "--size", "64"],
     ["bench", "--size", "64x"], ["bench", "--arch", "nonsense"],
     ["bench", "--arch", "ffhq256", "--model", "x"], ["doctor", "now"],
+    ["sample", "o.png"], ["sample", "--prior", "p.safetensors"], ["sample", "--steps", "0", "--prior", "p", "o.png"],
+    ["sample", "--count", "-1", "--prior", "p", "o.png"], ["sample", "--prior", "no-such-model-name", "o.png"],
     ["serve", "now"], ["serve", "--nonsense", "1"], ["serve", "--listen"], ["serve", "--threads", "x"],
     ["serve", "--max-body", "1xb"], ["serve", "--config", "/no/such/file"],
 ]

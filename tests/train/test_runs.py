@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import (ARCH, DAVID, checkpoints, header_of, leftovers, lines, options, result, run, save, start, stop, tiles,
+from conftest import (DAVID, TREE, checkpoints, header_of, leftovers, lines, options, result, run, save, start, stop, tiles,
                       train)
 
 PRIOR = {"step", "steps", "loss", "mse", "vb", "gradient"}
@@ -135,6 +135,16 @@ def test_resume_where_there_is_nothing_begins(photos, tmp_path):
     train("prior", photos, tmp_path / "a", steps=2, resume=True)
     train("prior", photos, tmp_path / "b", steps=2)
     assert result(tmp_path / "a") == result(tmp_path / "b")
+
+
+def test_the_readme_tells_of_every_value_and_of_no_option_that_is_not_there():
+    section = (TREE / "README.md").read_text().split("\n## Training\n")[1].split("\n## ")[0]
+    for name in PRIOR | DAVI:
+        assert f"`{name}`" in section, name
+    there = set(re.findall(rb"--([a-z-]+)", run("train", "--help").stdout + run("inspect", "--help").stdout
+                           + run("sample", "--help").stdout))
+    told = set(re.findall(r"--([a-z-]+)", section))
+    assert len(told) > 10 and told <= {name.decode() for name in there}, told
 
 
 def test_progress_is_for_terminals(photos, prior, tmp_path):
