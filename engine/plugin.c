@@ -45,6 +45,14 @@ static enum status open_symbol(const void **out, const char *path, const char *s
     return ST_UNSUPPORTED;
 }
 
+enum status plugin_open(const struct plugin **out, const char *path, struct error *err)
+{
+    const void *found = NULL;
+    enum status s = open_symbol(&found, path, DAVID_PLUGIN_SYMBOL, err);
+    if (!s) *out = found;
+    return s;
+}
+
 static enum status find_symbol(const void **out, const char *name, const char *symbol,
                                struct error *err)
 {

@@ -10,5 +10,7 @@
 /* `name`: "cuda" for libdavid_cuda.so. ST_UNSUPPORTED with one line of why: no such file, another build, a library it
  * needs is missing. *out lives as long as the process. */
 enum status plugin_find(const struct plugin **out, const char *name, struct error *err);
+/* The one in this file. */
+enum status plugin_open(const struct plugin **out, const char *path, struct error *err);
 
 #endif

@@ -210,6 +210,8 @@ enum status cuda_conv(struct backend *b, struct conv_plan *p, const struct tenso
                             y->w == (d->w + d->stride - 1) / d->stride &&
                             (residual ? residual->ld : 0) == d->r_ld,
                         "a convolution's tensors are not those of its plan", err);
+    for (uint32_t i = 0; !s && set && i < x->n; i++)
+        s = cuda_expect(set[i] < d->sets, "a row asks for a bias that the plan has not", err);
     const bool by_row = set && d->sets > 1;
     if (!s && by_row) s = cuda_values(c, set, x->n, &sets, err);
     if (s) return s;

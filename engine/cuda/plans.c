@@ -225,7 +225,7 @@ size_t dnn_plans_workspace_bytes(const struct dnn_plans *p)
 
 /* ---- what cuDNN computes ---- */
 
-enum { FEW_CHANNELS = 4 };
+enum { FEW_CHANNELS = 4, SDPA_ALIGN_BYTES = 16 };
 
 bool dnn_op_of_conv(struct dnn_op *out, const struct conv_desc *d, bool tf32)
 {
@@ -247,7 +247,12 @@ bool dnn_op_of_conv(struct dnn_op *out, const struct conv_desc *d, bool tf32)
 
 bool dnn_op_of_attention(struct dnn_op *out, const struct attention_desc *d, bool tf32)
 {
+    const size_t size = dtype_size(d->dtype);
     if (d->dtype == DT_F32 && !tf32) return false;
+    /* A head's queries, keys and values begin at any multiple of these. */
+    if (d->head_channels * size % SDPA_ALIGN_BYTES || d->qkv_ld * size % SDPA_ALIGN_BYTES ||
+        d->y_ld * size % SDPA_ALIGN_BYTES)
+        return false;
     *out = (struct dnn_op){ .kind = DNN_ATTENTION,
                             .dtype = d->dtype,
                             .tf32 = tf32 && d->dtype == DT_F32,

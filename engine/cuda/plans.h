@@ -44,7 +44,7 @@ struct dnn_plan *dnn_plans_for(const struct dnn_plans *p,
 const struct dnn_choice *dnn_plans_choice(const struct dnn_plans *p);
 size_t dnn_plans_workspace_bytes(const struct dnn_plans *p); /* of the largest */
 
-/* What of a network cuDNN computes. false: david's own kernels do (three channels in or out; attention in F32). */
+/* What of a network cuDNN computes. false: david's own kernels do (three channels in or out; attention in F32, or of odd widths). */
 bool dnn_op_of_conv(struct dnn_op *out, const struct conv_desc *d, bool tf32);
 bool dnn_op_of_attention(struct dnn_op *out, const struct attention_desc *d, bool tf32);
 

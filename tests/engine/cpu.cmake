@@ -1,9 +1,11 @@
 # Every op against the naive one in double: one ctest entry per instruction set (one that the machine lacks is skipped).
-david_test(NAME cpu_ops LABEL unit SOURCES test_cpu_ops.c LIBS david_reference)
-foreach(isa sse avx2 avx512 avx512bf16 amx)
-  add_test(NAME cpu_ops_${isa} COMMAND cpu_ops)
-  set_tests_properties(cpu_ops_${isa} PROPERTIES LABELS unit TIMEOUT 120
-    ENVIRONMENT "DAVID_CPU_ISA=${isa}" SKIP_RETURN_CODE 77)
+foreach(part ops sampler)
+  david_test(NAME backend_${part} LABEL unit SOURCES test_backend_${part}.c LIBS david_reference)
+  foreach(isa sse avx2 avx512 avx512bf16 amx)
+    add_test(NAME backend_${part}_${isa} COMMAND backend_${part})
+    set_tests_properties(backend_${part}_${isa} PROPERTIES LABELS unit TIMEOUT 120
+      ENVIRONMENT "DAVID_CPU_ISA=${isa}" SKIP_RETURN_CODE 77)
+  endforeach()
 endforeach()
 # An input stage is for sets with BF16 alone: the others are skipped.
 david_test(NAME staged_conv LABEL unit SOURCES test_staged_conv.c LIBS david_reference)

@@ -1,4 +1,4 @@
-/* engine.h end to end on the CPU back end: one result, tiling of a real network, bad parameters, bad model files, memory. */
+/* engine.h end to end on a back end (back_end.h says which): one result, tiling of a real network, bad parameters, bad model files, memory. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "engine/davi/restoration.h"
-#include "engine/inside.h"
+#include "tests/engine/back_end.h"
 
 static const char default_model[] = DAVID_SOURCE_DIR "/models/default.safetensors";
 
@@ -31,10 +31,10 @@ static const struct unet_arch nano = { .image_size = 32,
 
 static struct engine *engine_of(int threads, const char *dtype)
 {
-    struct engine *e = NULL;
     struct error err = { 0 };
-    const struct engine_options o = { .backend = "cpu", .dtype = dtype, .threads = threads };
-    if (engine_open(&e, &o, &err)) fail_msg("%s", err.detail);
+    const struct engine_options o = { .dtype = dtype, .threads = threads };
+    struct engine *e = test_engine_open(&o, &err);
+    if (!e) fail_msg("%s", err.detail);
     return e;
 }
 
@@ -164,6 +164,7 @@ static int largest_difference(const struct image *a, const struct image *b)
 static void thread_counts_differ_by_one_level_at_most(void **state)
 {
     (void)state;
+    if (!test_is_on_cpu()) skip(); /* threads are the CPU's */
     struct image img = scene(80, 64, 3, 0), out[3];
     for (int threads = 1; threads <= 3; threads++) {
         struct engine *e = engine_of(threads, "f32");
@@ -265,6 +266,7 @@ static void moving_the_tile_grid_changes_a_real_picture_little(void **state)
 static void bad_parameters_are_refused_with_their_names(void **state)
 {
     (void)state;
+    if (!test_is_on_cpu()) skip(); /* no device has to do with it */
     struct engine *e = engine_of(1, "f32");
     struct model *m = shipped_model(e);
     struct image img = scene(16, 16, 3, 0);
@@ -336,6 +338,7 @@ static size_t in_use(void)
 static void the_announced_peak_holds_and_memory_comes_back(void **state)
 {
     (void)state;
+    if (!test_is_on_cpu()) skip(); /* what a device's libraries keep would be counted too */
     struct engine *e = engine_of(1, "f32");
     struct model *m = hash_model(e);
     assert_int_equal(model_warm(m, NULL),
@@ -436,6 +439,7 @@ static void write_harmed(const char *path, enum harm harm)
 static void a_model_file_is_accepted_whole_or_refused_by_name(void **state)
 {
     (void)state;
+    if (!test_is_on_cpu()) skip(); /* no device has to do with it */
     static const struct {
         enum harm harm;
         const char *says;
@@ -472,6 +476,7 @@ static void a_model_file_is_accepted_whole_or_refused_by_name(void **state)
 static void the_shipped_model_says_what_it_is(void **state)
 {
     (void)state;
+    if (!test_is_on_cpu()) skip(); /* no device has to do with it */
     struct engine *e = engine_of(1, "f32");
     struct model *m = shipped_model(e);
     char digest[DIGEST_HEX];

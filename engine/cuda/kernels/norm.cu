@@ -72,9 +72,10 @@ DEVICE void load_affine(affine<N> &f, const norm_args &a, uint32_t row, uint32_t
     load(by, ss);
     load(shift, ss + a.c);
 #pragma unroll
-    for (int e = 0; e < N; e++) {
-        f.scale[e] = fmaf(f.scale[e], by[e], f.scale[e]);
-        f.offset[e] = fmaf(f.offset[e], by[e], f.offset[e]) + shift[e];
+    for (int e = 0; e < N; e++) { /* rounded where folding rounds: the two forms then agree */
+        const double scale = 1.0 + (double)by[e];
+        f.scale[e] = (float)((double)f.scale[e] * scale);
+        f.offset[e] = (float)((double)f.offset[e] * scale + (double)shift[e]);
     }
 }
 

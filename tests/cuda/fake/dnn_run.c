@@ -32,7 +32,7 @@ static struct packed *weights;
 static struct backend *the_cpu(void)
 {
     struct error err = { 0 };
-    if (!cpu && cpu_backend_open(&cpu, 2, &err)) fake_die("the CPU back end: %s", err.detail);
+    if (!cpu && cpu_backend_open(&cpu, 1, &err)) fake_die("the CPU back end: %s", err.detail);
     return cpu;
 }
 

@@ -32,6 +32,9 @@ struct block {
 struct block *fake_block_of(const void *p); /* NULL: none */
 void fake_begin_work(void);                 /* device memory can be touched until fake_end_work */
 void fake_end_work(void);
+/* The same for what p points into alone; nothing where all can be touched anyway, or p is the host's. */
+void fake_open(const void *p);
+void fake_shut(const void *p);
 
 /* streams.c */
 struct item {

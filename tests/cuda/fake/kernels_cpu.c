@@ -11,7 +11,7 @@ static struct backend *the_cpu(void)
 {
     static struct backend *cpu; /* lives as long as the process */
     struct error err = { 0 };
-    if (!cpu && cpu_backend_open(&cpu, 2, &err)) fake_die("the CPU back end: %s", err.detail);
+    if (!cpu && cpu_backend_open(&cpu, 1, &err)) fake_die("the CPU back end: %s", err.detail);
     return cpu;
 }
 

@@ -37,6 +37,18 @@ void fake_end_work(void)
         if (!b->is_pinned) protect(b, PROT_NONE);
 }
 
+void fake_open(const void *p)
+{
+    struct block *b = working ? NULL : fake_block_of(p);
+    if (b && !b->is_pinned) protect(b, PROT_READ | PROT_WRITE);
+}
+
+void fake_shut(const void *p)
+{
+    struct block *b = working ? NULL : fake_block_of(p);
+    if (b && !b->is_pinned) protect(b, PROT_NONE);
+}
+
 static struct block *block_new(size_t bytes, bool is_pinned)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), align = 256;
