@@ -45,17 +45,15 @@ INLINE void pack_head(const struct attention_job *j, const struct shape *s, bool
             s->keys[(i / NR * s->ch + c) * NR + i % NR] =
                 i < s->pixels ? load_one(j->qkv, i * ld + s->k + c, bf16) : 0.0f;
     for (size_t i = 0; i < s->pixels; i++)
-        for (size_t c = 0; c < s->ch_padded; c++)
-            s->values[(c / NR * s->pixels + i) * NR + c % NR] =
-                c < s->ch ? load_one(j->qkv, i * ld + s->v + c, bf16) : 0.0f;
+        for (size_t c = 0; c < s->ch_padded; c += VEC)
+            vput(s->values + (c / NR * s->pixels + i) * NR + c % NR,
+                 c < s->ch ? vload(j->qkv, i * ld + s->v + c, s->ch - c, bf16) : vsplat(0));
 }
 
 /* In place: e^(x - max); the sum comes back. Lanes are summed in a fixed order. */
 INLINE float softmax_row(float *x, size_t n)
 {
-    float most = x[0], total = 0;
-    for (size_t i = 1; i < n; i++)
-        most = x[i] > most ? x[i] : most;
+    float most = vmost(x, n), total = 0;
     vf sum = vsplat(0);
     size_t i = 0;
     for (; i + VEC <= n; i += VEC) {
@@ -83,9 +81,12 @@ INLINE void attend(const struct attention_job *j, const struct shape *s, float *
     float *q = scratch, *w = q + ATTENTION_QUERIES * s->ch, inverse[ATTENTION_QUERIES];
     float scale = 1.0f / sqrtf((float)s->ch);
     for (size_t r = 0; r < padded; r++)
-        for (size_t c = 0; c < s->ch; c++)
-            q[r * s->ch + c] =
-                r < n ? scale * load_one(j->qkv, (first + r) * d->qkv_ld + s->q + c, bf16) : 0.0f;
+        for (size_t c = 0; c < s->ch; c += VEC)
+            vstore(q + r * s->ch, c, s->ch - c,
+                   r < n
+                       ? scale * vload(j->qkv, (first + r) * d->qkv_ld + s->q + c, s->ch - c, bf16)
+                       : vsplat(0),
+                   false);
     for (size_t k = 0; k < s->padded; k += NR)
         for (size_t r = 0; r < padded; r += MR)
             micro(q + r * s->ch, s->ch, s->keys + k * s->ch, s->ch, w + r * s->padded + k,

@@ -89,9 +89,7 @@ static void products(float *out, const struct head *h, const float *a, size_t co
 /* Scores and dy v^T of one query to p and ds, in place; zero where there is no key. */
 static void softmax_gradient(const struct head *h, float *p, float *ds)
 {
-    float most = p[0];
-    for (size_t j = 1; j < h->pixels; j++)
-        most = p[j] > most ? p[j] : most;
+    const float most = vmost(p, h->pixels);
     vf sum = vsplat(0), with_ds = vsplat(0);
     for (size_t j = 0; j < h->pixels; j += VEC) {
         size_t n = h->pixels - j;

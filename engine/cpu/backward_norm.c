@@ -263,9 +263,58 @@ INLINE void forward_chunk(const struct norm_gradient_job *j, const struct row *r
     }
 }
 
+/* Where every thread gets as many rows as the others it takes them whole, one after the other: what the first walk has read the
+ * second finds in the cache. Sums are the same. */
+static bool by_whole_rows(const struct norm_gradient_job *j)
+{
+    return j->n % (uint32_t)j->threads == 0;
+}
+
+/* The same for one row, by one thread. */
+#define CHUNKS_OF_ROW(walk)                                                                        \
+    for (size_t k = 0; k < r.chunks; k++) {                                                        \
+        if (j->dtype == DT_BF16)                                                                   \
+            walk(j, &r, n, k, true);                                                               \
+        else                                                                                       \
+            walk(j, &r, n, k, false);                                                              \
+    }
+
+static void prepare_row(const struct norm_gradient_job *j, uint32_t n)
+{
+    const struct row r = row_of(j, n);
+    clear(j, &r, n);
+    if (!j->known_moments) {
+        CHUNKS_OF_ROW(moments_chunk)
+        find_moments(j, &r, n);
+    }
+    norm_constants(j, &r, n);
+}
+
+static void forward_row(const struct norm_gradient_job *j, uint32_t n)
+{
+    const struct row r = row_of(j, n);
+    prepare_row(j, n);
+    CHUNKS_OF_ROW(forward_chunk)
+}
+
+static void gradient_row(const struct norm_gradient_job *j, uint32_t n)
+{
+    const struct row r = row_of(j, n);
+    prepare_row(j, n);
+    CHUNKS_OF_ROW(gradient_chunk)
+    gradient_constants(j, &r, n);
+    if (j->dx) CHUNKS_OF_ROW(put_chunk)
+}
+
 void ISA_FN(trained_group_norm)(const struct norm_gradient_job *j)
 {
     size_t chunks = chunks_of(j->pixels);
+    if (by_whole_rows(j)) {
+#pragma omp parallel for schedule(static) num_threads(j->threads)
+        for (uint32_t n = 0; n < j->n; n++)
+            forward_row(j, n);
+        return;
+    }
 #pragma omp parallel num_threads(j->threads)
     {
         prepare(j, chunks);
@@ -276,6 +325,13 @@ void ISA_FN(trained_group_norm)(const struct norm_gradient_job *j)
 void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j)
 {
     size_t chunks = chunks_of(j->pixels);
+    if (by_whole_rows(j)) {
+#pragma omp parallel for schedule(static) num_threads(j->threads)
+        for (uint32_t n = 0; n < j->n; n++)
+            gradient_row(j, n);
+        add_parameters(j);
+        return;
+    }
 #pragma omp parallel num_threads(j->threads)
     {
         prepare(j, chunks);

@@ -169,6 +169,23 @@ INLINE vf vsilu(vf x)
     return x / (1.0f + vexp(-x));
 }
 
+/* The largest of x[0 .. n); n > 0. A NaN that comes first is it. */
+INLINE float vmost(const float *x, size_t n)
+{
+    float most = x[0];
+    vf v = vsplat(most);
+    size_t i = 0;
+    for (; i + VEC <= n; i += VEC) {
+        vf next = vget(x + i);
+        v = vselect(next > v, next, v);
+    }
+    for (int l = 0; l < VEC; l++)
+        most = v[l] > most ? v[l] : most;
+    for (; i < n; i++)
+        most = x[i] > most ? x[i] : most;
+    return most;
+}
+
 /* C[MR][NR] (+)= A[MR][k] B[k][NR]; lda, ldc in floats, B packed. */
 INLINE void micro(const float *a, size_t lda, const float *b, size_t k, float *c, size_t ldc,
                   bool accumulate)
