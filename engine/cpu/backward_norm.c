@@ -53,23 +53,71 @@ static struct row row_of(const struct norm_gradient_job *j, uint32_t n)
                          .sums = at + 9 * ld };
 }
 
-/* The sums of chunk k of each channel, of x - shift and its square. */
-INLINE void moments_chunk(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
-                          size_t k, bool bf16)
+/* A walk takes up to SPAN vectors of channels at a time through a chunk's pixels, so that it reads pictures line after line. */
+enum { SPAN = 4 };
+
+/* Calls walk(j, row, n, chunk, first channel, vectors, bf16) with the last two constants; only a span of one may end in a vector that is
+ * not full. */
+#define BY_SPAN(walk, j, r, n, k, bf16)                                                            \
+    for (size_t c = 0; c < (j)->c;) {                                                              \
+        if ((j)->c - c >= SPAN * VEC) {                                                            \
+            walk(j, r, n, k, c, SPAN, bf16);                                                       \
+            c += SPAN * VEC;                                                                       \
+        } else if ((j)->c - c >= 2 * VEC) {                                                        \
+            walk(j, r, n, k, c, 2, bf16);                                                          \
+            c += 2 * VEC;                                                                          \
+        } else {                                                                                   \
+            walk(j, r, n, k, c, 1, bf16);                                                          \
+            c += VEC;                                                                              \
+        }                                                                                          \
+    }
+
+/* Vector w of a span that begins at channel c of a pixel. */
+INLINE vf span_load(const void *p, size_t pixel, size_t ld, const struct norm_gradient_job *j,
+                    size_t c, size_t w, size_t width, bool bf16)
 {
-    size_t first = n * j->pixels, from = k * j->pixels / r->chunks;
-    size_t to = (k + 1) * j->pixels / r->chunks;
-    float *sum = r->sums + 2 * k * r->ld, *square = sum + r->ld;
-    for (size_t c = 0; c < j->c; c += VEC) {
-        size_t left = j->c - c;
-        vf shift = vload(j->x, first * j->x_ld + c, left, bf16), s = vsplat(0), q = vsplat(0);
-        for (size_t i = from; i < to; i++) {
-            vf v = vload(j->x, (first + i) * j->x_ld + c, left, bf16) - shift;
-            s += v;
-            q += v * v;
+    size_t at = pixel * ld + c + w * VEC;
+    return width > 1 ? vload_full(p, at, bf16) : vload(p, at, j->c - c, bf16);
+}
+
+INLINE void span_store(void *p, size_t pixel, size_t ld, const struct norm_gradient_job *j,
+                       size_t c, size_t w, size_t width, vf v, bool bf16)
+{
+    vstore(p, pixel * ld + c + w * VEC, width > 1 ? VEC : j->c - c, v, bf16);
+}
+
+struct chunk {
+    size_t first, from, to; /* pixels: of the row, of the chunk */
+};
+
+INLINE struct chunk chunk_of(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
+                             size_t k)
+{
+    size_t first = n * j->pixels;
+    return (struct chunk){ first, first + k * j->pixels / r->chunks,
+                           first + (k + 1) * j->pixels / r->chunks };
+}
+
+/* The sums of chunk k of each channel, of x - shift and its square. */
+INLINE void moments_span(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
+                         size_t k, size_t c, size_t width, bool bf16)
+{
+    const struct chunk p = chunk_of(j, r, n, k);
+    float *sum = r->sums + 2 * k * r->ld + c, *square = sum + r->ld;
+    vf shift[SPAN], s[SPAN], q[SPAN];
+    for (size_t w = 0; w < width; w++) {
+        shift[w] = span_load(j->x, p.first, j->x_ld, j, c, w, width, bf16);
+        s[w] = q[w] = vsplat(0);
+    }
+    for (size_t i = p.from; i < p.to; i++)
+        for (size_t w = 0; w < width; w++) {
+            vf v = span_load(j->x, i, j->x_ld, j, c, w, width, bf16) - shift[w];
+            s[w] += v;
+            q[w] += v * v;
         }
-        vput(sum + c, s);
-        vput(square + c, q);
+    for (size_t w = 0; w < width; w++) {
+        vput(sum + w * VEC, s[w]);
+        vput(square + w * VEC, q[w]);
     }
 }
 
@@ -121,34 +169,36 @@ static void norm_constants(const struct norm_gradient_job *j, const struct row *
     }
 }
 
-INLINE vf xhat_of(const struct norm_gradient_job *j, const struct row *r, size_t i, size_t c,
-                  bool bf16)
-{
-    vf x = vload(j->x, i * j->x_ld + c, j->c - c, bf16);
-    return (x - vget(r->shift + c)) * vget(r->rstd + c) + vget(r->centre + c);
-}
-
 /* Sums of du and du x^; du takes the place of dy, for the walk that follows. */
-INLINE void gradient_chunk(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
-                           size_t k, bool bf16)
+INLINE void gradient_span(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
+                          size_t k, size_t c, size_t width, bool bf16)
 {
-    size_t first = n * j->pixels, from = k * j->pixels / r->chunks;
-    size_t to = (k + 1) * j->pixels / r->chunks;
-    float *sum = r->sums + 2 * k * r->ld, *with_x = sum + r->ld;
-    for (size_t c = 0; c < j->c; c += VEC) {
-        vf s = vsplat(0), q = vsplat(0), scale = vget(r->scale + c), offset = vget(r->offset + c);
-        for (size_t i = first + from; i < first + to; i++) {
-            vf xhat = xhat_of(j, r, i, c, bf16),
-               du = vload(j->dy, i * j->dy_ld + c, j->c - c, bf16);
+    const struct chunk p = chunk_of(j, r, n, k);
+    float *sum = r->sums + 2 * k * r->ld + c, *with_x = sum + r->ld;
+    vf s[SPAN], q[SPAN], shift[SPAN], rstd[SPAN], centre[SPAN], scale[SPAN], offset[SPAN];
+    for (size_t w = 0; w < width; w++) {
+        s[w] = q[w] = vsplat(0);
+        shift[w] = vget(r->shift + c + w * VEC);
+        rstd[w] = vget(r->rstd + c + w * VEC);
+        centre[w] = vget(r->centre + c + w * VEC);
+        scale[w] = vget(r->scale + c + w * VEC);
+        offset[w] = vget(r->offset + c + w * VEC);
+    }
+    for (size_t i = p.from; i < p.to; i++)
+        for (size_t w = 0; w < width; w++) {
+            vf x = span_load(j->x, i, j->x_ld, j, c, w, width, bf16);
+            vf xhat = (x - shift[w]) * rstd[w] + centre[w];
+            vf du = span_load(j->dy, i, j->dy_ld, j, c, w, width, bf16);
             if (j->silu) {
-                du *= silu_slope(xhat * scale + offset);
-                vstore(j->dy, i * j->dy_ld + c, j->c - c, du, bf16);
+                du *= silu_slope(xhat * scale[w] + offset[w]);
+                span_store(j->dy, i, j->dy_ld, j, c, w, width, du, bf16);
             }
-            s += du;
-            q += du * xhat;
+            s[w] += du;
+            q[w] += du * xhat;
         }
-        vput(sum + c, s);
-        vput(with_x + c, q);
+    for (size_t w = 0; w < width; w++) {
+        vput(sum + w * VEC, s[w]);
+        vput(with_x + w * VEC, q[w]);
     }
 }
 
@@ -182,22 +232,28 @@ static void gradient_constants(const struct norm_gradient_job *j, const struct r
     }
 }
 
-INLINE void put_chunk(const struct norm_gradient_job *j, const struct row *r, uint32_t n, size_t k,
-                      bool bf16)
+INLINE void put_span(const struct norm_gradient_job *j, const struct row *r, uint32_t n, size_t k,
+                     size_t c, size_t width, bool bf16)
 {
-    size_t first = n * j->pixels, from = k * j->pixels / r->chunks;
-    size_t to = (k + 1) * j->pixels / r->chunks;
-    for (size_t c = 0; c < j->c; c += VEC) {
-        vf rstd = vget(r->rstd + c), by = vget(r->scale + c);
-        vf off = vget(r->off + c), off_x = vget(r->off_x + c);
-        for (size_t i = first + from; i < first + to; i++) {
-            vf xhat = xhat_of(j, r, i, c, bf16),
-               du = vload(j->dy, i * j->dy_ld + c, j->c - c, bf16);
-            vf v = (by * du - off - xhat * off_x) * rstd;
-            if (j->add) v += vload(j->dx, i * j->dx_ld + c, j->c - c, bf16);
-            vstore(j->dx, i * j->dx_ld + c, j->c - c, v, bf16);
-        }
+    const struct chunk p = chunk_of(j, r, n, k);
+    vf shift[SPAN], rstd[SPAN], centre[SPAN], by[SPAN], off[SPAN], off_x[SPAN];
+    for (size_t w = 0; w < width; w++) {
+        shift[w] = vget(r->shift + c + w * VEC);
+        rstd[w] = vget(r->rstd + c + w * VEC);
+        centre[w] = vget(r->centre + c + w * VEC);
+        by[w] = vget(r->scale + c + w * VEC);
+        off[w] = vget(r->off + c + w * VEC);
+        off_x[w] = vget(r->off_x + c + w * VEC);
     }
+    for (size_t i = p.from; i < p.to; i++)
+        for (size_t w = 0; w < width; w++) {
+            vf x = span_load(j->x, i, j->x_ld, j, c, w, width, bf16);
+            vf xhat = (x - shift[w]) * rstd[w] + centre[w];
+            vf du = span_load(j->dy, i, j->dy_ld, j, c, w, width, bf16);
+            vf v = (by[w] * du - off[w] - xhat * off_x[w]) * rstd[w];
+            if (j->add) v += span_load(j->dx, i, j->dx_ld, j, c, w, width, bf16);
+            span_store(j->dx, i, j->dx_ld, j, c, w, width, v, bf16);
+        }
 }
 
 /* The last vector of a row's constants may reach beyond the channels. */
@@ -229,15 +285,15 @@ static void add_parameters(const struct norm_gradient_job *j)
         const uint32_t n = (uint32_t)(i / chunks);                                                 \
         const struct row r = row_of(j, n);                                                         \
         if (j->dtype == DT_BF16)                                                                   \
-            walk(j, &r, n, i % chunks, true);                                                      \
+            BY_SPAN(walk, j, &r, n, i % chunks, true)                                              \
         else                                                                                       \
-            walk(j, &r, n, i % chunks, false);                                                     \
+            BY_SPAN(walk, j, &r, n, i % chunks, false)                                             \
     }
 
 /* By a team: every row's moments, where they are not known, and the constants that follow from them. */
 static void prepare(const struct norm_gradient_job *j, size_t chunks)
 {
-    if (!j->known_moments) BY_CHUNK(moments_chunk)
+    if (!j->known_moments) BY_CHUNK(moments_span)
 #pragma omp for schedule(static)
     for (uint32_t n = 0; n < j->n; n++) {
         const struct row r = row_of(j, n);
@@ -247,20 +303,24 @@ static void prepare(const struct norm_gradient_job *j, size_t chunks)
     }
 }
 
-INLINE void forward_chunk(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
-                          size_t k, bool bf16)
+INLINE void forward_span(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
+                         size_t k, size_t c, size_t width, bool bf16)
 {
-    size_t first = n * j->pixels, from = k * j->pixels / r->chunks;
-    size_t to = (k + 1) * j->pixels / r->chunks;
-    for (size_t c = 0; c < j->c; c += VEC) {
-        vf shift = vget(r->shift + c), by = vget(r->rstd + c) * vget(r->scale + c);
-        vf offset = vget(r->centre + c) * vget(r->scale + c) + vget(r->offset + c);
-        for (size_t i = first + from; i < first + to; i++) {
-            vf u = (vload(j->x, i * j->x_ld + c, j->c - c, bf16) - shift) * by + offset;
-            if (j->silu) u *= vsigmoid(u);
-            vstore(j->dx, i * j->dx_ld + c, j->c - c, u, bf16);
-        }
+    const struct chunk p = chunk_of(j, r, n, k);
+    vf shift[SPAN], by[SPAN], offset[SPAN];
+    for (size_t w = 0; w < width; w++) {
+        vf scale = vget(r->scale + c + w * VEC);
+        shift[w] = vget(r->shift + c + w * VEC);
+        by[w] = vget(r->rstd + c + w * VEC) * scale;
+        offset[w] = vget(r->centre + c + w * VEC) * scale + vget(r->offset + c + w * VEC);
     }
+    for (size_t i = p.from; i < p.to; i++)
+        for (size_t w = 0; w < width; w++) {
+            vf u = span_load(j->x, i, j->x_ld, j, c, w, width, bf16);
+            u = (u - shift[w]) * by[w] + offset[w];
+            if (j->silu) u *= vsigmoid(u);
+            span_store(j->dx, i, j->dx_ld, j, c, w, width, u, bf16);
+        }
 }
 
 /* Where every thread gets as many rows as the others it takes them whole, one after the other: what the first walk has read the
@@ -274,9 +334,9 @@ static bool by_whole_rows(const struct norm_gradient_job *j)
 #define CHUNKS_OF_ROW(walk)                                                                        \
     for (size_t k = 0; k < r.chunks; k++) {                                                        \
         if (j->dtype == DT_BF16)                                                                   \
-            walk(j, &r, n, k, true);                                                               \
+            BY_SPAN(walk, j, &r, n, k, true)                                                       \
         else                                                                                       \
-            walk(j, &r, n, k, false);                                                              \
+            BY_SPAN(walk, j, &r, n, k, false)                                                      \
     }
 
 static void prepare_row(const struct norm_gradient_job *j, uint32_t n)
@@ -284,7 +344,7 @@ static void prepare_row(const struct norm_gradient_job *j, uint32_t n)
     const struct row r = row_of(j, n);
     clear(j, &r, n);
     if (!j->known_moments) {
-        CHUNKS_OF_ROW(moments_chunk)
+        CHUNKS_OF_ROW(moments_span)
         find_moments(j, &r, n);
     }
     norm_constants(j, &r, n);
@@ -294,16 +354,16 @@ static void forward_row(const struct norm_gradient_job *j, uint32_t n)
 {
     const struct row r = row_of(j, n);
     prepare_row(j, n);
-    CHUNKS_OF_ROW(forward_chunk)
+    CHUNKS_OF_ROW(forward_span)
 }
 
 static void gradient_row(const struct norm_gradient_job *j, uint32_t n)
 {
     const struct row r = row_of(j, n);
     prepare_row(j, n);
-    CHUNKS_OF_ROW(gradient_chunk)
+    CHUNKS_OF_ROW(gradient_span)
     gradient_constants(j, &r, n);
-    if (j->dx) CHUNKS_OF_ROW(put_chunk)
+    if (j->dx) CHUNKS_OF_ROW(put_span)
 }
 
 void ISA_FN(trained_group_norm)(const struct norm_gradient_job *j)
@@ -318,7 +378,7 @@ void ISA_FN(trained_group_norm)(const struct norm_gradient_job *j)
 #pragma omp parallel num_threads(j->threads)
     {
         prepare(j, chunks);
-        BY_CHUNK(forward_chunk)
+        BY_CHUNK(forward_span)
     }
 }
 
@@ -335,7 +395,7 @@ void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j)
 #pragma omp parallel num_threads(j->threads)
     {
         prepare(j, chunks);
-        BY_CHUNK(gradient_chunk)
+        BY_CHUNK(gradient_span)
 #pragma omp for schedule(static)
         for (uint32_t n = 0; n < j->n; n++) {
             struct row r = row_of(j, n);
@@ -343,7 +403,7 @@ void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j)
         }
 #pragma omp single nowait
         add_parameters(j);
-        if (j->dx) BY_CHUNK(put_chunk)
+        if (j->dx) BY_CHUNK(put_span)
     }
 }
 
