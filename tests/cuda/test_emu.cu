@@ -123,6 +123,20 @@ __global__ void votes(int *out)
     out[threadIdx.x] = some * 100 + none * 10 + all;
 }
 
+struct large_box {
+    int of[10240];
+};
+
+/* 40 KiB, and what the launch adds. */
+__global__ void both_shared(int *out)
+{
+    SHARED(large_box, shared);
+    DYNAMIC_SHARED(int, more);
+    if (threadIdx.x > 0) return;
+    shared.of[0] = more[0] = 1;
+    out[0] = shared.of[0] + more[0];
+}
+
 __global__ void dynamic_shared(int *out, unsigned count)
 {
     DYNAMIC_SHARED(int, shared);
@@ -262,6 +276,34 @@ static void what_cuda_leaves_undefined_ends_the_process(void **state)
                      "without dynamic"));
 }
 
+/* The 48 KiB without asking are for both kinds together; asking is what launch() does. */
+static void shared_memory_of_both_kinds_is_counted_together(void **state)
+{
+    (void)state;
+    int out = 0;
+    cudaLaunchConfig_t c = {};
+    c.gridDim = c.blockDim = dim3(1);
+    c.dynamicSmemBytes = 8192;
+    assert_int_equal(cudaLaunchKernelEx(&c, both_shared, &out), cudaSuccess);
+    assert_int_equal(out, 2);
+    assert_true(dies(
+        [] {
+            static int never;
+            cudaLaunchConfig_t d = {};
+            d.gridDim = d.blockDim = dim3(1);
+            d.dynamicSmemBytes = 8192 + 16;
+            (void)cudaLaunchKernelEx(&d, both_shared, &never);
+        },
+        "static and dynamic"));
+    assert_int_equal(launch(both_shared, dim3(1), 1, 8192 + 16, nullptr, &out), cudaSuccess);
+    assert_true(dies(
+        [] {
+            static int never;
+            (void)launch(both_shared, dim3(1), 1, 60 * 1024, nullptr, &never);
+        },
+        "static and dynamic"));
+}
+
 static void launches_beyond_the_limits_are_refused(void **state)
 {
     (void)state;
@@ -269,17 +311,17 @@ static void launches_beyond_the_limits_are_refused(void **state)
     assert_int_equal(launch(dynamic_shared, dim3(1), THREADS, 40000, nullptr, &out, 10000u),
                      cudaSuccess);
     assert_int_equal(out, 9999);
-    assert_int_equal(launch(dynamic_shared, dim3(1), THREADS, 200000, nullptr, &out, 50000u),
+    assert_int_equal(launch(dynamic_shared, dim3(1), THREADS, 88000, nullptr, &out, 22000u),
                      cudaSuccess);
-    assert_int_equal(out, 49999);
-    assert_int_not_equal(launch(dynamic_shared, dim3(1), THREADS, 240000, nullptr, &out, 1u),
+    assert_int_equal(out, 21999);
+    assert_int_not_equal(launch(dynamic_shared, dim3(1), THREADS, 100000, nullptr, &out, 1u),
                          cudaSuccess);
     assert_int_not_equal(launch(votes, dim3(1), 1025, 0, nullptr, &out), cudaSuccess);
     assert_int_not_equal(launch(votes, dim3(1, 65536), 32, 0, nullptr, &out), cudaSuccess);
     cudaLaunchConfig_t c = {};
     c.gridDim = dim3(1);
     c.blockDim = dim3(THREADS);
-    c.dynamicSmemBytes = SHARED_WITHOUT_ASKING + 16;
+    c.dynamicSmemBytes = 48 * 1024 + 16;
     assert_int_not_equal(cudaLaunchKernelEx(&c, sums_through_atomics, (unsigned *)nullptr),
                          cudaSuccess);
 }
@@ -346,6 +388,7 @@ int main()
         cmocka_unit_test(right_kernels_are_right_and_wrong_ones_show_in_some_order),
         cmocka_unit_test(what_was_never_written_is_no_number),
         cmocka_unit_test(what_cuda_leaves_undefined_ends_the_process),
+        cmocka_unit_test(shared_memory_of_both_kinds_is_counted_together),
         cmocka_unit_test(launches_beyond_the_limits_are_refused),
         cmocka_unit_test(blocks_atomics_and_votes_add_up),
         cmocka_unit_test(traffic_counts_sectors_as_a_warp_touches_them),

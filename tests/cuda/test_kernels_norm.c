@@ -26,6 +26,8 @@ static const struct norm_case {
     { "a slice of a concat", 2, 8, 8, 64, 32, 64, 64, true, false, false, 0 },
     { "a slice that no vector fits", 1, 8, 8, 64, 32, 3, 0, true, false, false, 0 },
     { "a mean far from zero, whole", 1, 24, 24, 96, 32, 0, 0, false, false, false, 300 },
+    { "48 KiB a block", 1, 32, 32, 48, 2, 0, 0, true, true, false, 0 },
+    { "nearly 88 KiB a block", 1, 55, 51, 32, 2, 0, 0, true, false, true, 0 },
     { "two kernels", 2, 80, 72, 16, 2, 0, 8, true, true, false, 0 },
     { "two kernels, as in the network", 1, 80, 71, 128, 32, 0, 0, true, true, false, 0 },
     { "two kernels, in place", 1, 96, 72, 32, 4, 0, 0, true, false, true, 0 },

@@ -19,6 +19,7 @@ struct emu_job {
     std::function<void()> body;
     dim3 grid, block;
     size_t shared;
+    bool is_raised; /* its kernel may have more than 48 KiB */
 };
 
 uint3 threadIdx, blockIdx;
@@ -28,7 +29,8 @@ namespace emu
 {
 
 enum { WARP = 32, MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / WARP };
-enum { SHARED_STATIC_LIMIT = 48 * 1024, SHARED_LIMIT = 227 * 1024, GRID_YZ_LIMIT = 65535 };
+/* SHARED_LIMIT: of the smallest card that the kernels are built for (sm_89, sm_120). */
+enum { SHARED_STATIC_LIMIT = 48 * 1024, SHARED_LIMIT = 99 * 1024, GRID_YZ_LIMIT = 65535 };
 static const uint32_t GRID_X_LIMIT = 0x7fffffff;
 
 enum state { RUNS, AT_BARRIER, AT_WARP, DONE };
@@ -71,6 +73,7 @@ static const std::function<void()> *kernel_body;
 static std::vector<variable> variables;
 static void *dynamic;
 static size_t dynamic_bytes;
+static bool is_raised; /* the kernel's limit of shared memory */
 
 static uint64_t order, random_state;
 static emu_launch_hook hook;
@@ -184,6 +187,10 @@ void *shared_variable(const void *tag, size_t bytes, size_t alignment)
         total += other.bytes;
     if (total > SHARED_STATIC_LIMIT)
         fault({}, "%zu bytes of static shared memory, more than %d", total, SHARED_STATIC_LIMIT);
+    const size_t all = total + dynamic_bytes,
+                 limit = is_raised ? SHARED_LIMIT : SHARED_STATIC_LIMIT;
+    if (all > limit)
+        fault({}, "%zu bytes of static and dynamic shared memory, more than %zu", all, limit);
     if (posix_memalign(&v.memory, std::max(alignment, sizeof(void *)), bytes)) abort();
     memset(v.memory, 0xff, bytes);
     variables.push_back(v);
@@ -401,12 +408,13 @@ cudaError_t allow_shared(const void *kernel, size_t bytes)
     return cudaSuccess;
 }
 
-static bool can_launch(const cudaLaunchConfig_t *c, const void *kernel)
+static bool can_launch(const cudaLaunchConfig_t *c, const void *kernel, bool *may_more)
 {
     std::lock_guard<std::mutex> lock(turn);
     const dim3 g = c->gridDim, b = c->blockDim;
     auto raised = allowed.find(kernel);
     size_t limit = raised == allowed.end() ? (size_t)SHARED_STATIC_LIMIT : raised->second;
+    *may_more = raised != allowed.end();
     return g.x && g.y && g.z && b.x && b.y && b.z && g.x <= GRID_X_LIMIT && g.y <= GRID_YZ_LIMIT &&
            g.z <= GRID_YZ_LIMIT && (uint64_t)b.x * b.y * b.z <= MAX_THREADS && b.z <= 64 &&
            c->dynamicSmemBytes <= limit;
@@ -414,9 +422,10 @@ static bool can_launch(const cudaLaunchConfig_t *c, const void *kernel)
 
 cudaError_t launch(const cudaLaunchConfig_t *config, const void *kernel, std::function<void()> body)
 {
-    if (!can_launch(config, kernel)) return cudaErrorInvalidConfiguration;
-    emu_job *job =
-        new emu_job{ std::move(body), config->gridDim, config->blockDim, config->dynamicSmemBytes };
+    bool may_more = false;
+    if (!can_launch(config, kernel, &may_more)) return cudaErrorInvalidConfiguration;
+    emu_job *job = new emu_job{ std::move(body), config->gridDim, config->blockDim,
+                                config->dynamicSmemBytes, may_more };
     if (hook) {
         cudaError_t e = (cudaError_t)hook(config->stream, job);
         if (e) emu_drop(job);
@@ -493,6 +502,7 @@ void emu_run(emu_job *job)
     random_state = order;
     running = -1;
     dynamic_bytes = job->shared;
+    is_raised = job->is_raised;
     dynamic = nullptr;
     if (job->shared && posix_memalign(&dynamic, 128, job->shared)) abort();
 
