@@ -415,6 +415,17 @@ static const struct backend_ops cuda_ops = {
     .sampler_out = sampler_out,
 };
 
+/* Kernels are compiled for some cards, and for later ones than those: what is left is found here, where another back end can still be taken. */
+static enum status has_kernels(struct cuda_backend *c, struct error *err)
+{
+    const struct gpu_normals n = {
+        .n = 1, .w = MAX_PASS_ROWS, .h = 3, .channels = 1, .dst = c->values
+    };
+    enum status s =
+        launched(c, gpu_normals(&n, c->gpu.stream), "david's kernels on this card", err);
+    return s ? s : gpu_finish(&c->gpu, err);
+}
+
 static enum status make(struct cuda_backend *c, const struct plugin_options *o, struct error *err)
 {
     enum status s = gpu_init(&c->gpu, o->device, err);
@@ -431,6 +442,7 @@ static enum status make(struct cuda_backend *c, const struct plugin_options *o, 
     }
     if (!s) s = dnn_cache_new(&c->plans, &selector, err);
     if (!s) s = gpu_alloc(&c->gpu, (size_t)3 * MAX_PASS_ROWS * 4, &c->values, err);
+    if (!s) s = has_kernels(c, err);
     return s ? s : cuda_lanes_init(c, err);
 }
 

@@ -105,6 +105,31 @@ static void sizes_of(const struct dnn_op *o, uint32_t n, size_t out[5])
     out[4] = rounded((o->kind == DNN_CONV ? out_px : px) * o->y_ld * size);
 }
 
+/* Where an engine cannot run at all, or not be recorded, another is chosen: that is no fault, unless the device has gone with it. */
+static enum status no_engine(struct timer *t, const struct error *why, struct error *err)
+{
+    (void)cudaGetLastError();
+    enum status s = gpu_finish(t->g, err);
+    return s ? s : error_set(err, ST_UNSUPPORTED, "%s", why->detail);
+}
+
+static enum status try_recording(struct timer *t, struct dnn_plan *p, const struct dnn_io *io,
+                                 struct error *err)
+{
+    struct gpu *g = t->g;
+    struct error why = { 0 };
+    cudaGraph_t graph = NULL;
+    enum status s =
+        gpu_check(g, (int)cudaStreamBeginCapture(g->stream, cudaStreamCaptureModeThreadLocal),
+                  "recording", err);
+    if (s) return s;
+    s = dnn_plan_run(p, g->dnn, io, &why);
+    if (cudaStreamEndCapture(g->stream, &graph) != cudaSuccess && !s)
+        s = error_set(&why, ST_UNSUPPORTED, "an engine that cannot be recorded");
+    if (graph) (void)cudaGraphDestroy(graph);
+    return s ? no_engine(t, &why, err) : ST_OK;
+}
+
 enum status timer_time(void *ctx, const struct dnn_op *op, struct dnn_plan *p, uint32_t n,
                        uint64_t *ns, struct error *err)
 {
@@ -131,12 +156,14 @@ enum status timer_time(void *ctx, const struct dnn_op *op, struct dnn_plan *p, u
                                .workspace = g->workspace };
     for (int i = 0; !s && i <= TIMED_RUNS;
          i++) { /* the first is not timed: the start is noted anew */
+        struct error why = { 0 };
         if (i <= 1) s = gpu_check(g, (int)cudaEventRecord(t->from, g->stream), "an event", err);
-        if (!s) s = dnn_plan_run(p, g->dnn, &io, err);
+        if (!s && dnn_plan_run(p, g->dnn, &io, &why)) return no_engine(t, &why, err);
     }
     if (!s) s = gpu_check(g, (int)cudaEventRecord(t->to, g->stream), "an event", err);
     if (!s) s = gpu_finish(g, err);
     if (!s) s = gpu_check(g, (int)cudaEventElapsedTime(&ms, t->from, t->to), "an event", err);
+    if (!s) s = try_recording(t, p, &io, err);
     if (!s) *ns = (uint64_t)((double)ms * 1e6 / TIMED_RUNS);
     return s;
 }
