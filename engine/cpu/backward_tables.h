@@ -9,6 +9,9 @@
 size_t ISA_FN(weights_scratch)(const struct trained_conv_desc *d, int threads);
 size_t ISA_FN(weights_amx_scratch)(const struct trained_conv_desc *d, int threads);
 void ISA_FN(weights_amx)(const struct weights_job *j);
+bool ISA_FN(weights_takes_winograd)(const struct trained_conv_desc *d);
+size_t ISA_FN(weights_winograd_scratch)(const struct trained_conv_desc *d, int threads);
+void ISA_FN(weights_winograd)(const struct weights_job *j);
 size_t ISA_FN(attention_gradient_scratch)(const struct attention_desc *d);
 void ISA_FN(gather)(const struct gather_job *j);
 void ISA_FN(pack_weights)(const struct pack_job *j);

@@ -262,13 +262,15 @@ static double sum_squares(const float *x, size_t count, double *scratch, int thr
     return total;
 }
 
-/* ---- weights of convolutions: on the tile registers where there are any and the pictures are theirs ---- */
+/* ---- weights of convolutions: on the tile registers where there are any and the pictures are theirs; else, of large pictures, by
+ * Winograd ---- */
 
 static size_t weights_scratch(const struct trained_conv_desc *d, int threads)
 {
 #ifdef __AMX_BF16__
     if (d->dtype == DT_BF16) return ISA_FN(weights_amx_scratch)(d, threads);
 #endif
+    if (ISA_FN(weights_takes_winograd)(d)) return ISA_FN(weights_winograd_scratch)(d, threads);
     return ISA_FN(weights_scratch)(d, threads);
 }
 
@@ -280,7 +282,10 @@ static void weights(const struct weights_job *j)
         return;
     }
 #endif
-    ISA_FN(weights)(j);
+    if (ISA_FN(weights_takes_winograd)(j->d))
+        ISA_FN(weights_winograd)(j);
+    else
+        ISA_FN(weights)(j);
 }
 
 const struct gradient_kernels *ISA_FN(cpu_gradient_kernels)(void)
