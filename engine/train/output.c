@@ -89,24 +89,23 @@ enum status write_model(struct trainer *t, struct error *err)
 /* Whether a name is one that atomic_file gives to what it is writing: ".NAME.<16 hex digits>.tmp". */
 static bool is_leftover(const char *name, const char *target)
 {
-    const size_t len = strlen(name), digits = 16, end = sizeof ".tmp" - 1;
-    if (name[0] != '.' || strncmp(name + 1, target, strlen(target)) != 0) return false;
-    if (len < 2 + strlen(target) + digits + end || strcmp(name + len - end, ".tmp") != 0)
+    const size_t digits = 16, end = sizeof ".tmp" - 1, len = strlen(name);
+    if (len < 2 + digits + end || name[0] != '.' || strcmp(name + len - end, ".tmp") != 0)
         return false;
     const char *number = name + len - end - digits;
-    return number[-1] == '.' && strspn(number, "0123456789abcdef") == digits;
+    const size_t target_len = (size_t)(number - name) - 2;
+    if (number[-1] != '.' || strspn(number, "0123456789abcdef") != digits) return false;
+    if (target) return strlen(target) == target_len && memcmp(name + 1, target, target_len) == 0;
+    return strncmp(name + 1, "step-", 5) == 0 || strncmp(name + 1, "sheet-", 6) == 0;
 }
 
-static void remove_leftovers(int folder, const char *target)
+/* target: the file that was written; NULL: checkpoints and sheets. */
+static void remove_leftovers(const char *folder, const char *target)
 {
-    int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    DIR *d = opendir(folder);
     for (struct dirent *e; d && (e = readdir(d));)
-        if (is_leftover(e->d_name, target)) (void)unlinkat(folder, e->d_name, 0);
-    if (d)
-        closedir(d);
-    else if (fd >= 0)
-        close(fd);
+        if (is_leftover(e->d_name, target)) (void)unlinkat(dirfd(d), e->d_name, 0);
+    if (d) closedir(d);
 }
 
 static enum status check_folder(const char *folder, struct error *err)
@@ -115,19 +114,27 @@ static enum status check_folder(const char *folder, struct error *err)
     return error_set(err, ST_IO, "%s: nothing can be written into it: %s", folder, strerror(errno));
 }
 
+/* The folder of the model's file, with its slash; *name: the rest of the path. */
+static bool folder_of_model(const struct trainer *t, char folder[PATH_MAX], const char **name)
+{
+    const char *slash = strrchr(t->o.out, '/');
+    *name = slash ? slash + 1 : t->o.out;
+    return snprintf(folder, PATH_MAX, "%.*s", slash ? (int)(*name - t->o.out) : 1,
+                    slash ? t->o.out : ".") < PATH_MAX &&
+           **name;
+}
+
 /* The model's file: better to hear now than after the last step that it cannot be. */
 static enum status check_model_file(const struct trainer *t, struct error *err)
 {
     struct stat st;
     struct model_metadata meta = { 0 };
     char folder[PATH_MAX];
-    const char *slash = strrchr(t->o.out, '/');
-    const int len = slash ? (int)(slash - t->o.out) + 1 : 0;
+    const char *name;
     if (stat(t->o.out, &st) == 0 && !S_ISREG(st.st_mode))
         return error_set(err, ST_IO, "%s: it is there and is not a regular file", t->o.out);
-    if (len >= (int)sizeof folder || !t->o.out[len])
+    if (!folder_of_model(t, folder, &name))
         return error_set(err, ST_IO, "%s: it names no file", t->o.out);
-    (void)snprintf(folder, sizeof folder, "%.*s", slash ? len : 1, slash ? t->o.out : ".");
     enum status s = check_folder(folder, err);
     if (!s) s = model_info_metadata(&meta, &t->info, err);
     model_metadata_done(&meta);
@@ -136,6 +143,8 @@ static enum status check_model_file(const struct trainer *t, struct error *err)
 
 enum status take_places(const struct trainer *t, int *lock, struct error *err)
 {
+    char of_model[PATH_MAX];
+    const char *name;
     enum status s = check_model_file(t, err);
     if (s) return s;
     if (mkdir(t->folder, 0777) && errno != EEXIST)
@@ -149,8 +158,8 @@ enum status take_places(const struct trainer *t, int *lock, struct error *err)
         close(fd);
         return error_set(err, ST_IO, "%s: another run is writing into it", t->folder);
     }
-    remove_leftovers(fd, "step-");
-    remove_leftovers(fd, "sheet-");
+    remove_leftovers(t->folder, NULL);
+    if (folder_of_model(t, of_model, &name)) remove_leftovers(of_model, name);
     *lock = fd;
     return ST_OK;
 }

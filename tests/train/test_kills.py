@@ -84,6 +84,20 @@ def test_three_kills(kind, steps, photos, prior, tmp_path, capsys):
     prove(kind, 3, steps, 4, photos, prior, tmp_path, capsys)
 
 
+def test_a_model_that_was_half_written_is_none_and_is_cleared_away(photos, tmp_path):
+    out, other = tmp_path / "p.safetensors", tmp_path / ".p.safetensors.bak.0123456789abcdef.tmp"
+    args = dict(steps=4, resume=True)
+    train("prior", photos, out, **args)
+    model, _ = result(out)
+    out.unlink()
+    has_died, _, _ = kill_at_a_byte(options("prior", photos, out, **args), random.Random(1), len(model))
+    half = [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert has_died and not out.exists() and len(half) == 1
+    other.write_bytes(b"of somebody else")
+    train("prior", photos, out, **args)
+    assert result(out)[0] == model and not half[0].exists() and other.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind,steps,every", [("prior", 400, 5), ("prior", 400, 1), ("davi", 180, 4), ("davi", 180, 1)])
 def test_ten_kills(kind, steps, every, photos, prior, tmp_path, capsys):
