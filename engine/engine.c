@@ -78,6 +78,7 @@ enum status engine_on(struct engine **out, struct backend *backend, const struct
     e->backend = backend;
     f->threads = o->threads ? o->threads : threads_available();
     f->max_batch = o->max_batch ? o->max_batch : DEFAULT_MAX_BATCH;
+    f->in_flight = backend->ops->lanes >= SAMPLER_LANES ? SAMPLER_LANES : 1;
     snprintf(f->backend, sizeof f->backend, "%s", backend->ops->name);
     snprintf(f->dtype, sizeof f->dtype, "%s", dtype_option(e->dtype, o->dtype));
     snprintf(f->isa, sizeof f->isa, "%s",
@@ -128,6 +129,19 @@ const struct engine_facts *engine_describe(const struct engine *e)
     return &e->facts;
 }
 
+bool engine_gauges(const struct engine *e, struct engine_gauges *out)
+{
+    struct device_gauges g;
+    if (!e->backend->ops->gauges || !e->backend->ops->gauges(e->backend, &g)) return false;
+    *out = (struct engine_gauges){ .busy = g.busy,
+                                   .memory_used_bytes = g.memory_used_bytes,
+                                   .memory_total_bytes = g.memory_total_bytes,
+                                   .power_w = g.power_w,
+                                   .temperature_c = g.temperature_c };
+    snprintf(out->name, sizeof out->name, "%s", g.name);
+    return true;
+}
+
 /* ---- restorations of a model ---- */
 
 static enum status check_params(struct restoration_setup *s, const struct model *m,
@@ -176,7 +190,8 @@ static enum status check_params(struct restoration_setup *s, const struct model 
                                      .keep_samples = p->keep_samples,
                                      .tile = info->tile_size,
                                      .overlap = info->tile_overlap,
-                                     .rows_in_flight = m->engine->facts.max_batch };
+                                     .rows_in_flight =
+                                         m->engine->facts.in_flight * m->engine->facts.max_batch };
     return ST_OK;
 }
 
@@ -227,9 +242,11 @@ size_t restoration_peak_bytes(const struct model *m, const struct restore_params
 
 /* ---- rows ---- */
 
-static enum status run_pass(struct model *m, struct row *rows, uint32_t n, struct error *err)
+static enum status begin_pass(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
+                              struct error *err)
 {
     struct sampler *sampler = &m->sampler;
+    sampler_turn(sampler, lane);
     for (uint32_t i = 0; i < n; i++) {
         const struct restoration *r = rows[i].restoration;
         const struct place at = restoration_place(r, rows[i].index);
@@ -238,34 +255,64 @@ static enum status run_pass(struct model *m, struct row *rows, uint32_t n, struc
         if (s) return s;
         sampler_choose(sampler, i, r->s.h, r->s.program_set);
     }
-    enum status s = sampler_run(sampler, n, err);
-    if (s) return s;
-    for (uint32_t i = 0; i < n; i++)
-        rows[i].status =
-            restoration_put(rows[i].restoration, rows[i].index, sampler_row(sampler, i), NULL);
-    return ST_OK;
+    return sampler_begin(sampler, n, err);
 }
 
-enum status engine_run(struct engine *e, struct model *m, struct row *rows, size_t n,
-                       struct error *err)
+/* The device has failed: these rows come back empty. */
+static void lose(struct row *rows, size_t n, enum status s)
+{
+    for (size_t i = 0; i < n; i++) {
+        rows[i].status = s;
+        restoration_lose(rows[i].restoration, s);
+    }
+}
+
+enum status engine_end(struct engine *e, struct flight *f, struct error *err)
+{
+    struct sampler *sampler = &f->model->sampler;
+    enum status s = sampler_end(sampler, f->lane, err);
+    (void)e;
+    if (s)
+        lose(f->rows, f->n, s);
+    else
+        for (size_t i = 0; i < f->n; i++)
+            f->rows[i].status =
+                restoration_put(f->rows[i].restoration, f->rows[i].index,
+                                sampler_row_of(sampler, f->lane, (uint32_t)i), NULL);
+    f->n = 0;
+    return s;
+}
+
+/* More rows than a pass holds: all passes but the last are ended here. */
+enum status engine_begin(struct engine *e, struct model *m, struct row *rows, size_t n,
+                         struct flight *out, struct error *err)
 {
     if (n > e->facts.max_batch)
         return error_set(err, ST_INTERNAL, "a batch of %zu rows; max_batch = %u", n,
                          e->facts.max_batch);
     const size_t pass = m->sampler.rows;
+    struct flight f = { .model = m, .lane = e->lane };
     enum status s = ST_OK;
-    for (size_t i = 0; i < n; i += pass) {
-        uint32_t now = (uint32_t)(n - i < pass ? n - i : pass);
+    e->lane = (e->lane + 1) % m->sampler.lanes;
+    for (size_t i = 0; !s && i < n; i += f.n) {
+        if (i > 0) s = engine_end(e, &f, err);
+        f.rows = rows + i;
+        f.n = n - i < pass ? n - i : pass;
         if (!s) {
             pthread_mutex_lock(&e->device);
-            s = run_pass(m, rows + i, now, err);
+            s = begin_pass(m, f.lane, f.rows, (uint32_t)f.n, err);
             pthread_mutex_unlock(&e->device);
-            if (!s) continue;
         }
-        for (uint32_t k = 0; k < now; k++) { /* the device has failed: these rows come back empty */
-            rows[i + k].status = s;
-            restoration_lose(rows[i + k].restoration, s);
-        }
+        if (s) lose(f.rows, n - i, s);
     }
+    if (!s) *out = f;
     return s;
+}
+
+enum status engine_run(struct engine *e, struct model *m, struct row *rows, size_t n,
+                       struct error *err)
+{
+    struct flight f = { 0 };
+    enum status s = engine_begin(e, m, rows, n, &f, err);
+    return s ? s : engine_end(e, &f, err);
 }

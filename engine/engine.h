@@ -4,7 +4,7 @@
  * restoration: one picture under restoration by one model; it is cut into rows (tile x sample) that any batch may carry,
  * in any order; accumulators are fixed-point, so order cannot matter. Results depend only on (model, picture, task, h, seed,
  * sample), never on the company a row had (the rule "One result" of engine/README.md).
- * Threads: engine_run from one thread at a time per engine; restoration_* of one restoration may be called by any thread, but
+ * Threads: engine_run, engine_begin and engine_end from one thread at a time per engine; restoration_* of one restoration may be called by any thread, but
  * only restoration_is_done while its rows are being run. model_load may run beside engine_run. No logging, no clock. */
 #ifndef DAVID_ENGINE_H
 #define DAVID_ENGINE_H
@@ -32,12 +32,23 @@ struct engine_facts {
     char reason[256]; /* one line: what auto took and why */
     int threads;
     uint32_t max_batch;
+    uint32_t
+        in_flight; /* batches that can be begun and not yet ended: 1, or 2 where copies go on beside computing */
 };
 
 /* ST_UNSUPPORTED where the back end or the dtype is not to be had. */
 enum status engine_open(struct engine **out, const struct engine_options *o, struct error *err);
 void engine_close(struct engine *e); /* takes NULL; all its models are freed before */
 const struct engine_facts *engine_describe(const struct engine *e);
+
+/* How the device is doing; NAN: not known. */
+struct engine_gauges {
+    char name[64];
+    double busy; /* 0..1 */
+    double memory_used_bytes, memory_total_bytes, power_w, temperature_c;
+};
+/* False where nobody knows. Any thread, also beside engine_run. */
+bool engine_gauges(const struct engine *e, struct engine_gauges *out);
 
 /* ---- models ---- */
 struct model;
@@ -50,6 +61,7 @@ enum status model_hash(struct model **out, struct engine *e, const struct unet_a
 void model_free(struct model *m); /* takes NULL; no restoration of it lives */
 const struct model_info *model_describe(const struct model *m);
 const char *model_digest(const struct model *m); /* 64 hex digits */
+uint32_t model_rows(const struct model *m); /* of its largest pass: as many as found memory */
 size_t model_bytes(const struct model *m);       /* weights, plans and arena */
 enum status
 model_warm(struct model *m,
@@ -95,6 +107,17 @@ struct row {
  * any order). An error is the device's (ST_DEVICE_FAULT, ST_INTERNAL), not a row's. */
 enum status engine_run(struct engine *e, struct model *m, struct row *rows, size_t n,
                        struct error *err);
+/* engine_run in two halves, so that one batch is copied and cut while another is computed: at most facts.in_flight of them between the halves, ended in
+ * the order in which they were begun. Where engine_begin fails its rows have been lost and there is nothing to end. `rows` must last until the end. */
+struct flight {
+    struct model *model;
+    struct row *rows; /* those that are still out */
+    size_t n;
+    uint32_t lane;
+};
+enum status engine_begin(struct engine *e, struct model *m, struct row *rows, size_t n,
+                         struct flight *out, struct error *err);
+enum status engine_end(struct engine *e, struct flight *f, struct error *err);
 bool restoration_is_done(const struct restoration *r); /* every row has come back */
 
 struct restoration_result {

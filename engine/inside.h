@@ -18,6 +18,7 @@ struct engine {
     enum dtype dtype; /* of pictures inside a network */
     struct engine_facts facts;
     pthread_mutex_t device; /* guards the back end and everything on it */
+    uint32_t lane;          /* of the next batch; of whoever calls engine_begin */
 };
 
 /* An engine on a back end that is open already (taken over, also on failure); threads and max_batch as in engine.h. */

@@ -321,19 +321,39 @@ const char *model_digest(const struct model *m)
     return m->digest;
 }
 
+uint32_t model_rows(const struct model *m)
+{
+    return program_rows(m->program);
+}
+
 size_t model_bytes(const struct model *m)
 {
     return program_bytes(m->program) + sampler_bytes(&m->sampler);
 }
 
+/* Black pictures, so often as a size of a pass needs it to be loaded, recorded and replayed. */
 enum status model_warm(struct model *m, struct error *err)
 {
+    enum { LOADED_AND_RECORDED = 2 };
+    struct sampler *sampler = &m->sampler;
+    const struct backend *b = m->engine->backend;
+    const size_t floats = (size_t)3 * m->info.tile_size * m->info.tile_size;
+    enum status s = ST_OK;
     pthread_mutex_lock(&m->engine->device);
-    memset(sampler_row(&m->sampler, 0), 0,
-           (size_t)3 * m->info.tile_size * m->info.tile_size * sizeof(float));
-    enum status s = sampler_draw(&m->sampler, 0, 0, 0, 0, 0, err);
-    sampler_choose(&m->sampler, 0, 0, 0);
-    if (!s) s = sampler_run(&m->sampler, 1, err);
+    sampler_turn(sampler, 0);
+    for (uint32_t size, n = 1; !s && n <= sampler->rows; n = size + 1) {
+        size = b->ops->pass_rows ? b->ops->pass_rows(m->engine->backend, n) : sampler->rows;
+        if (size > sampler->rows) size = sampler->rows;
+        const int times = b->ops->pass_begin ? LOADED_AND_RECORDED : 1;
+        for (int k = 0; !s && k < times; k++) {
+            memset(sampler_row(sampler, 0), 0, size * floats * sizeof(float));
+            for (uint32_t i = 0; !s && i < size; i++) {
+                s = sampler_draw(sampler, i, 0, 0, 0, 0, err);
+                sampler_choose(sampler, i, 0, 0);
+            }
+            if (!s) s = sampler_run(sampler, size, err);
+        }
+    }
     pthread_mutex_unlock(&m->engine->device);
     return s;
 }

@@ -5,32 +5,58 @@
 
 #include "server/clock.h"
 
+enum { MOST_IN_FLIGHT = 2 };
+
+/* A batch from when it is taken out of the queue until its rows are back. */
+struct batch {
+    struct queue_row *waiting; /* [max_batch] */
+    struct row *rows;          /* [max_batch] */
+    size_t n;
+    enum status begun; /* why the engine did not take it */
+    struct flight flight;
+};
+
 struct batcher {
     struct batcher_options o;
     pthread_t thread;
-    struct queue_row *waiting; /* [max_batch] */
-    struct row *rows;          /* [max_batch] */
+    size_t depth; /* batches in flight, at most */
+    struct batch batches[MOST_IN_FLIGHT];
+    uint64_t last_ns; /* when the engine had its hands free last */
 };
 
-static void run_batch(struct batcher *b, size_t n)
+static void note_fault(struct batcher *b, const struct error *err)
+{
+    metric_add(&b->o.metrics->device_faults, 1);
+    b->o.fault(b->o.cls, err);
+}
+
+static void begin(struct batcher *b, struct batch *a)
 {
     struct error err = { 0 };
-    for (size_t i = 0; i < n; i++)
-        b->rows[i] = (struct row){ b->waiting[i].item->restoration, b->waiting[i].index, ST_OK };
-    uint64_t from = clock_now_ns();
+    for (size_t i = 0; i < a->n; i++)
+        a->rows[i] = (struct row){ a->waiting[i].item->restoration, a->waiting[i].index, ST_OK };
     /* The queue keeps models as keys only; they are the engine's own. */
-    struct model *model = (struct model *)(uintptr_t)b->waiting[0].item->model;
-    enum status s = engine_run(b->o.engine, model, b->rows, n, &err);
-    throughput_record(b->o.throughput, n, clock_now_ns() - from);
-    metric_size(&b->o.metrics->batch_size, n);
-    metric_add(&b->o.metrics->rows, n);
-    if (s) {
-        metric_add(&b->o.metrics->device_faults, 1);
-        b->o.fault(b->o.cls, &err);
+    struct model *model = (struct model *)(uintptr_t)a->waiting[0].item->model;
+    a->begun = engine_begin(b->o.engine, model, a->rows, a->n, &a->flight, &err);
+    if (a->begun) note_fault(b, &err);
+}
+
+static void end(struct batcher *b, struct batch *a)
+{
+    struct error err = { 0 };
+    enum status s = a->begun;
+    if (!s) {
+        s = engine_end(b->o.engine, &a->flight, &err);
+        if (s) note_fault(b, &err);
     }
-    for (size_t i = 0; i < n; i++) {
-        struct queue_item *item = b->waiting[i].item;
-        enum status row = s ? s : b->rows[i].status;
+    const uint64_t now = clock_now_ns();
+    throughput_record(b->o.throughput, a->n, now - b->last_ns);
+    b->last_ns = now;
+    metric_size(&b->o.metrics->batch_size, a->n);
+    metric_add(&b->o.metrics->rows, a->n);
+    for (size_t i = 0; i < a->n; i++) {
+        struct queue_item *item = a->waiting[i].item;
+        enum status row = s ? s : a->rows[i].status;
         if (row && !s) metric_add(&b->o.metrics->row_failures, 1);
         if (row && !item->failure) item->failure = row;
         /* What is left of a failed item would be computed for nobody; its last row here hands it on below. */
@@ -39,33 +65,56 @@ static void run_batch(struct batcher *b, size_t n)
     }
 }
 
+/* While a batch is in flight the next one is begun, if there are rows for it, before the first is waited for. */
 static void *work(void *cls)
 {
     struct batcher *b = cls;
-    while (queue_wait(b->o.queue, b->o.max_batch, b->o.max_delay_ns)) {
-        size_t n = queue_fill(b->o.queue, b->waiting, b->o.max_batch, clock_now_ns());
-        if (n) run_batch(b, n);
+    size_t first = 0, in_flight = 0; /* batches[first ..], around */
+    for (;;) {
+        if (in_flight == 0) {
+            if (!queue_wait(b->o.queue, b->o.max_batch, b->o.max_delay_ns)) return NULL;
+            b->last_ns = clock_now_ns();
+        }
+        struct batch *next = &b->batches[(first + in_flight) % b->depth];
+        next->n = queue_fill(b->o.queue, next->waiting, b->o.max_batch, clock_now_ns());
+        if (next->n > 0) {
+            begin(b, next);
+            in_flight++;
+        }
+        if (in_flight == 0 || (next->n > 0 && in_flight < b->depth)) continue;
+        end(b, &b->batches[first]);
+        first = (first + 1) % b->depth;
+        in_flight--;
     }
-    return NULL;
+}
+
+static void release(struct batcher *b)
+{
+    for (size_t i = 0; i < MOST_IN_FLIGHT; i++) {
+        free(b->batches[i].waiting);
+        free(b->batches[i].rows);
+    }
+    free(b);
 }
 
 enum status batcher_new(struct batcher **out, const struct batcher_options *o, struct error *err)
 {
     struct batcher *b = calloc(1, sizeof *b);
-    if (b) {
-        b->o = *o;
-        b->waiting = calloc(o->max_batch, sizeof *b->waiting);
-        b->rows = calloc(o->max_batch, sizeof *b->rows);
+    if (!b) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the batcher");
+    b->o = *o;
+    b->depth = engine_describe(o->engine)->in_flight;
+    if (b->depth > MOST_IN_FLIGHT) b->depth = MOST_IN_FLIGHT;
+    bool has_all = true;
+    for (size_t i = 0; i < b->depth; i++) {
+        b->batches[i].waiting = calloc(o->max_batch, sizeof *b->batches[i].waiting);
+        b->batches[i].rows = calloc(o->max_batch, sizeof *b->batches[i].rows);
+        has_all = has_all && b->batches[i].waiting && b->batches[i].rows;
     }
-    if (b && b->waiting && b->rows && pthread_create(&b->thread, NULL, work, b) == 0) {
+    if (has_all && pthread_create(&b->thread, NULL, work, b) == 0) {
         *out = b;
         return ST_OK;
     }
-    if (b) {
-        free(b->waiting);
-        free(b->rows);
-        free(b);
-    }
+    release(b);
     return error_set(err, ST_INTERNAL, "cannot start the batcher");
 }
 
@@ -73,7 +122,5 @@ void batcher_free(struct batcher *b)
 {
     if (!b) return;
     (void)pthread_join(b->thread, NULL);
-    free(b->waiting);
-    free(b->rows);
-    free(b);
+    release(b);
 }

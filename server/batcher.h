@@ -1,6 +1,7 @@
 /* batcher.h - the one thread that drives the engine: fills a batch from the queue, runs it, hands its items back.
  *
- * Work-conserving: an idle engine takes what is there at once (or after max_delay), and batches form behind a busy one.
+ * Work-conserving: an idle engine takes what is there at once (or after max_delay), and batches form behind a busy one. Where the engine can have two in
+ * flight, the next is cut and sent while one is computed, and the one before comes back and is blended.
  * A failed row fails its own item only; a failed batch fails its items. `done` is called once an item has no row left in
  * queue or engine. Ends when the queue is closed and empty. */
 #ifndef DAVID_SERVER_BATCHER_H

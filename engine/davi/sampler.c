@@ -13,7 +13,28 @@ static size_t row_floats(const struct sampler *s)
 
 size_t sampler_bytes(const struct sampler *s)
 {
-    return (s->host ? 5 : 4) * row_floats(s) * s->rows * sizeof(float);
+    const size_t pictures = 3 + s->lanes * (s->host[0] ? 2 : 1);
+    return pictures * row_floats(s) * s->rows * sizeof(float);
+}
+
+static enum status take(struct backend *b, size_t bytes, float **out, struct error *err)
+{
+    void *memory = NULL;
+    enum status status = b->ops->alloc(b, bytes, &memory, err);
+    *out = memory;
+    return status;
+}
+
+static enum status take_on_host(struct backend *b, size_t bytes, float **out, struct error *err)
+{
+    void *memory = NULL;
+    if (b->ops->lanes) {
+        enum status status = b->ops->host_alloc(b, bytes, &memory, err);
+        *out = memory;
+        return status;
+    }
+    *out = malloc(bytes);
+    return *out ? ST_OK : error_set(err, ST_NO_MEMORY_NOW, "no memory for %zu bytes", bytes);
 }
 
 enum status sampler_init(struct sampler *out, struct backend *b, struct program *p,
@@ -23,20 +44,21 @@ enum status sampler_init(struct sampler *out, struct backend *b, struct program 
                          .program = p,
                          .constants = sampler_constants_of(kind),
                          .tile = tile,
-                         .rows = program_rows(p) };
+                         .rows = program_rows(p),
+                         .lanes = b->ops->lanes >= SAMPLER_LANES ? SAMPLER_LANES : 1 };
     const size_t bytes = row_floats(&s) * s.rows * sizeof(float);
-    float **const all[] = { &s.y_in, &s.z, &s.x_t, &s.eps };
+    float **const all[] = { &s.z, &s.x_t, &s.eps };
     enum status status = ST_OK;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        void *memory = NULL;
-        status = b->ops->alloc(b, bytes, &memory, err);
-        if (status) goto done;
-        *all[i] = memory;
+    for (size_t i = 0; !status && i < sizeof all / sizeof *all; i++)
+        status = take(b, bytes, all[i], err);
+    for (uint32_t i = 0; !status && i < s.lanes; i++) {
+        status = take(b, bytes, &s.y_in[i], err);
+        if (!status && !b->ops->host_memory) status = take_on_host(b, bytes, &s.host[i], err);
     }
+    if (status) goto done;
     s.h = calloc(s.rows, sizeof *s.h);
     s.set = calloc(s.rows, sizeof *s.set);
-    if (!b->ops->host_memory) s.host = malloc(bytes);
-    if (!s.h || !s.set || (!b->ops->host_memory && !s.host)) {
+    if (!s.h || !s.set) {
         status = error_set(err, ST_NO_MEMORY_NOW, "no memory for a pass of %u rows", s.rows);
         goto done;
     }
@@ -49,18 +71,36 @@ done:
 
 void sampler_done(struct sampler *s)
 {
-    float *const all[] = { s->y_in, s->z, s->x_t, s->eps };
-    for (size_t i = 0; s->backend && i < sizeof all / sizeof *all; i++)
-        s->backend->ops->free(s->backend, all[i]);
+    if (!s->backend) return;
+    const struct backend_ops *ops = s->backend->ops;
+    float *const all[] = { s->z, s->x_t, s->eps };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        ops->free(s->backend, all[i]);
+    for (uint32_t i = 0; i < s->lanes; i++) {
+        ops->free(s->backend, s->y_in[i]);
+        if (ops->lanes)
+            ops->host_free(s->backend, s->host[i]);
+        else
+            free(s->host[i]);
+    }
     free(s->h);
     free(s->set);
-    free(s->host);
     memset(s, 0, sizeof *s);
+}
+
+void sampler_turn(struct sampler *s, uint32_t lane)
+{
+    s->lane = lane;
+}
+
+float *sampler_row_of(struct sampler *s, uint32_t lane, uint32_t i)
+{
+    return (s->host[lane] ? s->host[lane] : s->y_in[lane]) + i * row_floats(s);
 }
 
 float *sampler_row(struct sampler *s, uint32_t i)
 {
-    return (s->host ? s->host : s->y_in) + i * row_floats(s);
+    return sampler_row_of(s, s->lane, i);
 }
 
 enum status sampler_draw(struct sampler *s, uint32_t i, uint64_t seed, uint32_t sample, uint32_t x0,
@@ -82,7 +122,7 @@ enum status sampler_give(struct sampler *s, uint32_t i, const float *z, struct e
 {
     const size_t bytes = row_floats(s) * sizeof *z;
     float *dst = s->z + i * row_floats(s);
-    if (!s->host) {
+    if (!s->host[0]) {
         memcpy(dst, z, bytes);
         return ST_OK;
     }
@@ -102,16 +142,33 @@ void sampler_choose(struct sampler *s, uint32_t i, double h, uint32_t set)
     s->set[i] = set;
 }
 
-enum status sampler_run(struct sampler *s, uint32_t n, struct error *err)
+static enum status send(struct sampler *s, size_t bytes, struct error *err)
 {
     const struct backend_ops *ops = s->backend->ops;
-    const size_t floats = row_floats(s);
-    enum status status = ST_OK;
-    if (s->host)
-        status = ops->copy_in(s->backend, s->y_in, s->host, n * floats * sizeof(float), err);
+    float *to = s->y_in[s->lane], *from = s->host[s->lane];
+    if (!from) return ST_OK;
+    return ops->lanes ? ops->send(s->backend, s->lane, to, from, bytes, err)
+                      : ops->copy_in(s->backend, to, from, bytes, err);
+}
+
+static enum status receive(struct sampler *s, size_t bytes, struct error *err)
+{
+    const struct backend_ops *ops = s->backend->ops;
+    float *to = s->host[s->lane], *from = s->y_in[s->lane];
+    if (!to) return ST_OK;
+    return ops->lanes ? ops->receive(s->backend, s->lane, to, from, bytes, err)
+                      : ops->copy_out(s->backend, to, from, bytes, err);
+}
+
+enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
+{
+    const struct backend_ops *ops = s->backend->ops;
+    const size_t floats = row_floats(s), bytes = n * floats * sizeof(float);
+    float *y_in = s->y_in[s->lane];
+    enum status status = send(s, bytes, err);
     /* h differs between rows, so the sampler's own steps go row by row; the network takes them together. */
     for (uint32_t i = 0; !status && i < n; i++)
-        status = ops->sampler_in(s->backend, s->y_in + i * floats, s->z + i * floats,
+        status = ops->sampler_in(s->backend, y_in + i * floats, s->z + i * floats,
                                  (float)(s->constants.noise_gain * s->h[i]), s->x_t + i * floats,
                                  floats, err);
     if (status) return status;
@@ -120,10 +177,20 @@ enum status sampler_run(struct sampler *s, uint32_t n, struct error *err)
     for (uint32_t i = 0; !status && i < n; i++) {
         struct tensor x = picture(s->x_t + i * floats, s->tile);
         struct tensor eps = picture(s->eps + i * floats, s->tile);
-        struct tensor x0 = picture(s->y_in + i * floats, s->tile);
+        struct tensor x0 = picture(y_in + i * floats, s->tile);
         status = ops->sampler_out(s->backend, &x, &eps, (float)s->constants.eps_gain, &x0, err);
     }
-    if (!status && s->host)
-        status = ops->copy_out(s->backend, s->host, s->y_in, n * floats * sizeof(float), err);
-    return status;
+    return status ? status : receive(s, bytes, err);
+}
+
+enum status sampler_end(struct sampler *s, uint32_t lane, struct error *err)
+{
+    const struct backend_ops *ops = s->backend->ops;
+    return ops->lanes && s->host[lane] ? ops->wait(s->backend, lane, err) : ST_OK;
+}
+
+enum status sampler_run(struct sampler *s, uint32_t n, struct error *err)
+{
+    enum status status = sampler_begin(s, n, err);
+    return status ? status : sampler_end(s, s->lane, err);
 }
