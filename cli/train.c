@@ -18,9 +18,8 @@ static const char about_train[] =
     "--checkpoint-dir;\n"
     "--resume goes on from the newest one there is, to the same bytes as without the "
     "interruption.\n"
-    "SIGTERM and SIGINT end a run at a checkpoint. What the files are worth is in the JSON lines "
-    "of\n"
-    "--json: every term of the loss, the norms of the gradients, images per second.\n"
+    "SIGTERM and SIGINT end a run at a checkpoint. --json writes a line a step: every term of the\n"
+    "loss, the norms of the gradients, images per second.\n"
     "Under Open MPI's mpirun the processes share each batch; a micro-batch is one process's.";
 
 static const char about_sample[] =
