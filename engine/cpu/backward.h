@@ -12,6 +12,7 @@
 enum {
     GATHER_PIXELS = 72,  /* output pixels of one piece of a gathering convolution */
     GATHER_TAPS = 16,    /* most places that one reads */
+    GATHER_NARROW = 2,   /* output channels for which a panel does not pay */
     WEIGHTS_BAND = 2048, /* pixels that are packed at a time for a weight gradient */
     WEIGHTS_BLOCKS = 4, /* blocks of input channels that share the packed gradients of the output */
     BACKWARD_CHUNKS = 16, /* pieces of a row whose sums are taken apart */
@@ -30,14 +31,18 @@ struct gather_job {
     uint32_t taps, in_step;
     int32_t dy[GATHER_TAPS], dx[GATHER_TAPS];
     const float *weight; /* [o / nr][taps * c][nr], zero beyond o */
-    const float *bias;   /* [o] or NULL */
+    /* gather_amx alone: [o / 32][depth / 32][2][16 pairs][16][2]; depth: taps * c in whole tiles */
+    const uint16_t *tiles;
+    size_t depth;
+    const float *bias; /* [o] or NULL */
     const void *residual;
     void *y;
     uint32_t rows, cols, o;        /* of the lattice */
     uint32_t y0, x0, step, oh, ow; /* its origin and step in y, and the size of y */
     size_t y_ld, r_ld;
     float *scratch;
-    size_t scratch_stride; /* GATHER_PIXELS * taps * c */
+    size_t
+        scratch_stride; /* GATHER_PIXELS * taps * c; of gather_amx as gather_amx_scratch() says */
     int threads;
 };
 
@@ -52,7 +57,7 @@ struct weights_job {
 };
 
 /* Weights into a plan's packing. The one of (o, i, tap) is at o o_step + i i_step + tap; turned: the last tap comes first. `tap`: these
- * alone, in this order (WAY_DIRECT). */
+ * alone, in this order. */
 struct pack_job {
     enum way way;
     const struct bf16_shape *bf16;
@@ -135,6 +140,9 @@ struct gradient_kernels {
     size_t (*weights_scratch)(const struct trained_conv_desc *d, int threads);
     size_t (*attention_scratch)(const struct attention_desc *d); /* floats a thread */
     void (*gather)(const struct gather_job *j);
+    /* The same of BF16 on the tile registers, for more than GATHER_NARROW output channels; NULL: there are none. */
+    void (*gather_amx)(const struct gather_job *j);
+    size_t (*gather_amx_scratch)(const struct gather_job *j); /* floats a thread */
     void (*weights)(const struct weights_job *j);
     void (*pack)(const struct pack_job *j);
     void (*group_norm)(const struct norm_gradient_job *j);

@@ -5,13 +5,17 @@
 #include <string.h>
 
 #include "engine/cpu/backward.h"
+#include "engine/cpu/bf16_shape.h"
 
 enum { MOST_PHASES = 4 };
 
 struct gathering {
     struct gather_job job;     /* but for the pictures and the scratch */
     uint32_t tap[GATHER_TAPS]; /* of the kernel */
-    float *weight;
+    void *weight;
+    size_t bytes; /* of weight */
+    bool amx;     /* packed for the tile registers, as `shape` says */
+    struct bf16_shape shape;
 };
 
 struct trained_conv {
@@ -115,11 +119,27 @@ static enum status gathering_init(struct trained_conv *c, struct cpu_backend *cp
 {
     size_t nr = cpu->k->nr, k = (size_t)g->job.taps * g->job.c;
     size_t padded = (g->job.o + nr - 1) / nr * nr, stride = (GATHER_PIXELS * k + 31) / 16 * 16;
-    g->weight = cpu_floats(k * padded + 1);
+    size_t floats = k * padded;
+    const struct gradient_kernels *kernels = cpu_gradient_kernels(cpu);
+    g->amx = kernels->gather_amx && g->job.dtype == DT_BF16 && g->job.o > GATHER_NARROW;
+    if (g->amx) {
+        const uint32_t depth = (uint32_t)(k + BF16_DEPTH - 1) / BF16_DEPTH * BF16_DEPTH;
+        g->shape = (struct bf16_shape){ .unrolled = true, .taps = 1, .k = depth };
+        g->shape.panels = (g->job.o + BF16_PANEL - 1) / BF16_PANEL;
+        g->shape.weight_elements = (size_t)g->shape.panels * depth * BF16_PANEL;
+        g->job.depth = depth;
+        floats = g->shape.weight_elements / 2;
+        stride = kernels->gather_amx_scratch(&g->job);
+    }
+    g->weight = cpu_floats(floats + 1);
     if (!g->weight)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution's weights");
-    memset(g->weight, 0, k * padded * sizeof *g->weight);
-    g->job.weight = g->weight;
+    memset(g->weight, 0, floats * sizeof(float));
+    g->bytes = floats * sizeof(float);
+    if (g->amx)
+        g->job.tiles = g->weight;
+    else
+        g->job.weight = g->weight;
     if (stride > c->gather_stride) c->gather_stride = stride;
     return ST_OK;
 }
@@ -203,19 +223,14 @@ done:
     return s;
 }
 
-static size_t gathering_bytes(const struct gathering *g)
-{
-    return (size_t)g->job.taps * g->job.c * g->job.o * sizeof *g->weight;
-}
-
 size_t cpu_trained_conv_bytes(const struct trained_conv *c)
 {
     size_t bytes = 0;
     if (c->forward) bytes += cpu_conv_plan_bytes(c->forward);
     if (c->data) bytes += cpu_conv_plan_bytes(c->data);
-    bytes += gathering_bytes(&c->forward_gathering);
+    bytes += c->forward_gathering.bytes;
     for (uint32_t p = 0; p < c->n_phases; p++)
-        bytes += gathering_bytes(&c->phases[p]);
+        bytes += c->phases[p].bytes;
     return bytes;
 }
 
@@ -237,7 +252,8 @@ static void pack_gathering(const struct cpu_backend *cpu, const struct trained_c
                            const struct gathering *g, const float *weight, bool forward)
 {
     struct pack_job j = pack_job(cpu, c, weight, forward);
-    j.way = WAY_DIRECT;
+    j.way = g->amx ? WAY_BF16 : WAY_DIRECT;
+    j.bf16 = &g->shape;
     j.taps = g->job.taps;
     j.tap = g->tap;
     j.to = g->weight;
@@ -285,7 +301,10 @@ static void gather(struct cpu_backend *cpu, const struct trained_conv *c, const 
     j.scratch = cpu->scratch;
     j.scratch_stride = c->gather_stride;
     j.threads = cpu->threads;
-    cpu_gradient_kernels(cpu)->gather(&j);
+    if (g->amx)
+        cpu_gradient_kernels(cpu)->gather_amx(&j);
+    else
+        cpu_gradient_kernels(cpu)->gather(&j);
 }
 
 static bool fits(const struct tensor *t, uint32_t h, uint32_t w, uint32_t c, size_t ld,

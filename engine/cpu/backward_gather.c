@@ -6,10 +6,7 @@
 #include "engine/cpu/backward_tables.h"
 #include "engine/cpu/vec.h"
 
-enum {
-    COPIED_AT_ONCE = 64, /* floats from which on a call pays */
-    NARROW = 2           /* output channels for which a panel does not */
-};
+enum { COPIED_AT_ONCE = 64 }; /* floats from which on a call pays */
 
 INLINE void copy_floats(float *dst, const void *src, size_t at, size_t n, bool bf16)
 {
@@ -80,7 +77,7 @@ INLINE void piece(const struct gather_job *j, float *scratch, uint32_t n, size_t
 INLINE void narrow_pixel(const struct gather_job *j, const float *w, uint32_t n, size_t r, float *c,
                          bool bf16)
 {
-    vf sum[NARROW] = { vsplat(0), vsplat(0) };
+    vf sum[GATHER_NARROW] = { vsplat(0), vsplat(0) };
     const size_t k = (size_t)j->taps * j->c;
     for (uint32_t t = 0; t < j->taps; t++) {
         int64_t y = (int64_t)(r / j->cols * j->in_step) + j->dy[t];
@@ -116,7 +113,7 @@ INLINE void narrow_piece(const struct gather_job *j, float *w, uint32_t n, size_
 INLINE void any_piece(const struct gather_job *j, float *scratch, uint32_t n, size_t first,
                       bool bf16)
 {
-    if (j->o <= NARROW && j->c >= VEC)
+    if (j->o <= GATHER_NARROW && j->c >= VEC)
         narrow_piece(j, scratch, n, first, bf16);
     else
         piece(j, scratch, n, first, bf16);

@@ -14,6 +14,8 @@ size_t ISA_FN(weights_winograd_scratch)(const struct trained_conv_desc *d, int t
 void ISA_FN(weights_winograd)(const struct weights_job *j);
 size_t ISA_FN(attention_gradient_scratch)(const struct attention_desc *d);
 void ISA_FN(gather)(const struct gather_job *j);
+void ISA_FN(gather_amx)(const struct gather_job *j);
+size_t ISA_FN(gather_amx_scratch)(const struct gather_job *j);
 void ISA_FN(pack_weights)(const struct pack_job *j);
 void ISA_FN(weights)(const struct weights_job *j);
 void ISA_FN(trained_group_norm)(const struct norm_gradient_job *j);
