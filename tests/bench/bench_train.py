@@ -3,12 +3,13 @@
   python bench_train.py --david build/david --data DIR [--dtype f32,bf16] [--batch 8] [--threads N] [--steps N] [--rounds N]
 Needs torch (bf16: its automatic mixed precision, weights and statistics in F32; both: channels_last, fused AdamW). The network is
 that of models/default.safetensors. Losses are computed in full in both; PyTorch's pictures are random and in memory already, david
-decodes, crops and degrades its own. --compile: PyTorch's networks compiled too; the faster of the two is what david is held against
+crops and degrades its own, of the first dozen of the folder's, which it has decoded after a few steps that do not count. --compile: PyTorch's networks compiled too; the faster of the two is what david is held against
 (run it twice: the first run fills the compiler's cache). Not part of any test run. Writes one JSON object a line."""
 import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -27,6 +28,7 @@ ARCH_JSON = json.dumps({
     "class_cond": False, "attention_resolutions": "16,8", "num_heads": 4, "num_head_channels": 32,
     "use_scale_shift_norm": True, "resblock_updown": True, "use_new_attention_order": False})
 SIDE = 64
+PICTURES, WARM = 12, 4  # of david's
 LN2 = 0.6931471805599453
 
 beta = torch.linspace(1e-4 ** 0.5, 0.02 ** 0.5, 1000, dtype=torch.float64) ** 2
@@ -173,10 +175,10 @@ def david_rate(args, kind, dtype, folder, prior):
     what = (["--arch", ARCH_JSON] if kind == "prior" else ["--prior", prior, "--task", "denoise"])
     subprocess.run(["rm", "-rf", out + ".checkpoints"], check=True)
     text = subprocess.run(
-        [args.david, "train", kind, "--data", args.data, "--out", out, "--steps", str(args.steps + 2), "--batch",
+        [args.david, "train", kind, "--data", args.data, "--out", out, "--steps", str(args.steps + WARM), "--batch",
          str(args.batch), "--micro-batch", str(args.batch), "--dtype", dtype, "--threads", str(args.threads),
          "--checkpoint-every", "1000000", "--json", *what], capture_output=True, check=True).stdout
-    lines = [json.loads(line) for line in text.splitlines()][2:]
+    lines = [json.loads(line) for line in text.splitlines()][WARM:]
     return statistics.median(line["images_per_second"] for line in lines)
 
 
@@ -209,7 +211,11 @@ def main():
     args = p.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     with tempfile.TemporaryDirectory() as folder:
-        prior = os.path.join(folder, "prior.safetensors")
+        prior, pictures = (os.path.join(folder, name) for name in ("prior.safetensors", "pictures"))
+        os.mkdir(pictures)
+        for name in sorted(n for n in os.listdir(args.data) if n.lower().endswith((".png", ".jpg", ".jpeg")))[:PICTURES]:
+            shutil.copy(os.path.join(args.data, name), pictures)
+        args.data = pictures
         subprocess.run([args.david, "train", "prior", "--data", args.data, "--arch", ARCH_JSON, "--steps", "1",
                         "--batch", "1", "--out", prior], check=True, capture_output=True)
         for kind in args.kind.split(","):
