@@ -112,7 +112,8 @@ static enum status load_one(struct models *m, struct engine *e, const char *path
     served->model = model;
     served->bytes = bytes;
     log_event(LOG_LEVEL_INFO, "model loaded", "model", LOG_TEXT, name, "version", LOG_TEXT, version,
-              "digest", LOG_TEXT, model_digest(model), "bytes", LOG_NUMBER, (double)bytes, NULL);
+              "digest", LOG_TEXT, model_digest(model), "bytes", LOG_NUMBER, (double)bytes, "rows",
+              LOG_NUMBER, (double)model_rows(model), NULL);
     model = NULL;
 done:
     model_free(model);

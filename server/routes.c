@@ -1,5 +1,6 @@
 #include "server/routes.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -18,21 +19,27 @@ static void answer_json(struct reply *r, int code, char *text, size_t len)
     r->len = text ? len : 0;
 }
 
-static void answer_live(struct server *s, struct http_call *call, struct reply *r)
+static void answer_health(enum status (*ask)(struct server *s, struct error *err), struct server *s,
+                          struct http_call *call, struct reply *r)
 {
-    (void)s, (void)call;
+    struct error err = { 0 };
     size_t len = 0;
+    if (ask(s, &err)) {
+        reply_problem(r, &err, call->request_id, server_retry_after(s));
+        return;
+    }
     char *text = message_health(&len, "ok");
     answer_json(r, 200, text, len);
 }
 
+static void answer_live(struct server *s, struct http_call *call, struct reply *r)
+{
+    answer_health(server_alive, s, call, r);
+}
+
 static void answer_ready(struct server *s, struct http_call *call, struct reply *r)
 {
-    struct error err = { 0 };
-    if (server_ready(s, &err))
-        reply_problem(r, &err, call->request_id, server_retry_after(s));
-    else
-        answer_live(s, call, r);
+    answer_health(server_ready, s, call, r);
 }
 
 static void answer_version(struct server *s, struct http_call *call, struct reply *r)
@@ -71,6 +78,24 @@ static double process_cpu_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* One sample of every device that has gauges and knows this one. */
+static void gpu_metric(struct server *s, const char *name, FILE *f)
+{
+    struct engine_gauges g;
+    if (!engine_gauges(s->engine, &g)) return;
+    const struct {
+        const char *name;
+        double value;
+    } all[] = { { "david_gpu_utilization_ratio", g.busy },
+                { "david_gpu_memory_used_bytes", g.memory_used_bytes },
+                { "david_gpu_memory_total_bytes", g.memory_total_bytes },
+                { "david_gpu_power_watts", g.power_w },
+                { "david_gpu_temperature_celsius", g.temperature_c } };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (strcmp(name, all[i].name) == 0 && isfinite(all[i].value))
+            (void)fprintf(f, "%s{gpu=\"0\",name=\"%s\"} %.15g\n", name, g.name, all[i].value);
+}
+
 static void write_text_metric(void *cls, const char *name, FILE *f)
 {
     struct server *s = cls;
@@ -82,7 +107,9 @@ static void write_text_metric(void *cls, const char *name, FILE *f)
         (void)fclose(statm);
     }
     long page = sysconf(_SC_PAGESIZE);
-    if (strcmp(name, "david_model_info") == 0)
+    if (strncmp(name, "david_gpu_", strlen("david_gpu_")) == 0)
+        gpu_metric(s, name, f);
+    else if (strcmp(name, "david_model_info") == 0)
         models_metric(s->models, name, f);
     else if (strcmp(name, "david_build_info") == 0)
         (void)fprintf(f, "%s{version=\"%s\",backend=\"%s\",dtype=\"%s\",isa=\"%s\"} 1\n", name,

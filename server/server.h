@@ -32,6 +32,8 @@ struct server {
     _Atomic uint64_t working; /* requests that hold pictures or places; answered or not */
 };
 
+/* ST_OK where /livez is 200: no device has failed. */
+enum status server_alive(struct server *s, struct error *err);
 /* ST_OK where /readyz is 200. */
 enum status server_ready(struct server *s, struct error *err);
 unsigned server_retry_after(struct server *s);

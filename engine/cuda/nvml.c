@@ -70,7 +70,7 @@ bool nvml_gauges(const struct gpu *g, struct device_gauges *out)
                                    .temperature_c = NAN };
     snprintf(out->name, sizeof out->name, "%s", g->name);
     (void)pthread_once(&once, open_library);
-    if (!is_open || nvml.by_address(g->address, &d) != NVML_SUCCESS) return true;
+    if (!is_open || nvml.by_address(g->address, &d) != NVML_SUCCESS) return false;
     if (nvml.utilization(d, &utilization) == NVML_SUCCESS) out->busy = utilization.gpu / 100.0;
     if (nvml.memory(d, &memory) == NVML_SUCCESS) {
         out->memory_used_bytes = (double)memory.used;

@@ -54,3 +54,19 @@ foreach(dtype F32 BF16)
 endforeach()
 david_fake_test(NAME fake_davi_golden KERNELS cpu PROGRAM test_davi_golden)
 david_fake_test(NAME fake_davi_engine KERNELS cpu PROGRAM test_davi_engine)
+
+# The daemon on it: its own test of the device, and the service's tests of everything else.
+add_library(david_fake_nvml SHARED fake/nvml.c)
+set_target_properties(david_fake_nvml PROPERTIES OUTPUT_NAME nvidia-ml SOVERSION 1 VERSION 1
+  LIBRARY_OUTPUT_DIRECTORY ${fake_folder}/nvml)
+# david_fake_service(NAME FILE [pytest's options]...)
+function(david_fake_service name file)
+  add_test(NAME fake_service_${name} COMMAND /usr/bin/python3 -m pytest -q -p no:cacheprovider --color=no ${file} ${ARGN})
+  set_tests_properties(fake_service_${name} PROPERTIES LABELS cuda-fake TIMEOUT 600 ENVIRONMENT
+    "DAVID=${fake_folder}/cpu/david;DAVID_REAL=$<TARGET_FILE:david>;DAVID_TEST_BACKEND=cuda;DAVID_FAKE_NVML=${fake_folder}/nvml;PYTHONDONTWRITEBYTECODE=1;OMP_WAIT_POLICY=PASSIVE")
+endfunction()
+david_fake_service(device ${CMAKE_CURRENT_SOURCE_DIR}/fake/test_service.py)
+david_fake_service(restore ${CMAKE_SOURCE_DIR}/tests/service/test_restore.py)
+# Without what needs hundreds of rows of work: it takes minutes here, and tests the queue.
+david_fake_service(operation ${CMAKE_SOURCE_DIR}/tests/service/test_operation.py
+  -k "not full_queue and not memory_that_is_taken and not goes_away and not sigterm")

@@ -16,6 +16,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 DAVID = os.environ.get("DAVID", "build/david")
+BACKEND = os.environ.get("DAVID_TEST_BACKEND", "cpu")  # what the daemons compute on
 PATIENCE = 60  # seconds; sanitizer builds on two busy cores are slow
 
 
@@ -41,6 +42,8 @@ class Daemon:
         # Two threads, a small budget that does not depend on the machine, f32 so that bytes are comparable everywhere.
         chosen = dict(listen="127.0.0.1:0", models=models, state=pathlib.Path(folder) / "state", dtype="f32",
                       memory_budget="1GiB", default_model="nano")
+        if BACKEND != "cpu":
+            chosen["backend"] = BACKEND
         chosen.update(settings)
         env.update({f"DAVID_{name.upper()}": str(value) for name, value in chosen.items()})
         with open(self.log_path, "wb") as log:

@@ -10,7 +10,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from daemon import Answer, png, wait_for
+from daemon import BACKEND, Answer, png, wait_for
 
 SLOW = dict(width=190, height=190, seed=3)  # with 16 samples: some hundred rows of work
 
@@ -48,7 +48,7 @@ def test_options_lists_the_methods(daemon):
 
 def test_version_and_models_say_what_runs(daemon):
     version = daemon.get("/version").json()
-    assert version["version"] and version["backend"] == "cpu" and version["dtype"] == "f32" and version["threads"] >= 1
+    assert version["version"] and version["backend"] == BACKEND and version["dtype"] == "f32" and version["threads"] >= 1
     models = daemon.get("/v1/models").json()["models"]
     assert {m["name"] for m in models} == {"nano", "denoiser"}
     assert all(re.fullmatch(r"[0-9a-f]{64}", m["digest"]) for m in models)
