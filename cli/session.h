@@ -16,6 +16,14 @@ struct session {
 #define ENGINE_ROWS(o, threads_)                                                                      \
     { "backend", OPTION_TEXT, &(o).backend, "B", "auto, cpu or cuda (auto)", 0, 0, NULL },            \
         { "dtype", OPTION_TEXT, &(o).dtype, "D", "auto, f32, tf32, bf16 or f16 (auto)", 0, 0, NULL }, \
+        { "deterministic",                                                                            \
+          OPTION_FLAG,                                                                                \
+          &(o).deterministic,                                                                         \
+          NULL,                                                                                       \
+          "the same bytes every time",                                                                \
+          0,                                                                                          \
+          0,                                                                                          \
+          NULL },                                                                                     \
     {                                                                                                 \
         "threads", OPTION_COUNT, &(threads_), "N", "size of the team (what this process may use)",    \
             1, 1024, NULL                                                                             \

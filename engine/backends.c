@@ -9,7 +9,9 @@ static enum status open_cuda(struct backend **out, const struct backend_choice *
                              struct error *err)
 {
     const struct plugin *p = NULL;
-    const struct plugin_options o = { .max_rows = c->max_rows, .tf32 = c->tf32 };
+    const struct plugin_options o = { .max_rows = c->max_rows,
+                                      .tf32 = c->tf32,
+                                      .one_size = c->one_size };
     char why[128] = "";
     enum status s = plugin_find(&p, "cuda", err);
     if (s) return s;

@@ -106,6 +106,7 @@ enum status engine_open(struct engine **out, const struct engine_options *o, str
         .threads = o->threads ? o->threads : threads_available(),
         .max_rows = o->max_batch ? o->max_batch : DEFAULT_MAX_BATCH,
         .tf32 = o->dtype && strcmp(o->dtype, "tf32") == 0,
+        .one_size = o->deterministic,
     };
     if (!s) s = backend_choose(&b, &choice, passed_over, sizeof passed_over, err);
     if (!s) s = engine_on(out, b, o, err);

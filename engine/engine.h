@@ -25,6 +25,7 @@ struct engine_options {
     const char *dtype;   /* "auto", "f32", "tf32", "bf16", "f16"; NULL = auto */
     int threads;         /* 0 = affinity and cgroup quota */
     uint32_t max_batch;  /* most rows in one engine_run; 0 = 32 */
+    bool deterministic;  /* the same bytes from start to start, where that costs time too */
 };
 
 struct engine_facts {
@@ -61,7 +62,7 @@ enum status model_hash(struct model **out, struct engine *e, const struct unet_a
 void model_free(struct model *m); /* takes NULL; no restoration of it lives */
 const struct model_info *model_describe(const struct model *m);
 const char *model_digest(const struct model *m); /* 64 hex digits */
-uint32_t model_rows(const struct model *m); /* of its largest pass: as many as found memory */
+uint32_t model_rows(const struct model *m);      /* of its largest pass: as many as found memory */
 size_t model_bytes(const struct model *m);       /* weights, plans and arena */
 enum status
 model_warm(struct model *m,

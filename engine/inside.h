@@ -31,6 +31,7 @@ struct backend_choice {
     int threads;
     uint32_t max_rows; /* of a pass, where a back end has passes of several rows */
     bool tf32;
+    bool one_size; /* of a pass */
 };
 /* passed_over: why better ones than *out are not it; "" where there are none. */
 enum status backend_choose(struct backend **out, const struct backend_choice *c, char *passed_over,
