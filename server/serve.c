@@ -18,6 +18,9 @@
 #include "server/restore.h"
 #include "server/server.h"
 
+/* From a fault of the device to the end: those who watch /readyz see it, those who wait are answered; then, at the latest. */
+enum { FAULT_SEEN_MS = 1000, FAULT_ANSWERS_MS = 2000, FAULT_END_S = 4 };
+
 static double started_s;
 
 double server_start_time_s(void)
@@ -36,11 +39,17 @@ unsigned server_open_fds(void)
     return n ? n - 1 : 0; /* without the folder's own */
 }
 
+enum status server_alive(struct server *s, struct error *err)
+{
+    if (!atomic_load(&s->is_faulty)) return ST_OK;
+    return error_set(err, ST_DEVICE_FAULT, "the device has failed; this process is ending");
+}
+
 enum status server_ready(struct server *s, struct error *err)
 {
+    if (server_alive(s, err)) return err->status;
     if (atomic_load(&s->is_draining))
         return error_set(err, ST_DRAINING, "the service is shutting down");
-    if (atomic_load(&s->is_faulty)) return error_set(err, ST_DEVICE_FAULT, "the device has failed");
     if (!atomic_load(&s->is_ready))
         return error_set(err, ST_NOT_READY, "the models are still being loaded");
     return ST_OK;
@@ -54,8 +63,13 @@ unsigned server_retry_after(struct server *s)
 static void note_fault(void *cls, const struct error *err)
 {
     struct server *s = cls;
-    if (err->status == ST_DEVICE_FAULT) atomic_store(&s->is_faulty, true);
-    log_event(LOG_LEVEL_ERROR, "batch failed", "detail", LOG_TEXT, err->detail, NULL);
+    /* Once it has failed every batch does: one line says it. */
+    const bool is_known = atomic_load(&s->is_faulty);
+    log_event(is_known ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR, "batch failed", "detail", LOG_TEXT,
+              err->detail, NULL);
+    if (err->status != ST_DEVICE_FAULT || is_known) return;
+    atomic_store(&s->is_faulty, true);
+    (void)kill(getpid(), SIGUSR1); /* wakes the main thread */
 }
 
 static int failed(const struct error *err)
@@ -65,7 +79,7 @@ static int failed(const struct error *err)
     return err->status == ST_UNSUPPORTED || err->status == ST_BAD_PARAMETER ? 2 : 1;
 }
 
-/* Waits until `until_ns` for a signal that ends the service; true where one came. */
+/* Waits until `until_ns` for a signal that ends the service; true where one came. A device that fails cuts it short: false. */
 static bool end_came(const sigset_t *set, uint64_t until_ns)
 {
     for (;;) {
@@ -73,6 +87,7 @@ static bool end_came(const sigset_t *set, uint64_t until_ns)
         struct timespec t = { (time_t)(left / NS_PER_S), (long)(left % NS_PER_S) };
         int number = sigtimedwait(set, NULL, &t);
         if (number == SIGTERM || number == SIGINT) return true;
+        if (number == SIGUSR1) return false; /* note_fault, or nobody that we know */
         if (number == SIGHUP)
             log_event(LOG_LEVEL_INFO, "SIGHUP: nothing is read again; restart to change settings",
                       NULL);
@@ -115,6 +130,32 @@ static int drain(struct server *s, const sigset_t *set)
     return 1;
 }
 
+static void exit_late(int number)
+{
+    (void)number;
+    _exit(1);
+}
+
+/* The device has failed for good, and only a new process finds it working: ends this one, with what waits answered 503. A library
+ * that hangs in its end does not hold it up. */
+static int end_faulty(struct server *s, const sigset_t *set)
+{
+    (void)signal(SIGALRM, exit_late);
+    (void)alarm(FAULT_END_S);
+    notify_manager("STOPPING=1");
+    log_event(LOG_LEVEL_ERROR, "the device has failed; ending", "active", LOG_NUMBER,
+              (double)atomic_load(&s->active), NULL);
+    const uint64_t from = clock_now_ns();
+    while (clock_now_ns() < from + FAULT_SEEN_MS * NS_PER_MS)
+        (void)end_came(set, from + FAULT_SEEN_MS * NS_PER_MS);
+    atomic_store(&s->is_refusing, true);
+    if (!wait_for_work(s, set, clock_now_ns() + FAULT_ANSWERS_MS * NS_PER_MS)) {
+        atomic_store(&s->is_aborting, true);
+        (void)wait_for_work(s, set, UINT64_MAX);
+    }
+    return 1;
+}
+
 /* Models are loaded on a thread of their own, so that signals are heard meanwhile; and so that the team of OpenMP threads that
  * warms them ends with it: libgomp counts the teams of all threads, and waits like on an overloaded machine when there are
  * more of their threads than processors. */
@@ -149,6 +190,17 @@ static enum status load_models(struct server *s, const sigset_t *set, struct err
     return err->status;
 }
 
+static void log_gauges(struct server *s)
+{
+    struct engine_gauges g;
+    if (strcmp(engine_describe(s->engine)->backend, "cpu") == 0) return;
+    if (engine_gauges(s->engine, &g))
+        log_event(LOG_LEVEL_INFO, "gauges of the device", "device", LOG_TEXT, g.name, NULL);
+    else
+        log_event(LOG_LEVEL_INFO, "no gauges of the device", "detail", LOG_TEXT,
+                  "libnvidia-ml.so.1 is not to be had: no david_gpu_* metrics", NULL);
+}
+
 static enum status start(struct server *s, struct error *err)
 {
     const struct config *c = s->config;
@@ -166,6 +218,7 @@ static enum status start(struct server *s, struct error *err)
         log_event(LOG_LEVEL_INFO, "engine", "backend", LOG_TEXT, f->backend, "dtype", LOG_TEXT,
                   f->dtype, "isa", LOG_TEXT, f->isa, "reason", LOG_TEXT, f->reason, "threads",
                   LOG_NUMBER, (double)f->threads, NULL);
+        log_gauges(s);
         st = models_new(&s->models, &s->memory, err);
     }
     if (!st) st = queue_new(&s->queue, c->max_queue, err);
@@ -205,6 +258,7 @@ int serve_run(const struct config *config)
     (void)sigaddset(&set, SIGTERM);
     (void)sigaddset(&set, SIGINT);
     (void)sigaddset(&set, SIGHUP);
+    (void)sigaddset(&set, SIGUSR1);
     (void)sigprocmask(SIG_BLOCK, &set, NULL); /* before there are threads: they inherit it */
     s->config = config;
     memory_init(&s->memory, config->memory_budget);
@@ -223,9 +277,11 @@ int serve_run(const struct config *config)
             atomic_store(&s->is_ready, true);
             log_event(LOG_LEVEL_INFO, "ready", "address", LOG_TEXT, http_address(s->http), NULL);
             notify_manager("READY=1");
-            while (!end_came(&set, UINT64_MAX))
-                continue;
-            code = drain(s, &set);
+            bool is_over = false;
+            while (!is_over && !atomic_load(&s->is_faulty))
+                is_over = end_came(&set, UINT64_MAX);
+            if (is_over) code = drain(s, &set);
+            if (atomic_load(&s->is_faulty)) code = end_faulty(s, &set);
         }
     }
     if (s->queue) queue_close(s->queue);
