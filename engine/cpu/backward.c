@@ -472,8 +472,8 @@ static enum status average(struct backend *b, float *mean, const float *x, size_
 
 static enum status fill(struct backend *b, float *x, size_t count, float value, struct error *err)
 {
-    (void)b;
     (void)err;
+#pragma omp parallel for schedule(static) num_threads(cpu_of(b)->threads)
     for (size_t i = 0; i < count; i++)
         x[i] = value;
     return ST_OK;
