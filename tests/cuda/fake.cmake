@@ -70,3 +70,8 @@ david_fake_service(restore ${CMAKE_SOURCE_DIR}/tests/service/test_restore.py)
 # Without what needs hundreds of rows of work: it takes minutes here, and tests the queue.
 david_fake_service(operation ${CMAKE_SOURCE_DIR}/tests/service/test_operation.py
   -k "not full_queue and not memory_that_is_taken and not goes_away and not sigterm")
+
+# What fails, and what serving must not do: with the plugin's sources in the test, so that the fake device can be asked.
+david_test(NAME fake_faults LABEL cuda-fake SOURCES fake/test_faults.c TIMEOUT 300
+  LIBS david_cuda_on_fake -Wl,--whole-archive david_fake_kernels_cpu -Wl,--no-whole-archive)
+set_tests_properties(fake_faults PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)

@@ -1,0 +1,232 @@
+/* The plugin on the fake device when something fails: every allocation in turn, every so many pieces of work; and what serving must not
+ * do: allocate, record or plan anew. Linked with the plugin's own sources, so that the fake device can be asked. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/cuda/inside.h"
+#include "engine/inside.h"
+#include "tests/cuda/fake/fake.h"
+
+enum { ROWS = 4, SIDE = 8 };
+
+static const struct unet_arch tiny = { .image_size = SIDE,
+                                       .num_channels = 32,
+                                       .num_res_blocks = 1,
+                                       .levels = 1,
+                                       .channel_mult = { 1 },
+                                       .num_heads = 1,
+                                       .num_head_channels = -1,
+                                       .learn_sigma = true,
+                                       .use_scale_shift_norm = true,
+                                       .resblock_updown = true };
+
+struct loaded {
+    struct engine *engine;
+    struct model *model;
+};
+
+static enum status load_on(struct loaded *l, int device, struct error *err)
+{
+    const struct plugin_options po = { .device = device, .max_rows = ROWS };
+    const struct engine_options o = { .backend = "cuda", .dtype = "bf16", .max_batch = ROWS };
+    struct backend *b = NULL;
+    *l = (struct loaded){ NULL, NULL };
+    enum status s = cuda_backend_open(&b, &po, err);
+    if (!s) s = engine_on(&l->engine, b, &o, err);
+    if (!s) s = model_hash(&l->model, l->engine, &tiny, 1, err);
+    return s ? s : model_warm(l->model, err);
+}
+
+static void unload(struct loaded *l)
+{
+    model_free(l->model);
+    engine_close(l->engine);
+}
+
+static struct image picture_of(uint64_t seed)
+{
+    struct image img = { 0 };
+    assert_int_equal(image_init(&img, SIDE, SIDE, 3, 8, NULL), ST_OK);
+    for (size_t i = 0; i < image_bytes(&img); i++)
+        ((uint8_t *)img.pixels)[i] = (uint8_t)((i * 37 + seed * 11) & 255);
+    return img;
+}
+
+/* `n` rows of one picture in one batch; `out`: where the device holds, sample 0. */
+static enum status serve(struct loaded *l, size_t n, struct image *out, struct error *err)
+{
+    const struct restore_params p = { .task = "denoise",
+                                      .h = -1,
+                                      .samples = (uint32_t)n,
+                                      .output = n > 1 ? OUTPUT_ALL : OUTPUT_IMAGE,
+                                      .keep_samples = n > 1 };
+    struct image img = picture_of(3);
+    struct restoration *r = NULL;
+    struct row rows[ROWS];
+    if (restoration_new(&r, l->model, &p, &img, NULL, err)) fail_msg("%s", err->detail);
+    assert_int_equal(restoration_rows(r), n);
+    for (size_t i = 0; i < n; i++)
+        rows[i] = (struct row){ .restoration = r, .index = i };
+    enum status s = engine_run(l->engine, l->model, rows, n, err);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(rows[i].status, s); /* none is kept back, none is lost in silence */
+    if (!s && out) assert_int_equal(restoration_image(r, OUTPUT_IMAGE, 0, out, NULL), ST_OK);
+    restoration_free(r);
+    image_done(&img);
+    return s;
+}
+
+static void expect_nothing_left(const char *when, uint64_t nth)
+{
+    const struct fake_counts c = fake_count();
+    const struct {
+        const char *what;
+        uint64_t n;
+    } all[] = { { "bytes", c.allocated_bytes }, { "descriptors", c.descriptors },
+                { "streams", c.streams },       { "events", c.events },
+                { "graphs", c.graphs },         { "pinned blocks", c.pinned } };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].n)
+            fail_msg("%s %llu: %llu %s are left", when, (unsigned long long)nth,
+                     (unsigned long long)all[i].n, all[i].what);
+}
+
+static void each_allocation_that_fails_is_said_and_leaks_nothing(void **state)
+{
+    (void)state;
+    unsigned refused = 0, smaller = 0;
+    for (uint64_t nth = 1;; nth++) {
+        struct loaded l;
+        struct error err = { 0 };
+        const uint64_t before = fake_count().allocations;
+        fake_fail_allocation(nth);
+        enum status s = load_on(&l, 0, &err);
+        const uint64_t made = fake_count().allocations - before;
+        fake_fail_allocation(0);
+        const bool is_whole = !s && model_rows(l.model) == ROWS;
+        if (s) {
+            assert_int_equal(s, ST_NO_MEMORY_NOW);
+            assert_non_null(strstr(err.detail, "out of memory"));
+            refused++;
+        } else if (!is_whole) {
+            assert_int_equal(serve(&l, 3, NULL, &err), ST_OK);
+            smaller++;
+        }
+        unload(&l);
+        expect_nothing_left("allocation", nth);
+        /* Pinned memory is counted by fail_allocation, not by allocations: a few beyond are tried too. */
+        if (is_whole && nth > made + 16) break;
+    }
+    print_message("%u loads refused, %u with a smaller pass\n", refused, smaller);
+    assert_true(refused > 10 && smaller > 10);
+}
+
+static void a_fault_at_any_work_ends_all_of_it(void **state)
+{
+    (void)state;
+    enum { STEP = 41 };
+    unsigned in_load = 0, in_serving = 0;
+    for (uint64_t items = 0;; items += STEP) {
+        struct loaded l;
+        struct error err = { 0 };
+        fake_break_after(items);
+        enum status s = load_on(&l, 0, &err);
+        in_load += s != ST_OK;
+        for (size_t n = 1; !s && n <= ROWS; n++)
+            s = serve(&l, n, NULL, &err);
+        const bool has_held = s == ST_OK;
+        if (!has_held) {
+            assert_int_equal(s, ST_DEVICE_FAULT);
+            assert_non_null(strstr(err.detail, "fake device 0"));
+            assert_non_null(strstr(err.detail, "cudaErrorIllegalAddress"));
+            in_serving += l.model != NULL;
+        }
+        if (!has_held && l.model) { /* for good: nothing is taken for a result */
+            struct error later = { 0 };
+            assert_int_equal(serve(&l, 2, NULL, &later), ST_DEVICE_FAULT);
+            assert_int_equal(model_warm(l.model, &later), ST_DEVICE_FAULT);
+        }
+        unload(&l);
+        fake_repair();
+        expect_nothing_left("work", items);
+        if (has_held) break;
+    }
+    print_message("%u faults while loading, %u with a model\n", in_load, in_serving);
+    assert_true(in_load > 5 && in_serving > 5);
+}
+
+static void serving_allocates_records_and_plans_nothing(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 5 };
+    struct loaded l;
+    struct error err = { 0 };
+    struct image first = { 0 };
+    if (load_on(&l, 0, &err)) fail_msg("%s", err.detail);
+    assert_int_equal(serve(&l, 1, &first, &err), ST_OK);
+    const struct fake_counts was = fake_count();
+    for (int k = 0; k < ROUNDS; k++)
+        for (size_t n = 1; n <= ROWS; n++) {
+            struct image out = { 0 };
+            assert_int_equal(serve(&l, n, &out, &err), ST_OK);
+            assert_memory_equal(out.pixels, first.pixels, image_bytes(&first)); /* in any bucket */
+            image_done(&out);
+        }
+    const struct fake_counts is = fake_count();
+    assert_int_equal(is.allocations, was.allocations);
+    assert_int_equal(is.allocated_bytes, was.allocated_bytes);
+    assert_int_equal(is.pinned, was.pinned);
+    assert_int_equal(is.dnn_plans, was.dnn_plans);
+    assert_int_equal(is.descriptors, was.descriptors);
+    assert_int_equal(is.recorded, was.recorded);
+    assert_int_equal(is.events, was.events);
+    assert_int_equal(is.replays - was.replays, ROUNDS * ROWS); /* a pass is one replay */
+    image_done(&first);
+
+    /* A second model of the same shapes takes the plans that are there. */
+    struct model *second = NULL;
+    if (model_hash(&second, l.engine, &tiny, 2, &err)) fail_msg("%s", err.detail);
+    assert_int_equal(fake_count().dnn_plans, was.dnn_plans);
+    model_free(second);
+    unload(&l);
+    expect_nothing_left("serving", 0);
+}
+
+static void two_devices_serve_beside_each_other_with_the_same_bytes(void **state)
+{
+    (void)state;
+    struct loaded l[2];
+    struct image out[2] = { { 0 }, { 0 } };
+    struct error err = { 0 };
+    fake_set_devices(2);
+    for (int i = 0; i < 2; i++) {
+        if (load_on(&l[i], i, &err)) fail_msg("%s", err.detail);
+        assert_int_equal(serve(&l[i], 1, &out[i], &err), ST_OK);
+    }
+    assert_memory_equal(out[0].pixels, out[1].pixels, image_bytes(&out[0]));
+    for (int i = 0; i < 2; i++) {
+        image_done(&out[i]);
+        unload(&l[i]);
+    }
+    assert_int_equal(load_on(&l[0], 2, &err), ST_DEVICE_FAULT); /* there is no third */
+    unload(&l[0]);
+    fake_set_devices(1);
+    expect_nothing_left("devices", 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(serving_allocates_records_and_plans_nothing),
+        cmocka_unit_test(each_allocation_that_fails_is_said_and_leaks_nothing),
+        cmocka_unit_test(a_fault_at_any_work_ends_all_of_it),
+        cmocka_unit_test(two_devices_serve_beside_each_other_with_the_same_bytes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
