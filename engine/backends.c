@@ -9,14 +9,26 @@ static enum status open_cuda(struct backend **out, const struct backend_choice *
                              struct error *err)
 {
     const struct plugin *p = NULL;
-    const struct plugin_options o = { .max_rows = c->max_rows,
-                                      .tf32 = c->tf32,
-                                      .one_size = c->one_size };
+    const struct plugin_options o = {
+        .max_rows = c->max_rows, .tf32 = c->tf32, .one_size = c->one_size, .device = c->device
+    };
     char why[128] = "";
     enum status s = plugin_find(&p, "cuda", err);
     if (s) return s;
-    if (p->count(why, sizeof why) == 0) return error_set(err, ST_UNSUPPORTED, "%s", why);
+    const int count = p->count(why, sizeof why);
+    if (count == 0) return error_set(err, ST_UNSUPPORTED, "%s", why);
+    if (c->device >= count)
+        return error_set(err, ST_UNSUPPORTED, "there is no GPU %d, there are %d", c->device, count);
     return p->open(out, &o, err);
+}
+
+uint32_t backend_devices(const char *name)
+{
+    const struct plugin *p = NULL;
+    char why[128] = "";
+    if ((name && strcmp(name, "cuda") != 0) || plugin_find(&p, "cuda", NULL)) return 1;
+    const int count = p->count(why, sizeof why);
+    return count > 1 ? (uint32_t)count : 1;
 }
 
 static enum status open_cpu(struct backend **out, const struct backend_choice *c, struct error *err)

@@ -76,6 +76,7 @@ enum status engine_on(struct engine **out, struct backend *backend, const struct
     }
     struct engine_facts *f = &e->facts;
     e->backend = backend;
+    e->engines = o->engines ? o->engines : 1;
     f->threads = o->threads ? o->threads : threads_available();
     f->max_batch = o->max_batch ? o->max_batch : DEFAULT_MAX_BATCH;
     f->in_flight = backend->ops->lanes >= SAMPLER_LANES ? SAMPLER_LANES : 1;
@@ -96,6 +97,11 @@ done:
     return s;
 }
 
+uint32_t engine_devices(const char *backend)
+{
+    return backend_devices(is_auto(backend) ? NULL : backend);
+}
+
 enum status engine_open(struct engine **out, const struct engine_options *o, struct error *err)
 {
     struct backend *b = NULL;
@@ -107,6 +113,7 @@ enum status engine_open(struct engine **out, const struct engine_options *o, str
         .max_rows = o->max_batch ? o->max_batch : DEFAULT_MAX_BATCH,
         .tf32 = o->dtype && strcmp(o->dtype, "tf32") == 0,
         .one_size = o->deterministic,
+        .device = (int)o->device,
     };
     if (!s) s = backend_choose(&b, &choice, passed_over, sizeof passed_over, err);
     if (!s) s = engine_on(out, b, o, err);
@@ -191,8 +198,9 @@ static enum status check_params(struct restoration_setup *s, const struct model 
                                      .keep_samples = p->keep_samples,
                                      .tile = info->tile_size,
                                      .overlap = info->tile_overlap,
-                                     .rows_in_flight =
-                                         m->engine->facts.in_flight * m->engine->facts.max_batch };
+                                     .rows_in_flight = m->engine->engines *
+                                                       m->engine->facts.in_flight *
+                                                       m->engine->facts.max_batch };
     return ST_OK;
 }
 

@@ -26,6 +26,8 @@ struct engine_options {
     int threads;         /* 0 = affinity and cgroup quota */
     uint32_t max_batch;  /* most rows in one engine_run; 0 = 32 */
     bool deterministic;  /* the same bytes from start to start, where that costs time too */
+    uint32_t device;     /* which GPU */
+    uint32_t engines;    /* that rows of one restoration may be on at once; 0 = 1 */
 };
 
 struct engine_facts {
@@ -37,6 +39,8 @@ struct engine_facts {
         in_flight; /* batches that can be begun and not yet ended: 1, or 2 where copies go on beside computing */
 };
 
+/* How many engines can be opened beside each other, one a device; 1 where there is no GPU to be used. */
+uint32_t engine_devices(const char *backend);
 /* ST_UNSUPPORTED where the back end or the dtype is not to be had. */
 enum status engine_open(struct engine **out, const struct engine_options *o, struct error *err);
 void engine_close(struct engine *e); /* takes NULL; all its models are freed before */

@@ -19,6 +19,7 @@ struct engine {
     struct engine_facts facts;
     pthread_mutex_t device; /* guards the back end and everything on it */
     uint32_t lane;          /* of the next batch; of whoever calls engine_begin */
+    uint32_t engines;       /* that share restorations; >= 1 */
 };
 
 /* An engine on a back end that is open already (taken over, also on failure); threads and max_batch as in engine.h. */
@@ -32,7 +33,9 @@ struct backend_choice {
     uint32_t max_rows; /* of a pass, where a back end has passes of several rows */
     bool tf32;
     bool one_size; /* of a pass */
+    int device;
 };
+uint32_t backend_devices(const char *name); /* NULL: of the first that can be opened */
 /* passed_over: why better ones than *out are not it; "" where there are none. */
 enum status backend_choose(struct backend **out, const struct backend_choice *c, char *passed_over,
                            size_t size, struct error *err);

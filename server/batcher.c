@@ -35,8 +35,9 @@ static void begin(struct batcher *b, struct batch *a)
     struct error err = { 0 };
     for (size_t i = 0; i < a->n; i++)
         a->rows[i] = (struct row){ a->waiting[i].item->restoration, a->waiting[i].index, ST_OK };
-    /* The queue keeps models as keys only; they are the engine's own. */
-    struct model *model = (struct model *)(uintptr_t)a->waiting[0].item->model;
+    /* The queue keeps models as keys only. */
+    const struct served_model *served = a->waiting[0].item->model;
+    struct model *model = served->on[b->o.number];
     a->begun = engine_begin(b->o.engine, model, a->rows, a->n, &a->flight, &err);
     if (a->begun) note_fault(b, &err);
 }
@@ -50,7 +51,7 @@ static void end(struct batcher *b, struct batch *a)
         if (s) note_fault(b, &err);
     }
     const uint64_t now = clock_now_ns();
-    throughput_record(b->o.throughput, a->n, now - b->last_ns);
+    throughput_record(b->o.throughput, a->n, (now - b->last_ns) / b->o.engines);
     b->last_ns = now;
     metric_size(&b->o.metrics->batch_size, a->n);
     metric_add(&b->o.metrics->rows, a->n);
@@ -58,9 +59,11 @@ static void end(struct batcher *b, struct batch *a)
         struct queue_item *item = a->waiting[i].item;
         enum status row = s ? s : a->rows[i].status;
         if (row && !s) metric_add(&b->o.metrics->row_failures, 1);
-        if (row && !item->failure) item->failure = row;
         /* What is left of a failed item would be computed for nobody; its last row here hands it on below. */
-        if (row) (void)queue_drop(b->o.queue, item);
+        if (row) {
+            queue_fail(b->o.queue, item, row);
+            (void)queue_drop(b->o.queue, item);
+        }
         if (queue_back(b->o.queue, item)) b->o.done(item);
     }
 }
@@ -76,7 +79,9 @@ static void *work(void *cls)
             b->last_ns = clock_now_ns();
         }
         struct batch *next = &b->batches[(first + in_flight) % b->depth];
-        next->n = queue_fill(b->o.queue, next->waiting, b->o.max_batch, clock_now_ns());
+        next->n = in_flight > 0 && queue_is_waited_for(b->o.queue)
+                      ? 0
+                      : queue_fill(b->o.queue, next->waiting, b->o.max_batch, clock_now_ns());
         if (next->n > 0) {
             begin(b, next);
             in_flight++;

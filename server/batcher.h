@@ -1,7 +1,8 @@
-/* batcher.h - the one thread that drives the engine: fills a batch from the queue, runs it, hands its items back.
+/* batcher.h - the one thread that drives an engine: fills a batch from the queue, runs it, hands its items back.
  *
  * Work-conserving: an idle engine takes what is there at once (or after max_delay), and batches form behind a busy one. Where the engine can have two in
  * flight, the next is cut and sent while one is computed, and the one before comes back and is blended.
+ * Several engines, one a device, have a batcher each on the one queue: whoever has nothing in flight takes rows before those that have.
  * A failed row fails its own item only; a failed batch fails its items. `done` is called once an item has no row left in
  * queue or engine. Ends when the queue is closed and empty. */
 #ifndef DAVID_SERVER_BATCHER_H
@@ -9,12 +10,14 @@
 
 #include "engine/engine.h"
 #include "server/metrics.h"
+#include "server/models.h"
 #include "server/queue.h"
 #include "server/throughput.h"
 
 struct batcher_options {
     struct queue *queue;
     struct engine *engine;
+    size_t number, engines; /* of this one, among how many that share the queue */
     struct metrics *metrics;
     struct throughput *throughput;
     size_t max_batch;

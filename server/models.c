@@ -79,49 +79,57 @@ enum status models_new(struct models **out, struct memory *memory, struct error 
     return ST_OK;
 }
 
+static void free_on(struct model *const on[ENGINES_MAX])
+{
+    for (size_t i = 0; i < ENGINES_MAX; i++)
+        model_free(on[i]);
+}
+
 void models_free(struct models *m)
 {
     if (!m) return;
     for (size_t i = 0; i < m->n; i++) {
-        model_free(m->served[i].model);
+        free_on(m->served[i].on);
         memory_unhold(m->memory, m->served[i].bytes);
     }
     free(m);
 }
 
-static enum status load_one(struct models *m, struct engine *e, const char *path, const char *name,
-                            const char *version, struct error *err)
+static enum status load_one(struct models *m, struct engine *const *engines, size_t count,
+                            const char *path, const char *name, const char *version,
+                            struct error *err)
 {
-    struct model *model = NULL;
+    struct model *on[ENGINES_MAX] = { NULL };
+    uint64_t bytes = 0;
+    enum status s = ST_OK;
     if (m->n == MODELS_MAX)
         return error_set(err, ST_BAD_PARAMETER, "more than %d models in the folder", MODELS_MAX);
-    enum status s = model_load(&model, e, path, err);
-    if (s) goto done;
-    if (model_describe(model)->role != ROLE_RESTORER) {
-        s = error_set(err, ST_BAD_FILE, "it is a prior, not a restorer");
-        goto done;
+    for (size_t i = 0; !s && i < count; i++) {
+        s = model_load(&on[i], engines[i], path, err);
+        if (!s && model_describe(on[i])->role != ROLE_RESTORER)
+            s = error_set(err, ST_BAD_FILE, "it is a prior, not a restorer");
+        if (!s) s = model_warm(on[i], err);
+        if (!s) bytes += model_bytes(on[i]);
     }
-    s = model_warm(model, err);
-    if (s) goto done;
-    uint64_t bytes = model_bytes(model);
-    s = memory_hold(m->memory, bytes, err);
-    if (s) goto done;
+    if (!s) s = memory_hold(m->memory, bytes, err);
+    if (s) {
+        free_on(on);
+        return s;
+    }
     struct served_model *served = &m->served[m->n++];
     (void)snprintf(served->name, sizeof served->name, "%s", name);
     (void)snprintf(served->version, sizeof served->version, "%s", version);
-    served->model = model;
+    served->model = on[0];
+    memcpy(served->on, on, sizeof on);
     served->bytes = bytes;
     log_event(LOG_LEVEL_INFO, "model loaded", "model", LOG_TEXT, name, "version", LOG_TEXT, version,
-              "digest", LOG_TEXT, model_digest(model), "bytes", LOG_NUMBER, (double)bytes, "rows",
-              LOG_NUMBER, (double)model_rows(model), NULL);
-    model = NULL;
-done:
-    model_free(model);
-    return s;
+              "digest", LOG_TEXT, model_digest(on[0]), "bytes", LOG_NUMBER, (double)bytes, "rows",
+              LOG_NUMBER, (double)model_rows(on[0]), NULL);
+    return ST_OK;
 }
 
-enum status models_load(struct models *m, struct engine *e, const char *folder,
-                        const char *default_name, struct error *err)
+enum status models_load(struct models *m, struct engine *const *engines, size_t count,
+                        const char *folder, const char *default_name, struct error *err)
 {
     DIR *d = opendir(folder);
     if (!d) return error_set(err, ST_IO, "models = %.300s: %s", folder, strerror(errno));
@@ -141,7 +149,7 @@ enum status models_load(struct models *m, struct engine *e, const char *folder,
         } else if (!S_ISREG(st.st_mode) || !stem_of(name, entry->d_name, ".safetensors")) {
             continue;
         }
-        if (load_one(m, e, path, name, version, &why)) {
+        if (load_one(m, engines, count, path, name, version, &why)) {
             log_event(LOG_LEVEL_ERROR, "model refused", "model", LOG_TEXT, name, "file", LOG_TEXT,
                       path, "detail", LOG_TEXT, why.detail, NULL);
             if (strcmp(name, default_name) != 0) continue;

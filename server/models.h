@@ -11,20 +11,22 @@
 #include "engine/engine.h"
 #include "server/memory.h"
 
-enum { MODEL_NAME_MAX = 65, MODELS_MAX = 64 };
+enum { MODEL_NAME_MAX = 65, MODELS_MAX = 64, ENGINES_MAX = 16 };
 
 struct served_model {
     char name[MODEL_NAME_MAX], version[MODEL_NAME_MAX];
-    struct model *model;
-    uint64_t bytes;
+    struct model *model;           /* on the first engine: what it is */
+    struct model *on[ENGINES_MAX]; /* on each */
+    uint64_t bytes;                /* of all */
     _Atomic unsigned references;
 };
 
 struct models;
 enum status models_new(struct models **out, struct memory *memory, struct error *err);
 void models_free(struct models *m); /* takes NULL; nothing is acquired */
-enum status models_load(struct models *m, struct engine *e, const char *folder,
-                        const char *default_name, struct error *err);
+/* engines: [count], one a device; each model is loaded on all of them. */
+enum status models_load(struct models *m, struct engine *const *engines, size_t count,
+                        const char *folder, const char *default_name, struct error *err);
 
 /* name NULL: the default. ST_UNKNOWN_MODEL, ST_NOT_READY. */
 enum status models_acquire(struct models *m, const char *name, struct served_model **out,

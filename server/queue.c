@@ -8,7 +8,7 @@
 struct queue {
     pthread_mutex_t lock; /* guards everything here and the items that are linked */
     pthread_cond_t filled;
-    size_t max, claims, n;
+    size_t max, claims, n, waiting; /* waiting: batchers in queue_wait */
     uint64_t rows, pushed;
     bool is_closed;
     struct queue_item **heap, **aside; /* [max] each */
@@ -173,6 +173,7 @@ size_t queue_fill(struct queue *q, struct queue_row *batch, size_t max, uint64_t
     }
     while (aside > 0)
         link_item(q, q->aside[--aside]);
+    if (q->rows > 0) (void)pthread_cond_signal(&q->filled); /* the next batcher's */
     (void)pthread_mutex_unlock(&q->lock);
     return n;
 }
@@ -182,6 +183,13 @@ static void forget(struct queue *q, struct queue_item *item)
     q->rows -= item->rows - item->next;
     q->claims--;
     unlink_item(q, item);
+}
+
+void queue_fail(struct queue *q, struct queue_item *item, enum status why)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    if (!item->failure) item->failure = why;
+    (void)pthread_mutex_unlock(&q->lock);
 }
 
 bool queue_back(struct queue *q, struct queue_item *item)
@@ -220,6 +228,7 @@ struct queue_item *queue_expired(struct queue *q, uint64_t now_ns)
 bool queue_wait(struct queue *q, size_t enough, uint64_t patience_ns)
 {
     (void)pthread_mutex_lock(&q->lock);
+    q->waiting++;
     while (q->rows == 0 && !q->is_closed)
         (void)pthread_cond_wait(&q->filled, &q->lock);
     if (patience_ns > 0 && q->rows < enough && !q->is_closed) {
@@ -232,6 +241,7 @@ bool queue_wait(struct queue *q, size_t enough, uint64_t patience_ns)
             if (pthread_cond_timedwait(&q->filled, &q->lock, &until) == ETIMEDOUT) break;
     }
     bool has_rows = q->rows > 0, is_closed = q->is_closed;
+    q->waiting--;
     (void)pthread_mutex_unlock(&q->lock);
     return has_rows || !is_closed;
 }
@@ -242,6 +252,14 @@ void queue_close(struct queue *q)
     q->is_closed = true;
     (void)pthread_cond_broadcast(&q->filled);
     (void)pthread_mutex_unlock(&q->lock);
+}
+
+bool queue_is_waited_for(struct queue *q)
+{
+    (void)pthread_mutex_lock(&q->lock);
+    bool is_so = q->waiting > 0;
+    (void)pthread_mutex_unlock(&q->lock);
+    return is_so;
 }
 
 size_t queue_depth(struct queue *q)

@@ -4,7 +4,7 @@
  * queue_claim() takes one (ST_QUEUE_FULL, naming max_queue) before the picture is decoded, and it is given back when the
  * item's last row leaves. Order: earliest deadline, then fewest rows served, counted from the others' count when it came, so
  * that a large picture and a stream of small ones both go on. A batch holds rows of one model.
- * Threads: any thread claims, pushes and drops; one batcher fills. `now_ns` comes from the caller. */
+ * Threads: any thread claims, pushes and drops; every batcher waits and fills. `now_ns` comes from the caller. */
 #ifndef DAVID_SERVER_QUEUE_H
 #define DAVID_SERVER_QUEUE_H
 
@@ -30,7 +30,7 @@ struct queue_item { /* embedded in a request; the queue's while it is linked */
     bool is_expired;                 /* its deadline passed while rows of it were in the engine */
     bool is_dropped;                 /* by queue_drop, perhaps before it was pushed */
     struct restoration *restoration; /* whose rows these are; not looked into here */
-    enum status failure;             /* the first of its rows that failed; the batcher's */
+    enum status failure;             /* of the first of its rows that failed: queue_fail */
 };
 
 struct queue_row {
@@ -47,6 +47,8 @@ void queue_unclaim(struct queue *q); /* a claim that never became a push */
 /* Uses up one claim. ST_DRAINING after queue_close(), ST_CANCELLED after queue_drop(); the claim is then still the caller's. */
 enum status queue_push(struct queue *q, struct queue_item *item, struct error *err);
 size_t queue_fill(struct queue *q, struct queue_row *batch, size_t max, uint64_t now_ns);
+/* A row of it has failed: the first such status stays. */
+void queue_fail(struct queue *q, struct queue_item *item, enum status why);
 /* A row has come back. True: no row of it waits or is out any more, and the item is the caller's. */
 bool queue_back(struct queue *q, struct queue_item *item);
 /* Unlinks it. True: the item is the caller's; false: rows are in the engine (queue_back will say when), or it is not here:
@@ -58,6 +60,8 @@ struct queue_item *queue_expired(struct queue *q, uint64_t now_ns);
 /* Blocks until rows wait (true) or the queue is closed (false). At least `enough` rows or `patience_ns` are waited for. */
 bool queue_wait(struct queue *q, size_t enough, uint64_t patience_ns);
 void queue_close(struct queue *q);
+bool queue_is_waited_for(
+    struct queue *q); /* somebody is in queue_wait: who has work already leaves the rows to them */
 
 size_t queue_depth(struct queue *q); /* claims */
 uint64_t queue_rows(struct queue *q);

@@ -335,7 +335,7 @@ static void run_decode(struct codec_task *t)
     r->decode_ns = r->queued_ns - from;
     if (!s) s = check_going(r, &err);
     if (!s) {
-        r->item.model = r->served->model;
+        r->item.model = r->served;
         r->item.deadline_ns = r->deadline_ns;
         r->item.rows = restoration_rows(r->restoration);
         r->item.restoration = r->restoration;

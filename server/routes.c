@@ -81,19 +81,22 @@ static double process_cpu_s(void)
 /* One sample of every device that has gauges and knows this one. */
 static void gpu_metric(struct server *s, const char *name, FILE *f)
 {
-    struct engine_gauges g;
-    if (!engine_gauges(s->engine, &g)) return;
-    const struct {
-        const char *name;
-        double value;
-    } all[] = { { "david_gpu_utilization_ratio", g.busy },
-                { "david_gpu_memory_used_bytes", g.memory_used_bytes },
-                { "david_gpu_memory_total_bytes", g.memory_total_bytes },
-                { "david_gpu_power_watts", g.power_w },
-                { "david_gpu_temperature_celsius", g.temperature_c } };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (strcmp(name, all[i].name) == 0 && isfinite(all[i].value))
-            (void)fprintf(f, "%s{gpu=\"0\",name=\"%s\"} %.15g\n", name, g.name, all[i].value);
+    for (size_t gpu = 0; gpu < s->n_engines; gpu++) {
+        struct engine_gauges g;
+        if (!engine_gauges(s->engines[gpu], &g)) continue;
+        const struct {
+            const char *name;
+            double value;
+        } all[] = { { "david_gpu_utilization_ratio", g.busy },
+                    { "david_gpu_memory_used_bytes", g.memory_used_bytes },
+                    { "david_gpu_memory_total_bytes", g.memory_total_bytes },
+                    { "david_gpu_power_watts", g.power_w },
+                    { "david_gpu_temperature_celsius", g.temperature_c } };
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+            if (strcmp(name, all[i].name) == 0 && isfinite(all[i].value))
+                (void)fprintf(f, "%s{gpu=\"%zu\",name=\"%s\"} %.15g\n", name, gpu, g.name,
+                              all[i].value);
+    }
 }
 
 static void write_text_metric(void *cls, const char *name, FILE *f)

@@ -169,7 +169,8 @@ static void *load(void *cls)
 {
     struct loading *l = cls;
     const struct config *c = l->server->config;
-    (void)models_load(l->server->models, l->server->engine, c->models, c->default_model, &l->err);
+    (void)models_load(l->server->models, l->server->engines, l->server->n_engines, c->models,
+                      c->default_model, &l->err);
     atomic_store(&l->is_over, true);
     return NULL;
 }
@@ -190,15 +191,68 @@ static enum status load_models(struct server *s, const sigset_t *set, struct err
     return err->status;
 }
 
-static void log_gauges(struct server *s)
+static void log_gauges(const struct engine *e)
 {
     struct engine_gauges g;
-    if (strcmp(engine_describe(s->engine)->backend, "cpu") == 0) return;
-    if (engine_gauges(s->engine, &g))
+    if (strcmp(engine_describe(e)->backend, "cpu") == 0) return;
+    if (engine_gauges(e, &g))
         log_event(LOG_LEVEL_INFO, "gauges of the device", "device", LOG_TEXT, g.name, NULL);
     else
         log_event(LOG_LEVEL_INFO, "no gauges of the device", "detail", LOG_TEXT,
                   "libnvidia-ml.so.1 is not to be had: no david_gpu_* metrics", NULL);
+}
+
+/* One a GPU, or one on the CPU. */
+static enum status open_engines(struct server *s, struct error *err)
+{
+    const struct config *c = s->config;
+    size_t count = engine_devices(c->backend);
+    if (c->devices > 0 && count > c->devices) count = c->devices;
+    if (count > ENGINES_MAX) count = ENGINES_MAX;
+    struct engine_options o = { .backend = c->backend,
+                                .dtype = c->dtype,
+                                .threads = (int)c->threads,
+                                .max_batch = (uint32_t)c->max_batch,
+                                .deterministic = c->deterministic != 0,
+                                .engines = (uint32_t)count };
+    for (size_t i = 0; i < count; i++) {
+        o.device = (uint32_t)i;
+        enum status st = engine_open(&s->engines[i], &o, err);
+        if (st) return st;
+        s->n_engines++;
+        const struct engine_facts *f = engine_describe(s->engines[i]);
+        log_event(LOG_LEVEL_INFO, "engine", "backend", LOG_TEXT, f->backend, "dtype", LOG_TEXT,
+                  f->dtype, "isa", LOG_TEXT, f->isa, "reason", LOG_TEXT, f->reason, "threads",
+                  LOG_NUMBER, (double)f->threads, "device", LOG_NUMBER, (double)i, NULL);
+        log_gauges(s->engines[i]);
+        if (strcmp(f->backend, "cpu") == 0) break; /* `auto` has had to take it */
+        o.backend = f->backend;
+    }
+    s->engine = s->engines[0];
+    return ST_OK;
+}
+
+static enum status start_batchers(struct server *s, struct error *err)
+{
+    const struct config *c = s->config;
+    const uint64_t engine_batch = engine_describe(s->engine)->max_batch;
+    struct batcher_options b = { .queue = s->queue,
+                                 .engines = s->n_engines,
+                                 .metrics = &s->metrics,
+                                 .throughput = &s->throughput,
+                                 .max_batch =
+                                     engine_batch < c->max_batch ? engine_batch : c->max_batch,
+                                 .max_delay_ns = c->max_delay,
+                                 .done = restore_rows_done,
+                                 .fault = note_fault,
+                                 .cls = s };
+    enum status st = ST_OK;
+    for (size_t i = 0; !st && i < s->n_engines; i++) {
+        b.engine = s->engines[i];
+        b.number = i;
+        st = batcher_new(&s->batchers[i], &b, err);
+    }
+    return st;
 }
 
 static enum status start(struct server *s, struct error *err)
@@ -210,32 +264,11 @@ static enum status start(struct server *s, struct error *err)
                          "max_connections = %" PRIu64 " needs %" PRIu64 " open files; %" PRIu64
                          " are allowed (RLIMIT_NOFILE, ulimit -n)",
                          c->max_connections, files, may);
-    struct engine_options o = { c->backend, c->dtype, (int)c->threads, (uint32_t)c->max_batch,
-                                c->deterministic != 0 };
-    enum status st = engine_open(&s->engine, &o, err);
-    if (!st) {
-        const struct engine_facts *f = engine_describe(s->engine);
-        log_event(LOG_LEVEL_INFO, "engine", "backend", LOG_TEXT, f->backend, "dtype", LOG_TEXT,
-                  f->dtype, "isa", LOG_TEXT, f->isa, "reason", LOG_TEXT, f->reason, "threads",
-                  LOG_NUMBER, (double)f->threads, NULL);
-        log_gauges(s);
-        st = models_new(&s->models, &s->memory, err);
-    }
+    enum status st = open_engines(s, err);
+    if (!st) st = models_new(&s->models, &s->memory, err);
     if (!st) st = queue_new(&s->queue, c->max_queue, err);
     if (!st) st = codec_pool_new(&s->codecs, c->codec_threads, err);
-    if (!st) {
-        uint64_t engine_batch = engine_describe(s->engine)->max_batch;
-        struct batcher_options b = { s->queue,
-                                     s->engine,
-                                     &s->metrics,
-                                     &s->throughput,
-                                     engine_batch < c->max_batch ? engine_batch : c->max_batch,
-                                     c->max_delay,
-                                     restore_rows_done,
-                                     note_fault,
-                                     s };
-        st = batcher_new(&s->batcher, &b, err);
-    }
+    if (!st) st = start_batchers(s, err);
     if (!st) st = http_new(&s->http, s, err);
     return st;
 }
@@ -285,11 +318,13 @@ int serve_run(const struct config *config)
         }
     }
     if (s->queue) queue_close(s->queue);
-    batcher_free(s->batcher);
+    for (size_t i = 0; i < s->n_engines; i++)
+        batcher_free(s->batchers[i]);
     codec_pool_free(s->codecs);
     http_free(s->http);
     models_free(s->models);
-    engine_close(s->engine);
+    for (size_t i = 0; i < s->n_engines; i++)
+        engine_close(s->engines[i]);
     queue_free(s->queue);
     log_event(LOG_LEVEL_INFO, "stopped", "code", LOG_NUMBER, (double)code, NULL);
     return code;

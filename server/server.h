@@ -17,11 +17,13 @@ struct server {
     struct memory memory;
     struct metrics metrics;
     struct throughput throughput;
-    struct engine *engine;
+    struct engine *engine;               /* the first: what the others are like */
+    struct engine *engines[ENGINES_MAX]; /* one a device */
+    size_t n_engines;
     struct models *models;
     struct queue *queue;
     struct codec_pool *codecs;
-    struct batcher *batcher;
+    struct batcher *batchers[ENGINES_MAX];
     struct http *http;
     atomic_bool is_ready;     /* the models are loaded and warm */
     atomic_bool is_draining;  /* SIGTERM came: /readyz says so */

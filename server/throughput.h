@@ -9,7 +9,8 @@ struct throughput {
     _Atomic uint64_t ns_per_row; /* moving mean over batches; 0: nothing measured yet */
 };
 
-void throughput_record(struct throughput *t, uint64_t rows, uint64_t ns); /* one thread */
+void throughput_record(struct throughput *t, uint64_t rows,
+                       uint64_t ns); /* any thread; as if all engines together took ns */
 /* Whole seconds until `rows` are done, 1 to 120. */
 unsigned throughput_retry_after(const struct throughput *t, uint64_t rows);
 
