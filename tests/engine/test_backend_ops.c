@@ -31,6 +31,8 @@ static const struct conv_case {
     { "3x3, three channels in", 1, 33, 35, 3, 32, 3, 1, 1, 0, 0, false, false, true },
     { "3x3, three channels out", 1, 40, 33, 32, 3, 3, 1, 1, 0, 0, false, false, true },
     { "3x3, odd and strided", 4, 7, 11, 13, 21, 3, 1, 3, 5, 2, true, false, true },
+    { "3x3, three rows in slices", 3, 6, 5, 16, 24, 3, 1, 2, 8, 16, true, false, true },
+    { "1x1, three rows in slices, in place", 3, 4, 6, 24, 16, 1, 1, 1, 16, 8, true, true, true },
     { "3x3, many taps", 1, 8, 8, 160, 144, 3, 1, 1, 0, 0, true, true, true },
     { "3x3, stride 2, even", 2, 16, 12, 32, 32, 3, 2, 1, 0, 0, false, false, true },
     { "3x3, stride 2, odd", 1, 15, 13, 6, 10, 3, 2, 1, 2, 2, true, false, true },

@@ -13,7 +13,8 @@
 
 /* ---- for tests ----
  * The same from outside: DAVID_FAKE_DEVICES (1), DAVID_FAKE_MEMORY bytes, DAVID_FAKE_BREAK_FILE: the work done first after
- * such a file is there fails for good. */
+ * such a file is there fails for good; DAVID_FAKE_TELL_FILE: where the process writes at its end, a line a device, how
+ * often recorded graphs were replayed on it. */
 void fake_set_devices(int count);
 void fake_set_memory(uint64_t bytes);
 void fake_fail_allocation(uint64_t nth); /* 1: the next; 0: none */

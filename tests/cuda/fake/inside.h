@@ -6,6 +6,8 @@
 
 #include "tests/cuda/fake/fake.h"
 
+enum { MAX_DEVICES = 16 };
+
 struct fake_state {
     cudaError_t sticky, last;
     uint64_t clock_ns, fail_allocation, break_after, memory_bytes;
@@ -13,11 +15,15 @@ struct fake_state {
     bool is_eager;
     cudaEvent_t stopwatch; /* the event that started it; NULL: none runs */
     const char *break_file;
+    const char *tell_file; /* written at the end: what each device has done */
+    int working;           /* the device whose work is being done */
+    uint64_t replays[MAX_DEVICES];
 };
 extern struct fake_state fake;
 
 void fake_enter(void);
 cudaError_t fake_leave(cudaError_t e);
+int fake_device(void); /* this thread's */
 
 /* memory.c */
 struct block {
@@ -27,6 +33,7 @@ struct block {
     size_t bytes;
     uint64_t birth;
     bool is_pinned;
+    int device;
     struct block *next;
 };
 struct block *fake_block_of(const void *p); /* NULL: none */
@@ -61,6 +68,7 @@ struct CUstream_st {
     struct item *first, **end;
     uint64_t asked, done; /* items, ever */
     struct CUgraph_st *recording;
+    int device;
     bool is_spoilt; /* something was asked for that cannot be recorded */
     struct CUstream_st *next;
 };
@@ -69,6 +77,7 @@ struct CUevent_st {
     cudaStream_t stream; /* NULL: never recorded */
     uint64_t number;     /* of its item */
     uint64_t ns;
+    int device;
     bool is_timed;
 };
 

@@ -63,6 +63,7 @@ static struct block *block_new(size_t bytes, bool is_pinned)
     b->bytes = bytes;
     b->birth = next_birth++;
     b->is_pinned = is_pinned;
+    b->device = fake_device();
     /* NaN in every dtype. Large blocks are left alone: writing them would take real memory. */
     memset(b->data, 0xff, size < ((size_t)64 << 20) ? size : 4096);
     if (mprotect(b->pages + b->mapped - page, page, PROT_NONE)) fake_die("mprotect of a page");
@@ -91,6 +92,8 @@ void fake_expect_device(const void *p, size_t bytes, const char *what)
 {
     const struct block *b = fake_block_of(p); /* work is done under the lock */
     if (!b || b->is_pinned) fake_die("%s: %p is no device memory", what, p);
+    if (b->device != fake.working)
+        fake_die("%s: memory of device %d in work of device %d", what, b->device, fake.working);
     if (bytes > b->bytes - (size_t)((const char *)p - b->data))
         fake_die("%s: %zu bytes at %p, of which %zu are there", what, bytes, p,
                  b->bytes - (size_t)((const char *)p - b->data));

@@ -54,10 +54,12 @@ bool fake_is_timing(void)
 void fake_work(cudaStream_t s, uint64_t number)
 {
     bool is_open = false;
+    const int working = fake.working;
     if (s->done >= number) return;
     while (s->done < number) {
         struct item *i = s->first;
         if (i->wait_stream) fake_work(i->wait_stream, i->wait_number);
+        fake.working = s->device;
         if (i->record) {
             note_time(i->record, s);
         } else if (!i->wait_stream) {
@@ -73,6 +75,7 @@ void fake_work(cudaStream_t s, uint64_t number)
         free(i);
     }
     if (is_open) fake_end_work();
+    fake.working = working;
 }
 
 void fake_ask(cudaStream_t s, struct item what)
@@ -97,6 +100,7 @@ int fake_enqueue(void *stream, void (*run)(void *job), void (*drop)(void *job), 
     fake_enter();
     if (fake.sticky) return (int)fake_leave(fake.sticky);
     cudaStream_t s = fake_stream_of(stream);
+    if (s->device != fake_device()) return (int)fake_leave(cudaErrorInvalidResourceHandle);
     if (!s->recording) fake_now.launches++;
     fake_ask(s, (struct item){ .run = run, .drop = drop, .job = job });
     (void)fake_leave(cudaSuccess);
@@ -118,6 +122,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned int flags)
     struct CUstream_st *s = calloc(1, sizeof *s);
     if (!s) fake_die("no memory");
     s->end = &s->first;
+    s->device = fake_device();
     s->next = streams;
     streams = s;
     fake_now.streams++;
@@ -160,6 +165,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned int flags)
     if (fake.sticky) return fake_leave(fake.sticky);
     struct CUevent_st *e = calloc(1, sizeof *e);
     if (!e) fake_die("no memory");
+    e->device = fake_device();
     e->is_timed = !(flags & cudaEventDisableTiming);
     fake_now.events++;
     *out = e;
@@ -182,6 +188,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     if (fake.sticky) return fake_leave(fake.sticky);
     cudaStream_t s = fake_stream_of(stream);
     if (s->recording) fake_die("events are not recorded into graphs here");
+    if (s->device != event->device) return fake_leave(cudaErrorInvalidResourceHandle);
     event->stream = s;
     event->number = s->asked + 1;
     fake_ask(s, (struct item){ .record = event });
@@ -356,10 +363,12 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
     fake_enter();
     if (fake.sticky) return fake_leave(fake.sticky);
+    cudaStream_t s = fake_stream_of(stream);
+    if (s->device != fake_device()) return fake_leave(cudaErrorInvalidResourceHandle);
     exec->pending++;
     fake_now.replays++;
-    fake_ask(fake_stream_of(stream),
-             (struct item){ .run = run_graph, .drop = drop_launch, .job = exec });
+    fake.replays[s->device % MAX_DEVICES]++;
+    fake_ask(s, (struct item){ .run = run_graph, .drop = drop_launch, .job = exec });
     return fake_leave(cudaSuccess);
 }
 
