@@ -132,14 +132,24 @@ static void a_fault_at_any_work_ends_all_of_it(void **state)
     (void)state;
     enum { STEP = 41 };
     unsigned in_load = 0, in_serving = 0;
+    struct loaded whole;
+    struct image want = { 0 };
+    struct error none = { 0 };
+    assert_int_equal(load_on(&whole, 0, &none), ST_OK);
+    assert_int_equal(serve(&whole, 1, &want, &none), ST_OK);
+    unload(&whole);
     for (uint64_t items = 0;; items += STEP) {
         struct loaded l;
         struct error err = { 0 };
         fake_break_after(items);
         enum status s = load_on(&l, 0, &err);
         in_load += s != ST_OK;
-        for (size_t n = 1; !s && n <= ROWS; n++)
-            s = serve(&l, n, NULL, &err);
+        for (size_t n = 1; !s && n <= ROWS; n++) {
+            struct image out = { 0 };
+            s = serve(&l, n, &out, &err);
+            if (!s) assert_memory_equal(out.pixels, want.pixels, image_bytes(&want));
+            image_done(&out);
+        }
         const bool has_held = s == ST_OK;
         if (!has_held) {
             assert_int_equal(s, ST_DEVICE_FAULT);
@@ -157,8 +167,76 @@ static void a_fault_at_any_work_ends_all_of_it(void **state)
         expect_nothing_left("work", items);
         if (has_held) break;
     }
+    image_done(&want);
     print_message("%u faults while loading, %u with a model\n", in_load, in_serving);
     assert_true(in_load > 5 && in_serving > 5);
+}
+
+/* What comes back from a forward pass is right, or it does not come back. */
+static void no_fault_at_any_work_of_a_pass_is_taken_for_a_result(void **state)
+{
+    (void)state;
+    enum { PX = SIDE * SIDE, VALUES = 2 * 3 * PX };
+    float x[VALUES], y[2 * VALUES], want[2 * VALUES], t[2] = { 999, 17 };
+    unsigned faults = 0;
+    hash_values("x", 1, x, VALUES);
+    for (uint64_t items = 0;; items++) {
+        const struct plugin_options po = { .max_rows = ROWS };
+        const struct engine_options o = { .backend = "cuda", .dtype = "bf16", .max_batch = ROWS };
+        struct backend *b = NULL;
+        struct engine *e = NULL;
+        struct network *n = NULL;
+        struct error err = { 0 };
+        if (cuda_backend_open(&b, &po, &err) || engine_on(&e, b, &o, &err) ||
+            network_hash(&n, e, &tiny, 1, SIDE, SIDE, false, false, &err))
+            fail_msg("%s", err.detail);
+        for (int k = 0; k < 2; k++) /* loaded, recorded */
+            assert_int_equal(network_forward(n, x, t, NULL, 2, want, &err), ST_OK);
+        fake_break_after(items);
+        memset(y, 0, sizeof y);
+        enum status s = network_forward(n, x, t, NULL, 2, y, &err);
+        if (s == ST_OK)
+            assert_memory_equal(y, want, sizeof y);
+        else
+            assert_int_equal(s, ST_DEVICE_FAULT);
+        faults += s != ST_OK;
+        network_free(n);
+        engine_close(e);
+        fake_repair();
+        expect_nothing_left("work", items);
+        if (s == ST_OK) break;
+    }
+    print_message("%u faults\n", faults);
+    assert_true(faults > 20);
+}
+
+static void no_fault_at_any_work_of_a_batch_is_taken_for_a_result(void **state)
+{
+    (void)state;
+    struct image want = { 0 };
+    unsigned faults = 0;
+    for (uint64_t items = 0;; items++) {
+        struct loaded l;
+        struct image out = { 0 };
+        struct error err = { 0 };
+        if (load_on(&l, 0, &err)) fail_msg("%s", err.detail);
+        if (items == 0) assert_int_equal(serve(&l, 2, &want, &err), ST_OK);
+        fake_break_after(items);
+        enum status s = serve(&l, 2, &out, &err);
+        if (s == ST_OK)
+            assert_memory_equal(out.pixels, want.pixels, image_bytes(&want));
+        else
+            assert_int_equal(s, ST_DEVICE_FAULT);
+        faults += s != ST_OK;
+        image_done(&out);
+        unload(&l);
+        fake_repair();
+        expect_nothing_left("work", items);
+        if (s == ST_OK) break;
+    }
+    image_done(&want);
+    print_message("%u faults\n", faults);
+    assert_true(faults > 20);
 }
 
 static void serving_allocates_records_and_plans_nothing(void **state)
@@ -226,6 +304,8 @@ int main(void)
         cmocka_unit_test(serving_allocates_records_and_plans_nothing),
         cmocka_unit_test(each_allocation_that_fails_is_said_and_leaks_nothing),
         cmocka_unit_test(a_fault_at_any_work_ends_all_of_it),
+        cmocka_unit_test(no_fault_at_any_work_of_a_pass_is_taken_for_a_result),
+        cmocka_unit_test(no_fault_at_any_work_of_a_batch_is_taken_for_a_result),
         cmocka_unit_test(two_devices_serve_beside_each_other_with_the_same_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
