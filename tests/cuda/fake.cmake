@@ -48,10 +48,12 @@ endforeach()
 david_fake_test(NAME fake_unet_cpu_F32 KERNELS cpu PROGRAM unet_golden_cpu SETTINGS DAVID_TEST_MAX_PARAMS=2000000)
 david_fake_test(NAME fake_unet_emulated_F32 KERNELS emulated PROGRAM unet_golden_cpu
   SETTINGS DAVID_TEST_MIN_PARAMS=600000 DAVID_TEST_MAX_PARAMS=2000000)
+# ffhq256 in the dtype that a card takes by itself; in F32 only where there is time.
 foreach(dtype F32 BF16)
   david_fake_test(NAME fake_ffhq256_${dtype} KERNELS cpu PROGRAM unet_golden_cpu
     SETTINGS DAVID_TEST_DTYPE=${dtype} DAVID_TEST_MIN_PARAMS=2000000)
 endforeach()
+set_tests_properties(fake_ffhq256_F32 PROPERTIES LABELS "cuda-fake;slow")
 david_fake_test(NAME fake_davi_golden KERNELS cpu PROGRAM test_davi_golden)
 david_fake_test(NAME fake_davi_engine KERNELS cpu PROGRAM test_davi_engine)
 

@@ -118,6 +118,23 @@ def test_little_memory_is_a_smaller_batch_and_too_little_a_clear_refusal(start, 
     assert "out of memory" in lines(none, "cannot serve")[0]["detail"]
 
 
+def test_every_device_computes(start, tmp_path):
+    def replays(clients):
+        """Of each device, over the life of a daemon that has served so many at once."""
+        tell = tmp_path / f"tell-{clients}"
+        d = start(max_batch=2, environment={"DAVID_FAKE_DEVICES": "2", "DAVID_FAKE_TELL_FILE": str(tell)})
+        if clients:
+            with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+                answers = list(pool.map(lambda i: d.restore(png(64, 64, seed=i), samples=4, output="mean"), range(clients)))
+            assert [a.status_code for a in answers] == [200] * clients
+        assert d.stop() == 0
+        return [int(line.split()[1]) for line in tell.read_text().splitlines()]
+
+    idle, busy = replays(0), replays(6)
+    assert len(idle) == len(busy) == 2 and idle[0] == idle[1]
+    assert all(b > i for i, b in zip(idle, busy)), (idle, busy)
+
+
 def test_without_a_driver_auto_serves_on_the_cpu_with_one_line_and_cuda_is_refused(start):
     d = start(backend="auto", environment={"DAVID_FAKE_DEVICES": "0"})
     (line,) = lines(d, "engine")
