@@ -198,9 +198,12 @@ static enum status check_params(struct restoration_setup *s, const struct model 
                                      .keep_samples = p->keep_samples,
                                      .tile = info->tile_size,
                                      .overlap = info->tile_overlap,
-                                     .rows_in_flight = m->engine->engines *
-                                                       m->engine->facts.in_flight *
-                                                       m->engine->facts.max_batch };
+                                     .rows_in_flight = m->engine->facts.max_batch };
+    /* One engine ends its batches in order: what is in flight is one run. */
+    if (m->engine->engines > 1)
+        s->runs_in_flight = m->engine->engines * m->engine->facts.in_flight;
+    else
+        s->rows_in_flight *= m->engine->facts.in_flight;
     return ST_OK;
 }
 

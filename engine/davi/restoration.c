@@ -56,8 +56,10 @@ static struct layout lay_out(const struct restoration_setup *s, const struct res
     const size_t values = (size_t)h->out.w * h->out.h * h->out.c; /* at most 3 * 2^36 */
     uint64_t tiles = (uint64_t)tile_axis_count(h->out.w, s->tile, s->overlap, s->shift_x) *
                      tile_axis_count(h->out.h, s->tile, s->overlap, s->shift_y);
-    /* Rows go out in ascending order, so those in flight are neighbours and touch this many samples at most. */
+    /* Rows go out in ascending order, so those in flight are neighbours and touch this many samples at most. Of several runs each may touch as many, and
+     * the sample whose last rows have not gone out yet may be in none of them. */
     uint64_t touched = 1 + (s->rows_in_flight - 1 + tiles - 1) / tiles;
+    if (s->runs_in_flight > 1) touched = touched * s->runs_in_flight + 1;
     l.n_slots = touched < s->samples ? (uint32_t)touched : s->samples;
     l.has_sum = s->samples > 1;
     l.has_sum2 = l.has_sum && (s->output == OUTPUT_STD || s->output == OUTPUT_ALL);

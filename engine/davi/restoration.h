@@ -32,7 +32,9 @@ struct restoration_setup {
     bool keep_samples;
     uint32_t tile, overlap;    /* px of the restored picture */
     uint32_t shift_x, shift_y; /* px by which the tile grid is moved; 0 but in tests */
-    uint32_t rows_in_flight;   /* most rows that are in the engine at once */
+    uint32_t rows_in_flight;   /* most neighbouring rows that are in an engine at once */
+    uint32_t
+        runs_in_flight; /* of such rows, far from each other: several engines do not keep step; 0 = 1 */
     /* the measurement: one of the two; the mask where the task has one */
     const struct image *img;
     const struct measurement *y;

@@ -1,5 +1,5 @@
 /* The engine on a fake device while it serves: after the warm-up nothing is allocated or recorded any more, whatever the size of a batch; two
- * batches in flight give what each gives alone; passes of one size (deterministic) give the same bytes from start to start. */
+ * batches in flight give what each gives alone, also on two devices; passes of one size (deterministic) give the same bytes from start to start. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -33,17 +33,24 @@ struct serving {
     struct model *m;
 };
 
-static struct serving serving_of(bool one_size)
+static struct serving serving_on(int device, uint32_t engines, uint32_t batch, bool one_size)
 {
     struct serving s = { NULL, NULL };
     struct backend *b = NULL;
     struct error err = { 0 };
-    const struct plugin_options po = { .max_rows = MAX_BATCH, .one_size = one_size };
-    const struct engine_options eo = { .dtype = "bf16", .max_batch = MAX_BATCH, .threads = 1 };
+    const struct plugin_options po = { .device = device, .max_rows = batch, .one_size = one_size };
+    const struct engine_options eo = {
+        .dtype = "bf16", .max_batch = batch, .threads = 1, .engines = engines
+    };
     if (cuda_backend_open(&b, &po, &err) || engine_on(&s.e, b, &eo, &err) ||
         model_hash(&s.m, s.e, &nano, 7, &err) || model_warm(s.m, &err))
         fail_msg("%s", err.detail);
     return s;
+}
+
+static struct serving serving_of(bool one_size)
+{
+    return serving_on(0, 1, MAX_BATCH, one_size);
 }
 
 static void serving_done(struct serving *s)
@@ -178,11 +185,69 @@ static void one_size_gives_the_same_bytes_from_start_to_start(void **state)
     serving_done(&s);
 }
 
+/* A restoration's rows on two devices that do not keep step: two batches are out until all others are back. */
+static void a_slow_device_holds_no_row_up(void **state)
+{
+    enum { LARGE = 48, SAMPLES = 12, SMALL = 2 };
+    static uint8_t alone[3 * LARGE * LARGE];
+    struct serving s[2];
+    struct error err = { 0 };
+    struct image img = { 0 }, got = { 0 };
+    const struct restore_params p = {
+        .task = "denoise", .h = -1, .samples = SAMPLES, .output = OUTPUT_MEAN
+    };
+    (void)state;
+    fake_set_devices(2);
+    for (int i = 0; i < 2; i++)
+        s[i] = serving_on(i, 2, SMALL, false);
+    assert_int_equal(image_init(&img, LARGE, LARGE, 3, 8, &err), ST_OK);
+    for (size_t k = 0; k < sizeof alone; k++)
+        ((uint8_t *)img.pixels)[k] = (uint8_t)(k * 40503u >> 7);
+    for (int is_apart = 0; is_apart < 2; is_apart++) {
+        struct restoration *r = NULL;
+        struct row held[2][SMALL], rows[SMALL];
+        struct flight slow[2];
+        uint32_t out = 0;
+        assert_int_equal(restoration_new(&r, s[0].m, &p, &img, NULL, &err), ST_OK);
+        const uint64_t total = restoration_rows(r);
+        assert_true(total > SAMPLES);
+        for (uint64_t at = 0, n; at < total; at += n) {
+            const bool is_held = is_apart && out < 2 && at >= out * total / 2;
+            struct row *to = is_held ? held[out] : rows;
+            n = is_held ? 1 : total - at < SMALL ? total - at : SMALL;
+            for (uint64_t i = 0; i < n; i++)
+                to[i] = (struct row){ .restoration = r, .index = at + i };
+            if (is_held) {
+                assert_int_equal(engine_begin(s[1].e, s[1].m, to, n, &slow[out++], &err), ST_OK);
+                continue;
+            }
+            assert_int_equal(engine_run(s[0].e, s[0].m, rows, n, &err), ST_OK);
+            for (uint64_t i = 0; i < n; i++)
+                assert_int_equal(rows[i].status, ST_OK);
+        }
+        for (uint32_t i = 0; i < out; i++)
+            assert_int_equal(engine_end(s[1].e, &slow[i], &err), ST_OK);
+        assert_true(restoration_is_done(r));
+        assert_int_equal(restoration_image(r, OUTPUT_MEAN, 0, &got, &err), ST_OK);
+        if (is_apart)
+            assert_memory_equal(alone, got.pixels, sizeof alone);
+        else
+            memcpy(alone, got.pixels, sizeof alone);
+        image_done(&got);
+        restoration_free(r);
+    }
+    image_done(&img);
+    for (int i = 0; i < 2; i++)
+        serving_done(&s[i]);
+    fake_set_devices(1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batches_in_flight_give_what_each_gives_alone),
         cmocka_unit_test(serving_allocates_and_records_nothing),
+        cmocka_unit_test(a_slow_device_holds_no_row_up),
         cmocka_unit_test(one_size_gives_the_same_bytes_from_start_to_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,9 @@
 
 #include <cmocka.h>
 
+#include <pthread.h>
+#include <sched.h>
+
 #include "server/memory.h"
 #include "server/queue.h"
 #include "server/throughput.h"
@@ -188,6 +191,45 @@ static void budget_tells_never_from_now(void **state)
     assert_int_equal(memory_reserved(&m), 0);
 }
 
+struct waiter {
+    struct queue *q;
+    struct queue_row row;
+    size_t n;
+};
+
+static void *take_one(void *cls)
+{
+    struct waiter *w = cls;
+    if (queue_wait(w->q, 1, 0)) w->n = queue_fill(w->q, &w->row, 1, 1);
+    return NULL;
+}
+
+/* One push may be work for several batchers: who leaves rows behind wakes the next. */
+static void every_batcher_is_woken_for_its_rows(void **state)
+{
+    enum { BATCHERS = 3 };
+    struct queue *q = queue_of(4);
+    struct queue_item item;
+    struct waiter w[BATCHERS];
+    pthread_t threads[BATCHERS];
+    (void)state;
+    assert_false(queue_is_waited_for(q));
+    for (int i = 0; i < BATCHERS; i++) {
+        w[i] = (struct waiter){ .q = q };
+        assert_int_equal(pthread_create(&threads[i], NULL, take_one, &w[i]), 0);
+    }
+    while (!queue_is_waited_for(q))
+        (void)sched_yield();
+    push(q, &item, &model_a, BATCHERS, NO_DEADLINE);
+    for (int i = 0; i < BATCHERS; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+        assert_int_equal(w[i].n, 1);
+        assert_int_equal(queue_back(q, &item), i + 1 == BATCHERS);
+    }
+    assert_false(queue_is_waited_for(q));
+    queue_free(q);
+}
+
 static void retry_after_follows_the_measured_rate(void **state)
 {
     (void)state;
@@ -210,6 +252,7 @@ int main(void)
         cmocka_unit_test(a_closed_queue_takes_nothing),
         cmocka_unit_test(what_was_dropped_before_cannot_be_pushed),
         cmocka_unit_test(budget_tells_never_from_now),
+        cmocka_unit_test(every_batcher_is_woken_for_its_rows),
         cmocka_unit_test(retry_after_follows_the_measured_rate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
