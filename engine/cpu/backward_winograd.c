@@ -263,7 +263,7 @@ static void put_away(const struct weights_job *j, const struct cut *c, size_t i)
         for (int col = 0; col < 6; col++) {
             vf in[6], out[3];
             for (int row = 0; row < 6; row++)
-                in[row] = total(j, c, (size_t)(row * 6 + col), i, o);
+                in[row] = total(j, c, (size_t)row * 6 + (size_t)col, i, o);
             weight_1d(out, in);
             for (int row = 0; row < 3; row++)
                 half[row][col] = out[row];
