@@ -22,6 +22,8 @@ void fake_break_after(
     uint64_t items);    /* that many pieces of work more, then a sticky error; UINT64_MAX: never */
 void fake_repair(void); /* as a new process would find the device */
 void fake_set_eager(bool is_eager); /* work is done when it is asked for */
+void fake_set_copies_first(
+    bool yes); /* copies that wait for no kernel are done at once, kernels as late as ever */
 
 struct fake_counts {
     uint64_t allocations, allocated_bytes; /* ever; now */

@@ -12,7 +12,7 @@ struct fake_state {
     cudaError_t sticky, last;
     uint64_t clock_ns, fail_allocation, break_after, memory_bytes;
     int devices;
-    bool is_eager;
+    bool is_eager, copies_first;
     cudaEvent_t stopwatch; /* the event that started it; NULL: none runs */
     const char *break_file;
     const char *tell_file; /* written at the end: what each device has done */

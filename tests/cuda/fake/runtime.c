@@ -165,6 +165,13 @@ void fake_repair(void)
     (void)fake_leave(cudaSuccess);
 }
 
+void fake_set_copies_first(bool yes)
+{
+    fake_enter();
+    fake.copies_first = yes;
+    (void)fake_leave(cudaSuccess);
+}
+
 void fake_set_eager(bool eager)
 {
     fake_enter();

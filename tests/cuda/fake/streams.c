@@ -78,6 +78,16 @@ void fake_work(cudaStream_t s, uint64_t number)
     fake.working = working;
 }
 
+/* Nothing but copies, and none that waits for what is not done. */
+static bool is_free_to_copy(const struct CUstream_st *s)
+{
+    for (const struct item *i = s->first; i; i = i->next)
+        if (i->wait_stream ? i->wait_stream->done < i->wait_number
+                           : !i->record && i->run != run_copy)
+            return false;
+    return true;
+}
+
 void fake_ask(cudaStream_t s, struct item what)
 {
     struct item *i = malloc(sizeof *i);
@@ -92,7 +102,7 @@ void fake_ask(cudaStream_t s, struct item what)
     *s->end = i;
     s->end = &i->next;
     s->asked++;
-    if (fake.is_eager) fake_work(s, s->asked);
+    if (fake.is_eager || (fake.copies_first && is_free_to_copy(s))) fake_work(s, s->asked);
 }
 
 int fake_enqueue(void *stream, void (*run)(void *job), void (*drop)(void *job), void *job)
