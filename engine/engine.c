@@ -259,10 +259,12 @@ static enum status begin_pass(struct model *m, uint32_t lane, struct row *rows, 
 {
     struct sampler *sampler = &m->sampler;
     sampler_turn(sampler, lane);
+#pragma omp parallel for if (n > 1) num_threads(m->engine->facts.threads) schedule(dynamic)
+    for (uint32_t i = 0; i < n; i++)
+        restoration_cut(rows[i].restoration, rows[i].index, sampler_row(sampler, i));
     for (uint32_t i = 0; i < n; i++) {
         const struct restoration *r = rows[i].restoration;
         const struct place at = restoration_place(r, rows[i].index);
-        restoration_cut(r, rows[i].index, sampler_row(sampler, i));
         enum status s = sampler_draw(sampler, i, r->s.seed, at.sample, at.x0, at.y0, err);
         if (s) return s;
         sampler_choose(sampler, i, r->s.h, r->s.program_set);
@@ -283,14 +285,15 @@ enum status engine_end(struct engine *e, struct flight *f, struct error *err)
 {
     struct sampler *sampler = &f->model->sampler;
     enum status s = sampler_end(sampler, f->lane, err);
-    (void)e;
-    if (s)
+    if (s) {
         lose(f->rows, f->n, s);
-    else
+    } else {
+#pragma omp parallel for if (f->n > 1) num_threads(e->facts.threads) schedule(dynamic)
         for (size_t i = 0; i < f->n; i++)
             f->rows[i].status =
                 restoration_put(f->rows[i].restoration, f->rows[i].index,
                                 sampler_row_of(sampler, f->lane, (uint32_t)i), NULL);
+    }
     f->n = 0;
     return s;
 }
