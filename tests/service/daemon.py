@@ -74,6 +74,7 @@ class Daemon:
     def start(self):
         self.port = wait_for("listening socket", self.find_port)
         wait_for("readiness", lambda: self.alive() and self.get("/readyz").status_code == 200)
+        self.idle = self.reserved()  # what is reserved while nobody asks for anything
         return self
 
     def url(self, path):

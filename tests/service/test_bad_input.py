@@ -257,7 +257,7 @@ TABLE = [
 
 @pytest.mark.parametrize("ask, statuses, words", [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_bad_input_gets_its_status_and_disturbs_nothing(daemon, ask, statuses, words):
-    reserved = daemon.reserved()
+    reserved = daemon.idle
     status, body, headers = ask(daemon)
     assert status in statuses, f"{status}: {body[:300]}"
     if words is not LIBRARY and status is not CLOSED:

@@ -174,7 +174,7 @@ def test_any_size_from_eight_pixels_is_restored(daemon, size):
 
 
 def test_memory_comes_back(daemon):
-    before = daemon.reserved()
+    before = daemon.idle
     for _ in range(3):
         daemon.restore(png(60, 60), samples=4, output="all")
     wait_for("memory back", lambda: daemon.reserved() == before)
