@@ -77,3 +77,15 @@ david_fake_service(operation ${CMAKE_SOURCE_DIR}/tests/service/test_operation.py
 david_test(NAME fake_faults LABEL cuda-fake SOURCES fake/test_faults.c TIMEOUT 300
   LIBS david_cuda_on_fake -Wl,--whole-archive david_fake_kernels_cpu -Wl,--no-whole-archive)
 set_tests_properties(fake_faults PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)
+
+# The fake device's headers against the toolkit's.
+if(TARGET david_cuda_toolkit)
+  add_executable(fake_headers fake/test_headers.c)
+  target_link_libraries(fake_headers PRIVATE david_cuda_toolkit)
+  add_test(NAME fake_headers COMMAND fake_headers)
+  set_tests_properties(fake_headers PROPERTIES LABELS cuda-fake TIMEOUT 60)
+else()
+  add_test(NAME fake_headers COMMAND sh -c
+    "echo 'no CUDA toolkit to compare with'; [ -z \"$DAVID_REQUIRE_CUDA\" ] && exit 77; exit 1")
+  set_tests_properties(fake_headers PROPERTIES LABELS cuda-fake SKIP_RETURN_CODE 77)
+endif()

@@ -1,6 +1,6 @@
 /* cuda_runtime_api.h - the part of CUDA's runtime that engine/cuda calls, for the fake device.
  *
- * Own declarations of public names and values; test_fake_headers compares them with the toolkit's where that is there. What the
+ * Own declarations of public names and values; test_headers.c compares them with the toolkit's where that is there. What the
  * plugin calls and this lacks does not compile, which is the point. Plain C. */
 #ifndef DAVID_FAKE_CUDA_RUNTIME_API_H
 #define DAVID_FAKE_CUDA_RUNTIME_API_H
