@@ -1,4 +1,7 @@
 # The team of a training run under mpirun, libdavid_mpi.so: built where Open MPI's headers are found. Everything else builds without.
+if(DAVID_ENGINE_ONLY)
+  return()
+endif()
 pkg_check_modules(OMPI QUIET IMPORTED_TARGET ompi-c)
 if(NOT OMPI_FOUND)
   message(STATUS "MPI plugin: not built (no ompi-c for pkg-config: libopenmpi-dev)")
