@@ -1,8 +1,9 @@
 /* failing_alloc.c - preloaded: one allocation of the process fails, the n-th from when a test says so.
  *
  * $FAILING_ALLOC names a file of one uint64 that is shared with the test: 0 none; n: the n-th from now, and then 0 again.
- * Allocations of the C library, the loader, OpenMP's team and OpenSSL are left alone: none of them can say that it failed. Nor
- * those of $FAILING_ALLOC_SPARES: where memory ends, the parser of jansson 2.14 drops bytes and then ends the process. */
+ * Allocations of the C library, the loader, OpenMP's team, OpenSSL and the CUDA runtime inside our plugin are left alone: none of them
+ * can say that it failed. Nor those of $FAILING_ALLOC_SPARES: where memory ends, the parser of jansson 2.14 drops bytes and then
+ * ends the process. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
