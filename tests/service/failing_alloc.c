@@ -30,8 +30,8 @@ __attribute__((constructor)) static void open_counter(void)
 
 static bool is_spared(const void *caller)
 {
-    static const char *const spared[] = { "libc.so", "libgomp", "ld-linux", "libpthread",
-                                          "libcrypto" };
+    static const char *const spared[] = { "libc.so",    "libgomp",   "ld-linux",
+                                          "libpthread", "libcrypto", "libdavid_cuda" };
     Dl_info info;
     if (!dladdr(caller, &info) || !info.dli_fname) return true;
     const char *slash = strrchr(info.dli_fname, '/'), *name = slash ? slash + 1 : info.dli_fname;
