@@ -35,20 +35,26 @@ def state(out):
 
 # What may be off: of the first moments (L2), and of 99 in 100 weights, in units of what one update moves them by. The adversarial losses
 # have kinks, |D(x) - D(y)| and leaky ReLUs: a value that is within rounding of one falls on either side, and takes its gradient with it.
+# One process with another instruction set differs from itself by as much (2e-3 of the generator's moments with seed 7, AVX2 and AVX-512).
 SMOOTH, KINKED = (1e-4, 2e-3), (5e-3, 0.05)
 
 
-def agree(one, other, nets):
-    """The rest of the weights have a gradient that is rounding in one of the steps, like that of a bias before a norm, and AdamW makes a
-    full step of any gradient."""
+def differences(one, other, nets):
+    """net -> how far moments and weights are apart. The rest of the weights have a gradient that is rounding in one of the steps, like that
+    of a bias before a norm, and AdamW makes a full step of any gradient."""
     a, b = state(one), state(other)
     assert a.keys() == b.keys()
-    for net, (of_moments, of_weights) in nets.items():
+    found = {}
+    for net in nets:
         m, n = a[f"{net}.m"], b[f"{net}.m"]
-        off = np.linalg.norm(m - n) / np.linalg.norm(m)
         steps = np.quantile(np.abs(a[f"{net}.params"] - b[f"{net}.params"]) / LR, (0.99, 1))
-        print(f"{net}: moments {off:.2g}, weights {steps[0]:.2g} lr, all of them {steps[1]:.2g} lr")
-        assert off < of_moments and steps[0] < of_weights, net
+        found[net] = np.linalg.norm(m - n) / np.linalg.norm(m), steps[0]
+        print(f"{net}: moments {found[net][0]:.2g}, weights {steps[0]:.2g} lr, all of them {steps[1]:.2g} lr")
+    return found
+
+
+def are_within(found, bounds):
+    return all(moments < bounds[0] and weights < bounds[1] for moments, weights in found.values())
 
 
 def test_two_processes_make_the_prior_of_one(photos, prior, tmp_path):
@@ -56,7 +62,7 @@ def test_two_processes_make_the_prior_of_one(photos, prior, tmp_path):
     more = {"arch": None, "init": prior, "steps": 5, "dtype": "f32", "json": True}
     alone = lines(train("prior", photos, one, micro_batch=4, **more))
     done = mpirun(options("prior", photos, two, micro_batch=2, **more))
-    agree(one, two, {"generator": SMOOTH})
+    assert are_within(differences(one, two, ["generator"]), SMOOTH)
     together = lines(done)
     assert [line["step"] for line in together] == [1, 2, 3, 4, 5]  # one process tells
     for a, b in zip(alone, together):
@@ -66,16 +72,22 @@ def test_two_processes_make_the_prior_of_one(photos, prior, tmp_path):
 
 @pytest.mark.parametrize("task", ["denoise", "inpaint"])
 def test_two_processes_make_the_restorer_of_one(photos, prior, tmp_path, task):
-    """The discriminator's batch norms, lambda and the share of an inpainting's kept pixels are those of all processes."""
-    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
-    more = {"prior": prior, "task": task, "batch": 8, "steps": 2, "dtype": "f32", "json": True}
-    alone = lines(train("davi", photos, one, micro_batch=4, **more))
-    together = lines(mpirun(options("davi", photos, two, micro_batch=2, **more)))
-    agree(one, two, {"score": SMOOTH, "discriminator": KINKED, "generator": KINKED})
-    assert len(alone) == len(together) == 2
-    for a, b in zip(alone, together):
-        for term, value in a.items():
-            assert b[term] == pytest.approx(value, rel=5e-3 if "gradient" in term or term == "lambda" else 1e-3, abs=1e-6), term
+    """The discriminator's batch norms, lambda and the share of an inpainting's kept pixels are those of all processes. Some seeds meet a
+    kink; one of the first few must not."""
+    for seed in range(7, 15):
+        one, two = tmp_path / f"one-{seed}.safetensors", tmp_path / f"two-{seed}.safetensors"
+        more = {"prior": prior, "task": task, "batch": 8, "steps": 2, "dtype": "f32", "json": True, "seed": seed}
+        alone = lines(train("davi", photos, one, micro_batch=4, **more))
+        together = lines(mpirun(options("davi", photos, two, micro_batch=2, **more)))
+        found = differences(one, two, ["score", "discriminator", "generator"])
+        assert are_within(found, KINKED) and are_within({"score": found["score"]}, SMOOTH), seed
+        assert len(alone) == len(together) == 2
+        for a, b in zip(alone, together):
+            for term, value in a.items():
+                assert b[term] == pytest.approx(value, rel=5e-3 if "gradient" in term or term == "lambda" else 1e-3, abs=1e-6), term
+        if are_within(found, SMOOTH):
+            return
+    pytest.fail("no seed agrees but for kinks")
 
 
 def test_micro_batches_do_not_matter_to_the_prior_and_the_score(photos, prior, tmp_path):
@@ -84,7 +96,7 @@ def test_micro_batches_do_not_matter_to_the_prior_and_the_score(photos, prior, t
         by_one, by_four = tmp_path / f"{kind}-1.safetensors", tmp_path / f"{kind}-4.safetensors"
         train(kind, photos, by_one, micro_batch=1, dtype="f32", **more)
         train(kind, photos, by_four, micro_batch=4, dtype="f32", **more)
-        agree(by_one, by_four, {net: SMOOTH})
+        assert are_within(differences(by_one, by_four, [net]), SMOOTH)
 
 
 def test_a_signal_to_one_process_stops_all_and_resuming_leaves_no_trace(photos, tmp_path):
