@@ -72,6 +72,9 @@ david_fake_service(restore ${CMAKE_SOURCE_DIR}/tests/service/test_restore.py)
 # Without what needs hundreds of rows of work: it takes minutes here, and tests the queue.
 david_fake_service(operation ${CMAKE_SOURCE_DIR}/tests/service/test_operation.py
   -k "not full_queue and not memory_that_is_taken and not goes_away and not sigterm")
+david_fake_service(bad_input ${CMAKE_SOURCE_DIR}/tests/service/test_bad_input.py)
+# OMP_WAIT_POLICY, set above, stands where that one test looks for spins.
+david_fake_service(surroundings ${CMAKE_SOURCE_DIR}/tests/service/test_surroundings.py -k "not do_not_spin")
 
 # What fails, and what serving must not do: with the plugin's sources in the test, so that the fake device can be asked.
 david_test(NAME fake_faults LABEL cuda-fake SOURCES fake/test_faults.c TIMEOUT 300
