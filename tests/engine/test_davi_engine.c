@@ -15,19 +15,11 @@
 
 #include "engine/davi/restoration.h"
 #include "tests/engine/back_end.h"
+#include "tests/engine/nano.h"
 
 static const char default_model[] = DAVID_SOURCE_DIR "/models/default.safetensors";
 
-static const struct unet_arch nano = { .image_size = 32,
-                                       .num_channels = 32,
-                                       .num_res_blocks = 1,
-                                       .levels = 1,
-                                       .channel_mult = { 1 },
-                                       .num_heads = 1,
-                                       .num_head_channels = -1,
-                                       .learn_sigma = true,
-                                       .use_scale_shift_norm = true,
-                                       .resblock_updown = true };
+static const struct unet_arch nano = NANO_ARCH(32);
 
 static struct engine *engine_of(int threads, const char *dtype)
 {

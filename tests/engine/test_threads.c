@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "tests/engine/nano.h"
 #include "tests/engine/restorations.h"
 
 enum { TEAM = 4, SAMPLES = 3, LOADS = 3, RUNS = 3 };
@@ -94,16 +95,7 @@ static void a_lost_row_fails_its_restoration_whoever_loses_it(void **state)
 
 /* ---- loading beside running ---- */
 
-static const struct unet_arch tiny = { .image_size = 32,
-                                       .num_channels = 32,
-                                       .num_res_blocks = 1,
-                                       .levels = 1,
-                                       .channel_mult = { 1 },
-                                       .num_heads = 1,
-                                       .num_head_channels = -1,
-                                       .learn_sigma = true,
-                                       .use_scale_shift_norm = true,
-                                       .resblock_updown = true };
+static const struct unet_arch tiny = NANO_ARCH(32);
 
 static struct engine *engine;
 static atomic_bool is_wrong; /* cmocka's assertions belong to the main thread */

@@ -20,6 +20,7 @@
 #include "engine/davi/restoration.h"
 #include "engine/nets/unet.h"
 #include "tests/engine/back_end.h"
+#include "tests/gpu/batches.h"
 #include "tests/gpu/ledger.h"
 
 enum { MAX_BATCHES = 8, MAX_BATCH = 256, MAX_RUNS = 1000, GROUP = 10 };
@@ -405,11 +406,7 @@ static bool parse(struct options *o, int argc, char **argv)
         } else if (strcmp(argv[i], "--dtype") == 0) {
             o->dtype = end;
         } else if (strcmp(argv[i], "--batch") == 0) {
-            for (o->batches = 0; *end && o->batches < MAX_BATCHES; end += *end == ',') {
-                unsigned long n = strtoul(end, &end, 10);
-                if (n < 1 || n > MAX_BATCH) return false;
-                o->batch[o->batches++] = (uint32_t)n;
-            }
+            if (!parse_batches(end, o->batch, MAX_BATCHES, MAX_BATCH, &o->batches)) return false;
         } else {
             return false;
         }

@@ -11,6 +11,7 @@
 
 #include "engine/graph/program.h"
 #include "engine/nets/unet.h"
+#include "tests/gpu/batches.h"
 #include "tests/gpu/ledger.h"
 
 enum { MAX_BATCHES = 8, MAX_BATCH = 256 };
@@ -152,11 +153,7 @@ static bool parse(struct options *o, int argc, char **argv)
         } else if (strcmp(name, "--tbytes") == 0) {
             o->bytes = 1e12 * strtod(argv[i], NULL);
         } else if (strcmp(name, "--batch") == 0) {
-            for (o->batches = 0; *end && o->batches < MAX_BATCHES; end += *end == ',') {
-                unsigned long n = strtoul(end, &end, 10);
-                if (n < 1 || n > MAX_BATCH) return false;
-                o->batch[o->batches++] = (uint32_t)n;
-            }
+            if (!parse_batches(end, o->batch, MAX_BATCHES, MAX_BATCH, &o->batches)) return false;
         } else {
             return false;
         }

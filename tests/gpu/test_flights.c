@@ -14,19 +14,11 @@
 #include "engine/davi/restoration.h"
 #include "engine/inside.h"
 #include "tests/cuda/fake/fake.h"
+#include "tests/engine/nano.h"
 
 enum { MAX_BATCH = 6, SIDE = 32, BYTES = 3 * SIDE * SIDE };
 
-static const struct unet_arch nano = { .image_size = SIDE,
-                                       .num_channels = 32,
-                                       .num_res_blocks = 1,
-                                       .levels = 1,
-                                       .channel_mult = { 1 },
-                                       .num_heads = 1,
-                                       .num_head_channels = -1,
-                                       .learn_sigma = true,
-                                       .use_scale_shift_norm = true,
-                                       .resblock_updown = true };
+static const struct unet_arch nano = NANO_ARCH(SIDE);
 
 struct serving {
     struct engine *e;

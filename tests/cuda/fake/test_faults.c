@@ -12,19 +12,11 @@
 #include "engine/cuda/inside.h"
 #include "engine/inside.h"
 #include "tests/cuda/fake/fake.h"
+#include "tests/engine/nano.h"
 
 enum { ROWS = 4, SIDE = 8 };
 
-static const struct unet_arch tiny = { .image_size = SIDE,
-                                       .num_channels = 32,
-                                       .num_res_blocks = 1,
-                                       .levels = 1,
-                                       .channel_mult = { 1 },
-                                       .num_heads = 1,
-                                       .num_head_channels = -1,
-                                       .learn_sigma = true,
-                                       .use_scale_shift_norm = true,
-                                       .resblock_updown = true };
+static const struct unet_arch tiny = NANO_ARCH(SIDE);
 
 struct loaded {
     struct engine *engine;
