@@ -219,17 +219,21 @@ int cmd_sample(int argc, char **argv)
     struct sample_options o = { .steps = 50, .count = 16 };
     const char *prior = NULL;
     uint32_t threads = 0;
+    bool is_json = false;
     const struct option_row rows[] = {
         { "prior", OPTION_TEXT, &prior, "FILE|NAME", "the prior", 0, 0, NULL },
         { "steps", OPTION_COUNT, &o.steps, "N", "evaluations of the network (50)", 1, 1000, NULL },
         { "count", OPTION_COUNT, &o.count, "N", "samples on the sheet (16)", 1, 4096, NULL },
         { "seed", OPTION_SEED, &o.seed, "N", "of the noise (0)", 0, 0, NULL },
         ENGINE_ROWS(o.engine, threads),
+        { "json", OPTION_FLAG, &is_json, NULL, "facts as one JSON object on stdout", 0, 0, NULL },
     };
     const struct command c = { "sample", "OUT.png", about_sample, rows, sizeof rows / sizeof *rows,
                                1,        1 };
     const char *out = argv[options_parse(&c, argc, argv)];
     if (!prior) usage_error(c.name, "--prior is needed");
+    if (is_json && strcmp(out, "-") == 0)
+        usage_error(c.name, "--json and the picture cannot both go to stdout");
 
     char path[PATH_MAX];
     struct error err = { 0 };
@@ -241,6 +245,9 @@ int cmd_sample(int argc, char **argv)
     o.prior = path;
     if (!s) s = prior_sample(&img, &o, &err);
     if (!s) s = picture_write(out, &img, &err);
+    if (!s && is_json)
+        printf("{\"count\":%u,\"steps\":%u,\"seed\":\"%" PRIu64 "\",\"width\":%u,\"height\":%u}\n",
+               o.count, o.steps, o.seed, img.width, img.height);
     image_done(&img);
     return s ? report_error(c.name, &err) : finish_stdout(c.name);
 }

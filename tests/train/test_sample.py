@@ -2,6 +2,7 @@
 import json
 
 import numpy as np
+from PIL import Image
 
 from conftest import header_of, run, tiles
 
@@ -64,3 +65,11 @@ def test_samples_are_those_of_ddim(prior, tmp_path):
             levels = (sample.transpose(1, 2, 0) + 1) * 127.5
             assert np.abs(picture - levels).max() < 0.51 + 0.05 and np.ptp(picture) > 50, steps
     assert not np.array_equal(sheets[1], sheets[7])
+
+
+def test_facts_are_one_json_object_or_the_picture_goes_to_stdout(prior, tmp_path):
+    args = ["sample", "--prior", prior, "--steps", 1, "--count", 2, "--seed", 5, "--json"]
+    facts = json.loads(run(*args, tmp_path / "s.png").stdout)
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert facts == {"count": 2, "steps": 1, "seed": "5", "width": sheet.width, "height": sheet.height}
+    assert run(*args, "-", code=2).stderr.count(b"\n") == 1
