@@ -17,6 +17,7 @@
 extern "C" {
 #endif
 
+#include "engine/graph/pictures.h"
 #include "engine/graph/tensor.h"
 
 /* ---- the network's pictures ---- */
@@ -115,86 +116,20 @@ int gpu_sampler_in(const float *y_in, const float *z, const struct gpu_row *rows
 int gpu_sampler_out(const struct tensor *x, const struct tensor *eps, float std,
                     const struct tensor *x0, void *stream);
 
-/* ---- pictures on the device: same arithmetic and the same bytes as engine/davi on the host ---- */
+/* ---- pictures on the device (engine/graph/pictures.h): same arithmetic and the same bytes as engine/davi on the host ---- */
 
-enum gpu_operator {
-    GPU_BLUR,
-    GPU_POOL4,
-    GPU_MASK,
-    GPU_IDENTITY,
-    GPU_GRAY
-}; /* enum operator_kind */
-
-/* A measurement as it lies on the device, and how a tile of the network's input is cut from it (restoration_cut). */
-struct gpu_measurement {
-    const void *pixels;             /* [h][w][channels], tight; 8 or 16 bits, or F32 (depth 32) */
-    uint32_t w, h, channels, depth; /* 1..4 channels, alpha counted (the last of 2 or 4) */
-    uint32_t
-        y_channels; /* 1 or 3: 1 where gray (repeated) or colorize (0.3333 R + 0.3334 G + 0.3333 B) */
-    enum gpu_operator op; /* POOL4: the input is the measurement resized x4 (resize4_at) */
-    const uint8_t *kept;  /* [h][w] nonzero where measured; NULL but for MASK */
-    uint64_t seed;        /* of the hole's noise: stream 1, sample 0; not used with depth 32 */
-    float sigma;
-};
-struct gpu_cut {
-    struct gpu_measurement m;
-    uint32_t out_w, out_h, tile, x0,
-        y0;      /* px of the restored picture; beyond its edges: reflect() */
-    float *y_in; /* out: [tile][tile][3] F32 */
-};
-int gpu_cut(const struct gpu_cut *a, void *stream);
-
-/* bad[n] = 1 where row n of x has a value that is not finite, else 0; x: [n][count]. */
+int gpu_cut(const struct cut_args *a, void *stream);
 int gpu_find_bad(const float *x, uint32_t n, size_t count, uint32_t *bad, void *stream);
-
-/* acc += weight * round(2^30 clamp(v)) over the part of the tile inside the picture (restoration.c: blend); exact, so order cannot matter, and tiles
- * that overlap may be in flight on two streams (atomic adds). One channel: the mean of three, in integers. Nothing where *bad. */
-struct gpu_blend {
-    const float *x0;         /* [tile][tile][3] F32 */
-    const uint16_t *wx, *wy; /* [tile] */
-    uint32_t tile, at_x, at_y;
-    uint32_t out_w, out_h, out_c; /* out_c 1 or 3 */
-    int64_t *acc;                 /* [out_h][out_w][out_c] */
-    const uint32_t *bad;          /* one flag or NULL */
-};
-int gpu_blend(const struct gpu_blend *a, void *stream);
-
-/* v = (acc + 2^30) >> 31 (VALUE_BITS, BLEND_BITS, FOLD_BITS of engine/davi); sum += v, sum2 += v v (each may be NULL); then acc = 0 where `clear`. */
-int gpu_fold(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, bool clear, void *stream);
-
-/* Pixels of 8 or 16 bits as restoration_output.c rounds them (double): of acc (sum NULL), else of the mean sum / samples. alpha_ld: channels of a pixel
- * in `pixels` (colours first; alpha is not written). */
-struct gpu_round {
-    const int64_t *acc, *sum;
-    uint32_t samples, depth, c, pixel_ld;
-    size_t px;
-    void *pixels;
-};
-int gpu_round(const struct gpu_round *a, void *stream);
-/* x[i] = the float that the residual is taken of: acc (sum NULL), else the mean sum / samples. */
-int gpu_mean(const int64_t *acc, const int64_t *sum, uint32_t samples, size_t count, float *x,
-             void *stream);
-/* Unbiased deviation, double: std[i] (F64, or NULL) and the largest of all into *largest (F64). spread in 128-bit integers as on the host. */
-int gpu_std(const int64_t *sum, const int64_t *sum2, uint32_t samples, size_t count, double *std,
-            double *largest, void *stream);
-
-/* y = A x, float pictures [h][w][c]; x of w x h x c. BLUR needs scratch of w * h * c floats; taps: [61] F32 (blur_kernel()). MASK: kept [h][w]. */
-struct gpu_operate {
-    enum gpu_operator op;
-    uint32_t w, h, c;
-    const uint8_t *kept;
-    const float *taps, *x;
-    float *y, *scratch;
-};
-int gpu_operator(const struct gpu_operate *a, void *stream);
-/* out[0] = sum over measured entries of (ax - y)^2 in F64, out[1] = how many (as F64); one order of summation. scratch: gpu_residual_scratch() doubles. */
-struct gpu_residual {
-    const float *ax;          /* [h][w][y_channels] */
-    struct gpu_measurement m; /* measured_at(): no noise in the hole */
-    double *scratch, *out;
-};
-size_t gpu_residual_scratch(size_t px); /* host only */
-int gpu_residual(const struct gpu_residual *a, void *stream);
+/* Exact, so order cannot matter, and tiles that overlap may be in flight on two streams (atomic adds). */
+int gpu_blend(const struct blend_args *a, void *stream);
+int gpu_fold(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, void *stream);
+int gpu_mean(const struct finished *f, float *x, void *stream);
+int gpu_round(const struct finished *f, uint32_t depth, void *pixels, void *stream);
+/* pixels may be NULL: only the largest is wanted. 128-bit integers as on the host. */
+int gpu_deviation(const struct finished *f, double *largest, uint8_t *pixels, void *stream);
+int gpu_operator(const struct operator_args *a, void *stream);
+size_t gpu_residual_scratch(size_t px); /* host only; doubles */
+int gpu_residual(const struct residual_args *a, void *stream);
 
 #ifdef __cplusplus
 }

@@ -11,13 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum operator_kind {
-    OPERATOR_BLUR,
-    OPERATOR_POOL4,
-    OPERATOR_MASK,
-    OPERATOR_IDENTITY,
-    OPERATOR_GRAY
-};
+#include "engine/graph/pictures.h"
 
 struct task_desc {
     const char *name;
@@ -35,7 +29,6 @@ enum task_id {
 extern const struct task_desc task_table[TASK_COUNT];
 const struct task_desc *task_find(const char *name); /* NULL: no such task */
 
-enum { BLUR_REACH = 30, BLUR_TAPS = 2 * BLUR_REACH + 1 };
 #define BLUR_STD 3.0
 const float *blur_kernel(void); /* [BLUR_TAPS], sums to 1 */
 

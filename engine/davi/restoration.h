@@ -16,9 +16,7 @@
 enum {
     RESTORE_MIN_SIDE = 8,
     RESTORE_MAX_SIDE = 1 << 18, /* px of the restored picture */
-    RESTORE_MAX_SAMPLES = 1 << 16,
-    VALUE_BITS = 30, /* a value v of [-1,1] is v * 2^30, times a weight of 2^(2 * BLEND_BITS) */
-    FOLD_BITS = 23   /* of a finished sample in sum and sum of squares: 2^16 squares fit an int64 */
+    RESTORE_MAX_SAMPLES = 1 << 16
 };
 #define RESTORE_MAX_H 10.0
 

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { BLEND_BITS = 12, BLEND_ONE = 1 << BLEND_BITS };
+#include "engine/graph/pictures.h" /* BLEND_ONE */
 
 struct tile_axis {
     uint32_t length, tile, overlap; /* px; overlap < tile */

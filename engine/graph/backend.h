@@ -17,6 +17,7 @@
 
 struct backend;
 struct gradient_ops;
+struct picture_ops;
 struct conv_plan;
 struct linear_plan;
 struct attention_plan;
@@ -221,6 +222,7 @@ struct backend_ops {
                                float std, const struct tensor *x0, struct error *err);
 
     const struct gradient_ops *gradients; /* gradients.h; NULL: this back end cannot train */
+    const struct picture_ops *pictures;   /* pictures.h; NULL: pictures are the host's matter */
 };
 
 struct backend {

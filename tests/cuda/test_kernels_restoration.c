@@ -8,25 +8,25 @@
 
 #include "tests/engine/restorations.h"
 
-static struct gpu_measurement on_device(const struct restoration *r)
+static struct measured on_device(const struct restoration *r)
 {
     const struct image *img = r->s.img;
-    return (struct gpu_measurement){ .pixels = img ? img->pixels : r->s.y->y,
-                                     .w = r->shape.in.w,
-                                     .h = r->shape.in.h,
-                                     .channels = r->shape.in.c,
-                                     .depth = img ? img->depth : 32,
-                                     .y_channels = r->y_channels,
-                                     .op = (enum gpu_operator)r->s.task->op,
-                                     .kept = r->kept,
-                                     .seed = r->s.seed,
-                                     .sigma = (float)r->s.sigma };
+    return (struct measured){ .pixels = img ? img->pixels : r->s.y->y,
+                              .w = r->shape.in.w,
+                              .h = r->shape.in.h,
+                              .channels = r->shape.in.c,
+                              .depth = img ? img->depth : 32,
+                              .y_channels = r->y_channels,
+                              .op = r->s.task->op,
+                              .kept = r->kept,
+                              .seed = r->s.seed,
+                              .sigma = (float)r->s.sigma };
 }
 
 /* ---- operators ---- */
 
 struct operating {
-    struct gpu_operate a;
+    struct operator_args a;
     size_t scratch;
 };
 
@@ -45,13 +45,11 @@ static void operators_give_the_bytes_of_the_host(void **state)
     static const struct extent sizes[] = {
         { 8, 8, 3 }, { 37, 21, 1 }, { 70, 75, 3 }, { 9, 130, 3 }, { 300, 11, 3 }
     };
-    assert_int_equal(GPU_BLUR, OPERATOR_BLUR);
-    assert_int_equal(GPU_GRAY, OPERATOR_GRAY);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int op = OPERATOR_BLUR; op <= OPERATOR_GRAY; op++) {
             const struct extent x = sizes[i], m = operator_extent((enum operator_kind)op, x);
             const size_t n = (size_t)x.w * x.h * x.c;
-            struct operating o = { { .op = (enum gpu_operator)op, .w = x.w, .h = x.h, .c = x.c },
+            struct operating o = { { .op = (enum operator_kind)op, .w = x.w, .h = x.h, .c = x.c },
                                    op == OPERATOR_BLUR ? n : 0 };
             uint8_t *kept = memory((size_t)x.w * x.h);
             for (size_t p = 0; p < (size_t)x.w * x.h; p++)
@@ -80,14 +78,14 @@ static void operators_give_the_bytes_of_the_host(void **state)
 
 static void run_cut(void *ctx, const struct tensor *y)
 {
-    struct gpu_cut c = *(const struct gpu_cut *)ctx;
+    struct cut_args c = *(const struct cut_args *)ctx;
     c.y_in = y->data;
     EXPECT_LAUNCH(gpu_cut(&c, NULL));
 }
 
 static void rows_are_cut_as_on_the_host(const struct restoration *r)
 {
-    struct gpu_cut c = {
+    struct cut_args c = {
         .m = on_device(r), .out_w = r->shape.out.w, .out_h = r->shape.out.h, .tile = r->s.tile
     };
     for (uint64_t row = 0; row < restoration_rows(r); row++) {
@@ -164,65 +162,66 @@ static void restore_on_device(const struct device *d)
         for (uint64_t i = 0; i < r->n_tiles; i++) {
             const uint64_t t = d->backwards ? r->n_tiles - 1 - i : i, row = sample * r->n_tiles + t;
             const struct place at = restoration_place(r, row);
-            struct gpu_blend b = { .x0 = d->tiles + row * tile_floats,
-                                   .wx = r->tiles.x.weight + t % r->tiles.x.count * tile,
-                                   .wy = r->tiles.y.weight + t / r->tiles.x.count * tile,
-                                   .tile = tile,
-                                   .at_x = at.x0,
-                                   .at_y = at.y0,
-                                   .out_w = r->shape.out.w,
-                                   .out_h = r->shape.out.h,
-                                   .out_c = r->shape.out.c,
-                                   .acc = integers(&d->acc),
-                                   .bad = d->bad + row };
+            struct blend_args b = { .x0 = d->tiles + row * tile_floats,
+                                    .wx = r->tiles.x.weight + t % r->tiles.x.count * tile,
+                                    .wy = r->tiles.y.weight + t / r->tiles.x.count * tile,
+                                    .tile = tile,
+                                    .at_x = at.x0,
+                                    .at_y = at.y0,
+                                    .out_w = r->shape.out.w,
+                                    .out_h = r->shape.out.h,
+                                    .out_c = r->shape.out.c,
+                                    .acc = integers(&d->acc),
+                                    .bad = d->bad + row };
             EXPECT_LAUNCH(gpu_blend(&b, NULL));
         }
         if (r->sum)
             EXPECT_LAUNCH(gpu_fold(integers(&d->acc), integers(&d->sum),
-                                   r->sum2 ? integers(&d->sum2) : NULL, d->values, true, NULL));
+                                   r->sum2 ? integers(&d->sum2) : NULL, d->values, NULL));
     }
+}
+
+static struct finished finished_of(const struct device *d)
+{
+    const struct restoration *r = d->r;
+    return (struct finished){ .acc = integers(&d->acc),
+                              .sum = r->sum ? integers(&d->sum) : NULL,
+                              .sum2 = r->sum2 ? integers(&d->sum2) : NULL,
+                              .samples = r->s.samples,
+                              .count = d->values };
 }
 
 static void expect_picture(const struct device *d, struct restoration *r, enum output_kind kind)
 {
     struct image img = { 0 };
+    const struct finished f = finished_of(d);
+    const uint32_t size = r->shape.depth / 8, colors = r->shape.out.c;
+    char *got = memory(d->values * size), *want = memory(d->values * size);
     EXPECT_OK(restoration_image(r, kind, 0, &img, &err));
-    struct image got = { 0 };
-    EXPECT_OK(image_init(&got, img.width, img.height, img.channels, img.depth, &err));
-    memcpy(got.pixels, img.pixels,
-           (size_t)img.width * img.height * img.channels *
-               (img.depth / 8)); /* alpha is the host's */
-    struct gpu_round round = { .acc = integers(&d->acc),
-                               .sum = r->sum ? integers(&d->sum) : NULL,
-                               .samples = r->s.samples,
-                               .depth = r->shape.depth,
-                               .c = r->shape.out.c,
-                               .pixel_ld = img.channels,
-                               .px = (size_t)img.width * img.height,
-                               .pixels = got.pixels };
-    for (size_t p = 0; p < round.px; p++)
-        for (uint32_t c = 0; c < round.c; c++)
-            memset((char *)got.pixels + (p * img.channels + c) * (img.depth / 8), 0xa5,
-                   img.depth / 8);
-    EXPECT_LAUNCH(gpu_round(&round, NULL));
-    expect_same("rounded picture", got.pixels, img.pixels,
-                (size_t)img.width * img.height * img.channels * (img.depth / 8));
+    const size_t px = (size_t)img.width * img.height;
+    for (size_t p = 0; p < px; p++) /* alpha is the host's */
+        memcpy(want + p * colors * size, (char *)img.pixels + p * img.channels * size,
+               (size_t)colors * size);
+    memset(got, 0xa5, d->values * size);
+    EXPECT_LAUNCH(gpu_round(&f, r->shape.depth, got, NULL));
+    expect_same("rounded picture", got, want, d->values * size);
     image_done(&img);
-    image_done(&got);
+    free(got);
+    free(want);
 }
 
 static void expect_deviation(const struct device *d, struct restoration *r)
 {
-    double *std = memory(d->values * sizeof *std), *largest = memory(sizeof *largest);
-    EXPECT_LAUNCH(gpu_std(integers(&d->sum), integers(&d->sum2), r->s.samples, d->values, std,
-                          largest, NULL));
+    const struct finished f = finished_of(d);
+    double *largest = memory(sizeof *largest);
+    uint8_t *pixels = memory(d->values);
+    EXPECT_LAUNCH(gpu_deviation(&f, largest, pixels, NULL));
     assert_true(*largest == restoration_facts(r)->std_scale);
     struct image img = { 0 };
     EXPECT_OK(restoration_image(r, OUTPUT_STD, 0, &img, &err));
-    for (size_t i = 0; i < d->values; i++)
-        assert_int_equal(lrint(fmin(255, 255 * std[i] / *largest)), ((uint8_t *)img.pixels)[i]);
+    expect_same("deviation", pixels, img.pixels, d->values);
     image_done(&img);
-    free(std);
+    free(pixels);
     free(largest);
 }
 
@@ -233,13 +232,11 @@ static void expect_residual(const struct device *d, struct restoration *r)
     float *ax = memory((size_t)m.w * m.h * m.c * sizeof *ax),
           *taps = memory(BLUR_TAPS * sizeof *taps);
     memcpy(taps, blur_kernel(), BLUR_TAPS * sizeof *taps);
-    EXPECT_LAUNCH(gpu_mean(integers(&d->acc), r->sum ? integers(&d->sum) : NULL, r->s.samples,
-                           d->values, mean, NULL));
-    struct gpu_operate o = {
-        (enum gpu_operator)r->s.task->op, x.w, x.h, x.c, r->kept, taps, mean, ax, scratch
-    };
+    const struct finished f = finished_of(d);
+    EXPECT_LAUNCH(gpu_mean(&f, mean, NULL));
+    struct operator_args o = { r->s.task->op, x.w, x.h, x.c, r->kept, taps, mean, ax, scratch };
     EXPECT_LAUNCH(gpu_operator(&o, NULL));
-    struct gpu_residual residual = { .ax = ax, .m = on_device(r) };
+    struct residual_args residual = { .ax = ax, .m = on_device(r) };
     residual.scratch = memory(gpu_residual_scratch((size_t)m.w * m.h) * sizeof(double));
     residual.out = memory(2 * sizeof(double));
     EXPECT_LAUNCH(gpu_residual(&residual, NULL));
@@ -317,32 +314,50 @@ static void deviations_of_any_size_are_the_hosts(void **state)
 {
     (void)state;
     static const uint32_t samples[] = { 2, 3, 1000, 65536 };
-    enum { COUNT = 3000 };
+    enum { COUNT = 600 };
     int64_t *sum = memory(COUNT * sizeof *sum), *sum2 = memory(COUNT * sizeof *sum2);
-    double *std = memory(COUNT * sizeof *std), *largest = memory(sizeof *largest);
+    double *largest = memory(sizeof *largest);
+    uint8_t *pixels = memory(COUNT);
     for (size_t k = 0; k < 4; k++) {
         const double n = samples[k];
-        double most = 0;
+        double want[COUNT], most = 0;
         for (size_t i = 0; i < COUNT;
              i++) { /* n values of one size v, the last of them differing by e */
             int64_t v = (int64_t)(noise(1, i) * 8388608.0f) >> (i % 24),
                     e = (int64_t)(noise(2, i) * 8388608.0f) >> (i % 31);
             sum[i] = v * samples[k] + e;
             sum2[i] = v * v * (samples[k] - 1) + (v + e) * (v + e);
-        }
-        EXPECT_LAUNCH(gpu_std(sum, sum2, samples[k], COUNT, std, largest, NULL));
-        for (size_t i = 0; i < COUNT; i++) {
             wide spread = (wide)sum2[i] * samples[k] - (wide)sum[i] * sum[i];
-            double want = sqrt((double)spread / (n * (n - 1))) / (1 << FOLD_BITS);
-            if (std[i] != want)
-                fail_msg("%u samples, value %zu: %.17g, not %.17g", samples[k], i, std[i], want);
-            most = fmax(most, want);
+            want[i] = sqrt((double)spread / (n * (n - 1))) / (1 << FOLD_BITS);
+            most = fmax(most, want[i]);
+            const struct finished one = {
+                .sum = sum + i, .sum2 = sum2 + i, .samples = samples[k], .count = 1
+            };
+            EXPECT_LAUNCH(gpu_deviation(&one, largest, NULL, NULL));
+            if (*largest != want[i])
+                fail_msg("%u samples, value %zu: %.17g, not %.17g", samples[k], i, *largest,
+                         want[i]);
         }
+        const struct finished all = {
+            .sum = sum, .sum2 = sum2, .samples = samples[k], .count = COUNT
+        };
+        EXPECT_LAUNCH(gpu_deviation(&all, largest, pixels, NULL));
         assert_true(*largest == most);
+        for (size_t i = 0; i < COUNT; i++)
+            assert_int_equal(pixels[i], lrint(fmin(255, 255 * want[i] / most)));
     }
+    /* samples that agree everywhere: black, not 0 / 0 */
+    memset(sum, 0, COUNT * sizeof *sum);
+    memset(sum2, 0, COUNT * sizeof *sum2);
+    memset(pixels, 0xa5, COUNT);
+    const struct finished none = { .sum = sum, .sum2 = sum2, .samples = 2, .count = COUNT };
+    EXPECT_LAUNCH(gpu_deviation(&none, largest, pixels, NULL));
+    assert_true(*largest == 0);
+    for (size_t i = 0; i < COUNT; i++)
+        assert_int_equal(pixels[i], 0);
     free(sum);
     free(sum2);
-    free(std);
+    free(pixels);
     free(largest);
 }
 
@@ -367,8 +382,8 @@ static void a_row_that_is_not_finite_is_found_and_not_blended(void **state)
             for (size_t r = 0; r < ROWS; r++) {
                 assert_int_equal(bad[r], odd[r] != 0);
                 memset(acc, 0, COUNT * sizeof *acc);
-                struct gpu_blend b = { x + r * COUNT, weight, weight, TILE, 0,      0,
-                                       TILE,          TILE,   3,      acc,  bad + r };
+                struct blend_args b = { x + r * COUNT, weight, weight, TILE, 0,      0,
+                                        TILE,          TILE,   3,      acc,  bad + r };
                 EXPECT_LAUNCH(gpu_blend(&b, NULL));
                 int written = 0;
                 for (size_t k = 0; k < COUNT; k++)

@@ -12,7 +12,7 @@ enum { THREADS = 256, RESIDUAL_PIXELS = 4096 /* of a block */ };
 /* ---- the measurement at a pixel ---- */
 
 /* Number i of the picture given, in [-1, 1]. */
-DEVICE float level_at(const struct gpu_measurement &m, size_t i)
+DEVICE float level_at(const struct measured &m, size_t i)
 {
     if (m.depth == 32) return get(static_cast<const float *>(m.pixels) + i);
     const double level = m.depth == 16 ? (double)get(static_cast<const uint16_t *>(m.pixels) + i)
@@ -20,7 +20,7 @@ DEVICE float level_at(const struct gpu_measurement &m, size_t i)
     return (float)__dadd_rn(__ddiv_rn(level, m.depth == 16 ? 32767.5 : 127.5), -1.0);
 }
 
-DEVICE void measured_at(const struct gpu_measurement &m, uint32_t x, uint32_t y, float (&v)[3])
+DEVICE void measured_at(const struct measured &m, uint32_t x, uint32_t y, float (&v)[3])
 {
     const size_t at = ((size_t)y * m.w + x) * m.channels;
     v[0] = level_at(m, at);
@@ -60,7 +60,7 @@ DEVICE float mixed(float a, float b, float w)
     return __fadd_rn(__fmul_rn(__fadd_rn(1.0f, -w), a), __fmul_rn(w, b));
 }
 
-DEVICE void resized_at(const struct gpu_measurement &m, uint32_t x, uint32_t y, float (&v)[3])
+DEVICE void resized_at(const struct measured &m, uint32_t x, uint32_t y, float (&v)[3])
 {
     const between bx = between_of(x, m.w), by = between_of(y, m.h);
     float a[3], b[3], c[3], d[3];
@@ -74,7 +74,7 @@ DEVICE void resized_at(const struct gpu_measurement &m, uint32_t x, uint32_t y, 
 }
 
 /* The normals are in double, as on the host; their last float digit may differ from the host's where the two mathematics libraries round apart. */
-DEVICE void noise_at(const struct gpu_measurement &m, uint32_t x, uint32_t y, float (&v)[3])
+DEVICE void noise_at(const struct measured &m, uint32_t x, uint32_t y, float (&v)[3])
 {
     for (uint32_t c = 0; c < m.y_channels; c++) {
         float n[4];
@@ -84,13 +84,13 @@ DEVICE void noise_at(const struct gpu_measurement &m, uint32_t x, uint32_t y, fl
     }
 }
 
-__global__ void __launch_bounds__(THREADS) cut(struct gpu_cut a)
+__global__ void __launch_bounds__(THREADS) cut(struct cut_args a)
 {
     const uint32_t tx = blockIdx.x * THREADS + threadIdx.x, ty = blockIdx.y;
     if (tx >= a.tile) return;
     const uint32_t x = reflected(a.x0 + tx, a.out_w), y = reflected(a.y0 + ty, a.out_h);
     float v[3] = {};
-    if (a.m.op == GPU_POOL4)
+    if (a.m.op == OPERATOR_POOL4)
         resized_at(a.m, x, y, v);
     else if (a.m.kept && a.m.depth != 32 && !get(a.m.kept + (size_t)y * a.m.w + x))
         noise_at(a.m, x, y, v); /* a simulated measurement brings its own */
@@ -135,7 +135,7 @@ DEVICE total block_total(total t, totals_box &box)
 }
 
 __global__ void __launch_bounds__(THREADS)
-    residual_partial(const float *ax, struct gpu_measurement m, double *partial)
+    residual_partial(const float *ax, struct measured m, double *partial)
 {
     SHARED(totals_box, box);
     const size_t pixels = (size_t)m.w * m.h, from = (size_t)blockIdx.x * RESIDUAL_PIXELS;
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(THREADS)
 
 } // namespace
 
-extern "C" int gpu_cut(const struct gpu_cut *a, void *stream)
+extern "C" int gpu_cut(const struct cut_args *a, void *stream)
 {
     return launch(cut, dim3(blocks_of(a->tile, THREADS), a->tile), THREADS, 0, stream, *a);
 }
@@ -186,7 +186,7 @@ extern "C" size_t gpu_residual_scratch(size_t px)
     return (size_t)2 * blocks_of(px, RESIDUAL_PIXELS);
 }
 
-extern "C" int gpu_residual(const struct gpu_residual *a, void *stream)
+extern "C" int gpu_residual(const struct residual_args *a, void *stream)
 {
     const uint32_t blocks = blocks_of((uint64_t)a->m.w * a->m.h, RESIDUAL_PIXELS);
     int e = launch(residual_partial, dim3(blocks), THREADS, 0, stream, a->ax, a->m, a->scratch);

@@ -8,25 +8,23 @@ namespace
 
 enum {
     THREADS = 256,
-    REACH = 30, /* of the blur; engine/davi/operators.h */
-    TAPS = 2 * REACH + 1,
     MAX_CHANNELS = 4,
     DOWN_COLUMNS = WARP_LANES, /* what a block of blur_down has: numbers of a row, */
     DOWN_ROWS = 64             /* and rows */
 };
 
 struct blur_box {
-    float taps[TAPS];
-    float line[THREADS + 2 * REACH * MAX_CHANNELS];
+    float taps[BLUR_TAPS];
+    float line[THREADS + 2 * BLUR_REACH * MAX_CHANNELS];
 };
 
 __global__ void __launch_bounds__(THREADS)
     blur_along(const float *x, const float *taps, float *y, uint32_t row, uint32_t c)
 {
     SHARED(blur_box, box);
-    const uint32_t margin = REACH * c, first = blockIdx.y * THREADS;
+    const uint32_t margin = BLUR_REACH * c, first = blockIdx.y * THREADS;
     const float *from = x + (size_t)blockIdx.x * row;
-    for (uint32_t i = threadIdx.x; i < TAPS; i += THREADS)
+    for (uint32_t i = threadIdx.x; i < BLUR_TAPS; i += THREADS)
         box.taps[i] = get(taps + i);
     for (uint32_t i = threadIdx.x; i < THREADS + 2 * margin; i += THREADS)
         box.line[i] =
@@ -34,16 +32,16 @@ __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     if (first + threadIdx.x >= row) return;
     const float *mid = box.line + margin + threadIdx.x;
-    float out = __fmul_rn(box.taps[REACH], mid[0]);
-    for (uint32_t j = 1; j <= REACH; j++)
-        out = __fadd_rn(out,
-                        __fmul_rn(box.taps[REACH + j], __fadd_rn(mid[-(int)(j * c)], mid[j * c])));
+    float out = __fmul_rn(box.taps[BLUR_REACH], mid[0]);
+    for (uint32_t j = 1; j <= BLUR_REACH; j++)
+        out = __fadd_rn(
+            out, __fmul_rn(box.taps[BLUR_REACH + j], __fadd_rn(mid[-(int)(j * c)], mid[j * c])));
     put(y + (size_t)blockIdx.x * row + first + threadIdx.x, out);
 }
 
 struct down_box {
-    float taps[TAPS];
-    float of[DOWN_ROWS + 2 * REACH][DOWN_COLUMNS];
+    float taps[BLUR_TAPS];
+    float of[DOWN_ROWS + 2 * BLUR_REACH][DOWN_COLUMNS];
 };
 
 __global__ void __launch_bounds__(THREADS)
@@ -52,17 +50,17 @@ __global__ void __launch_bounds__(THREADS)
     SHARED(down_box, box);
     const uint32_t column = threadIdx.x % DOWN_COLUMNS, lane = threadIdx.x / DOWN_COLUMNS;
     const uint32_t at = blockIdx.y * DOWN_COLUMNS + column, first = blockIdx.x * DOWN_ROWS;
-    for (uint32_t i = threadIdx.x; i < TAPS; i += THREADS)
+    for (uint32_t i = threadIdx.x; i < BLUR_TAPS; i += THREADS)
         box.taps[i] = get(taps + i);
-    for (uint32_t r = lane; r < DOWN_ROWS + 2 * REACH; r += THREADS / DOWN_COLUMNS) {
-        const bool is_inside = at < row && first + r >= REACH && first + r - REACH < h;
-        box.of[r][column] = is_inside ? get(x + (size_t)(first + r - REACH) * row + at) : 0;
+    for (uint32_t r = lane; r < DOWN_ROWS + 2 * BLUR_REACH; r += THREADS / DOWN_COLUMNS) {
+        const bool is_inside = at < row && first + r >= BLUR_REACH && first + r - BLUR_REACH < h;
+        box.of[r][column] = is_inside ? get(x + (size_t)(first + r - BLUR_REACH) * row + at) : 0;
     }
     __syncthreads();
     if (at >= row) return;
     for (uint32_t r = lane; r < DOWN_ROWS && first + r < h; r += THREADS / DOWN_COLUMNS) {
         float out = 0;
-        for (uint32_t k = 0; k < TAPS; k++)
+        for (uint32_t k = 0; k < BLUR_TAPS; k++)
             out = __fadd_rn(out, __fmul_rn(box.taps[k], box.of[r + k][column]));
         put(y + (size_t)(first + r) * row + at, out);
     }
@@ -100,29 +98,29 @@ __global__ void __launch_bounds__(THREADS)
 
 } // namespace
 
-extern "C" int gpu_operator(const struct gpu_operate *a, void *stream)
+extern "C" int gpu_operator(const struct operator_args *a, void *stream)
 {
     const uint32_t row = a->w * a->c;
     const size_t pixels = (size_t)a->w * a->h, count = pixels * a->c;
     int e = cudaSuccess;
     switch (a->op) {
-    case GPU_BLUR:
+    case OPERATOR_BLUR:
         if (a->c > MAX_CHANNELS) return cudaErrorInvalidValue;
         e = launch(blur_along, dim3(a->h, blocks_of(row, THREADS)), THREADS, 0, stream, a->x,
                    a->taps, a->scratch, row, a->c);
         if (e) return e;
         return launch(blur_down, dim3(blocks_of(a->h, DOWN_ROWS), blocks_of(row, DOWN_COLUMNS)),
                       THREADS, 0, stream, a->scratch, a->taps, a->y, row, a->h);
-    case GPU_POOL4:
+    case OPERATOR_POOL4:
         return launch(pool, dim3(a->h / 4, blocks_of(a->w / 4 * a->c, THREADS)), THREADS, 0, stream,
                       a->x, a->y, a->w, a->c);
-    case GPU_GRAY:
+    case OPERATOR_GRAY:
         return launch(gray, dim3(blocks_of(pixels, THREADS)), THREADS, 0, stream, a->x, a->y,
                       pixels, a->c);
-    case GPU_MASK:
-    case GPU_IDENTITY:
+    case OPERATOR_MASK:
+    case OPERATOR_IDENTITY:
         return launch(masked, dim3(blocks_of(count, THREADS)), THREADS, 0, stream, a->x,
-                      a->op == GPU_MASK ? a->kept : nullptr, a->y, count, a->c);
+                      a->op == OPERATOR_MASK ? a->kept : nullptr, a->y, count, a->c);
     }
     return cudaErrorInvalidValue;
 }

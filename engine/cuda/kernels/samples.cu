@@ -5,13 +5,7 @@
 namespace
 {
 
-enum {
-    THREADS = 256,
-    VALUE_BITS =
-        30, /* engine/davi/restoration.h, tiles.h; test_kernels_samples.c holds them together */
-    BLEND_BITS = 12,
-    FOLD_BITS = 23
-};
+enum { THREADS = 256 };
 
 #define ACC_UNIT  (1.0 / (double)((int64_t)1 << (VALUE_BITS + 2 * BLEND_BITS)))
 #define FOLD_UNIT (1.0 / (double)(1 << FOLD_BITS))
@@ -48,7 +42,7 @@ DEVICE void add_to(int64_t *acc, long long value)
     atomicAdd(reinterpret_cast<unsigned long long *>(acc), (unsigned long long)value);
 }
 
-__global__ void __launch_bounds__(THREADS) blend(struct gpu_blend a, uint32_t values)
+__global__ void __launch_bounds__(THREADS) blend(struct blend_args a, uint32_t values)
 {
     if (a.bad && get(a.bad)) return;
     const uint32_t i = blockIdx.x * THREADS + threadIdx.x, y = blockIdx.y;
@@ -68,7 +62,7 @@ __global__ void __launch_bounds__(THREADS) blend(struct gpu_blend a, uint32_t va
 /* ---- over samples ---- */
 
 __global__ void __launch_bounds__(THREADS)
-    fold(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, bool clear)
+    fold(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count)
 {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i >= count) return;
@@ -76,35 +70,31 @@ __global__ void __launch_bounds__(THREADS)
     const int64_t v = (get(acc + i) + ((int64_t)1 << (drop - 1))) >> drop;
     if (sum) put(sum + i, get(sum + i) + v);
     if (sum2) put(sum2 + i, get(sum2 + i) + v * v);
-    if (clear) put(acc + i, (int64_t)0);
+    put(acc + i, (int64_t)0);
 }
 
-DEVICE double mean_at(const int64_t *acc, const int64_t *sum, uint32_t samples, size_t i)
+DEVICE double mean_at(const struct finished &f, size_t i)
 {
-    if (!sum) return __dmul_rn((double)get(acc + i), ACC_UNIT);
-    return __ddiv_rn(__dmul_rn((double)get(sum + i), FOLD_UNIT), (double)samples);
+    if (!f.sum) return __dmul_rn((double)get(f.acc + i), ACC_UNIT);
+    return __ddiv_rn(__dmul_rn((double)get(f.sum + i), FOLD_UNIT), (double)f.samples);
 }
 
-__global__ void __launch_bounds__(THREADS)
-    mean(const int64_t *acc, const int64_t *sum, uint32_t samples, size_t count, float *x)
-{
-    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i < count) put(x + i, (float)mean_at(acc, sum, samples, i));
-}
-
-__global__ void __launch_bounds__(THREADS) round_levels(struct gpu_round a)
+__global__ void __launch_bounds__(THREADS) mean(struct finished f, float *x)
 {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i >= a.px * a.c) return;
-    const double half = a.depth == 16 ? 32767.5 : 127.5;
-    double level = __dmul_rn(__dadd_rn(mean_at(a.acc, a.sum, a.samples, i), 1.0), half);
+    if (i < f.count) put(x + i, (float)mean_at(f, i));
+}
+
+/* T: uint8_t or uint16_t */
+template <typename T>
+__global__ void __launch_bounds__(THREADS) round_levels(struct finished f, T *pixels)
+{
+    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= f.count) return;
+    const double half = sizeof(T) == 2 ? 32767.5 : 127.5;
+    double level = __dmul_rn(__dadd_rn(mean_at(f, i), 1.0), half);
     level = level < 0 ? 0 : level > 2 * half ? 2 * half : level;
-    const size_t to = i / a.c * a.pixel_ld + i % a.c;
-    const int rounded = __double2int_rn(level);
-    if (a.depth == 16)
-        put(static_cast<uint16_t *>(a.pixels) + to, (uint16_t)rounded);
-    else
-        put(static_cast<uint8_t *>(a.pixels) + to, (uint8_t)rounded);
+    put(pixels + i, (T)__double2int_rn(level));
 }
 
 /* 128 bits, not negative, to the nearest double: as the host's compiler converts. What is shifted out only breaks ties. */
@@ -118,13 +108,15 @@ DEVICE double nearest(unsigned long long high, unsigned long long low)
 }
 
 /* The difference of the two large terms is taken in integers, where nothing cancels. */
-DEVICE double std_at(int64_t sum, int64_t sum2, uint32_t samples)
+DEVICE double std_at(const struct finished &f, size_t i)
 {
-    const double n = samples;
+    const double n = f.samples;
+    const int64_t sum = get(f.sum + i);
     const unsigned long long size = (unsigned long long)(sum < 0 ? -sum : sum),
-                             squares = (unsigned long long)sum2;
-    const unsigned long long a = squares * samples, b = size * size;
-    const unsigned long long high = __umul64hi(squares, samples) - __umul64hi(size, size) - (a < b);
+                             squares = (unsigned long long)get(f.sum2 + i);
+    const unsigned long long a = squares * f.samples, b = size * size;
+    const unsigned long long high =
+        __umul64hi(squares, f.samples) - __umul64hi(size, size) - (a < b);
     return __dmul_rn(__dsqrt_rn(__ddiv_rn(nearest(high, a - b), __dmul_rn(n, __dadd_rn(n, -1.0)))),
                      FOLD_UNIT);
 }
@@ -135,18 +127,25 @@ __global__ void no_deviation(double *largest)
 }
 
 /* Doubles that are not negative are ordered as their bits are. */
-__global__ void __launch_bounds__(THREADS)
-    deviation(const int64_t *sum, const int64_t *sum2, uint32_t samples, size_t count, double *std,
-              double *largest)
+__global__ void __launch_bounds__(THREADS) largest_deviation(struct finished f, double *largest)
 {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
-    double v = i < count ? std_at(get(sum + i), get(sum2 + i), samples) : 0;
-    if (std && i < count) put(std + i, v);
+    double v = i < f.count ? std_at(f, i) : 0;
     for (int by = WARP_LANES / 2; by > 0; by /= 2)
         v = fmax(v, __shfl_xor_sync(0xffffffffu, v, by));
     if (threadIdx.x % WARP_LANES == 0 && v > 0)
         atomicMax(reinterpret_cast<unsigned long long *>(largest),
                   (unsigned long long)__double_as_longlong(v));
+}
+
+__global__ void __launch_bounds__(THREADS)
+    deviation_levels(struct finished f, const double *largest, uint8_t *pixels)
+{
+    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= f.count) return;
+    const double white = get(largest) > 0 ? get(largest) : 1;
+    const double level = __ddiv_rn(__dmul_rn(255.0, std_at(f, i)), white);
+    put(pixels + i, (uint8_t)__double2int_rn(level < 255 ? level : 255));
 }
 
 } // namespace
@@ -158,7 +157,7 @@ extern "C" int gpu_find_bad(const float *x, uint32_t n, size_t count, uint32_t *
     return launch(find_bad, dim3(blocks_of(count, THREADS), n), THREADS, 0, stream, x, count, bad);
 }
 
-extern "C" int gpu_blend(const struct gpu_blend *a, void *stream)
+extern "C" int gpu_blend(const struct blend_args *a, void *stream)
 {
     const uint32_t w = a->out_w < a->tile ? a->out_w : a->tile,
                    h = a->out_h < a->tile ? a->out_h : a->tile;
@@ -166,30 +165,33 @@ extern "C" int gpu_blend(const struct gpu_blend *a, void *stream)
                   *a, w * a->out_c);
 }
 
-extern "C" int gpu_fold(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, bool clear,
-                        void *stream)
+extern "C" int gpu_fold(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, void *stream)
 {
-    return launch(fold, dim3(blocks_of(count, THREADS)), THREADS, 0, stream, acc, sum, sum2, count,
-                  clear);
+    return launch(fold, dim3(blocks_of(count, THREADS)), THREADS, 0, stream, acc, sum, sum2, count);
 }
 
-extern "C" int gpu_mean(const int64_t *acc, const int64_t *sum, uint32_t samples, size_t count,
-                        float *x, void *stream)
+extern "C" int gpu_mean(const struct finished *f, float *x, void *stream)
 {
-    return launch(mean, dim3(blocks_of(count, THREADS)), THREADS, 0, stream, acc, sum, samples,
-                  count, x);
+    return launch(mean, dim3(blocks_of(f->count, THREADS)), THREADS, 0, stream, *f, x);
 }
 
-extern "C" int gpu_round(const struct gpu_round *a, void *stream)
+extern "C" int gpu_round(const struct finished *f, uint32_t depth, void *pixels, void *stream)
 {
-    return launch(round_levels, dim3(blocks_of(a->px * a->c, THREADS)), THREADS, 0, stream, *a);
+    const dim3 blocks(blocks_of(f->count, THREADS));
+    if (depth == 16)
+        return launch(round_levels<uint16_t>, blocks, THREADS, 0, stream, *f,
+                      static_cast<uint16_t *>(pixels));
+    return launch(round_levels<uint8_t>, blocks, THREADS, 0, stream, *f,
+                  static_cast<uint8_t *>(pixels));
 }
 
-extern "C" int gpu_std(const int64_t *sum, const int64_t *sum2, uint32_t samples, size_t count,
-                       double *std, double *largest, void *stream)
+extern "C" int gpu_deviation(const struct finished *f, double *largest, uint8_t *pixels,
+                             void *stream)
 {
+    const dim3 blocks(blocks_of(f->count, THREADS));
     int e = launch(no_deviation, dim3(1), 1, 0, stream, largest);
-    if (e) return e;
-    return launch(deviation, dim3(blocks_of(count, THREADS)), THREADS, 0, stream, sum, sum2,
-                  samples, count, std, largest);
+    if (!e) e = launch(largest_deviation, blocks, THREADS, 0, stream, *f, largest);
+    if (e || !pixels) return e;
+    return launch(deviation_levels, blocks, THREADS, 0, stream, *f,
+                  static_cast<const double *>(largest), pixels);
 }
