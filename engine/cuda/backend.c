@@ -16,6 +16,15 @@ static bool same_shape(const struct tensor *a, const struct tensor *b)
     return a->n == b->n && a->h == b->h && a->w == b->w && a->c == b->c;
 }
 
+/* y: x, doubled or halved. */
+static bool is_resampled(const struct tensor *x, const struct tensor *y, enum resample how)
+{
+    const struct tensor *small = how == RESAMPLE_UP ? x : y, *large = how == RESAMPLE_UP ? y : x;
+    const uint32_t times = how == RESAMPLE_NONE ? 1 : 2;
+    return large->h == times * small->h && large->w == times * small->w && x->c == y->c &&
+           x->n == y->n;
+}
+
 static bool is_vector(const struct tensor *t)
 {
     return t->dtype == DT_F32 && t->h == 1 && t->w == 1 && t->ld == t->c;
@@ -208,8 +217,9 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
     const void *set = NULL;
     enum status s = gpu_enter(&c->gpu, err);
     if (!s)
-        s = cuda_expect(same_shape(&a->x, &a->y) && a->groups > 0 && a->x.c % a->groups == 0 &&
-                            a->x.dtype == a->y.dtype && has_dtype(b, a->x.dtype) &&
+        s = cuda_expect(is_resampled(&a->x, &a->y, a->resample) && a->groups > 0 &&
+                            a->x.c % a->groups == 0 && a->x.dtype == a->y.dtype &&
+                            has_dtype(b, a->x.dtype) &&
                             (!ss || (is_vector(ss) && ss->c == 2 * a->x.c && ss->n == a->x.n)),
                         "a group norm whose groups do not divide the channels", err);
     /* A norm has no plan: the first of its size may grow the scratch, which no recording ever is. */
@@ -226,6 +236,7 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
                                 .scale_shift = ss ? ss->data : NULL,
                                 .scale_shift_ld = ss ? ss->ld : 0,
                                 .silu = a->silu,
+                                .resample = a->resample,
                                 .scratch = c->gpu.scratch };
     return launched(c, gpu_group_norm(&n, c->gpu.stream), "a group norm", err);
 }
@@ -234,11 +245,10 @@ static enum status resample(struct backend *b, const struct tensor *x, const str
                             bool up, struct error *err)
 {
     struct cuda_backend *c = cuda_of(b);
-    const struct tensor *small = up ? x : y, *large = up ? y : x;
     enum status s = gpu_enter(&c->gpu, err);
     if (!s)
-        s = cuda_expect(large->h == 2 * small->h && large->w == 2 * small->w && x->c == y->c &&
-                            x->n == y->n && x->dtype == y->dtype && has_dtype(b, x->dtype),
+        s = cuda_expect(is_resampled(x, y, up ? RESAMPLE_UP : RESAMPLE_DOWN) &&
+                            x->dtype == y->dtype && has_dtype(b, x->dtype),
                         "resampling to another size than twice or half", err);
     if (s) return s;
     return launched(c, up ? gpu_upsample(x, y, c->gpu.stream) : gpu_downsample(x, y, c->gpu.stream),
@@ -401,6 +411,7 @@ static const struct backend_ops cuda_ops = {
     .attention_plan_free = cuda_attention_plan_free,
     .attention = cuda_attention,
     .group_norm = group_norm,
+    .norm_resamples = true,
     .upsample = upsample,
     .downsample = downsample,
     .concat = concat,

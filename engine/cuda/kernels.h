@@ -22,9 +22,10 @@ extern "C" {
 
 /* ---- the network's pictures ---- */
 
-/* y = silu((norm(x) gamma + beta) (1 + scale) + shift); statistics in F32, two passes over the values (mean, then squares around it). */
+/* y = resample(silu((norm(x) gamma + beta) (1 + scale) + shift)); statistics in F32, two passes over the values (mean, then squares around it).
+ * UP: y is [n][2h][2w][c]. DOWN: [n][h/2][w/2][c], of values rounded to the dtype. The bytes are those of gpu_upsample and gpu_downsample on y of NONE. */
 struct gpu_norm {
-    struct tensor x, y; /* [n][h][w][c], same dtype; may be the same buffer */
+    struct tensor x, y; /* [n][h][w][c], same dtype; may be the same buffer where NONE */
     uint32_t groups;    /* c % groups == 0 */
     float eps;
     const float *gamma, *beta; /* [sets][c] F32 */
@@ -32,6 +33,7 @@ struct gpu_norm {
     const float *scale_shift;  /* NULL or [n] rows of [2c] F32: scale, then shift */
     size_t scale_shift_ld;     /* floats between rows of scale_shift; 0: one for all */
     bool silu;
+    enum resample resample;
     float *mean_rstd; /* NULL or out: [n][groups][2] F32, for the backward pass */
     float *scratch;   /* gpu_norm_scratch() floats; NULL where that is 0 */
 };

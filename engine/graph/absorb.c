@@ -16,14 +16,21 @@ static bool is_hidden(const struct graph *g, int32_t node)
     return graph_uses(g, node) == 1 && !g->nodes[node].tap[0] && node != g->output;
 }
 
+static enum resample resample_of(const struct node *n)
+{
+    return n->op == OP_UPSAMPLE     ? RESAMPLE_UP
+           : n->op == OP_DOWNSAMPLE ? RESAMPLE_DOWN
+                                    : RESAMPLE_NONE;
+}
+
 static void absorb_into(struct graph *g, int32_t i, struct backend *b, enum dtype dtype)
 {
     struct node as_is = g->nodes[i], *n = &g->nodes[i];
     int32_t between = NODE_NONE, norm = n->in[0];
-    enum op op = g->nodes[norm].op;
-    if (op == OP_UPSAMPLE || op == OP_DOWNSAMPLE) {
+    const enum resample how = resample_of(&g->nodes[norm]);
+    if (how) {
         if (!is_hidden(g, norm)) return;
-        n->resample = op == OP_UPSAMPLE ? RESAMPLE_UP : RESAMPLE_DOWN;
+        n->resample = how;
         between = norm;
         norm = g->nodes[norm].in[0];
     }
@@ -50,9 +57,33 @@ static void absorb_into(struct graph *g, int32_t i, struct backend *b, enum dtyp
     if (between != NODE_NONE) g->nodes[between].absorbed = true;
 }
 
+static void read_instead(struct node *n, int32_t was, int32_t now)
+{
+    if (n->in[0] == was) n->in[0] = now;
+    if (n->in[1] == was) n->in[1] = now;
+    if (n->residual == was) n->residual = now;
+}
+
+/* The norm keeps its place, and so its constants: it comes no later than what it takes over. */
+static void resample_in_norm(struct graph *g, int32_t i)
+{
+    struct node *n = &g->nodes[i];
+    const int32_t in = n->in[0];
+    struct node *norm = &g->nodes[in];
+    if (norm->op != OP_GROUP_NORM || norm->absorbed || !is_hidden(g, in)) return;
+    if (n->tap[0] || i == g->output) return;
+    norm->resample = resample_of(n);
+    norm->h = n->h;
+    norm->w = n->w;
+    n->absorbed = true;
+    for (uint32_t k = 0; k < g->n_nodes; k++)
+        read_instead(&g->nodes[k], i, in);
+}
+
 void graph_absorb(struct graph *g, struct backend *b, enum dtype dtype)
 {
-    if (!b->ops->conv_takes) return;
-    for (uint32_t i = 0; i < g->n_nodes; i++)
+    for (uint32_t i = 0; b->ops->conv_takes && i < g->n_nodes; i++)
         if (g->nodes[i].op == OP_CONV) absorb_into(g, (int32_t)i, b, dtype);
+    for (uint32_t i = 0; b->ops->norm_resamples && i < g->n_nodes; i++)
+        if (resample_of(&g->nodes[i]) && !g->nodes[i].absorbed) resample_in_norm(g, (int32_t)i);
 }

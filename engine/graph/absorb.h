@@ -1,8 +1,9 @@
-/* absorb.h - the rewrite that puts a norm, and a resampling after it, into the convolution behind them.
+/* absorb.h - the rewrite that spares a normed picture its way through memory: what follows the norm is done with it.
  *
- * Where a norm's picture is read by one convolution alone (and is no tap) and the back end can do both at once, the
- * convolution reads the norm's input instead, and the nodes between are marked `absorbed`: they keep their constants but
- * have no output and do not run. */
+ * Where a norm's picture, or that picture resampled, is read by one convolution alone (and is no tap) and the back end can do both at
+ * once, the convolution reads the norm's input instead. Where it cannot, but its norms can resample, the norm writes the resampled picture, and
+ * who read that reads the norm. The nodes left out are marked `absorbed`: they keep their constants but have no output and
+ * do not run. Training runs the list as it was built. */
 #ifndef DAVID_GRAPH_ABSORB_H
 #define DAVID_GRAPH_ABSORB_H
 
@@ -12,7 +13,7 @@
 enum { NORM_GROUPS = 32 };
 #define NORM_EPS 1e-5f /* both: engine/README.md section 2 */
 
-/* Nothing is absorbed where the back end has no `conv_takes`. */
+/* Nothing is absorbed where the back end has no `conv_takes` and no `norm_resamples`. */
 void graph_absorb(struct graph *g, struct backend *b, enum dtype dtype);
 /* The input stage of convolution node i, as graph_absorb left it. */
 struct conv_input absorbed_input(const struct graph *g, int32_t i);

@@ -64,6 +64,8 @@ struct conv_stage {
     struct moments out;
 };
 
+/* Where `norm_resamples`, a norm may resample what it has rounded to the dtype: y is then [n][2h][2w][c] (UP) or [n][h/2][w/2][c] (DOWN; h, w
+ * are even) and not x's buffer, and its bytes are those of the two ops one after the other. */
 struct group_norm_args {
     struct tensor x, y; /* [n][h][w][c]; may be the same buffer */
     uint32_t groups;    /* c % groups == 0; 32 everywhere in engine/README.md */
@@ -73,6 +75,7 @@ struct group_norm_args {
     const struct tensor
         *scale_shift; /* NULL or [n][1][1][2c] F32: y = norm * (1 + ss[0..c)) + ss[c..2c) */
     bool silu;        /* y = silu(...) last */
+    enum resample resample;
 };
 
 struct attention_desc {
@@ -184,6 +187,7 @@ struct backend_ops {
 
     enum status (*group_norm)(struct backend *b, const struct group_norm_args *a,
                               struct error *err);
+    bool norm_resamples; /* false: group_norm takes RESAMPLE_NONE alone */
     /* x: [n][h][w][c] -> y: [n][2h][2w][c] */
     enum status (*upsample)(struct backend *b, const struct tensor *x, const struct tensor *y,
                             struct error *err);

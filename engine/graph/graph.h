@@ -38,8 +38,8 @@ struct node {
     uint32_t heads;          /* ATTENTION */
     bool new_order;          /* ATTENTION */
     int32_t norm;           /* CONV: the norm absorbed into its input stage (absorb.h); NODE_NONE */
-    enum resample resample; /* CONV: with a norm, what follows that */
-    bool absorbed;          /* part of a convolution's input stage: no output, not run */
+    enum resample resample; /* CONV with a norm, GROUP_NORM: what follows the norm */
+    bool absorbed;          /* done by the node behind or before it: no output, not run */
     bool silu;              /* GROUP_NORM; in[1] = scale and shift or NODE_NONE */
     float slope;            /* LEAKY_RELU */
     bool is_embedding;      /* depends on (t, label) alone: folded away where these are constant */

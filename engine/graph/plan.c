@@ -102,7 +102,7 @@ static void join_concats(struct layout *l)
 int32_t plan_overwritable(const struct node *n, const uint32_t *buffer_of)
 {
     switch (n->op) {
-    case OP_GROUP_NORM:
+    case OP_GROUP_NORM: return n->resample ? NODE_NONE : n->in[0];
     case OP_BATCH_NORM:
     case OP_LEAKY_RELU:
     case OP_SILU:

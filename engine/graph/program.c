@@ -19,7 +19,8 @@ static enum status run_norm(struct program *p, const struct step *st, struct err
                                  .beta = st->beta,
                                  .set = st->by_set ? p->set : NULL,
                                  .scale_shift = st->has_in1 ? &st->in[1] : NULL,
-                                 .silu = st->silu };
+                                 .silu = st->silu,
+                                 .resample = st->resample };
     return p->b->ops->group_norm(p->b, &a, err);
 }
 

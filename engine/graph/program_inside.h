@@ -10,7 +10,8 @@ struct step {
     enum op op;
     struct tensor in[2], residual, y;
     bool has_in1, has_residual, silu;
-    bool by_set; /* its constants differ from set to set */
+    enum resample resample; /* GROUP_NORM */
+    bool by_set;            /* its constants differ from set to set */
     struct conv_plan *conv;
     struct linear_plan *linear;
     struct attention_plan *attention;

@@ -170,6 +170,7 @@ static enum status make_step(struct making *m, int32_t i)
     const struct node *n = &p->g->nodes[i];
     st->op = n->op;
     st->silu = n->silu;
+    st->resample = n->resample;
     if (n->absorbed) return n->op == OP_GROUP_NORM ? make_norm(m, st, i) : ST_OK;
     st->y = view(p, i);
     st->has_in1 = n->in[1] != NODE_NONE;

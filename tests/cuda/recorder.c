@@ -165,6 +165,7 @@ static const struct backend_ops recorder_ops = {
     .label = label,
     .silu = silu,
     .add = add,
+    .norm_resamples = true, /* as the back end whose plans are asked about */
 };
 
 void recorder_init(struct recorder *r, uint32_t rows)

@@ -1,4 +1,4 @@
-/* Group norm: the three ways of computing it, over widths that fill a vector, share one, straddle two, and fill none. */
+/* Group norm: the three ways of computing it, over widths that fill a vector, share one, straddle two, and fill none; resampled and as it is. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +21,9 @@ static const struct norm_case {
     { "a group wider than a vector", 1, 8, 8, 512, 32, 0, 0, false, true, false, 0 },
     { "groups that straddle vectors", 2, 7, 9, 384, 32, 0, 0, true, true, false, 0 },
     { "more groups than that", 1, 6, 6, 96, 8, 16, 0, true, false, false, 0 },
+    { "groups that straddle vectors, even sides", 2, 6, 10, 384, 32, 0, 8, true, true, false, 0 },
     { "odd channels", 3, 9, 11, 42, 7, 6, 1, true, true, false, 0 },
+    { "odd channels, even sides", 2, 6, 10, 42, 7, 6, 1, true, true, false, 0 },
     { "in place, whole", 2, 16, 16, 64, 32, 0, 0, true, true, true, 0 },
     { "a slice of a concat", 2, 8, 8, 64, 32, 64, 64, true, false, false, 0 },
     { "a slice that no vector fits", 1, 8, 8, 64, 32, 3, 0, true, false, false, 0 },
@@ -30,6 +32,7 @@ static const struct norm_case {
     { "nearly 88 KiB a block", 1, 55, 51, 32, 2, 0, 0, true, false, true, 0 },
     { "two kernels", 2, 80, 72, 16, 2, 0, 8, true, true, false, 0 },
     { "two kernels, as in the network", 1, 80, 71, 128, 32, 0, 0, true, true, false, 0 },
+    { "two kernels, a step of four", 2, 66, 70, 128, 32, 8, 16, true, true, false, 0 },
     { "two kernels, in place", 1, 96, 72, 32, 4, 0, 0, true, false, true, 0 },
     { "two kernels, straddling", 1, 80, 72, 96, 8, 0, 0, true, false, false, 0 },
     { "a mean far from zero, two kernels", 1, 80, 71, 32, 8, 0, 0, false, false, false, 300 },
@@ -82,6 +85,32 @@ static void expect_moments(const char *name, const struct tensor *x, const float
         }
 }
 
+/* `r` again, but resampled: the bytes of the two kernels one after the other, and the moments of the norm. y, moments: of `r`. */
+static void expect_resampled(const struct norm_case *t, struct norm_run r, enum resample how,
+                             const struct tensor *y, const float *moments)
+{
+    const struct tensor *x = &r.a.x;
+    const bool is_up = how == RESAMPLE_UP;
+    if (!is_up && (x->h % 2 || x->w % 2)) return;
+    const uint32_t h = is_up ? 2 * x->h : x->h / 2, w = is_up ? 2 * x->w : x->w / 2;
+    const size_t count = (size_t)x->n * t->groups * 2;
+    struct tensor want = tensor_make(x->dtype, x->n, h, w, x->c, x->c + t->y_more, 8);
+    struct tensor got[2] = { tensor_copy(&want), tensor_copy(&want) };
+    EXPECT_LAUNCH(is_up ? gpu_upsample(y, &want, NULL) : gpu_downsample(y, &want, NULL));
+    r.in_place = false;
+    r.a.resample = how;
+    r.a.mean_rstd = floats(count, 7, 1, 0);
+    for (int i = 0; i < 2; i++) { /* what is shared among threads was in every order before */
+        emu_set_order(orders[ORDERS - 1 - i]);
+        run_norm(&r, &got[i]);
+        expect_same(t->name, got[i].data, want.data, tensor_bytes(&want));
+        expect_same(t->name, r.a.mean_rstd, moments, count * sizeof *moments);
+        tensor_free(&got[i]);
+    }
+    free(r.a.mean_rstd);
+    tensor_free(&want);
+}
+
 static void one_case(const struct norm_case *t, enum dtype dt)
 {
     static const uint32_t set_of[MAX_ROWS] = { 1, 0, 1 };
@@ -120,6 +149,8 @@ static void one_case(const struct norm_case *t, enum dtype dt)
     in_every_order(t->name, &got, run_norm, &r);
     expect_near(t->name, &got, &wy, tolerance_of(dt, 2e-6));
     expect_moments(t->name, &x, moments, t->groups);
+    expect_resampled(t, r, RESAMPLE_UP, &got, moments);
+    expect_resampled(t, r, RESAMPLE_DOWN, &got, moments);
 
     for (uint32_t n = 0; n < t->n; n++) { /* a row alone has the same bytes as in a batch */
         struct tensor rx = tensor_row(&x, n), one = tensor_row(t->in_place ? &x : &y, n),

@@ -20,25 +20,63 @@ static void expect_traffic(const char *what, double in_bytes, double out_bytes,
 static const struct norm_case {
     const char *name;
     uint32_t h, w, c;
+    enum resample how;
     double most;
+    double
+        saved; /* beside two ops: at least so many times the normed picture, neither written nor read */
 } norms[] = {
-    { "norm, whole, 32 x 32 x 256", 32, 32, 256, 1.05 },
-    { "norm, whole, 16 x 16 x 512", 16, 16, 512, 1.15 },
-    { "norm, whole, 64 x 64 x 256 (half sectors)", 64, 64, 256, 2.05 },
-    { "norm, two kernels, 128 x 64 x 128", 128, 64, 128, 2.1 },
+    { "norm, whole, 32 x 32 x 256", 32, 32, 256, RESAMPLE_NONE, 1.05, 0 },
+    { "norm, whole, 16 x 16 x 512", 16, 16, 512, RESAMPLE_NONE, 1.15, 0 },
+    { "norm, whole, 64 x 64 x 256 (half sectors)", 64, 64, 256, RESAMPLE_NONE, 2.05, 0 },
+    { "norm, two kernels, 128 x 64 x 128", 128, 64, 128, RESAMPLE_NONE, 2.1, 0 },
+    { "norm doubled, whole, 16 x 16 x 512", 16, 16, 512, RESAMPLE_UP, 1.06, 2 },
+    { "norm halved, whole, 32 x 32 x 256", 32, 32, 256, RESAMPLE_DOWN, 1.06, 2 },
+    /* Sectors whose halves a cache must join, as it must for the norm alone. */
+    { "norm doubled, whole, 64 x 64 x 256 (half)", 64, 64, 256, RESAMPLE_UP, 2.05, -1.01 },
+    { "norm halved, whole, 64 x 64 x 256 (half)", 64, 64, 256, RESAMPLE_DOWN, 2.05, 2.5 },
+    { "norm doubled, two kernels, 128 x 64 x 128", 128, 64, 128, RESAMPLE_UP, 1.6, 1.2 },
+    { "norm halved, two kernels, 128 x 64 x 128", 128, 64, 128, RESAMPLE_DOWN, 2.5, 2.25 },
 };
+
+/* The same by two ops, one after the other: what its kernels touch, and what the one that does both saves. */
+static void expect_saving(const struct norm_case *t, const struct gpu_norm *both,
+                          const struct emu_traffic *once)
+{
+    struct gpu_norm norm = *both;
+    struct tensor between = tensor_copy(&both->x);
+    struct emu_traffic t2;
+    norm.y = between;
+    norm.resample = RESAMPLE_NONE;
+    emu_traffic_begin();
+    EXPECT_LAUNCH(gpu_group_norm(&norm, NULL));
+    EXPECT_LAUNCH(t->how == RESAMPLE_UP ? gpu_upsample(&between, &both->y, NULL)
+                                        : gpu_downsample(&between, &both->y, NULL));
+    emu_traffic_end(&t2);
+    const double bytes = 32.0 * (double)(t2.read_sectors + t2.written_sectors),
+                 now = 32.0 * (double)(once->read_sectors + once->written_sectors),
+                 normed = (double)tensor_bytes(&between);
+    print_message("%-44s %8.0f bytes less than by two ops: %.2f times the normed picture\n",
+                  t->name, bytes - now, (bytes - now) / normed);
+    if (bytes - now < t->saved * normed)
+        fail_msg("%s: %.0f bytes saved of a normed picture of %.0f", t->name, bytes - now, normed);
+    tensor_free(&between);
+}
 
 static void norms_read_once_or_twice(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof norms / sizeof *norms; i++) {
         const struct norm_case *t = &norms[i];
-        struct tensor x = tensor_make(DT_BF16, 1, t->h, t->w, t->c, t->c, 1), y = tensor_copy(&x);
+        struct tensor x = tensor_make(DT_BF16, 1, t->h, t->w, t->c, t->c, 1);
+        const uint32_t up = t->how == RESAMPLE_UP ? 2 : 1, down = t->how == RESAMPLE_DOWN ? 2 : 1;
+        struct tensor y =
+            tensor_make(DT_BF16, 1, t->h * up / down, t->w * up / down, t->c, t->c, 5);
         float *gamma = floats(t->c, 2, 1, 0), *beta = floats(t->c, 3, 1, 0);
         size_t scratch = gpu_norm_scratch(&x, 32);
         struct gpu_norm a = {
             .x = x, .y = y, .groups = 32, .eps = 1e-5f, .gamma = gamma, .beta = beta, .silu = true
         };
+        a.resample = t->how;
         a.scratch = scratch ? floats(scratch, 4, 1, 0) : NULL;
         struct emu_traffic traffic;
         emu_traffic_begin();
@@ -46,6 +84,7 @@ static void norms_read_once_or_twice(void **state)
         emu_traffic_end(&traffic);
         expect_traffic(t->name, (double)tensor_bytes(&x), (double)tensor_bytes(&y), &traffic,
                        t->most);
+        if (t->how) expect_saving(t, &a, &traffic);
         free(a.scratch);
         free(gamma);
         free(beta);

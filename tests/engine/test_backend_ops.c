@@ -249,6 +249,74 @@ static void group_norms_agree(void **state)
         }
 }
 
+/* Both ops one after the other, and both at once: the same bytes, or no answer. */
+static void one_resampling_norm(const struct norm_case *t, const struct way *w, bool is_up)
+{
+    const struct backend_ops *ops = w->b->ops;
+    const uint32_t h = is_up ? 2 * t->h : t->h / 2, wide = is_up ? 2 * t->w : t->w / 2;
+    const size_t ld = t->c + t->more;
+    struct tensor x = tensor_make(w->dtype, t->n, t->h, t->w, t->c, ld, 4);
+    struct tensor y = tensor_make(w->dtype, t->n, h, wide, t->c, ld, 5), want = y;
+    struct tensor gamma = tensor_make(DT_F32, 1, 1, 1, 2 * t->c, 2 * t->c, 1);
+    struct tensor ss = tensor_make(DT_F32, t->n, 1, 1, 2 * t->c, 2 * t->c, 3);
+    const struct tensor dx = to_device(w->b, &x), dg = to_device(w->b, &gamma),
+                        dss = to_device(w->b, &ss), dy = to_device(w->b, &y);
+    struct group_norm_args a = { .x = dx,
+                                 .y = dy,
+                                 .groups = t->groups,
+                                 .eps = 1e-5f,
+                                 .gamma = dg.data,
+                                 .beta = dg.data,
+                                 .scale_shift = t->scale_shift ? &dss : NULL,
+                                 .silu = t->silu,
+                                 .resample = is_up ? RESAMPLE_UP : RESAMPLE_DOWN };
+    struct error e = { 0 };
+    if (ops->norm_resamples)
+        EXPECT_OK(ops->group_norm(w->b, &a, &err));
+    else
+        assert_int_equal(ops->group_norm(w->b, &a, &e), ST_INTERNAL);
+    a.y = dx; /* of another size than it becomes */
+    assert_int_equal(ops->group_norm(w->b, &a, &e), ops->norm_resamples ? ST_INTERNAL : ST_OK);
+    if (ops->norm_resamples) {
+        a.resample = RESAMPLE_NONE;
+        want.data = malloc(tensor_bytes(&y));
+        assert_non_null(want.data);
+        memcpy(want.data, y.data, tensor_bytes(&y));
+        const struct tensor dwant = to_device(w->b, &want);
+        EXPECT_OK(ops->group_norm(w->b, &a, &err));
+        EXPECT_OK(is_up ? ops->upsample(w->b, &dx, &dwant, &err)
+                        : ops->downsample(w->b, &dx, &dwant, &err));
+        from_device(w->b, &dwant, &want);
+        from_device(w->b, &dy, &y);
+        expect_same_bytes(t->name, y.data, want.data, tensor_bytes(&y));
+        free(want.data);
+    } else {
+        off_device(w->b, &dy);
+    }
+    off_device(w->b, &dx);
+    off_device(w->b, &dg);
+    off_device(w->b, &dss);
+    free(x.data);
+    free(y.data);
+    free(gamma.data);
+    free(ss.data);
+}
+
+static void a_norm_resamples_to_the_bytes_of_both_ops(void **state)
+{
+    (void)state;
+    static const struct norm_case cases[] = {
+        { "two pixels a side", 1, 2, 2, 32, 32, 0, true, false, false, 0 },
+        { "odd groups in a slice", 3, 10, 6, 42, 7, 6, true, true, false, 0 },
+        { "as in the network", 2, 16, 16, 64, 32, 0, true, false, false, 0 },
+        { "larger than a block holds", 1, 40, 36, 256, 8, 0, true, false, false, 0 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (size_t k = 0; k < n_ways; k++)
+            for (int up = 0; up < 2; up++)
+                one_resampling_norm(&cases[i], &ways[k], up);
+}
+
 /* ---- attention ---- */
 
 static const struct attention_case {
@@ -416,6 +484,7 @@ int main(void)
         cmocka_unit_test(convolutions_agree_and_a_row_is_the_same_in_a_batch),
         cmocka_unit_test(a_convolution_that_is_not_its_plans_is_refused),
         cmocka_unit_test(group_norms_agree),
+        cmocka_unit_test(a_norm_resamples_to_the_bytes_of_both_ops),
         cmocka_unit_test(attention_agrees),
         cmocka_unit_test(walks_over_a_picture_agree),
         cmocka_unit_test(casts_round_as_proto_does),

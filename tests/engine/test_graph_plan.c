@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/graph/absorb.h"
 #include "engine/graph/plan.h"
 #include "engine/nets/unet.h"
 #include "tests/engine/archs.h"
@@ -51,6 +52,7 @@ static void play(const struct graph *g, const struct plan_options *o)
         a.owner[i] = NODE_NONE;
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         const struct node *n = &g->nodes[i];
+        if (n->absorbed) continue;
         const int32_t in[] = { n->in[0], n->in[1], n->residual };
         for (int k = 0; k < 3; k++)
             if (in[k] != NODE_NONE) assert_int_equal(visit(&a, in[k], false), 0);
@@ -70,13 +72,21 @@ static struct graph *built(const struct unet_arch *arch, uint32_t h, uint32_t w)
     return g;
 }
 
+static void absorb_resamplings(struct graph *g)
+{
+    const struct backend_ops ops = { .norm_resamples = true };
+    struct backend b = { .ops = &ops };
+    graph_absorb(g, &b, DT_BF16);
+}
+
 static void no_live_value_is_overwritten(void **state)
 {
     (void)state;
     for (int i = 0; i <= N_ARCHS; i++) {
         struct graph *g =
             i < N_ARCHS ? built(&archs[i].arch, archs[i].h, archs[i].w) : built(&ffhq256, 32, 64);
-        for (unsigned k = 0; k < 8; k++) {
+        for (unsigned k = 0; k < 16; k++) {
+            if (k == 8) absorb_resamplings(g);
             struct plan_options o = { .rows = k & 1 ? 3 : 1,
                                       .dtype = DT_BF16,
                                       .keep_taps = (k & 2) != 0,
@@ -109,6 +119,36 @@ static void every_skip_stands_in_its_concat(void **state)
     }
     assert_int_equal(concats, 12);
     plan_done(&plan);
+    graph_free(g);
+}
+
+/* What is left to resample are the pictures that no norm has made: those that blocks skip with. */
+static void a_norm_takes_the_resampling_behind_it(void **state)
+{
+    (void)state;
+    struct graph *g = built(&ffhq256, 64, 64);
+    absorb_resamplings(g);
+    unsigned taken[3] = { 0 }, left = 0;
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        const struct node *n = &g->nodes[i];
+        if (n->absorbed) {
+            assert_int_equal(graph_uses(g, (int32_t)i), 0);
+            continue;
+        }
+        if (n->op == OP_UPSAMPLE || n->op == OP_DOWNSAMPLE) {
+            assert_int_not_equal(g->nodes[n->in[0]].op, OP_GROUP_NORM);
+            left++;
+        }
+        if (n->op != OP_GROUP_NORM) continue;
+        const struct node *x = &g->nodes[n->in[0]];
+        taken[n->resample]++;
+        assert_int_equal(n->c, x->c);
+        assert_int_equal(n->resample == RESAMPLE_DOWN ? 2 * n->h : n->h,
+                         n->resample == RESAMPLE_UP ? 2 * x->h : x->h);
+    }
+    assert_int_equal(taken[RESAMPLE_UP], 5);
+    assert_int_equal(taken[RESAMPLE_DOWN], 5);
+    assert_int_equal(left, 10);
     graph_free(g);
 }
 
@@ -154,6 +194,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_live_value_is_overwritten),
         cmocka_unit_test(every_skip_stands_in_its_concat),
+        cmocka_unit_test(a_norm_takes_the_resampling_behind_it),
         cmocka_unit_test(networks_have_the_published_size),
         cmocka_unit_test(networks_that_cannot_be_are_refused),
     };

@@ -108,6 +108,63 @@ static void a_row_is_the_same_alone_and_among_others(void **state)
     net_done(&n);
 }
 
+/* Both ops, as the program would have asked for them. */
+static const struct backend_ops *unfused;
+static unsigned resampled_norms;
+
+static enum status resampling_norm(struct backend *b, const struct group_norm_args *a,
+                                   struct error *err)
+{
+    struct group_norm_args norm = *a;
+    if (!a->resample) return unfused->group_norm(b, a, err);
+    const size_t count = (size_t)a->x.n * a->x.h * a->x.w * a->x.c;
+    assert_ptr_not_equal(a->x.data, a->y.data);
+    norm.resample = RESAMPLE_NONE;
+    norm.y = a->x;
+    norm.y.ld = a->x.c;
+    norm.y.data = malloc(count * sizeof(float));
+    assert_non_null(norm.y.data);
+    enum status s = unfused->group_norm(b, &norm, err);
+    if (!s)
+        s = (a->resample == RESAMPLE_UP ? unfused->upsample : unfused->downsample)(b, &norm.y,
+                                                                                   &a->y, err);
+    free(norm.y.data);
+    resampled_norms++;
+    return s;
+}
+
+static void norms_that_resample_change_no_byte(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_ARCHS; i++) {
+        struct net n = net_of(&archs[i]);
+        struct backend_ops ops = *n.b->ops;
+        unfused = n.b->ops;
+        ops.norm_resamples = true;
+        ops.group_norm = resampling_norm;
+        float *fused = malloc(ROWS * n.y_row * sizeof *fused);
+        assert_non_null(fused);
+        for (int folded = 0; folded < 2; folded++) {
+            const struct program_options o = { .sets = folded ? sets : NULL, .n_sets = 3 };
+            struct program_io io = { .x = n.x, .y = n.y, .t = t, .label = label, .set = set };
+            struct program *p = program_of(&n, o);
+            assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
+            program_free(p);
+            n.b->ops = &ops;
+            resampled_norms = 0;
+            p = program_of(&n, o);
+            io.y = fused;
+            assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
+            program_free(p);
+            n.b->ops = unfused;
+            assert_true((resampled_norms > 0) == archs[i].arch.resblock_updown);
+            assert_memory_equal(fused, n.y, ROWS * n.y_row * sizeof *fused);
+        }
+        free(fused);
+        net_done(&n);
+    }
+}
+
 static void the_first_output_channels_are_those_of_the_whole(void **state)
 {
     (void)state;
@@ -237,6 +294,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(folded_and_unfolded_forms_agree),
         cmocka_unit_test(a_row_is_the_same_alone_and_among_others),
+        cmocka_unit_test(norms_that_resample_change_no_byte),
         cmocka_unit_test(the_first_output_channels_are_those_of_the_whole),
         cmocka_unit_test(taps_are_kept_only_when_asked_for),
         cmocka_unit_test(impossible_inputs_are_refused),

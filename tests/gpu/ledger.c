@@ -108,17 +108,6 @@ static enum status attention(struct backend *b, struct attention_plan *p, const 
     NOTED(e, attention(b, p, qkv, y, err));
 }
 
-static enum status group_norm(struct backend *b, const struct group_norm_args *a, struct error *err)
-{
-    const bool is_twice = gpu_norm_scratch(&a->x, a->groups) > 0;
-    struct entry e = { .op = OP_GROUP_NORM,
-                       .bytes = bytes_of(&a->x) * (is_twice ? 3 : 2),
-                       .again = is_twice ? bytes_of(&a->x) : 0 };
-    snprintf(e.what, sizeof e.what, "%ux%u of %u%s", a->x.h, a->x.w, a->x.c,
-             is_twice ? ", read twice" : "");
-    NOTED(e, group_norm(b, a, err));
-}
-
 static struct entry walk(enum op op, const struct tensor *x, const struct tensor *y)
 {
     struct entry e = { .op = op, .bytes = bytes_of(x) + bytes_of(y) };
@@ -127,6 +116,18 @@ static struct entry walk(enum op op, const struct tensor *x, const struct tensor
     else
         snprintf(e.what, sizeof e.what, "%ux%u -> %ux%u of %u", x->h, x->w, y->h, y->w, x->c);
     return e;
+}
+
+static enum status group_norm(struct backend *b, const struct group_norm_args *a, struct error *err)
+{
+    struct entry e = walk(OP_GROUP_NORM, &a->x, &a->y);
+    if (gpu_norm_scratch(&a->x, a->groups) > 0) {
+        const size_t end = strlen(e.what);
+        e.again = bytes_of(&a->x);
+        e.bytes += e.again;
+        snprintf(e.what + end, sizeof e.what - end, ", read twice");
+    }
+    NOTED(e, group_norm(b, a, err));
 }
 
 static enum status upsample(struct backend *b, const struct tensor *x, const struct tensor *y,

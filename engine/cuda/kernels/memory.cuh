@@ -173,6 +173,18 @@ template <typename T, int N> DEVICE void store(T *p, const float (&v)[N])
     }
 }
 
+/* v as it would come back from memory. */
+template <typename T, int N> DEVICE void round_to(float (&v)[N])
+{
+    if constexpr (N == 1) {
+        v[0] = as_float(rounded<T>(v[0]));
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i += vector_of<T>)
+            unpack16<T>(v + i, pack16<T>(v + i));
+    }
+}
+
 /* ---- on the host: which code runs ---- */
 
 static inline size_t dtype_bytes(enum dtype t)

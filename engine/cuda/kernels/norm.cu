@@ -3,8 +3,9 @@
  * whole: a block keeps all pixels of a few groups in shared memory: x is read once. partial + apply: for pictures too large for that; blocks sum
  * chunks of pixels, the next kernel's blocks each add up the chunks' sums, in order, and normalise. any: what is not laid out in whole vectors.
  * Sums are of x - shift, shift = the group's value at the first pixel, and the mean stays in two parts (shift and the rest):
- * a small spread about a large mean keeps its digits. */
-#include "engine/cuda/kernels/memory.cuh"
+ * a small spread about a large mean keeps its digits. Each can write the picture doubled or halved (HOW: enum resample): the bytes are those
+ * of pictures.cu on what it would have written. */
+#include "engine/cuda/kernels/resample.cuh"
 
 namespace
 {
@@ -35,16 +36,18 @@ struct spread {
 
 struct norm_args {
     uint32_t pixels, c, groups, width;
+    uint32_t steps, y_pixels, small_w; /* steps: see write_step; small_w: of the smaller picture */
     size_t x_ld, y_ld;
     float eps;
     bool silu;
+    enum resample how; /* of `any`; the others are compiled for one */
     const float *gamma, *beta, *scale_shift;
     size_t scale_shift_ld;
     const uint32_t *set;
     float *mean_rstd;
     float2 *partial; /* [n][groups][chunks]: sums of x - shift and of its square */
     float *shift;    /* [n][groups]: kept, since y may be written over x */
-    uint32_t chunks, chunk_pixels, apply_pixels;
+    uint32_t chunks, chunk_pixels, apply_steps;
     struct spread s;
 };
 
@@ -92,6 +95,38 @@ template <int N> DEVICE void normalise(float (&v)[N], const affine<N> &f, bool w
     for (int e = 0; e < N; e++) {
         v[e] = fmaf(v[e] - f.shift[e], f.scale[e], f.offset[e]);
         if (with_silu) v[e] = silu(v[e]);
+    }
+}
+
+/* Step p of the way to y: a pixel of x into one or four of y, or four of x into one. read(v, i): N channels of x's pixel i. */
+template <int HOW, typename T, int N, typename Read>
+DEVICE void write_step(T *y, uint32_t p, const norm_args &a, const affine<N> &f, Read read)
+{
+    float v[N];
+    if constexpr (HOW == RESAMPLE_DOWN) {
+        const uint32_t at = first_of_four(p, a.small_w), down = 2 * a.small_w;
+        float right[N], below[N], across[N];
+        read(v, at);
+        read(right, at + 1);
+        read(below, at + down);
+        read(across, at + down + 1);
+        normalise(v, f, a.silu);
+        normalise(right, f, a.silu);
+        normalise(below, f, a.silu);
+        normalise(across, f, a.silu);
+        round_to<T>(v);
+        round_to<T>(right);
+        round_to<T>(below);
+        round_to<T>(across);
+        mean_of_four(v, right, below, across);
+        store(y + p * a.y_ld, v);
+    } else {
+        read(v, p);
+        normalise(v, f, a.silu);
+        if constexpr (HOW == RESAMPLE_UP)
+            store_four(y, p, a.small_w, a.y_ld, v);
+        else
+            store(y + p * a.y_ld, v);
     }
 }
 
@@ -147,7 +182,7 @@ struct whole_box {
     float shift[MAX_GROUPS], delta[MAX_GROUPS], rstd[MAX_GROUPS];
 };
 
-template <typename T>
+template <typename T, int HOW>
 __global__ void __launch_bounds__(THREADS) norm_whole(const T *x_all, T *y_all, norm_args a)
 {
     constexpr int N = vector_of<T>;
@@ -218,12 +253,11 @@ __global__ void __launch_bounds__(THREADS) norm_whole(const T *x_all, T *y_all, 
 #pragma unroll
     for (int e = 0; e < N; e++)
         finish_affine(f.scale[e], f.offset[e], delta[e], box.rstd[(column * N + e) / a.width]);
-    T *y = y_all + (size_t)row * a.pixels * a.y_ld + first + column * N;
-    for (uint32_t p = lane; p < a.pixels; p += s.lanes) {
-        unpack16<T>(v, slab[p * s.columns + column]);
-        normalise(v, f, a.silu);
-        store(y + p * a.y_ld, v);
-    }
+    T *y = y_all + (size_t)row * a.y_pixels * a.y_ld + first + column * N;
+    for (uint32_t p = lane; p < a.steps; p += s.lanes)
+        write_step<HOW>(y, p, a, f, [&](float(&to)[N], uint32_t i) {
+            unpack16<T>(to, slab[i * s.columns + column]);
+        });
 }
 
 /* ---- partial, apply ---- */
@@ -278,7 +312,7 @@ struct apply_box {
     float shift[MAX_GROUPS], delta[MAX_GROUPS], rstd[MAX_GROUPS];
 };
 
-template <typename T>
+template <typename T, int HOW>
 __global__ void __launch_bounds__(THREADS) norm_apply(const T *x_all, T *y_all, norm_args a)
 {
     constexpr int N = vector_of<T>;
@@ -287,9 +321,9 @@ __global__ void __launch_bounds__(THREADS) norm_apply(const T *x_all, T *y_all, 
     /* Last row first: what `partial` read last is still in the cache. */
     const uint32_t row = gridDim.y - 1 - blockIdx.y, column = threadIdx.x % s.columns,
                    lane = threadIdx.x / s.columns;
-    const uint32_t from = blockIdx.x * a.apply_pixels, to = min(from + a.apply_pixels, a.pixels);
-    const T *x = x_all + (size_t)row * a.pixels * a.x_ld;
-    T *y = y_all + (size_t)row * a.pixels * a.y_ld;
+    const uint32_t from = blockIdx.x * a.apply_steps, to = min(from + a.apply_steps, a.steps);
+    const T *x = x_all + (size_t)row * a.pixels * a.x_ld + column * N;
+    T *y = y_all + (size_t)row * a.y_pixels * a.y_ld + column * N;
     affine<N> f;
     if (lane < s.lanes) load_affine(f, a, row, column * N);
     const float count = (float)a.pixels * (float)a.width;
@@ -320,13 +354,9 @@ __global__ void __launch_bounds__(THREADS) norm_apply(const T *x_all, T *y_all, 
         f.shift[e] = box.shift[g];
         finish_affine(f.scale[e], f.offset[e], box.delta[g], box.rstd[g]);
     }
-#pragma unroll 4
-    for (uint32_t p = from + lane; p < to; p += s.lanes) {
-        float v[N];
-        load(v, x + p * a.x_ld + column * N);
-        normalise(v, f, a.silu);
-        store(y + p * a.y_ld + column * N, v);
-    }
+#pragma unroll(HOW == RESAMPLE_DOWN ? 1 : 4)
+    for (uint32_t p = from + lane; p < to; p += s.lanes)
+        write_step<HOW>(y, p, a, f, [&](float(&v)[N], uint32_t i) { load(v, x + i * a.x_ld); });
 }
 
 /* ---- any ---- */
@@ -354,7 +384,7 @@ __global__ void __launch_bounds__(THREADS) norm_any(const T *x_all, T *y_all, no
     SHARED(any_box, box);
     const uint32_t group = blockIdx.x, row = blockIdx.y, first = group * a.width;
     const T *x = x_all + (size_t)row * a.pixels * a.x_ld + first;
-    T *y = y_all + (size_t)row * a.pixels * a.y_ld + first;
+    T *y = y_all + (size_t)row * a.y_pixels * a.y_ld + first;
     const size_t values = (size_t)a.pixels * a.width;
     const float shift = as_float(get(x)), count = (float)values;
 
@@ -368,14 +398,20 @@ __global__ void __launch_bounds__(THREADS) norm_any(const T *x_all, T *y_all, no
     }
     const float rstd = rstd_or_nan(block_sum(square, box) / count, a.eps);
     if (threadIdx.x == 0) write_moments(a, row, group, shift + delta, rstd);
-    for (size_t i = threadIdx.x; i < values; i += THREADS) {
+    for (size_t i = threadIdx.x; i < (size_t)a.steps * a.width; i += THREADS) {
+        const uint32_t channel = (uint32_t)(i % a.width);
         affine<1> f;
-        load_affine(f, a, row, first + (uint32_t)(i % a.width));
+        load_affine(f, a, row, first + channel);
         f.shift[0] = shift;
         finish_affine(f.scale[0], f.offset[0], delta, rstd);
-        float v[1] = { as_float(get(x + i / a.width * a.x_ld + i % a.width)) };
-        normalise(v, f, a.silu);
-        store(y + i / a.width * a.y_ld + i % a.width, v);
+        const auto read = [&](float(&v)[1], uint32_t at) { load(v, x + at * a.x_ld + channel); };
+        const uint32_t p = (uint32_t)(i / a.width);
+        if (a.how == RESAMPLE_UP)
+            write_step<RESAMPLE_UP>(y + channel, p, a, f, read);
+        else if (a.how == RESAMPLE_DOWN)
+            write_step<RESAMPLE_DOWN>(y + channel, p, a, f, read);
+        else
+            write_step<RESAMPLE_NONE>(y + channel, p, a, f, read);
     }
 }
 
@@ -422,22 +458,15 @@ static enum way way_of(const struct tensor *x, uint32_t groups, uint32_t *slab)
     return x->c / vector <= THREADS ? PARTIAL_APPLY : ANY;
 }
 
-/* Pixels of a chunk where a row is cut into at most `most` chunks of at least `least` bytes. */
-static uint32_t chunk_of(const struct tensor *x, size_t least, uint32_t most)
+/* Pixels of a chunk of partial. */
+static uint32_t partial_chunk(const struct tensor *x)
 {
-    const uint32_t pixels = x->h * x->w;
-    const size_t pixel_bytes = x->c * dtype_bytes(x->dtype);
-    uint32_t fewest = (uint32_t)((least + pixel_bytes - 1) / pixel_bytes),
-             even = (pixels + most - 1) / most;
+    const uint32_t fewest = blocks_of(PARTIAL_BYTES, x->c * dtype_bytes(x->dtype)),
+                   even = blocks_of((uint64_t)x->h * x->w, PARTIAL_CHUNKS);
     return even > fewest ? even : fewest;
 }
 
-static uint32_t partial_chunk(const struct tensor *x)
-{
-    return chunk_of(x, PARTIAL_BYTES, PARTIAL_CHUNKS);
-}
-
-template <typename T>
+template <typename T, int HOW>
 static int run_norm(const struct gpu_norm *g, norm_args a, enum way way, uint32_t slab,
                     void *stream)
 {
@@ -447,14 +476,14 @@ static int run_norm(const struct gpu_norm *g, norm_args a, enum way way, uint32_
     if (way == ANY) return launch(norm_any<T>, dim3(a.groups, n), THREADS, 0, stream, x, y, a);
     if (way == WHOLE) {
         a.s = spread_over(slab * a.width, a.width, vector_of<T>);
-        return launch(norm_whole<T>, dim3(a.groups / slab, n), THREADS,
+        return launch(norm_whole<T, HOW>, dim3(a.groups / slab, n), THREADS,
                       (size_t)a.pixels * slab * a.width * sizeof(T), stream, x, y, a);
     }
     a.s = spread_over(a.c, a.width, vector_of<T>);
     int e = launch(norm_partial<T>, dim3(a.chunks, n), THREADS, 0, stream, x, a);
     if (e) return e;
-    return launch(norm_apply<T>, dim3(blocks_of(a.pixels, a.apply_pixels), n), THREADS, 0, stream,
-                  x, y, a);
+    return launch(norm_apply<T, HOW>, dim3(blocks_of(a.steps, a.apply_steps), n), THREADS, 0,
+                  stream, x, y, a);
 }
 
 } // namespace
@@ -474,10 +503,16 @@ extern "C" int gpu_group_norm(const struct gpu_norm *g, void *stream)
     a.c = g->x.c;
     a.groups = g->groups;
     a.width = g->x.c / g->groups;
+    const bool is_up = g->resample == RESAMPLE_UP, is_down = g->resample == RESAMPLE_DOWN;
+    const struct tensor *small = is_down ? &g->y : &g->x;
+    a.y_pixels = g->y.h * g->y.w;
+    a.steps = small->h * small->w;
+    a.small_w = small->w;
     a.x_ld = g->x.ld;
     a.y_ld = g->y.ld;
     a.eps = g->eps;
     a.silu = g->silu;
+    a.how = g->resample;
     a.gamma = g->gamma;
     a.beta = g->beta;
     a.scale_shift = g->scale_shift;
@@ -494,15 +529,20 @@ extern "C" int gpu_group_norm(const struct gpu_norm *g, void *stream)
     if (way == PARTIAL_APPLY) {
         a.chunk_pixels = partial_chunk(&g->x);
         a.chunks = blocks_of(a.pixels, a.chunk_pixels);
-        const size_t row_bytes = (size_t)a.pixels * a.c * dtype_bytes(g->x.dtype);
-        size_t least = row_bytes / APPLY_BLOCKS;
+        /* Read and written by a step, on average: of a norm alone, a pixel. */
+        const size_t step_bytes =
+            (size_t)(is_up || is_down ? 5 : 2) * a.c * dtype_bytes(g->x.dtype) / 2;
+        size_t least = a.steps * step_bytes / APPLY_BLOCKS;
         if (least < APPLY_LEAST_BYTES) least = APPLY_LEAST_BYTES;
         if (least > APPLY_BYTES) least = APPLY_BYTES;
-        a.apply_pixels = chunk_of(&g->x, least, a.pixels);
+        a.apply_steps = blocks_of(least, step_bytes);
         a.partial = reinterpret_cast<float2 *>(g->scratch);
         a.shift = g->scratch + (size_t)2 * g->x.n * a.groups * a.chunks;
     }
     return with_type(g->x.dtype, [&](auto type) {
-        return run_norm<typename decltype(type)::type>(g, a, way, slab, stream);
+        typedef typename decltype(type)::type T;
+        return is_up     ? run_norm<T, RESAMPLE_UP>(g, a, way, slab, stream)
+               : is_down ? run_norm<T, RESAMPLE_DOWN>(g, a, way, slab, stream)
+                         : run_norm<T, RESAMPLE_NONE>(g, a, way, slab, stream);
     });
 }

@@ -1,6 +1,6 @@
 /* Walks over pictures: resampling, copies that convert, join and add. Each number is read once and written once; a thread has a vector
  * of channels of one pixel, neighbours have neighbouring vectors. */
-#include "engine/cuda/kernels/memory.cuh"
+#include "engine/cuda/kernels/resample.cuh"
 
 namespace
 {
@@ -42,12 +42,7 @@ __global__ void __launch_bounds__(THREADS) upsample(const T *x, T *y, walk k)
     if (p >= k.pixels) return;
     float v[N];
     load(v, x + blockIdx.y * k.x_row + p * k.x_ld + column * N);
-    T *to = y + blockIdx.y * k.y_row + column * N +
-            ((size_t)(p / k.w) * 4 * k.w + p % k.w * 2) * k.y_ld;
-    store(to, v);
-    store(to + k.y_ld, v);
-    store(to + 2 * k.w * k.y_ld, v);
-    store(to + (2 * k.w + 1) * k.y_ld, v);
+    store_four(y + blockIdx.y * k.y_row + column * N, p, k.w, k.y_ld, v);
 }
 
 template <typename T, int N>
@@ -56,16 +51,13 @@ __global__ void __launch_bounds__(THREADS) downsample(const T *x, T *y, walk k)
     const uint32_t i = blockIdx.x * THREADS + threadIdx.x, p = i / k.columns,
                    column = i % k.columns;
     if (p >= k.pixels) return;
-    const T *from = x + blockIdx.y * k.x_row + column * N +
-                    ((size_t)(p / k.w) * 4 * k.w + p % k.w * 2) * k.x_ld;
+    const T *from = x + blockIdx.y * k.x_row + column * N + first_of_four(p, k.w) * k.x_ld;
     float a[N], b[N], c[N], d[N];
     load(a, from);
     load(b, from + k.x_ld);
     load(c, from + 2 * k.w * k.x_ld);
     load(d, from + (2 * k.w + 1) * k.x_ld);
-#pragma unroll
-    for (int e = 0; e < N; e++)
-        a[e] = 0.25f * ((a[e] + b[e]) + (c[e] + d[e]));
+    mean_of_four(a, b, c, d);
     store(y + blockIdx.y * k.y_row + p * k.y_ld + column * N, a);
 }
 

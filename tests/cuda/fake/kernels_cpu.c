@@ -89,11 +89,28 @@ size_t gpu_norm_scratch(const struct tensor *x, uint32_t groups)
     return (size_t)x->n * groups; /* some, so that it is asked for */
 }
 
+/* What comes after a rounding to `like`'s dtype; x is freed. */
+static struct tensor resampled(struct tensor *x, const struct tensor *like, bool up)
+{
+    struct error err = { 0 };
+    struct tensor y = tight(like);
+    const struct backend_ops *ops = the_cpu()->ops;
+    uint16_t rounded;
+    for (size_t i = 0; like->dtype != DT_F32 && i < pixels(x) * x->c; i++) {
+        float *v = (float *)x->data + i;
+        dtype_from_f32(&rounded, like->dtype, v, 1);
+        dtype_to_f32(v, &rounded, like->dtype, 1);
+    }
+    must((up ? ops->upsample : ops->downsample)(the_cpu(), x, &y, &err), &err);
+    free(x->data);
+    return y;
+}
+
 static void run_norm(void *job)
 {
     const struct gpu_norm *a = job;
     struct error err = { 0 };
-    struct tensor x = widened(&a->x, "a norm's x"), y = tight(&a->y);
+    struct tensor x = widened(&a->x, "a norm's x"), y = tight(&a->x);
     struct tensor ss = { (void *)a->scale_shift, DT_F32, x.n, 1, 1, 2 * x.c, a->scale_shift_ld };
     fake_expect_device(a->scratch, gpu_norm_scratch(&a->x, a->groups) * 4, "a norm's scratch");
     memset(a->scratch, 0xff, gpu_norm_scratch(&a->x, a->groups) * 4);
@@ -110,6 +127,7 @@ static void run_norm(void *job)
                                        .silu = a->silu };
     must(the_cpu()->ops->group_norm(the_cpu(), &n, &err), &err);
     free(x.data);
+    if (a->resample) y = resampled(&y, &a->y, a->resample == RESAMPLE_UP);
     narrow(&a->y, &y, "a norm's y");
 }
 
@@ -126,11 +144,7 @@ struct resampling {
 static void run_resample(void *job)
 {
     const struct resampling *a = job;
-    struct error err = { 0 };
-    struct tensor x = widened(&a->x, "a picture"), y = tight(&a->y);
-    const struct backend_ops *ops = the_cpu()->ops;
-    must((a->up ? ops->upsample : ops->downsample)(the_cpu(), &x, &y, &err), &err);
-    free(x.data);
+    struct tensor x = widened(&a->x, "a picture"), y = resampled(&x, &a->y, a->up);
     narrow(&a->y, &y, "a resampled picture");
 }
 
