@@ -24,3 +24,5 @@ target_compile_definitions(train_golden_cpu PRIVATE DAVID_TEST_CPU)
 # Threads that spin while they wait would fight those of the other tests.
 set_tests_properties(gradients_golden_cpu train_golden_cpu gradients_cpu gradients_walks
   PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)
+# The longest of their label: first.
+set_tests_properties(gradients_golden_reference train_golden_reference PROPERTIES COST 100)

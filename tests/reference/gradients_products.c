@@ -8,15 +8,18 @@
 struct trained_conv {
     struct trained_conv_desc d;
     uint32_t oh, ow;
-    float *weight, *bias; /* as given */
-    double *sum;          /* [h][w][ic] of one row, for dx */
+    double *out_last; /* [kernel][kernel][ic][oc] */
+    double *in_last;  /* [kernel][kernel][oc][ic] */
+    double *bias;     /* [oc] */
+    double *sum;      /* [h][w][ic] of one row, for dx; [oc] for y; [ic] for dweight */
 };
 
 void reference_trained_conv_free(struct backend *b, struct trained_conv *c)
 {
     (void)b;
     if (!c) return;
-    free(c->weight);
+    free(c->out_last);
+    free(c->in_last);
     free(c->bias);
     free(c->sum);
     free(c);
@@ -36,10 +39,11 @@ enum status reference_trained_conv_new(struct backend *b, const struct trained_c
     c->d = *d;
     c->oh = (d->h + border - d->kernel) / d->stride + 1;
     c->ow = (d->w + border - d->kernel) / d->stride + 1;
-    c->weight = malloc(weights_of(d) * sizeof *c->weight);
+    c->out_last = malloc(weights_of(d) * sizeof *c->out_last);
+    c->in_last = malloc(weights_of(d) * sizeof *c->in_last);
     c->bias = malloc(d->oc * sizeof *c->bias);
-    c->sum = malloc((size_t)d->h * d->w * d->ic * sizeof *c->sum);
-    if (!c->weight || !c->bias || !c->sum) {
+    c->sum = malloc(((size_t)d->h * d->w * d->ic + d->oc) * sizeof *c->sum);
+    if (!c->out_last || !c->in_last || !c->bias || !c->sum) {
         reference_trained_conv_free(b, c);
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution");
     }
@@ -49,7 +53,7 @@ enum status reference_trained_conv_new(struct backend *b, const struct trained_c
 
 size_t reference_trained_conv_bytes(const struct trained_conv *c)
 {
-    return (weights_of(&c->d) + c->d.oc) * sizeof *c->weight;
+    return (weights_of(&c->d) + c->d.oc) * sizeof(float);
 }
 
 enum status reference_trained_conv_pack(struct backend *b, struct trained_conv *c,
@@ -57,8 +61,13 @@ enum status reference_trained_conv_pack(struct backend *b, struct trained_conv *
 {
     (void)b;
     (void)err;
-    memcpy(c->weight, weight, weights_of(&c->d) * sizeof *weight);
-    memcpy(c->bias, bias, c->d.oc * sizeof *bias);
+    const size_t ic = c->d.ic, oc = c->d.oc, taps = (size_t)c->d.kernel * c->d.kernel;
+    for (size_t j = 0; j < oc * ic * taps; j++) {
+        size_t o = j / taps / ic, i = j / taps % ic, tap = j % taps;
+        c->out_last[(tap * ic + i) * oc + o] = c->in_last[(tap * oc + o) * ic + i] = weight[j];
+    }
+    for (size_t o = 0; o < oc; o++)
+        c->bias[o] = bias[o];
     return ST_OK;
 }
 
@@ -75,9 +84,11 @@ static bool tapped(const struct trained_conv *c, uint32_t oy, uint32_t ox, uint3
     return true;
 }
 
-static float weight_at(const struct trained_conv *c, size_t o, size_t i, uint32_t tap)
+/* sum[k] += by * v[k] */
+static void add_times(double *sum, double by, const double *v, size_t count)
 {
-    return c->weight[(o * c->d.ic + i) * c->d.kernel * c->d.kernel + tap];
+    for (size_t k = 0; k < count; k++)
+        sum[k] += by * v[k];
 }
 
 static bool fits(const struct trained_conv *c, const struct tensor *x, const struct tensor *y)
@@ -93,19 +104,22 @@ enum status reference_trained_conv(struct backend *b, struct trained_conv *c,
     (void)b;
     const struct trained_conv_desc *d = &c->d;
     enum status s = expect(fits(c, x, y), "a convolution's tensors are not those of its plan", err);
+    const size_t ic = d->ic, oc = d->oc;
     for (uint32_t n = 0; !s && n < y->n; n++)
-        for (uint32_t at = 0; at < c->oh * c->ow; at++)
-            for (size_t o = 0; o < d->oc; o++) {
-                double v = (double)c->bias[o];
-                uint32_t iy, ix;
-                for (uint32_t tap = 0; tap < d->kernel * d->kernel; tap++) {
-                    if (!tapped(c, at / c->ow, at % c->ow, tap, &iy, &ix)) continue;
-                    for (size_t i = 0; i < d->ic; i++)
-                        v += (double)pixel(x, n, iy, ix)[i] * (double)weight_at(c, o, i, tap);
-                }
-                if (residual) v += (double)pixel(residual, n, 0, at)[o];
-                pixel(y, n, 0, at)[o] = (float)v;
+        for (uint32_t at = 0; at < c->oh * c->ow; at++) {
+            uint32_t iy, ix;
+            memcpy(c->sum, c->bias, oc * sizeof *c->sum);
+            for (uint32_t tap = 0; tap < d->kernel * d->kernel; tap++) {
+                if (!tapped(c, at / c->ow, at % c->ow, tap, &iy, &ix)) continue;
+                const float *in = pixel(x, n, iy, ix);
+                for (size_t i = 0; i < ic; i++)
+                    add_times(c->sum, (double)in[i], c->out_last + (tap * ic + i) * oc, oc);
             }
+            const float *r = residual ? pixel(residual, n, 0, at) : NULL;
+            float *to = pixel(y, n, 0, at);
+            for (size_t o = 0; o < oc; o++)
+                to[o] = (float)(c->sum[o] + (r ? (double)r[o] : 0.0));
+        }
     return s;
 }
 
@@ -124,9 +138,9 @@ enum status reference_conv_data(struct backend *b, struct trained_conv *c, const
                 uint32_t iy, ix;
                 if (!tapped(c, at / c->ow, at % c->ow, tap, &iy, &ix)) continue;
                 double *to = c->sum + ((size_t)iy * d->w + ix) * d->ic;
+                const float *from = pixel(dy, n, 0, at);
                 for (size_t o = 0; o < d->oc; o++)
-                    for (size_t i = 0; i < d->ic; i++)
-                        to[i] += (double)pixel(dy, n, 0, at)[o] * (double)weight_at(c, o, i, tap);
+                    add_times(to, (double)from[o], c->in_last + (tap * d->oc + o) * d->ic, d->ic);
             }
         struct into to = { *dx, d->dx_add };
         for (size_t i = 0; i < count; i++)
@@ -135,26 +149,39 @@ enum status reference_conv_data(struct backend *b, struct trained_conv *c, const
     return s;
 }
 
+/* c->sum: the gradients of the weights at a tap, from all inputs to one output. */
+static void sum_products(struct trained_conv *c, const struct tensor *x, const struct tensor *dy,
+                         size_t o, uint32_t tap)
+{
+    memset(c->sum, 0, c->d.ic * sizeof *c->sum);
+    for (uint32_t n = 0; n < x->n; n++)
+        for (uint32_t at = 0; at < c->oh * c->ow; at++) {
+            uint32_t iy, ix;
+            if (!tapped(c, at / c->ow, at % c->ow, tap, &iy, &ix)) continue;
+            const double slope = (double)pixel(dy, n, 0, at)[o];
+            const float *in = pixel(x, n, iy, ix);
+            for (size_t i = 0; i < c->d.ic; i++)
+                c->sum[i] += (double)in[i] * slope;
+        }
+}
+
 enum status reference_conv_weights(struct backend *b, struct trained_conv *c,
                                    const struct tensor *x, const struct tensor *dy, float *dweight,
                                    float *dbias, struct error *err)
 {
     (void)b;
     const struct trained_conv_desc *d = &c->d;
-    size_t taps = (size_t)d->kernel * d->kernel;
+    const uint32_t taps = d->kernel * d->kernel;
     enum status s =
         expect(fits(c, x, dy), "a convolution's gradients are not those of its plan", err);
-    for (size_t j = 0; !s && j < d->oc * d->ic * taps; j++) {
-        size_t o = j / taps / d->ic, i = j / taps % d->ic;
-        double sum = 0;
-        for (uint32_t n = 0; n < x->n; n++)
-            for (uint32_t at = 0; at < c->oh * c->ow; at++) {
-                uint32_t iy, ix;
-                if (tapped(c, at / c->ow, at % c->ow, (uint32_t)(j % taps), &iy, &ix))
-                    sum += (double)pixel(x, n, iy, ix)[i] * (double)pixel(dy, n, 0, at)[o];
+    for (size_t o = 0; !s && o < d->oc; o++)
+        for (uint32_t tap = 0; tap < taps; tap++) {
+            sum_products(c, x, dy, o, tap);
+            for (size_t i = 0; i < d->ic; i++) {
+                float *to = dweight + (o * d->ic + i) * taps + tap;
+                *to = (float)((double)*to + c->sum[i]);
             }
-        dweight[j] = (float)((double)dweight[j] + sum);
-    }
+        }
     for (size_t o = 0; !s && dbias && o < d->oc; o++) {
         double sum = 0;
         for (uint32_t n = 0; n < dy->n; n++)
