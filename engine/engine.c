@@ -127,6 +127,7 @@ enum status engine_open(struct engine **out, const struct engine_options *o, str
 void engine_close(struct engine *e)
 {
     if (!e) return;
+    residence_close(e->residence);
     e->backend->ops->close(e->backend);
     pthread_mutex_destroy(&e->device);
     free(e);
@@ -254,22 +255,78 @@ size_t restoration_peak_bytes(const struct model *m, const struct restore_params
 
 /* ---- rows ---- */
 
+static bool stays(const struct row *row)
+{
+    return restoration_is_resident(row->restoration);
+}
+
+/* Where restorations live that are met for the first time: in the engine's residence where no other engine gets rows of theirs. */
+static void settle(struct engine *e, struct row *rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct restoration *r = rows[i].restoration;
+        if (restoration_is_settled(r)) continue;
+        uint64_t here = 0;
+        for (size_t k = i; k < n; k++)
+            here += rows[k].restoration == r;
+        restoration_settle(r, e->residence, e->engines == 1 || here == restoration_rows(r));
+    }
+}
+
+/* What the network takes: from the host, or cut where the picture lives. */
+static enum status cut_rows(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
+                            struct error *err)
+{
+    struct sampler *sampler = &m->sampler;
+    enum status s = ST_OK;
+#pragma omp parallel for if (n > 1) num_threads(m->engine->facts.threads) schedule(dynamic)
+    for (uint32_t i = 0; i < n; i++)
+        if (!stays(&rows[i]))
+            restoration_cut(rows[i].restoration, rows[i].index, sampler_row(sampler, i));
+    for (uint32_t i = 0; !s && i < n; i++)
+        if (stays(&rows[i]))
+            s = residence_cut(rows[i].restoration, rows[i].index, lane,
+                              sampler_place(sampler, lane, i), err);
+    return s;
+}
+
+/* Blends the rows of pictures that live in the engine's residence. */
+static enum status put_residents(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
+                                 struct error *err)
+{
+    struct residence *home = m->engine->residence;
+    const size_t floats = (size_t)3 * m->sampler.tile * m->sampler.tile;
+    enum status s = ST_OK;
+    bool any = false;
+    for (uint32_t first = 0, end; !s && first < n; first = end) {
+        for (end = first + 1; end < n && stays(&rows[end]) == stays(&rows[first]); end++) {
+        }
+        if (!stays(&rows[first])) continue;
+        any = true;
+        s = residence_look(home, lane, first, end - first, sampler_place(&m->sampler, lane, first),
+                           floats, err);
+        for (uint32_t i = first; !s && i < end; i++)
+            s = residence_put(rows[i].restoration, rows[i].index, lane, i,
+                              sampler_place(&m->sampler, lane, i), err);
+    }
+    return s || !any ? s : residence_tell(home, lane, n, err);
+}
+
 static enum status begin_pass(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
                               struct error *err)
 {
     struct sampler *sampler = &m->sampler;
     sampler_turn(sampler, lane);
-#pragma omp parallel for if (n > 1) num_threads(m->engine->facts.threads) schedule(dynamic)
-    for (uint32_t i = 0; i < n; i++)
-        restoration_cut(rows[i].restoration, rows[i].index, sampler_row(sampler, i));
-    for (uint32_t i = 0; i < n; i++) {
+    enum status s = cut_rows(m, lane, rows, n, err);
+    for (uint32_t i = 0; !s && i < n; i++) {
         const struct restoration *r = rows[i].restoration;
         const struct place at = restoration_place(r, rows[i].index);
-        enum status s = sampler_draw(sampler, i, r->s.seed, at.sample, at.x0, at.y0, err);
-        if (s) return s;
+        s = sampler_draw(sampler, i, r->s.seed, at.sample, at.x0, at.y0, err);
         sampler_choose(sampler, i, r->s.h, r->s.program_set);
+        sampler_stay(sampler, i, stays(&rows[i]));
     }
-    return sampler_begin(sampler, n, err);
+    if (!s) s = sampler_begin(sampler, n, err);
+    return s ? s : put_residents(m, lane, rows, n, err);
 }
 
 /* The device has failed: these rows come back empty. */
@@ -277,8 +334,19 @@ static void lose(struct row *rows, size_t n, enum status s)
 {
     for (size_t i = 0; i < n; i++) {
         rows[i].status = s;
-        restoration_lose(rows[i].restoration, s);
+        restoration_count_back(rows[i].restoration, s);
     }
+}
+
+static enum status put_row(struct engine *e, const struct flight *f, uint32_t i)
+{
+    const struct row *row = &f->rows[i];
+    if (!stays(row))
+        return restoration_put(row->restoration, row->index,
+                               sampler_row_of(&f->model->sampler, f->lane, i), NULL);
+    const enum status s = residence_is_bad(e->residence, f->lane, i) ? ST_INTERNAL : ST_OK;
+    restoration_count_back(row->restoration, s);
+    return s;
 }
 
 enum status engine_end(struct engine *e, struct flight *f, struct error *err)
@@ -290,9 +358,7 @@ enum status engine_end(struct engine *e, struct flight *f, struct error *err)
     } else {
 #pragma omp parallel for if (f->n > 1) num_threads(e->facts.threads) schedule(dynamic)
         for (size_t i = 0; i < f->n; i++)
-            f->rows[i].status =
-                restoration_put(f->rows[i].restoration, f->rows[i].index,
-                                sampler_row_of(sampler, f->lane, (uint32_t)i), NULL);
+            f->rows[i].status = put_row(e, f, (uint32_t)i);
     }
     f->n = 0;
     return s;
@@ -309,6 +375,7 @@ enum status engine_begin(struct engine *e, struct model *m, struct row *rows, si
     struct flight f = { .model = m, .lane = e->lane };
     enum status s = ST_OK;
     e->lane = (e->lane + 1) % m->sampler.lanes;
+    settle(e, rows, n);
     for (size_t i = 0; !s && i < n; i += f.n) {
         if (i > 0) s = engine_end(e, &f, err);
         f.rows = rows + i;
@@ -316,6 +383,8 @@ enum status engine_begin(struct engine *e, struct model *m, struct row *rows, si
         if (!s) {
             pthread_mutex_lock(&e->device);
             s = begin_pass(m, f.lane, f.rows, (uint32_t)f.n, err);
+            /* Nothing may still use the memory of what is lost. */
+            if (s && e->backend->ops->finish) (void)e->backend->ops->finish(e->backend, NULL);
             pthread_mutex_unlock(&e->device);
         }
         if (s) lose(f.rows, n - i, s);

@@ -209,7 +209,10 @@ static enum status pack(struct model *m, const struct graph *g, const struct par
     struct program_options o = { .dtype = m->engine->dtype, .sets = sets, .output_channels = 3 };
     o.n_sets = gather_sets(m, sets);
     pthread_mutex_lock(&m->engine->device);
-    enum status s = program_new(&m->program, m->engine->backend, g, src, &o, err);
+    enum status s = m->engine->residence ? ST_OK
+                                         : residence_open(&m->engine->residence, m->engine->backend,
+                                                          m->engine->facts.max_batch, err);
+    if (!s) s = program_new(&m->program, m->engine->backend, g, src, &o, err);
     if (!s)
         s = sampler_init(&m->sampler, m->engine->backend, m->program, m->info.schedule,
                          m->info.tile_size, err);

@@ -88,7 +88,8 @@ static enum status copy_out(struct backend *b, void *host, const void *device, s
 
 static enum status finish(struct backend *b, struct error *err)
 {
-    return gpu_finish(&cuda_of(b)->gpu, err);
+    enum status s = gpu_finish(&cuda_of(b)->gpu, err);
+    return s ? s : cuda_lanes_finish(cuda_of(b), err);
 }
 
 /* ---- embeddings ---- */
@@ -424,6 +425,7 @@ static const struct backend_ops cuda_ops = {
     .normals = normals,
     .sampler_in = sampler_in,
     .sampler_out = sampler_out,
+    .pictures = &cuda_pictures,
 };
 
 /* Kernels are compiled for some cards, and for later ones than those: what is left is found here, where another back end can still be taken. */

@@ -67,6 +67,7 @@ void cuda_pass_forget(struct backend *b, const void *key);
 /* lanes.c */
 enum status cuda_lanes_init(struct cuda_backend *c, struct error *err);
 void cuda_lanes_done(struct cuda_backend *c);
+enum status cuda_lanes_finish(struct cuda_backend *c, struct error *err); /* waits for all copies */
 enum status cuda_host_alloc(struct backend *b, size_t bytes, void **out, struct error *err);
 void cuda_host_free(struct backend *b, void *p);
 enum status cuda_send(struct backend *b, uint32_t lane, void *device, const void *host,
@@ -97,6 +98,9 @@ void timer_rest(struct timer *t); /* gives its memory back until the next time; 
 /* struct dnn_selector's time; ctx: struct timer */
 enum status timer_time(void *ctx, const struct dnn_op *op, struct dnn_plan *p, uint32_t n,
                        uint64_t *ns, struct error *err);
+
+/* pictures.c */
+extern const struct picture_ops cuda_pictures;
 
 /* nvml.c: from NVIDIA's management library, opened when first asked; false where there is none. Any thread. */
 bool nvml_gauges(const struct gpu *g, struct device_gauges *out);

@@ -37,6 +37,12 @@ void cuda_lanes_done(struct cuda_backend *c)
     if (c->out) (void)cudaStreamDestroy(c->out);
 }
 
+enum status cuda_lanes_finish(struct cuda_backend *c, struct error *err)
+{
+    enum status s = gpu_check(&c->gpu, (int)cudaStreamSynchronize(c->in), "copies", err);
+    return s ? s : gpu_check(&c->gpu, (int)cudaStreamSynchronize(c->out), "copies", err);
+}
+
 enum status cuda_host_alloc(struct backend *b, size_t bytes, void **out, struct error *err)
 {
     struct gpu *g = &cuda_of(b)->gpu;

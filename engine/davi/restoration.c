@@ -67,6 +67,7 @@ static struct layout lay_out(const struct restoration_setup *s, const struct res
 
     reserve(&l, 1, sizeof(struct restoration));
     l.slots = reserve(&l, l.n_slots, sizeof(struct slot));
+    /* what the tiles need: one stretch, so that it can be copied as one (residence.h) */
     l.tiles_x = reserve(&l, tile_axis_bytes(h->out.w, s->tile, s->overlap, s->shift_x), 1);
     l.tiles_y = reserve(&l, tile_axis_bytes(h->out.h, s->tile, s->overlap, s->shift_y), 1);
     l.kept = reserve(&l, s->task->op == OPERATOR_MASK ? (size_t)h->in.w * h->in.h : 0, 1);
@@ -142,6 +143,8 @@ enum status restoration_make(struct restoration **out, const struct restoration_
     r->s = *s;
     r->shape = shape;
     r->y_channels = s->task->op == OPERATOR_GRAY ? 1 : shape.out.c;
+    r->tables = block + l.tiles_x;
+    r->tables_bytes = l.accs - l.tiles_x;
     tile_axis_lay(&r->tiles.x, shape.out.w, s->tile, s->overlap, s->shift_x, block + l.tiles_x);
     tile_axis_lay(&r->tiles.y, shape.out.h, s->tile, s->overlap, s->shift_y, block + l.tiles_y);
     r->n_tiles = (uint64_t)r->tiles.x.count * r->tiles.y.count;
@@ -176,6 +179,7 @@ enum status restoration_make(struct restoration **out, const struct restoration_
 void restoration_free(struct restoration *r)
 {
     if (!r) return;
+    residence_leave(r);
     pthread_mutex_destroy(&r->lock);
     free(r);
 }
@@ -378,12 +382,28 @@ enum status restoration_put(struct restoration *r, uint64_t row, const float *x0
     return status;
 }
 
-void restoration_lose(struct restoration *r, enum status why)
+void restoration_count_back(struct restoration *r, enum status why)
 {
     pthread_mutex_lock(&r->lock);
     if (!r->failure) r->failure = why;
     r->rows_back++;
     pthread_mutex_unlock(&r->lock);
+}
+
+void restoration_settle(struct restoration *r, struct residence *h, bool is_whole)
+{
+    pthread_mutex_lock(&r->lock);
+    if (r->home == HOME_OPEN)
+        r->home = h && is_whole && residence_settle(h, r) ? HOME_RESIDENCE : HOME_HOST;
+    pthread_mutex_unlock(&r->lock);
+}
+
+bool restoration_is_settled(struct restoration *r)
+{
+    pthread_mutex_lock(&r->lock);
+    const bool is_settled = r->home != HOME_OPEN;
+    pthread_mutex_unlock(&r->lock);
+    return is_settled;
 }
 
 bool restoration_is_done(const struct restoration *r)

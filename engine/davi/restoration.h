@@ -10,6 +10,7 @@
 #include <pthread.h>
 
 #include "engine/davi/operators.h"
+#include "engine/davi/residence.h"
 #include "engine/davi/tiles.h"
 #include "engine/engine.h"
 
@@ -54,6 +55,9 @@ struct slot {
     int64_t *acc; /* [out.h][out.w][out.c] */
 };
 
+/* Where the pictures of a restoration are worked on; decided when its first row is begun, for good. */
+enum home { HOME_OPEN, HOME_HOST, HOME_RESIDENCE };
+
 struct restoration {
     struct restoration_setup s;
     struct restoration_shape shape;
@@ -61,7 +65,11 @@ struct restoration {
     struct tiles tiles;
     uint64_t n_tiles;
     const uint8_t *kept; /* [in.h][in.w] nonzero where measured; inpaint only */
-    float level[256];    /* of an 8-bit sample, in [-1,1] */
+    const char *tables;  /* the tiles' weights and `kept`, one stretch of the block */
+    size_t tables_bytes;
+    float level[256]; /* of an 8-bit sample, in [-1,1] */
+    /* Of whoever begins rows; the members below are unused where it does not live on the host. */
+    struct resident resident;
 
     pthread_mutex_t lock; /* guards everything below */
     struct slot *slots;
@@ -69,6 +77,7 @@ struct restoration {
     int64_t *sum, *sum2; /* over finished samples; NULL where not needed */
     uint8_t *pictures;   /* kept samples, [samples][out.h][out.w][out.c] of `depth` bits; NULL */
     float *scratch;      /* of the residual */
+    enum home home;
     uint64_t rows_back;
     enum status failure; /* of the first row that failed */
     bool has_result;
@@ -100,8 +109,16 @@ void restoration_cut(const struct restoration *r, uint64_t row, float *y_in);
  * restoration has failed; the row counts as back all the same. */
 enum status restoration_put(struct restoration *r, uint64_t row, const float *x0,
                             struct error *err);
-/* A row that comes back without a tile. */
-void restoration_lose(struct restoration *r, enum status why);
+/* A row that comes back without a tile: it has failed, or (ST_OK) was blended where the restoration lives. */
+void restoration_count_back(struct restoration *r, enum status why);
+
+/* Before any row of a batch is begun: where `r` lives from now on. Whole: none of its rows will be begun elsewhere than in `h`, which may be NULL. */
+void restoration_settle(struct restoration *r, struct residence *h, bool is_whole);
+bool restoration_is_settled(struct restoration *r);
+static inline bool restoration_is_resident(const struct restoration *r)
+{
+    return r->resident.home != NULL;
+}
 
 /* Samples of the measurement, y_channels a pixel, as given (nothing in a hole). row: [n][y_channels] */
 void restoration_measured(const struct restoration *r, uint32_t y, uint32_t x0, uint32_t n,

@@ -76,21 +76,31 @@ static void compare_row(void *ctx, uint32_t y, const float *row)
     }
 }
 
+static double root_mean(double sum, double count)
+{
+    return count > 0 ? sqrt(sum / count) : 0;
+}
+
 static double residual_rms(const struct restoration *r)
 {
+    if (restoration_is_resident(r))
+        return root_mean(residence_number(r, RESIDUAL_SUM), residence_number(r, RESIDUAL_COUNT));
     const size_t room = operator_scratch_floats(r->s.task->op, r->shape.out);
     struct residual s = { .r = r, .measured = r->scratch + room };
     operator_rows(r->s.task->op, r->shape.out, r->kept, (struct row_source){ restored_row, &s },
                   (struct row_sink){ compare_row, &s }, r->scratch);
-    return s.count ? sqrt(s.sum / (double)s.count) : 0;
+    return root_mean(s.sum, (double)s.count);
 }
 
 static double std_largest(const struct restoration *r)
 {
     const size_t n = (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c;
     double largest = 0;
-    for (size_t i = 0; r->sum2 && i < n; i++)
-        largest = fmax(largest, std_at(r, i));
+    if (restoration_is_resident(r))
+        largest = r->sum2 ? residence_number(r, STD_LARGEST) : 0;
+    else
+        for (size_t i = 0; r->sum2 && i < n; i++)
+            largest = fmax(largest, std_at(r, i));
     return largest > 0 ? largest : 1;
 }
 
@@ -144,16 +154,21 @@ static void copy_level(void *to, size_t i, const void *from, size_t j, uint32_t 
         ((uint8_t *)to)[i] = ((const uint8_t *)from)[j];
 }
 
-static void fill_picture(const struct restoration *r, const void *kept_sample, struct image *img)
+/* prepared: the pixels without alpha; NULL: they are made of the accumulators. */
+static void fill_picture(const struct restoration *r, const void *prepared, struct image *img)
 {
     const uint32_t w = r->shape.out.w, colors = r->shape.out.c;
+    if (prepared && img->channels == colors) {
+        memcpy(img->pixels, prepared, image_bytes(img));
+        return;
+    }
     for (uint32_t y = 0; y < r->shape.out.h; y++)
         for (uint32_t x = 0; x < w; x++) {
             size_t p = (size_t)y * w + x;
             for (uint32_t c = 0; c < colors; c++) {
                 size_t to = p * img->channels + c;
-                if (kept_sample)
-                    copy_level(img->pixels, to, kept_sample, p * colors + c, img->depth);
+                if (prepared)
+                    copy_level(img->pixels, to, prepared, p * colors + c, img->depth);
                 else
                     put_level(img->pixels, img->depth, to, mean_at(r, p * colors + c));
             }
@@ -169,6 +184,10 @@ static void fill_picture(const struct restoration *r, const void *kept_sample, s
 static void fill_std(const struct restoration *r, double scale, struct image *img)
 {
     const size_t n = (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c;
+    if (restoration_is_resident(r)) {
+        memcpy(img->pixels, residence_std(r), n);
+        return;
+    }
     for (size_t i = 0; i < n; i++)
         ((uint8_t *)img->pixels)[i] = (uint8_t)lrint(fmin(255, 255 * std_at(r, i) / scale));
 }
@@ -181,6 +200,16 @@ static bool offers(const struct restoration *r, enum output_kind kind, uint32_t 
     case OUTPUT_STD: return r->sum2 != NULL;
     default: return false;
     }
+}
+
+/* Pixels that are there already: of a kept sample, or of the mean (the only sample). */
+static const void *prepared_picture(const struct restoration *r, bool is_kept, uint32_t sample)
+{
+    const size_t bytes =
+        (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c * (r->shape.depth / 8);
+    if (restoration_is_resident(r))
+        return is_kept ? residence_sample(r, sample) : residence_mean(r);
+    return is_kept ? r->pictures + sample * bytes : NULL;
 }
 
 enum status restoration_image(struct restoration *r, enum output_kind kind, uint32_t sample,
@@ -200,14 +229,10 @@ enum status restoration_image(struct restoration *r, enum output_kind kind, uint
                                r->shape.out.c + (r->shape.has_alpha && !is_std ? 1 : 0),
                                is_std ? 8 : r->shape.depth, err);
     if (s) return s;
-    const size_t sample_bytes =
-        (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c * (r->shape.depth / 8);
     if (is_std)
         fill_std(r, restoration_facts(r)->std_scale, &img);
     else
-        fill_picture(
-            r, kind == OUTPUT_IMAGE && r->pictures ? r->pictures + sample * sample_bytes : NULL,
-            &img);
+        fill_picture(r, prepared_picture(r, kind == OUTPUT_IMAGE && r->pictures, sample), &img);
     *out = img;
     return ST_OK;
 }

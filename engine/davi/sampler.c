@@ -58,7 +58,8 @@ enum status sampler_init(struct sampler *out, struct backend *b, struct program 
     if (status) goto done;
     s.h = calloc(s.rows, sizeof *s.h);
     s.set = calloc(s.rows, sizeof *s.set);
-    if (!s.h || !s.set) {
+    s.stays = calloc(s.rows, sizeof *s.stays);
+    if (!s.h || !s.set || !s.stays) {
         status = error_set(err, ST_NO_MEMORY_NOW, "no memory for a pass of %u rows", s.rows);
         goto done;
     }
@@ -85,6 +86,7 @@ void sampler_done(struct sampler *s)
     }
     free(s->h);
     free(s->set);
+    free(s->stays);
     memset(s, 0, sizeof *s);
 }
 
@@ -142,30 +144,57 @@ void sampler_choose(struct sampler *s, uint32_t i, double h, uint32_t set)
     s->set[i] = set;
 }
 
-static enum status send(struct sampler *s, size_t bytes, struct error *err)
+void sampler_stay(struct sampler *s, uint32_t i, bool stays)
+{
+    s->stays[i] = stays;
+}
+
+float *sampler_place(const struct sampler *s, uint32_t lane, uint32_t i)
+{
+    return s->y_in[lane] + i * row_floats(s);
+}
+
+/* Rows first .. first + n, which are neighbours. */
+static enum status send(struct sampler *s, uint32_t first, uint32_t n, struct error *err)
 {
     const struct backend_ops *ops = s->backend->ops;
-    float *to = s->y_in[s->lane], *from = s->host[s->lane];
-    if (!from) return ST_OK;
+    const size_t at = first * row_floats(s), bytes = n * row_floats(s) * sizeof(float);
+    float *to = s->y_in[s->lane] + at, *from = s->host[s->lane] + at;
     return ops->lanes ? ops->send(s->backend, s->lane, to, from, bytes, err)
                       : ops->copy_in(s->backend, to, from, bytes, err);
 }
 
-static enum status receive(struct sampler *s, size_t bytes, struct error *err)
+static enum status receive(struct sampler *s, uint32_t first, uint32_t n, struct error *err)
 {
     const struct backend_ops *ops = s->backend->ops;
-    float *to = s->host[s->lane], *from = s->y_in[s->lane];
-    if (!to) return ST_OK;
+    const size_t at = first * row_floats(s), bytes = n * row_floats(s) * sizeof(float);
+    float *to = s->host[s->lane] + at, *from = s->y_in[s->lane] + at;
     return ops->lanes ? ops->receive(s->backend, s->lane, to, from, bytes, err)
                       : ops->copy_out(s->backend, to, from, bytes, err);
+}
+
+/* Every run of rows among n that travel, as one copy. */
+static enum status move(struct sampler *s, uint32_t n,
+                        enum status (*copy)(struct sampler *s, uint32_t first, uint32_t n,
+                                            struct error *err),
+                        struct error *err)
+{
+    enum status status = ST_OK;
+    if (!s->host[s->lane]) return ST_OK;
+    for (uint32_t first = 0, end; !status && first < n; first = end) {
+        for (end = first + 1; end < n && s->stays[end] == s->stays[first]; end++) {
+        }
+        if (!s->stays[first]) status = copy(s, first, end - first, err);
+    }
+    return status;
 }
 
 enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
 {
     const struct backend_ops *ops = s->backend->ops;
-    const size_t floats = row_floats(s), bytes = n * floats * sizeof(float);
+    const size_t floats = row_floats(s);
     float *y_in = s->y_in[s->lane];
-    enum status status = send(s, bytes, err);
+    enum status status = move(s, n, send, err);
     /* h differs between rows, so the sampler's own steps go row by row; the network takes them together. */
     for (uint32_t i = 0; !status && i < n; i++)
         status = ops->sampler_in(s->backend, y_in + i * floats, s->z + i * floats,
@@ -180,7 +209,7 @@ enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
         struct tensor x0 = picture(y_in + i * floats, s->tile);
         status = ops->sampler_out(s->backend, &x, &eps, (float)s->constants.eps_gain, &x0, err);
     }
-    return status ? status : receive(s, bytes, err);
+    return status ? status : move(s, n, receive, err);
 }
 
 enum status sampler_end(struct sampler *s, uint32_t lane, struct error *err)

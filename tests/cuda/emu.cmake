@@ -12,8 +12,13 @@ endfunction()
 
 file(GLOB david_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/engine/cuda/kernels/*.cu)
 david_as_cxx(${david_kernels})
+set(david_picture_kernels ${david_kernels})
+list(FILTER david_picture_kernels INCLUDE REGEX "/(measurement|operators|samples)\\.cu$")
+list(REMOVE_ITEM david_kernels ${david_picture_kernels})
+add_library(david_picture_kernels_emulated STATIC ${david_picture_kernels})
+target_link_libraries(david_picture_kernels_emulated PUBLIC david_emu)
 add_library(david_kernels_emulated STATIC ${david_kernels})
-target_link_libraries(david_kernels_emulated PUBLIC david_emu)
+target_link_libraries(david_kernels_emulated PUBLIC david_picture_kernels_emulated)
 
 # The emulation itself, with both ways of switching stacks.
 david_as_cxx(test_emu.cu)

@@ -33,7 +33,7 @@ static void *put_rows(void *ctx)
         for (size_t i = 0; i < n; i++)
             tile[i] = tile[i] / 2 + (float)(row % 7) / 16;
         if (p->one_fails && row == 5)
-            restoration_lose(p->r, ST_DEVICE_FAULT);
+            restoration_count_back(p->r, ST_DEVICE_FAULT);
         else
             (void)restoration_put(p->r, row, tile, NULL);
         (void)restoration_is_done(p->r);

@@ -295,6 +295,30 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     return fake_leave(cudaSuccess);
 }
 
+struct set_job {
+    void *to;
+    int value;
+    size_t bytes;
+};
+
+static void run_set(void *job)
+{
+    const struct set_job *c = job;
+    fake_expect_device(c->to, c->bytes, "a memset");
+    memset(c->to, c->value, c->bytes);
+    fake_spend(c->bytes / 4);
+}
+
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
+{
+    struct set_job *c = malloc(sizeof *c);
+    if (!c) fake_die("no memory");
+    *c = (struct set_job){ to, value, bytes };
+    const int e = fake_enqueue(stream, run_set, free, c);
+    if (e) free(c);
+    return (cudaError_t)e;
+}
+
 /* ---- graphs ---- */
 
 static void graph_drop(struct CUgraph_st *g)

@@ -1,0 +1,402 @@
+/* Restorations in a back end's memory: where each of their parts lies, and the order of the ops. */
+#include "engine/davi/residence.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/davi/restoration.h"
+
+enum { BACK_MIB = 64 }; /* what may come back at a time */
+
+/* ---- a restoration's place ---- */
+
+static size_t values_of(const struct restoration *r)
+{
+    return (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c;
+}
+
+/* `bytes` more behind *total, aligned for everything. */
+static size_t reserve(size_t *total, size_t bytes)
+{
+    const size_t at = *total;
+    *total += (bytes + SPAN_ALIGN - 1) / SPAN_ALIGN * SPAN_ALIGN;
+    return at;
+}
+
+static struct returned lay_out_returned(const struct restoration *r)
+{
+    const size_t values = values_of(r), picture = values * (r->shape.depth / 8);
+    struct returned l = { 0 };
+    l.numbers = reserve(&l.total, RETURNED_NUMBERS * sizeof(double));
+    l.mean = reserve(&l.total, picture);
+    l.std = reserve(&l.total, r->sum2 ? values : 0);
+    l.samples = reserve(&l.total, r->pictures ? r->s.samples * picture : 0);
+    return l;
+}
+
+static struct extent measured_extent(const struct restoration *r)
+{
+    return operator_extent(r->s.task->op, r->shape.out);
+}
+
+static size_t given_bytes(const struct restoration *r)
+{
+    const size_t px = (size_t)r->shape.in.w * r->shape.in.h * r->shape.in.c;
+    return px * (r->s.img ? r->s.img->depth / 8 : sizeof(float));
+}
+
+/* Sizes have passed restoration_room(), which holds the host's accumulators: no sum here overflows. */
+static size_t lay_out_resident(struct resident *d, const struct restoration *r, char *base)
+{
+    const struct extent m = measured_extent(r);
+    const size_t values = values_of(r), measured = (size_t)m.w * m.h;
+    size_t n = 0;
+    d->returned = lay_out_returned(r);
+    /* Offsets until there is a base. */
+    d->pixels = base + reserve(&n, given_bytes(r));
+    d->tables = base + reserve(&n, r->tables_bytes);
+    d->acc = (int64_t *)(void *)(base + reserve(&n, values * sizeof(int64_t)));
+    d->sum = (int64_t *)(void *)(base + reserve(&n, r->sum ? values * sizeof(int64_t) : 0));
+    d->sum2 = (int64_t *)(void *)(base + reserve(&n, r->sum2 ? values * sizeof(int64_t) : 0));
+    d->mean = (float *)(void *)(base + reserve(&n, values * sizeof(float)));
+    d->ax = (float *)(void *)(base + reserve(&n, measured * m.c * sizeof(float)));
+    d->scratch =
+        (float *)(void *)(base +
+                          reserve(&n, r->s.task->op == OPERATOR_BLUR ? values * sizeof(float) : 0));
+    d->partial =
+        (double *)(void *)(base +
+                           reserve(&n, d->home->backend->ops->pictures->residual_scratch(measured) *
+                                           sizeof(double)));
+    d->out = base + reserve(&n, d->returned.total);
+    if (!r->sum) d->sum = NULL;
+    if (!r->sum2) d->sum2 = NULL;
+    return n;
+}
+
+bool residence_settle(struct residence *h, struct restoration *r)
+{
+    struct resident d = { .home = h, .tiles_left = r->n_tiles };
+    size_t on_device, on_host;
+    const size_t bytes = lay_out_resident(&d, r, h->device);
+    pthread_mutex_lock(&h->lock);
+    bool fits = spans_take(&h->device_spans, bytes, &on_device);
+    if (fits && !spans_take(&h->host_spans, d.returned.total, &on_host)) {
+        spans_give(&h->device_spans, on_device);
+        fits = false;
+    }
+    pthread_mutex_unlock(&h->lock);
+    if (!fits) return false;
+    d.device = h->device + on_device;
+    d.back = h->host + on_host;
+    (void)lay_out_resident(&d, r, d.device);
+    r->resident = d;
+    return true;
+}
+
+void residence_leave(struct restoration *r)
+{
+    struct resident *d = &r->resident;
+    struct residence *h = d->home;
+    if (!h) return;
+    pthread_mutex_lock(&h->lock);
+    spans_give(&h->device_spans, (size_t)(d->device - h->device));
+    spans_give(&h->host_spans, (size_t)(d->back - h->host));
+    pthread_mutex_unlock(&h->lock);
+    d->home = NULL;
+}
+
+/* ---- rows ---- */
+
+/* What stands at `host`, in the restoration's tables, in the back end's memory. */
+static const void *in_tables(const struct restoration *r, const void *host)
+{
+    return r->resident.tables + ((const char *)host - r->tables);
+}
+
+static struct measured measured_of(const struct restoration *r)
+{
+    return (struct measured){ .pixels = r->resident.pixels,
+                              .w = r->shape.in.w,
+                              .h = r->shape.in.h,
+                              .channels = r->shape.in.c,
+                              .depth = r->s.img ? r->s.img->depth : 32,
+                              .y_channels = r->y_channels,
+                              .op = r->s.task->op,
+                              .kept = r->kept ? in_tables(r, r->kept) : NULL,
+                              .seed = r->s.seed,
+                              .sigma = (float)r->s.sigma };
+}
+
+static enum status arrive(struct restoration *r, uint32_t lane, struct error *err)
+{
+    struct resident *d = &r->resident;
+    struct backend *b = d->home->backend;
+    const struct picture_ops *ops = b->ops->pictures;
+    const size_t bytes = values_of(r) * sizeof(int64_t);
+    enum status s = b->ops->send(b, lane, d->pixels, r->s.img ? r->s.img->pixels : r->s.y->y,
+                                 given_bytes(r), err);
+    if (!s) s = b->ops->send(b, lane, d->tables, r->tables, r->tables_bytes, err);
+    if (!s) s = ops->clear(b, d->acc, bytes, err);
+    if (!s && d->sum) s = ops->clear(b, d->sum, bytes, err);
+    if (!s && d->sum2) s = ops->clear(b, d->sum2, bytes, err);
+    d->has_arrived = !s;
+    return s;
+}
+
+enum status residence_cut(struct restoration *r, uint64_t row, uint32_t lane, float *y_in,
+                          struct error *err)
+{
+    struct backend *b = r->resident.home->backend;
+    const struct place at = restoration_place(r, row);
+    enum status s = r->resident.has_arrived ? ST_OK : arrive(r, lane, err);
+    if (s) return s;
+    const struct cut_args a = { .m = measured_of(r),
+                                .out_w = r->shape.out.w,
+                                .out_h = r->shape.out.h,
+                                .tile = r->s.tile,
+                                .x0 = at.x0,
+                                .y0 = at.y0,
+                                .y_in = y_in };
+    return b->ops->pictures->cut(b, &a, err);
+}
+
+static struct finished finished_of(const struct restoration *r)
+{
+    const struct resident *d = &r->resident;
+    return (struct finished){ .acc = d->acc,
+                              .sum = d->sum,
+                              .sum2 = d->sum2,
+                              .samples = r->s.samples,
+                              .count = values_of(r) };
+}
+
+/* A sample whose tiles are all blended: its picture where it is kept, and into the statistics. */
+static enum status fold_sample(struct restoration *r, struct error *err)
+{
+    struct resident *d = &r->resident;
+    struct backend *b = d->home->backend;
+    const size_t values = values_of(r);
+    const struct finished only = { .acc = d->acc, .samples = 1, .count = values };
+    enum status s = ST_OK;
+    if (r->pictures)
+        s = b->ops->pictures->round(
+            b, &only, r->shape.depth,
+            d->out + d->returned.samples + d->sample * values * (r->shape.depth / 8), err);
+    if (!s && d->sum) s = b->ops->pictures->fold(b, d->acc, d->sum, d->sum2, values, err);
+    d->sample++;
+    d->tiles_left = r->n_tiles;
+    return s;
+}
+
+/* All samples are folded: the residual, the pictures, and all of it back to the host. */
+static enum status finish(struct restoration *r, uint32_t lane, struct error *err)
+{
+    struct resident *d = &r->resident;
+    struct backend *b = d->home->backend;
+    const struct picture_ops *ops = b->ops->pictures;
+    const struct finished f = finished_of(r);
+    double *numbers = (double *)(void *)(d->out + d->returned.numbers);
+    const struct operator_args A = { .op = r->s.task->op,
+                                     .w = r->shape.out.w,
+                                     .h = r->shape.out.h,
+                                     .c = r->shape.out.c,
+                                     .kept = r->kept ? in_tables(r, r->kept) : NULL,
+                                     .taps = d->home->taps,
+                                     .x = d->mean,
+                                     .y = d->ax,
+                                     .scratch = d->scratch };
+    const struct residual_args residual = {
+        .ax = d->ax, .m = measured_of(r), .scratch = d->partial, .out = numbers + RESIDUAL_SUM
+    };
+    enum status s = ops->mean(b, &f, d->mean, err);
+    if (!s) s = ops->operate(b, &A, err);
+    if (!s) s = ops->residual(b, &residual, err);
+    if (!s) s = ops->round(b, &f, r->shape.depth, d->out + d->returned.mean, err);
+    if (!s && d->sum2)
+        s = ops->deviation(b, &f, numbers + STD_LARGEST, (uint8_t *)d->out + d->returned.std, err);
+    return s ? s : b->ops->receive(b, lane, d->back, d->out, d->returned.total, err);
+}
+
+enum status residence_put(struct restoration *r, uint64_t row, uint32_t lane, uint32_t i,
+                          const float *x0, struct error *err)
+{
+    struct resident *d = &r->resident;
+    struct backend *b = d->home->backend;
+    const struct place at = restoration_place(r, row);
+    const uint64_t tile = row % r->n_tiles;
+    if (at.sample != d->sample)
+        return error_set(err, ST_INTERNAL, "rows of a restoration were not run in order");
+    const struct blend_args a = {
+        .x0 = x0,
+        .wx = in_tables(r, r->tiles.x.weight + tile % r->tiles.x.count * r->s.tile),
+        .wy = in_tables(r, r->tiles.y.weight + tile / r->tiles.x.count * r->s.tile),
+        .tile = r->s.tile,
+        .at_x = at.x0,
+        .at_y = at.y0,
+        .out_w = r->shape.out.w,
+        .out_h = r->shape.out.h,
+        .out_c = r->shape.out.c,
+        .acc = d->acc,
+        .bad = d->home->bad[lane] + i
+    };
+    enum status s = b->ops->pictures->blend(b, &a, err);
+    if (!s && --d->tiles_left == 0) s = fold_sample(r, err);
+    return s || d->sample < r->s.samples ? s : finish(r, lane, err);
+}
+
+enum status residence_look(struct residence *h, uint32_t lane, uint32_t first, uint32_t n,
+                           const float *x0, size_t row_floats, struct error *err)
+{
+    return h->backend->ops->pictures->find_bad(h->backend, x0, n, row_floats, h->bad[lane] + first,
+                                               err);
+}
+
+enum status residence_tell(struct residence *h, uint32_t lane, uint32_t n, struct error *err)
+{
+    return h->backend->ops->receive(h->backend, lane, h->host_bad[lane], h->bad[lane],
+                                    n * sizeof(uint32_t), err);
+}
+
+bool residence_is_bad(const struct residence *h, uint32_t lane, uint32_t i)
+{
+    return h->host_bad[lane][i] != 0;
+}
+
+/* ---- the result ---- */
+
+double residence_number(const struct restoration *r, enum returned_number which)
+{
+    const struct resident *d = &r->resident;
+    return ((const double *)(const void *)(d->back + d->returned.numbers))[which];
+}
+
+const void *residence_mean(const struct restoration *r)
+{
+    return r->resident.back + r->resident.returned.mean;
+}
+
+const uint8_t *residence_std(const struct restoration *r)
+{
+    return (const uint8_t *)r->resident.back + r->resident.returned.std;
+}
+
+const void *residence_sample(const struct restoration *r, uint32_t sample)
+{
+    return r->resident.back + r->resident.returned.samples +
+           sample * values_of(r) * (r->shape.depth / 8);
+}
+
+/* ---- the residence ---- */
+
+void residence_close(struct residence *h)
+{
+    if (!h) return;
+    const struct backend_ops *ops = h->backend->ops;
+    ops->free(h->backend, h->device);
+    ops->free(h->backend, h->taps);
+    ops->free(h->backend, h->bad[0]);
+    ops->host_free(h->backend, h->host);
+    ops->host_free(h->backend, h->host_bad[0]);
+    pthread_mutex_destroy(&h->lock);
+    free(h);
+}
+
+static enum status take_memory(struct residence *h, struct error *err)
+{
+    struct backend *b = h->backend;
+    const struct backend_ops *ops = b->ops;
+    const size_t taps = BLUR_TAPS * sizeof(float), flags = h->rows * sizeof(uint32_t);
+    void *device = NULL, *host = NULL, *kernel = NULL, *bad = NULL, *host_bad = NULL;
+    enum status s = ops->alloc(b, h->device_spans.bytes, &device, err);
+    if (!s) s = ops->alloc(b, taps, &kernel, err);
+    if (!s) s = ops->alloc(b, SAMPLER_LANES * flags, &bad, err);
+    if (!s) s = ops->host_alloc(b, h->host_spans.bytes, &host, err);
+    if (!s) s = ops->host_alloc(b, SAMPLER_LANES * flags, &host_bad, err);
+    h->device = device;
+    h->host = host;
+    h->taps = kernel;
+    for (uint32_t i = 0; i < SAMPLER_LANES; i++) {
+        h->bad[i] = bad ? (uint32_t *)bad + (size_t)i * h->rows : NULL;
+        h->host_bad[i] = host_bad ? (uint32_t *)host_bad + (size_t)i * h->rows : NULL;
+    }
+    return s ? s : ops->copy_in(b, h->taps, blur_kernel(), taps, err);
+}
+
+/* One restoration of every task and depth by a network that returns its input. tile: memory of the back end. */
+static enum status restore_once(struct residence *h, enum task_id task, const struct image *img,
+                                const struct image *mask, float *tile, struct error *err)
+{
+    struct restoration *r = NULL;
+    const struct restoration_setup setup = { .task = &task_table[task],
+                                             .samples = 2,
+                                             .output = OUTPUT_ALL,
+                                             .keep_samples = true,
+                                             .tile = RESTORE_MIN_SIDE,
+                                             .overlap = 1,
+                                             .rows_in_flight = 1,
+                                             .img = img,
+                                             .mask = task_table[task].op == OPERATOR_MASK ? mask
+                                                                                          : NULL };
+    enum status s = restoration_make(&r, &setup, err);
+    if (s) return s;
+    restoration_settle(r, h, true);
+    const uint64_t rows = restoration_is_resident(r) ? restoration_rows(r) : 0;
+    for (uint64_t i = 0; !s && i < rows; i++) {
+        s = residence_cut(r, i, 0, tile, err);
+        if (!s)
+            s = residence_look(h, 0, 0, 1, tile, (size_t)3 * RESTORE_MIN_SIDE * RESTORE_MIN_SIDE,
+                               err);
+        if (!s) s = residence_put(r, i, 0, 0, tile, err);
+    }
+    if (!s) s = residence_tell(h, 0, 1, err);
+    if (!s) s = h->backend->ops->wait(h->backend, 0, err);
+    if (s && h->backend->ops->finish) (void)h->backend->ops->finish(h->backend, NULL);
+    restoration_free(r);
+    return s;
+}
+
+/* Everything once: what a back end loads late is loaded before the first request. */
+static enum status warm(struct residence *h, struct error *err)
+{
+    struct image img[2] = { { 0 }, { 0 } }, mask = { 0 };
+    void *tile = NULL;
+    enum status s = h->backend->ops->alloc(
+        h->backend, (size_t)3 * RESTORE_MIN_SIDE * RESTORE_MIN_SIDE * sizeof(float), &tile, err);
+    if (!s) s = image_init(&img[0], RESTORE_MIN_SIDE, RESTORE_MIN_SIDE, 3, 8, err);
+    if (!s) s = image_init(&img[1], RESTORE_MIN_SIDE, RESTORE_MIN_SIDE, 3, 16, err);
+    if (!s) s = image_init(&mask, RESTORE_MIN_SIDE, RESTORE_MIN_SIDE, 1, 8, err);
+    for (int i = 0; !s && i < 2; i++)
+        memset(img[i].pixels, 0, image_bytes(&img[i]));
+    if (!s) memset(mask.pixels, 0, image_bytes(&mask));
+    for (int i = 0; i < 2 * TASK_COUNT && !s; i++)
+        s = restore_once(h, (enum task_id)(i / 2), &img[i % 2], &mask, tile, err);
+    h->backend->ops->free(h->backend, tile);
+    image_done(&img[0]);
+    image_done(&img[1]);
+    image_done(&mask);
+    return s;
+}
+
+enum status residence_open(struct residence **out, struct backend *b, uint32_t rows,
+                           struct error *err)
+{
+    *out = NULL;
+    if (!b->ops->pictures || b->ops->lanes < SAMPLER_LANES) return ST_OK;
+    struct residence *h = calloc(1, sizeof *h);
+    if (!h) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a residence of pictures");
+    if (pthread_mutex_init(&h->lock, NULL)) {
+        free(h);
+        return error_set(err, ST_INTERNAL, "a mutex could not be made");
+    }
+    h->backend = b;
+    h->rows = rows;
+    h->device_spans.bytes = b->ops->pictures->room(b);
+    h->host_spans.bytes = (size_t)BACK_MIB << 20;
+    enum status s = take_memory(h, err);
+    if (!s) s = warm(h, err);
+    if (s)
+        residence_close(h);
+    else
+        *out = h;
+    return s;
+}
