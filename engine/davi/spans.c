@@ -11,7 +11,8 @@ bool spans_take(struct spans *s, size_t bytes, size_t *at)
         free_from = s->taken[i].at + s->taken[i].bytes;
         i++;
     }
-    if (i == s->n && s->bytes - free_from < bytes) return false;
+    /* The last piece may be rounded up beyond the end. */
+    if (i == s->n && (free_from > s->bytes || s->bytes - free_from < bytes)) return false;
     memmove(s->taken + i + 1, s->taken + i, (s->n - i) * sizeof *s->taken);
     s->taken[i] = (struct span){ free_from, wants };
     s->n++;
