@@ -1,5 +1,6 @@
 #include "server/connections.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "server/server.h"
 
 #define IDLE_NS  (75 * NS_PER_S) /* a kept-alive connection without a request */
+#define LOOK_NS  (NS_PER_S / 2)  /* how often a client from which nothing comes is looked for */
 #define ABORT_NS (2 * NS_PER_S)  /* for a reply to be taken once drain_timeout is over */
 
 enum { PHASE_BITS = 3 };
@@ -83,6 +85,11 @@ bool connection_move(struct connection *c, enum phase from, enum phase to, uint6
            atomic_compare_exchange_strong(&c->state, &state, state_of(to, now_ns));
 }
 
+bool connection_is_ended(const struct connection *c)
+{
+    return phase_of(atomic_load(&c->state)) == PHASE_ENDED;
+}
+
 /* ---- the clock ---- */
 
 /* The library cannot answer in these phases, so the answer is written past it and the socket is shut. */
@@ -118,9 +125,25 @@ static bool is_late(const struct server *s, enum phase phase, uint64_t age_ns)
     case PHASE_BODY: return is_aborting || age_ns > cfg->body_timeout;
     case PHASE_REPLY: return age_ns > (is_aborting ? ABORT_NS : cfg->body_timeout);
     case PHASE_WORK:
-    case PHASE_ENDED: break;
+    case PHASE_ENDED:
+    case PHASE_GONE: break;
     }
     return false;
+}
+
+/* Its client has closed, or half-closed, and no byte of it is unread: what the HTTP thread waits for will never come. Believed at
+ * the second look in a row, when that thread is done with what it had read. */
+static bool is_gone(struct connection *c, enum phase phase, uint64_t now_ns)
+{
+    char byte;
+    if (now_ns - c->looked_ns < LOOK_NS) return false;
+    c->looked_ns = now_ns;
+    const bool seemed_gone = c->seems_gone;
+    c->seems_gone = false;
+    if (phase != PHASE_IDLE && phase != PHASE_HEADERS && phase != PHASE_BODY) return false;
+    ssize_t n = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    c->seems_gone = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+    return seemed_gone && c->seems_gone;
 }
 
 static void check(struct connections *l, struct connection *c, uint64_t now_ns)
@@ -129,7 +152,13 @@ static void check(struct connections *l, struct connection *c, uint64_t now_ns)
     uint64_t state = atomic_load(&c->state), since_ns = state >> PHASE_BITS;
     enum phase phase = phase_of(state);
     char request_id[REQUEST_ID_MAX + 1], detail[128], limit[32];
-    if (now_ns < since_ns || !is_late(s, phase, now_ns - since_ns)) return;
+    if (now_ns < since_ns) return;
+    if (is_gone(c, phase, now_ns)) {
+        if (atomic_compare_exchange_strong(&c->state, &state, state_of(PHASE_GONE, now_ns)))
+            (void)shutdown(c->fd, SHUT_RDWR);
+        return;
+    }
+    if (!is_late(s, phase, now_ns - since_ns)) return;
     if (!atomic_compare_exchange_strong(&c->state, &state, state_of(PHASE_ENDED, now_ns))) return;
     if (phase != PHASE_IDLE) metric_add(&s->metrics.slow_clients, 1);
     if (phase == PHASE_BODY && atomic_load(&s->is_aborting)) {

@@ -284,12 +284,17 @@ static void *note_uri(void *cls, const char *uri, struct MHD_Connection *connect
 static void note_completed(void *cls, struct MHD_Connection *connection, void **req_cls,
                            enum MHD_RequestTerminationCode code)
 {
-    (void)connection, (void)code;
+    (void)connection;
     struct http *h = cls;
     struct exchange *x = *req_cls;
     if (!x) return;
     *req_cls = NULL;
-    if (x->state == GATHERING) x->call.route->abandon(h->server, &x->call);
+    if (x->state == GATHERING) {
+        /* It was neither told that it is late, nor sent too much, nor answered by the library. */
+        bool has_left = x->conn && !connection_is_ended(x->conn) && !x->call.refusal.status &&
+                        code != MHD_REQUEST_TERMINATED_COMPLETED_OK;
+        x->call.route->abandon(h->server, &x->call, has_left);
+    }
     free(x->call.body);
     memory_release(&h->server->memory, x->call.body_reserved + x->reply.reserved);
     if (x->is_counted) atomic_fetch_sub(&h->server->active, 1);

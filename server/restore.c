@@ -184,9 +184,13 @@ enum status restore_begin(struct server *s, struct http_call *call, struct error
     return st;
 }
 
-void restore_abandon(struct server *s, struct http_call *call)
+void restore_abandon(struct server *s, struct http_call *call, bool has_left)
 {
-    (void)s;
+    if (has_left) {
+        restore_count_refusal(s, ST_CANCELLED);
+        log_event(LOG_LEVEL_INFO, "client left in its body", "request_id", LOG_TEXT,
+                  call->request_id, "bytes", LOG_NUMBER, (double)call->body_len, NULL);
+    }
     if (call->holder) let_go(call->holder, 1);
 }
 

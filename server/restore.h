@@ -10,7 +10,7 @@
 
 enum status restore_begin(struct server *s, struct http_call *call, struct error *err);
 void restore_submit(struct server *s, struct http_call *call);
-void restore_abandon(struct server *s, struct http_call *call);
+void restore_abandon(struct server *s, struct http_call *call, bool has_left);
 
 void restore_rows_done(struct queue_item *item); /* the batcher's */
 /* The watch's: a reference under its lock, then the client's going is acted upon. */

@@ -11,10 +11,11 @@ struct route {
     enum role role;
     /* Answered at once... */
     void (*answer)(struct server *s, struct http_call *call, struct reply *r);
-    /* ...or after a body: begin looks at the headers, submit gets the suspended call, abandon one whose body never ended. */
+    /* ...or after a body: begin looks at the headers, submit gets the suspended call, abandon one whose body never ended,
+     * has_left: because its client closed. */
     enum status (*begin)(struct server *s, struct http_call *call, struct error *err);
     void (*submit)(struct server *s, struct http_call *call);
-    void (*abandon)(struct server *s, struct http_call *call);
+    void (*abandon)(struct server *s, struct http_call *call, bool has_left);
 };
 
 extern const struct route routes[];

@@ -157,6 +157,28 @@ def test_a_client_that_resets_in_the_middle_of_its_body_leaves_nothing(daemon):
     wait_for("no request left", lambda: daemon.metric("david_requests_active") == 0)
 
 
+@pytest.mark.parametrize("sent", ["in its headers", "in its body", "after an answer"])
+def test_a_client_that_sends_and_closes_in_one_breath_is_missed_at_once(start, sent):
+    """Its last bytes and its end come together, and the library sees the bytes alone: not the timeouts, all of an hour, end it."""
+    d = start(header_timeout="1h", body_timeout="1h")
+    body = png(60, 60)
+    whole = f"POST /restore?task=denoise HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    request = {"in its headers": whole[:30], "in its body": whole[:200], "after an answer": b"GET /livez HTTP/1.1\r\nHost: d\r\n\r\nG"}[sent]
+    for _ in range(8):
+        s = d.connect()
+        s.sendall(request)
+        s.close()
+    with d.connect() as s:  # half of a body, and still there
+        s.sendall(whole[:-100])
+        wait_for("the others' end", lambda: d.metric("david_connections") <= 2, 10)
+        assert d.metric("david_requests_cancelled_total") == (8 if sent == "in its body" else 0)
+        s.sendall(whole[-100:])
+        assert Answer(s).status == 200
+    wait_for("memory back", lambda: d.reserved() == d.idle)
+    began = time.monotonic()
+    assert d.stop() == 0 and time.monotonic() - began < 10
+
+
 def test_an_old_client_is_answered_and_its_connection_closed(daemon):
     with daemon.connect() as s:
         s.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
