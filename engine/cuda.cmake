@@ -54,8 +54,9 @@ foreach(kernel ${kernels})
   set(object ${CMAKE_CURRENT_BINARY_DIR}/kernels/${name}.o)
   add_custom_command(OUTPUT ${object} DEPFILE ${object}.d VERBATIM COMMENT "nvcc ${name}.cu"
     COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_CURRENT_BINARY_DIR}/kernels
-    COMMAND ${DAVID_NVCC} ${DAVID_NVCC_FLAGS} -I${CMAKE_SOURCE_DIR} -MD -MF ${object}.d -c ${kernel} -o ${object}
-    DEPENDS ${kernel})
+    COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/cuda/kernels/nvcc.sh ${object}.ptxas ${DAVID_NVCC} ${DAVID_NVCC_FLAGS}
+      -I${CMAKE_SOURCE_DIR} -MD -MF ${object}.d -c ${kernel} -o ${object}
+    DEPENDS ${kernel} ${CMAKE_CURRENT_SOURCE_DIR}/cuda/kernels/nvcc.sh)
   list(APPEND kernel_objects ${object})
 endforeach()
 

@@ -1,9 +1,11 @@
 """Every kernel builds for every architecture; those that every batch runs keep their numbers in registers; those that must have the
 host's bytes have no fused multiply-add.
 
-builds.py NVCC [ARCHITECTURE...]: from the top folder; what ptxas says (-v) is read. Needs no GPU.
+builds.py NVCC LOGS [ARCHITECTURE...]: from the top folder; what ptxas says (-v) is read: what the build keeps of it in LOGS, else nvcc is run.
+Needs no GPU.
 """
 
+import functools
 import pathlib
 import re
 import subprocess
@@ -21,6 +23,7 @@ FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) by
 USED = re.compile(r"Used (\d+) registers")
 
 
+@functools.cache
 def name_of(entry):
     """`norm_apply<__half>` of a mangled or demangled entry."""
     plain = subprocess.run(["c++filt", entry], capture_output=True, text=True, check=True).stdout.strip()
@@ -29,14 +32,19 @@ def name_of(entry):
 
 
 def compiled(nvcc, source, architectures):
-    """What ptxas says of one file: (kernel, architecture, registers, stack, spills)."""
+    """What ptxas says of one file."""
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     run = subprocess.run([nvcc, "-std=c++17", "-O3", "--threads", "2", "-Xptxas", "-v", "-I.", *codes, "-c", str(source), "-o", "/dev/null"],
                          capture_output=True, text=True, check=False)
     if run.returncode:
         sys.exit(f"{source}: {run.stderr}")
+    return run.stderr
+
+
+def kernels_of(text):
+    """(kernel, architecture, registers, stack, spills) of what ptxas says."""
     rows, entry = [], None
-    for line in run.stderr.splitlines():
+    for line in text.splitlines():
         if m := ENTRY.search(line):
             entry, frame = m.groups(), (0, 0, 0)
         elif m := FRAME.search(line):
@@ -45,6 +53,12 @@ def compiled(nvcc, source, architectures):
             rows.append((name_of(entry[0]), entry[1], int(m[1]), frame[0], frame[1] + frame[2]))
             entry = None
     return rows
+
+
+def built(nvcc, logs, source, architectures):
+    log = pathlib.Path(logs, source.stem + ".o.ptxas")
+    rows = kernels_of(log.read_text()) if log.exists() else []
+    return rows if {row[1] for row in rows} >= set(architectures) else kernels_of(compiled(nvcc, source, architectures))
 
 
 def fused(nvcc, source, pattern):
@@ -57,10 +71,10 @@ def fused(nvcc, source, pattern):
 
 
 def main():
-    nvcc, architectures = sys.argv[1], sys.argv[2:] or ARCHITECTURES
+    nvcc, logs, architectures = sys.argv[1], sys.argv[2], sys.argv[3:] or ARCHITECTURES
     wrong, seen = [], {}
     for source in sorted(pathlib.Path("engine/cuda/kernels").glob("*.cu")):
-        rows = compiled(nvcc, source, architectures)
+        rows = built(nvcc, logs, source, architectures)
         for kernel, architecture, registers, stack, spills in rows:
             seen.setdefault((source.stem, kernel), {})[architecture] = (registers, stack, spills)
             if kernel.split("<")[0] in HOT and (stack or spills):

@@ -69,6 +69,7 @@ endif()
 # The kernels as nvcc builds them: registers, spills, fused operations.
 if(DAVID_NVCC)
   add_test(NAME kernels_build COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/builds.py ${DAVID_NVCC}
+    ${CMAKE_BINARY_DIR}/engine/kernels
     WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(kernels_build PROPERTIES LABELS cuda-plans TIMEOUT 1800)
 else()
