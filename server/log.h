@@ -2,7 +2,8 @@
  *
  * log_event(LOG_INFO, "request", "status", LOG_NUMBER, 200.0, "route", LOG_TEXT, "/restore", NULL): triples, then NULL.
  * Nothing that a client sent but its checked request id goes in here: no picture, file name or query value.
- * Any thread; a line is one write. */
+ * Any thread; a line is one write. Nothing waits for a reader: lines that stderr does not take now are lost, and counted in the next
+ * that it does. */
 #ifndef DAVID_SERVER_LOG_H
 #define DAVID_SERVER_LOG_H
 

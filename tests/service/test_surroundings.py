@@ -2,6 +2,7 @@
 without sending anything wrong."""
 
 import concurrent.futures
+import fcntl
 import json
 import os
 import pathlib
@@ -197,6 +198,33 @@ def test_a_log_that_cannot_be_written_stops_nothing(start, log):
     os.close(target)
     assert d.restore(png()).status_code == 200
     assert d.stop() == 0
+
+
+def test_a_log_that_nobody_reads_stops_nothing_and_says_what_is_lost(start):
+    """A full pipe: lines are lost and counted, and no thread waits for its reader."""
+    reader, target = os.pipe()
+    fcntl.fcntl(target, fcntl.F_SETPIPE_SZ, 8192)
+    d = start(log=target, log_level="debug")
+    os.close(target)
+    for _ in range(120):
+        assert d.get("/livez").status_code == 200
+    assert d.restore(png()).status_code == 200
+    lines = os.read(reader, 1 << 16)
+    assert d.get("/livez").status_code == 200 and d.stop() == 0
+    with os.fdopen(reader, "rb") as rest:
+        events = [json.loads(line) for line in (lines + rest.read()).splitlines()]
+    assert sum(e.get("lines", 0) for e in events if e["event"].startswith("log lines lost")) > 20
+    assert events[-1]["event"] == "stopped"
+
+
+def test_the_log_keeps_letters_beyond_ascii(start, tmp_path):
+    folder = tmp_path / "modèles 図"
+    folder.mkdir()
+    (folder / "nano.safetensors").write_bytes(nano.model())
+    (folder / "other.safetensors").write_bytes(b"no model")
+    d = start(models=folder)
+    events = [json.loads(line) for line in d.log().splitlines()]
+    assert [e["file"] for e in events if e["event"] == "model refused"] == [f"{folder}/other.safetensors"]
 
 
 def test_sighup_changes_nothing(start):
