@@ -2,10 +2,13 @@
 
 #include <errno.h>
 #include <netdb.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "proto/config_text.h"
 
 enum { BACKLOG = 1024 };
 
@@ -43,8 +46,12 @@ enum status listener_open(int *out, char *address, size_t cap, const char *liste
     struct addrinfo *list = NULL;
     (void)snprintf(host, sizeof host, "%s", listen_at);
     char *colon = strrchr(host, ':'), *name = host;
-    if (!colon)
-        return error_set(err, ST_BAD_PARAMETER, "listen = %.80s is not ADDRESS:PORT", listen_at);
+    uint64_t port;
+    /* Not left to getaddrinfo, which takes 65536 for 0 and no port at all for any. */
+    if (!colon || config_count(&port, colon + 1, NULL) || port > UINT16_MAX)
+        return error_set(err, ST_BAD_PARAMETER,
+                         "listen = %.80s is not ADDRESS:PORT, the port a number up to 65535",
+                         listen_at);
     *colon = '\0';
     if (name[0] == '[' && colon[-1] == ']') {
         colon[-1] = '\0';

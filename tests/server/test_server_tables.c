@@ -6,12 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <jansson.h>
 
 #include "proto/openapi.h"
 #include "server/config.h"
+#include "server/listener.h"
 #include "server/metrics.h"
 #include "server/models.h"
 #include "server/parameters.h"
@@ -244,6 +246,38 @@ static void openapi_agrees_with_the_tables(void **state)
     json_decref(api);
 }
 
+static const struct {
+    const char *listen_at;
+    enum status want;
+} listeners[] = {
+    { "127.0.0.1:0", ST_OK },
+    { ":0", ST_OK },
+    { "127.0.0.1:65536", ST_BAD_PARAMETER },
+    { "127.0.0.1:99999", ST_BAD_PARAMETER },
+    { "127.0.0.1:18446744073709551696", ST_BAD_PARAMETER },
+    { "127.0.0.1:", ST_BAD_PARAMETER },
+    { "127.0.0.1: 80", ST_BAD_PARAMETER },
+    { "127.0.0.1:-1", ST_BAD_PARAMETER },
+    { "127.0.0.1:http", ST_BAD_PARAMETER },
+    { "127.0.0.1", ST_BAD_PARAMETER },
+    { "256.0.0.1.invalid:0", ST_BAD_PARAMETER },
+};
+
+/* A port beyond 65535 is refused, not taken modulo 65536. */
+static void only_addresses_with_ports_are_listened_on(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof listeners / sizeof listeners[0]; i++) {
+        int fd = -1;
+        char address[300];
+        struct error err = { 0 };
+        enum status s = listener_open(&fd, address, sizeof address, listeners[i].listen_at, &err);
+        if (s != listeners[i].want) fail_msg("%s: %s", listeners[i].listen_at, status_name(s));
+        assert_int_equal(fd >= 0, s == ST_OK);
+        if (fd >= 0) (void)close(fd);
+    }
+}
+
 static void versions_are_in_natural_order(void **state)
 {
     (void)state;
@@ -263,6 +297,7 @@ int main(void)
         cmocka_unit_test(accept_is_weighed),
         cmocka_unit_test(metrics_text_holds_the_table),
         cmocka_unit_test(openapi_agrees_with_the_tables),
+        cmocka_unit_test(only_addresses_with_ports_are_listened_on),
         cmocka_unit_test(versions_are_in_natural_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
