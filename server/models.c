@@ -128,39 +128,61 @@ static enum status load_one(struct models *m, struct engine *const *engines, siz
     return ST_OK;
 }
 
+struct found {
+    char name[MODEL_NAME_MAX], version[MODEL_NAME_MAX], path[PATH_MAX];
+};
+
+/* What an entry of the folder holds: a model's file, or its versions, of which the newest. False: neither. */
+static bool find(struct found *f, const char *folder, const char *entry)
+{
+    struct stat st;
+    int n = snprintf(f->path, sizeof f->path, "%s/%s", folder, entry);
+    if (n < 0 || (size_t)n >= sizeof f->path || stat(f->path, &st)) return false;
+    f->version[0] = '\0';
+    if (S_ISREG(st.st_mode)) return stem_of(f->name, entry, ".safetensors");
+    if (!S_ISDIR(st.st_mode) || !stem_of(f->name, entry, "")) return false;
+    if (!newest_version(f->version, f->path)) return false;
+    n = snprintf(f->path, sizeof f->path, "%s/%s/%s.safetensors", folder, entry, f->version);
+    return n > 0 && (size_t)n < sizeof f->path;
+}
+
+/* One name is one model, whatever order the folder lists its entries in: versions serve, a file beside them does not. */
+static enum status check_single(const struct found *f, const char *folder, struct error *err)
+{
+    char versions[PATH_MAX], unused[MODEL_NAME_MAX];
+    if (f->version[0]) return ST_OK;
+    int n = snprintf(versions, sizeof versions, "%s/%s", folder, f->name);
+    if (n < 0 || (size_t)n >= sizeof versions || !newest_version(unused, versions)) return ST_OK;
+    return error_set(err, ST_BAD_FILE, "the folder %s beside it holds versions of the same name",
+                     f->name);
+}
+
 enum status models_load(struct models *m, struct engine *const *engines, size_t count,
                         const char *folder, const char *default_name, struct error *err)
 {
-    DIR *d = opendir(folder);
-    if (!d) return error_set(err, ST_IO, "models = %.300s: %s", folder, strerror(errno));
+    struct dirent **entries;
+    const int n = scandir(folder, &entries, NULL, alphasort);
+    if (n < 0) return error_set(err, ST_IO, "models = %.300s: %s", folder, strerror(errno));
     struct error first = { 0 };
-    for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
-        char name[MODEL_NAME_MAX], version[MODEL_NAME_MAX] = "", path[PATH_MAX];
-        struct stat st;
+    for (int i = 0; i < n; i++) {
+        struct found f;
         struct error why = { 0 };
-        int n = snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        if (n < 0 || (size_t)n >= sizeof path || stat(path, &st)) continue;
-        if (S_ISDIR(st.st_mode)) {
-            char of_folder[PATH_MAX];
-            if (!stem_of(name, entry->d_name, "") || !newest_version(version, path)) continue;
-            n = snprintf(of_folder, sizeof of_folder, "%s/%s.safetensors", path, version);
-            if (n < 0 || (size_t)n >= sizeof of_folder) continue;
-            memcpy(path, of_folder, sizeof path);
-        } else if (!S_ISREG(st.st_mode) || !stem_of(name, entry->d_name, ".safetensors")) {
-            continue;
-        }
-        if (load_one(m, engines, count, path, name, version, &why)) {
-            log_event(LOG_LEVEL_ERROR, "model refused", "model", LOG_TEXT, name, "file", LOG_TEXT,
-                      path, "detail", LOG_TEXT, why.detail, NULL);
-            if (strcmp(name, default_name) != 0) continue;
-            bool is_named = strncmp(why.detail, path, strlen(path)) == 0;
-            (void)error_set(&first, why.status, "%.200s%s%.280s", is_named ? "" : path,
-                            is_named ? "" : ": ", why.detail);
-        } else if (strcmp(name, default_name) == 0) {
-            m->standard = m->n - 1;
-        }
+        bool is_model = find(&f, folder, entries[i]->d_name);
+        free(entries[i]);
+        if (!is_model) continue;
+        enum status s = check_single(&f, folder, &why);
+        if (!s) s = load_one(m, engines, count, f.path, f.name, f.version, &why);
+        bool is_default = strcmp(f.name, default_name) == 0;
+        if (!s && is_default) m->standard = m->n - 1;
+        if (!s) continue;
+        log_event(LOG_LEVEL_ERROR, "model refused", "model", LOG_TEXT, f.name, "file", LOG_TEXT,
+                  f.path, "detail", LOG_TEXT, why.detail, NULL);
+        if (!is_default) continue;
+        bool is_named = strncmp(why.detail, f.path, strlen(f.path)) == 0;
+        (void)error_set(&first, s, "%.200s%s%.280s", is_named ? "" : f.path, is_named ? "" : ": ",
+                        why.detail);
     }
-    (void)closedir(d);
+    free(entries);
     if (m->standard == SIZE_MAX && first.status)
         return error_set(err, first.status, "default_model = %s: %.400s", default_name,
                          first.detail);

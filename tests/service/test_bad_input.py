@@ -13,6 +13,7 @@ import requests
 from PIL import Image
 
 import bad_models
+import nano
 from daemon import DAVID, Answer, encoded, picture, png, wait_for
 
 CLOSED = None  # the peer closed without an answer
@@ -289,6 +290,18 @@ def test_the_good_model_file_is_served_and_inspected(start, tmp_path):
     done = subprocess.run([DAVID, "inspect", tmp_path / "nano.safetensors"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "denoise" in done.stdout, done.stderr
     assert start(models=tmp_path).restore(GOOD).status_code == 200
+
+
+def test_a_name_that_is_there_twice_is_one_model(start, tmp_path):
+    """NAME.safetensors beside NAME/ with versions: whoever asks by name and whoever asks for the default get the same one."""
+    (tmp_path / "nano").mkdir()
+    (tmp_path / "nano/v2.safetensors").write_bytes(bad_models.GOOD)
+    (tmp_path / "nano.safetensors").write_bytes(nano.model(seed=3))
+    d = start(models=tmp_path)
+    models = d.get("/v1/models").json()["models"]
+    assert [(m["name"], m["version"], m["default"]) for m in models] == [("nano", "v2", True)]
+    assert d.restore(GOOD).headers["David-Model"] == d.restore(GOOD, model="nano").headers["David-Model"]
+    assert any("model refused" in line and "nano.safetensors" in line for line in d.log().splitlines())
 
 
 def test_a_spoilt_file_beside_a_good_default_is_left_out(start, tmp_path):
