@@ -15,4 +15,10 @@ static inline uint64_t clock_now_ns(void)
     return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
+/* From one reading to another; 0 where another thread's reading, taken before a lock was waited for, is the earlier. */
+static inline uint64_t clock_since_ns(uint64_t from_ns, uint64_t to_ns)
+{
+    return to_ns > from_ns ? to_ns - from_ns : 0;
+}
+
 #endif

@@ -449,7 +449,8 @@ static enum status encode(struct request *r, struct reply *reply, struct error *
         reply_header(reply, "David-Std-Scale", "%.9g", f->std_scale);
     reply_header(reply, "Server-Timing",
                  "decode;dur=%.3f, queue;dur=%.3f, compute;dur=%.3f, encode;dur=%.3f",
-                 (double)r->decode_ns * 1e-6, (double)(r->item.first_ns - r->queued_ns) * 1e-6,
+                 (double)r->decode_ns * 1e-6,
+                 (double)clock_since_ns(r->queued_ns, r->item.first_ns) * 1e-6,
                  (double)(r->rows_done_ns - r->item.first_ns) * 1e-6, (double)r->encode_ns * 1e-6);
     return ST_OK;
 }
@@ -478,7 +479,7 @@ void restore_rows_done(struct queue_item *item)
     struct request *r = (struct request *)item;
     struct error err = { 0 };
     r->rows_done_ns = clock_now_ns();
-    metric_time(&r->server->metrics.queue_duration, item->first_ns - r->queued_ns);
+    metric_time(&r->server->metrics.queue_duration, clock_since_ns(r->queued_ns, item->first_ns));
     metric_time(&r->server->metrics.compute_duration, r->rows_done_ns - item->first_ns);
     enum status s = check_going(r, &err);
     if (!s && item->failure)

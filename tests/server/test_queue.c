@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include "server/clock.h"
 #include "server/memory.h"
 #include "server/queue.h"
 #include "server/throughput.h"
@@ -240,6 +241,21 @@ static void retry_after_follows_the_measured_rate(void **state)
     assert_int_equal(throughput_retry_after(&t, 1000000), 120);
 }
 
+/* The batcher reads its clock before it has the queue's lock: a request that came in between has not waited for 585 years. */
+static void a_request_newer_than_the_batchers_clock_has_not_waited(void **state)
+{
+    (void)state;
+    struct queue *q = queue_of(1);
+    struct queue_item item;
+    struct queue_row row;
+    const uint64_t before_the_lock = 7, queued = 9;
+    push(q, &item, &model_a, 1, NO_DEADLINE);
+    assert_int_equal(queue_fill(q, &row, 1, before_the_lock), 1);
+    assert_int_equal(clock_since_ns(queued, item.first_ns), 0);
+    assert_int_equal(clock_since_ns(5, item.first_ns), 2);
+    queue_free(q);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -253,6 +269,7 @@ int main(void)
         cmocka_unit_test(what_was_dropped_before_cannot_be_pushed),
         cmocka_unit_test(budget_tells_never_from_now),
         cmocka_unit_test(every_batcher_is_woken_for_its_rows),
+        cmocka_unit_test(a_request_newer_than_the_batchers_clock_has_not_waited),
         cmocka_unit_test(retry_after_follows_the_measured_rate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
