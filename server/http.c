@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -107,6 +108,39 @@ static const char *header(struct exchange *x, const char *name)
     return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
 }
 
+/* How long the body is must be said once, so that a proxy in front and this daemon see the same requests on a connection (RFC 9112,
+ * section 6.3). The library takes the first of two lengths, and a name with a space behind it for another name. */
+struct framing {
+    unsigned lengths, encodings;
+    bool is_other; /* an encoding that is not chunked */
+    bool is_name;  /* every name is a token */
+};
+
+static enum MHD_Result note_header(void *cls, enum MHD_ValueKind kind, const char *name,
+                                   const char *value)
+{
+    (void)kind;
+    struct framing *f = cls;
+    if (name[0] == '\0' || strpbrk(name, " \t")) f->is_name = false;
+    if (strcasecmp(name, "Content-Length") == 0) f->lengths++;
+    if (strcasecmp(name, "Transfer-Encoding") == 0) {
+        f->encodings++;
+        if (!value || strcasecmp(value, "chunked") != 0) f->is_other = true;
+    }
+    return MHD_YES;
+}
+
+static const char *framing_fault(struct MHD_Connection *connection)
+{
+    struct framing f = { .is_name = true };
+    (void)MHD_get_connection_values(connection, MHD_HEADER_KIND, note_header, &f);
+    if (!f.is_name) return "a header's name is empty or holds a space";
+    if (f.lengths + f.encodings > 1)
+        return "Content-Length and Transfer-Encoding: one of them, once, is needed";
+    if (f.is_other) return "Transfer-Encoding is not chunked, the only one that is read";
+    return NULL;
+}
+
 static void read_headers(struct exchange *x, const char *method)
 {
     struct http_call *c = &x->call;
@@ -133,6 +167,11 @@ static enum MHD_Result begin(struct exchange *x, const char *method)
     struct http_call *c = &x->call;
     struct server *s = x->h->server;
     const struct route *r = c->route;
+    const char *fault = framing_fault(x->connection);
+    if (fault) {
+        x->reply.closes = true;
+        return send_problem(x, ST_BAD_REQUEST, fault);
+    }
     if (!r && strcmp(method, "OPTIONS") == 0 && strcmp(c->path, "*") == 0) {
         x->reply.code = 204;
         reply_header(&x->reply, "Allow", "GET, HEAD, POST, OPTIONS");

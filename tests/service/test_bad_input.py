@@ -138,6 +138,19 @@ def in_a_row(*requests_):
     return run
 
 
+def smuggled(headers, body):
+    """A request whose length two readers could tell apart, and another behind it: one answer, and the connection is closed."""
+
+    def run(d):
+        with d.connect() as s:
+            s.sendall(head(headers + "\r\n") + body + b"GET /livez HTTP/1.1\r\nHost: d\r\n\r\n")
+            answer = Answer(s)
+            assert answer.rest == b"" and s.recv(1) == b""
+            return answer.status, answer.body.decode(errors="replace"), answer.headers
+
+    return run
+
+
 def pipelined(d):
     """Three pictures on one connection are answered in order."""
     bodies = [png(24, 24, seed=i) for i in range(3)]
@@ -247,6 +260,12 @@ TABLE = [
     ("chunked body a little over the limit", raw(*chunked(MAX_BODY + 65536)), {413}, ["max_body"]),
     ("chunked body far over the limit", raw(*chunked(8 * MAX_BODY)), {413, CLOSED}, ["max_body"]),
     ("chunk size that is no number", raw(head("Transfer-Encoding: chunked\r\n\r\n") + b"zz\r\nabc\r\n"), {400}, LIBRARY),
+    ("two lengths", smuggled(f"Content-Length: {len(GOOD)}\r\nContent-Length: 5\r\n", GOOD), {400}, ["Content-Length"]),
+    ("a length of 0 and another", smuggled(f"Content-Length: 0\r\nContent-Length: {len(GOOD)}\r\n", GOOD), {400}, ["Content-Length"]),
+    ("a length and chunks", smuggled("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n"), {400}, ["Transfer-Encoding"]),
+    ("an encoding that is not chunked", smuggled("Transfer-Encoding: identity\r\n", GOOD), {400}, ["Transfer-Encoding"]),
+    ("two encodings", smuggled("Transfer-Encoding: gzip, chunked\r\n", b"0\r\n\r\n"), {400}, ["Transfer-Encoding"]),
+    ("a header's name with a space", smuggled("Content-Length : 5\r\n", b"abcde"), {400}, ["space"]),
     ("pipelined requests", pipelined, {200}, ["the same bytes"]),
     ("a bad request between good ones", in_a_row((sized(GOOD), 200), (sized(b"no picture"), 415), (sized(GOOD), 200), (sized(b""), 415)),
      {415}, ["0 bytes"]),
