@@ -268,7 +268,9 @@ static enum status reserve_peak(struct request *r, const struct image_header *h,
                          " px, more than max_output_pixels = %" PRIu64,
                          out_px, c->max_output_pixels);
     uint64_t pictures = r->params.output == OUTPUT_ALL ? r->params.samples + 2u : 1;
-    uint64_t encoded = out_px * h->channels * (h->depth / 8) + 65536;
+    /* A picture without colours has one (and alpha) or gets three; each row of a PNG has a byte before it. */
+    uint64_t channels = h->channels + (strcmp(task, "colorize") == 0 && h->channels < 3 ? 2u : 0u);
+    uint64_t encoded = out_px * channels * (h->depth / 8) + h->height * UINT64_C(4) + 65536;
     uint64_t peak = restoration_peak_bytes(r->served->model, &r->params, h->width, h->height,
                                            h->channels, h->depth, has_mask);
     if (peak ==
