@@ -28,10 +28,9 @@ cppcheck)
     ;;
 tidy)
     # Only what this build compiles: a file for another processor has no entry.
-    mapfile -t files < <(sed -n 's/^ *"file": "\(.*\)".*/\1/p' "$2/compile_commands.json" |
-        grep -E "^$PWD/(proto|engine|server|cli)/.*\.c$" | sort -u)
+    mapfile -d '' -t files < <(/usr/bin/python3 tests/lint/commands.py "$2" "$2/tidy")
     [ "${#files[@]}" -gt 0 ] || { echo "nothing of ours in $2/compile_commands.json" >&2; exit 1; }
-    printf '%s\0' "${files[@]}" | xargs -0 -P 2 -n 1 clang-tidy --quiet -p "$2"
+    printf '%s\0' "${files[@]}" | xargs -0 -P 2 -n 1 clang-tidy --quiet -p "$2/tidy"
     echo "${#files[@]} files are clean"
     ;;
 *)
