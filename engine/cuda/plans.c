@@ -26,10 +26,10 @@ struct dnn_sizes dnn_sizes_of(uint32_t rows, bool one)
     return s;
 }
 
-/* A picture of 256 x 256 x 256 in 16 bits twice: what a precompiled engine copies where a concat leaves gaps. */
-size_t dnn_workspace_bound(uint32_t n)
+/* A picture of 256 x 256 x 256 twice: what a precompiled engine copies where a concat leaves gaps. */
+size_t dnn_workspace_bound(uint32_t n, enum dtype dtype)
 {
-    return (size_t)(n < 4 ? 4 : n) << 26;
+    return ((size_t)(n < 4 ? 4 : n) << 25) * dtype_size(dtype);
 }
 
 /* ---- selection ---- */
@@ -50,11 +50,12 @@ static enum status make_one(struct dnn_plans *p, const struct dnn_selector *s,
     enum status status = dnn_plan_new(&p->plan[i], s->target, &p->op, n, c, err);
     if (status) return status;
     const size_t wants = dnn_plan_workspace_bytes(p->plan[i]);
-    if (wants <= dnn_workspace_bound(n)) return ST_OK;
+    const size_t bound = dnn_workspace_bound(n, p->op.dtype);
+    if (wants <= bound) return ST_OK;
     dnn_plan_free(p->plan[i]);
     p->plan[i] = NULL;
     return error_set(err, ST_UNSUPPORTED, "a workspace of %zu bytes for %u rows; the bound is %zu",
-                     wants, n, dnn_workspace_bound(n));
+                     wants, n, bound);
 }
 
 static enum status make_all(struct dnn_plans *p, const struct dnn_selector *s,

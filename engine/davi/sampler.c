@@ -131,10 +131,10 @@ enum status sampler_give(struct sampler *s, uint32_t i, const float *z, struct e
     return s->backend->ops->copy_in(s->backend, dst, z, bytes, err);
 }
 
-static struct tensor picture(float *data, uint32_t tile)
+static struct tensor pictures(float *data, uint32_t n, uint32_t tile)
 {
     return (struct tensor){
-        .data = data, .dtype = DT_F32, .n = 1, .h = tile, .w = tile, .c = 3, .ld = 3
+        .data = data, .dtype = DT_F32, .n = n, .h = tile, .w = tile, .c = 3, .ld = 3
     };
 }
 
@@ -195,7 +195,7 @@ enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
     const size_t floats = row_floats(s);
     float *y_in = s->y_in[s->lane];
     enum status status = move(s, n, send, err);
-    /* h differs between rows, so the sampler's own steps go row by row; the network takes them together. */
+    /* h differs between rows, so this goes row by row; the network and what follows it take them together. */
     for (uint32_t i = 0; !status && i < n; i++)
         status = ops->sampler_in(s->backend, y_in + i * floats, s->z + i * floats,
                                  (float)(s->constants.noise_gain * s->h[i]), s->x_t + i * floats,
@@ -203,12 +203,10 @@ enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
     if (status) return status;
     status = program_run(s->program,
                          &(struct program_io){ .x = s->x_t, .y = s->eps, .set = s->set }, n, err);
-    for (uint32_t i = 0; !status && i < n; i++) {
-        struct tensor x = picture(s->x_t + i * floats, s->tile);
-        struct tensor eps = picture(s->eps + i * floats, s->tile);
-        struct tensor x0 = picture(y_in + i * floats, s->tile);
-        status = ops->sampler_out(s->backend, &x, &eps, (float)s->constants.eps_gain, &x0, err);
-    }
+    if (status) return status;
+    const struct tensor x = pictures(s->x_t, n, s->tile), eps = pictures(s->eps, n, s->tile),
+                        x0 = pictures(y_in, n, s->tile);
+    status = ops->sampler_out(s->backend, &x, &eps, (float)s->constants.eps_gain, &x0, err);
     return status ? status : move(s, n, receive, err);
 }
 
