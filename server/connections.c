@@ -97,14 +97,17 @@ static void tell(struct connections *l, struct connection *c, enum status why, c
                  const struct route *route, const char *request_id)
 {
     char text[1024];
+    char again[32] = "";
     size_t len = 0;
     char *body = message_problem(&len, why, detail, request_id);
+    if (status_http(why) == 503)
+        (void)snprintf(again, sizeof again, "Retry-After: %u\r\n", server_retry_after(l->server));
     int n = snprintf(
         text, sizeof text,
         "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
-        "X-Request-Id: %s\r\nContent-Length: %zu\r\n\r\n%s",
+        "%sX-Request-Id: %s\r\nContent-Length: %zu\r\n\r\n%s",
         status_http(why), why == ST_REQUEST_TIMEOUT ? "Request Timeout" : "Service Unavailable",
-        request_id, body ? len : 0, body ? body : "");
+        again, request_id, body ? len : 0, body ? body : "");
     if (n > 0 && (size_t)n < sizeof text)
         (void)send(c->fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
     free(body);

@@ -10,7 +10,7 @@ static const unsigned bounds_n[] = { 1, 2, 4, 8, 16, 32, 64, 128 };
 static const char *const methods[METRIC_METHODS] = { "GET",    "HEAD",    "POST",  "PUT",
                                                      "DELETE", "OPTIONS", "PATCH", "other" };
 static const int codes[METRIC_CODES] = { 200, 202, 204, 400, 401, 403, 404, 405, 408,
-                                         413, 415, 422, 429, 500, 503, 504, 499, 0 };
+                                         413, 415, 422, 429, 500, 503, 504, 0 };
 static const char *const reasons[REJECTED_REASONS] = { "queue_full", "memory", "draining",
                                                        "deadline" };
 

@@ -203,6 +203,25 @@ static void metrics_text_holds_the_table(void **state)
     free(text);
 }
 
+/* No answer of ours is counted under "0". */
+static void every_status_has_a_metric_of_its_code(void **state)
+{
+    (void)state;
+    static struct metrics m;
+    static const char *const names[] = { "/restore" };
+    char *text = NULL;
+    size_t len = 0;
+    for (int s = 0; s < ST_COUNT; s++)
+        metric_request(&m, 0, "POST", status_http((enum status)s));
+    FILE *f = open_memstream(&text, &len);
+    assert_non_null(f);
+    metrics_text(&m, f, names, 1, no_text_metric, NULL);
+    (void)fclose(f);
+    assert_non_null(strstr(text, "code=\"504\"} 1\n"));
+    assert_null(strstr(text, "code=\"0\""));
+    free(text);
+}
+
 /* The description names every route with its method, every status code, parameter and metric. */
 static void openapi_agrees_with_the_tables(void **state)
 {
@@ -296,6 +315,7 @@ int main(void)
         cmocka_unit_test(parameters_are_judged_by_the_table),
         cmocka_unit_test(accept_is_weighed),
         cmocka_unit_test(metrics_text_holds_the_table),
+        cmocka_unit_test(every_status_has_a_metric_of_its_code),
         cmocka_unit_test(openapi_agrees_with_the_tables),
         cmocka_unit_test(only_addresses_with_ports_are_listened_on),
         cmocka_unit_test(versions_are_in_natural_order),

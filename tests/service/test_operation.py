@@ -192,6 +192,18 @@ def test_drain_timeout_answers_the_rest_503_and_exits_1(start):
     assert d.process.wait(60) == 1
 
 
+def test_drain_timeout_answers_a_body_that_does_not_end(start):
+    d = start(drain_timeout="10ms")
+    with d.connect() as s:
+        s.sendall(post("/restore?task=denoise", png())[:-20])
+        wait_for("accepted work", lambda: d.metric("david_requests_active") == 1)
+        d.process.send_signal(signal.SIGTERM)
+        answer = Answer(s)
+    assert answer.status == 503 and "shutting down" in json.loads(answer.body)["detail"]
+    assert int(answer.headers["Retry-After"]) >= 1 and answer.headers["Connection"] == "close"
+    assert d.process.wait(60) == 1
+
+
 def test_a_second_signal_ends_it_at_once(start):
     d = start(drain_delay="1h")
     d.process.send_signal(signal.SIGTERM)
