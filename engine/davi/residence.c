@@ -34,6 +34,12 @@ static struct returned lay_out_returned(const struct restoration *r)
     return l;
 }
 
+/* Where A leaves what is measured as it is, and nothing else is compared: the residual is the picture's own. */
+static bool is_compared_itself(const struct restoration *r)
+{
+    return r->s.task->op == OPERATOR_IDENTITY || r->s.task->op == OPERATOR_MASK;
+}
+
 static struct extent measured_extent(const struct restoration *r)
 {
     return operator_extent(r->s.task->op, r->shape.out);
@@ -59,7 +65,9 @@ static size_t lay_out_resident(struct resident *d, const struct restoration *r, 
     d->sum = (int64_t *)(void *)(base + reserve(&n, r->sum ? values * sizeof(int64_t) : 0));
     d->sum2 = (int64_t *)(void *)(base + reserve(&n, r->sum2 ? values * sizeof(int64_t) : 0));
     d->mean = (float *)(void *)(base + reserve(&n, values * sizeof(float)));
-    d->ax = (float *)(void *)(base + reserve(&n, measured * m.c * sizeof(float)));
+    d->ax =
+        (float *)(void *)(base +
+                          reserve(&n, is_compared_itself(r) ? 0 : measured * m.c * sizeof(float)));
     d->scratch =
         (float *)(void *)(base +
                           reserve(&n, r->s.task->op == OPERATOR_BLUR ? values * sizeof(float) : 0));
@@ -68,6 +76,7 @@ static size_t lay_out_resident(struct resident *d, const struct restoration *r, 
                            reserve(&n, d->home->backend->ops->pictures->residual_scratch(measured) *
                                            sizeof(double)));
     d->out = base + reserve(&n, d->returned.total);
+    if (is_compared_itself(r)) d->ax = d->mean;
     if (!r->sum) d->sum = NULL;
     if (!r->sum2) d->sum2 = NULL;
     return n;
@@ -209,7 +218,7 @@ static enum status finish(struct restoration *r, uint32_t lane, struct error *er
         .ax = d->ax, .m = measured_of(r), .scratch = d->partial, .out = numbers + RESIDUAL_SUM
     };
     enum status s = ops->mean(b, &f, d->mean, err);
-    if (!s) s = ops->operate(b, &A, err);
+    if (!s && !is_compared_itself(r)) s = ops->operate(b, &A, err);
     if (!s) s = ops->residual(b, &residual, err);
     if (!s) s = ops->round(b, &f, r->shape.depth, d->out + d->returned.mean, err);
     if (!s && d->sum2)
