@@ -214,15 +214,16 @@ static enum status add(struct backend *b, const struct tensor *x, const struct t
 static enum status group_norm(struct backend *b, const struct group_norm_args *a, struct error *err)
 {
     struct cuda_backend *c = cuda_of(b);
-    const struct tensor *ss = a->scale_shift;
+    const struct tensor *ss = a->scale_shift, *too = a->x_too;
     const void *set = NULL;
     enum status s = gpu_enter(&c->gpu, err);
     if (!s)
-        s = cuda_expect(is_resampled(&a->x, &a->y, a->resample) && a->groups > 0 &&
-                            a->x.c % a->groups == 0 && a->x.dtype == a->y.dtype &&
-                            has_dtype(b, a->x.dtype) &&
-                            (!ss || (is_vector(ss) && ss->c == 2 * a->x.c && ss->n == a->x.n)),
-                        "a group norm whose groups do not divide the channels", err);
+        s = cuda_expect(
+            is_resampled(&a->x, &a->y, a->resample) && a->groups > 0 && a->x.c % a->groups == 0 &&
+                a->x.dtype == a->y.dtype && has_dtype(b, a->x.dtype) &&
+                (!too || (a->resample && same_shape(&a->y, too) && too->dtype == a->x.dtype)) &&
+                (!ss || (is_vector(ss) && ss->c == 2 * a->x.c && ss->n == a->x.n)),
+            "a group norm whose groups do not divide the channels", err);
     /* A norm has no plan: the first of its size may grow the scratch, which no recording ever is. */
     if (!s) s = gpu_reserve_scratch(&c->gpu, gpu_norm_scratch(&a->x, a->groups) * 4, err);
     if (!s) s = cuda_values(c, a->set, a->x.n, &set, err);
@@ -238,6 +239,7 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
                                 .scale_shift_ld = ss ? ss->ld : 0,
                                 .silu = a->silu,
                                 .resample = a->resample,
+                                .x_too = too ? *too : (struct tensor){ 0 },
                                 .scratch = c->gpu.scratch };
     return launched(c, gpu_group_norm(&n, c->gpu.stream), "a group norm", err);
 }

@@ -34,8 +34,9 @@ struct gpu_norm {
     size_t scale_shift_ld;     /* floats between rows of scale_shift; 0: one for all */
     bool silu;
     enum resample resample;
-    float *mean_rstd; /* NULL or out: [n][groups][2] F32, for the backward pass */
-    float *scratch;   /* gpu_norm_scratch() floats; NULL where that is 0 */
+    struct tensor x_too; /* data NULL, or out, as y, where something is resampled: x itself */
+    float *mean_rstd;    /* NULL or out: [n][groups][2] F32, for the backward pass */
+    float *scratch;      /* gpu_norm_scratch() floats; NULL where that is 0 */
 };
 size_t gpu_norm_scratch(const struct tensor *x, uint32_t groups); /* host only; grows with n */
 int gpu_group_norm(const struct gpu_norm *a, void *stream);

@@ -80,10 +80,40 @@ static void resample_in_norm(struct graph *g, int32_t i)
         read_instead(&g->nodes[k], i, in);
 }
 
+static bool is_read_between(const struct graph *g, int32_t node, int32_t to)
+{
+    for (int32_t k = node + 1; k < to; k++) {
+        const struct node *n = &g->nodes[k];
+        if (n->in[0] == node || n->in[1] == node || n->residual == node) return true;
+    }
+    return false;
+}
+
+/* Node i resamples what a later norm reads; nobody wants it before that norm runs. */
+static void find_norm_for(struct graph *g, int32_t i)
+{
+    const struct node *n = &g->nodes[i];
+    for (int32_t k = i + 1; k < (int32_t)g->n_nodes; k++) {
+        struct node *norm = &g->nodes[k];
+        if (norm->op != OP_GROUP_NORM || norm->absorbed || norm->twin != NODE_NONE) continue;
+        if (norm->in[0] != n->in[0] || norm->resample != resample_of(n)) continue;
+        if (!is_read_between(g, i, k)) norm->twin = i;
+        return;
+    }
+}
+
+static bool is_resampling(const struct node *n)
+{
+    return resample_of(n) != RESAMPLE_NONE && !n->absorbed;
+}
+
 void graph_absorb(struct graph *g, struct backend *b, enum dtype dtype)
 {
     for (uint32_t i = 0; b->ops->conv_takes && i < g->n_nodes; i++)
         if (g->nodes[i].op == OP_CONV) absorb_into(g, (int32_t)i, b, dtype);
-    for (uint32_t i = 0; b->ops->norm_resamples && i < g->n_nodes; i++)
-        if (resample_of(&g->nodes[i]) && !g->nodes[i].absorbed) resample_in_norm(g, (int32_t)i);
+    if (!b->ops->norm_resamples) return;
+    for (uint32_t i = 0; i < g->n_nodes; i++)
+        if (is_resampling(&g->nodes[i])) resample_in_norm(g, (int32_t)i);
+    for (uint32_t i = 0; i < g->n_nodes; i++)
+        if (is_resampling(&g->nodes[i])) find_norm_for(g, (int32_t)i);
 }

@@ -65,7 +65,7 @@ struct conv_stage {
 };
 
 /* Where `norm_resamples`, a norm may resample what it has rounded to the dtype: y is then [n][2h][2w][c] (UP) or [n][h/2][w/2][c] (DOWN; h, w
- * are even) and not x's buffer, and its bytes are those of the two ops one after the other. */
+ * are even) and not x's buffer, and its bytes are those of the two ops one after the other. x_too: as y, x itself resampled. */
 struct group_norm_args {
     struct tensor x, y; /* [n][h][w][c]; may be the same buffer */
     uint32_t groups;    /* c % groups == 0; 32 everywhere in engine/README.md */
@@ -76,6 +76,7 @@ struct group_norm_args {
         *scale_shift; /* NULL or [n][1][1][2c] F32: y = norm * (1 + ss[0..c)) + ss[c..2c) */
     bool silu;        /* y = silu(...) last */
     enum resample resample;
+    const struct tensor *x_too; /* NULL or out; only with a resampling */
 };
 
 struct attention_desc {

@@ -39,6 +39,8 @@ struct node {
     bool new_order;          /* ATTENTION */
     int32_t norm;           /* CONV: the norm absorbed into its input stage (absorb.h); NODE_NONE */
     enum resample resample; /* CONV with a norm, GROUP_NORM: what follows the norm */
+    int32_t
+        twin; /* GROUP_NORM that resamples: the node that resamples its input, done along with it; NODE_NONE */
     bool absorbed;          /* done by the node behind or before it: no output, not run */
     bool silu;              /* GROUP_NORM; in[1] = scale and shift or NODE_NONE */
     float slope;            /* LEAKY_RELU */

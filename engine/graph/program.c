@@ -20,7 +20,8 @@ static enum status run_norm(struct program *p, const struct step *st, struct err
                                  .set = st->by_set ? p->set : NULL,
                                  .scale_shift = st->has_in1 ? &st->in[1] : NULL,
                                  .silu = st->silu,
-                                 .resample = st->resample };
+                                 .resample = st->resample,
+                                 .x_too = st->twin ? &st->twin->y : NULL };
     return p->b->ops->group_norm(p->b, &a, err);
 }
 
@@ -91,7 +92,7 @@ static enum status run_ops(struct program *p, struct error *err)
     const struct backend_ops *ops = p->b->ops;
     enum status s = ST_OK;
     for (uint32_t i = 0; !s && i < p->g->n_nodes; i++) {
-        if (p->g->nodes[i].absorbed) continue;
+        if (p->g->nodes[i].absorbed || p->steps[i].is_twin) continue;
         uint64_t start = p->time_ops ? now_ns() : 0;
         s = run_step(p, &p->steps[i], err);
         if (!p->time_ops) continue;

@@ -11,6 +11,8 @@ struct step {
     struct tensor in[2], residual, y;
     bool has_in1, has_residual, silu;
     enum resample resample; /* GROUP_NORM */
+    struct step *twin;      /* GROUP_NORM: whose y it writes too; NULL */
+    bool is_twin;           /* done by a norm */
     bool by_set;            /* its constants differ from set to set */
     struct conv_plan *conv;
     struct linear_plan *linear;

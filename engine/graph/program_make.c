@@ -178,6 +178,10 @@ static enum status make_step(struct making *m, int32_t i)
     if (n->in[0] != NODE_NONE) st->in[0] = view(p, n->in[0]);
     if (st->has_in1) st->in[1] = view(p, n->in[1]);
     if (st->has_residual) st->residual = view(p, n->residual);
+    if (n->twin != NODE_NONE) {
+        st->twin = &p->steps[n->twin];
+        st->twin->is_twin = true;
+    }
     if (n->norm != NODE_NONE) st->norm = &p->steps[n->norm];
     switch (n->op) {
     case OP_CONV: return make_conv(m, st, i);

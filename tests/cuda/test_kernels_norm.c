@@ -85,7 +85,7 @@ static void expect_moments(const char *name, const struct tensor *x, const float
         }
 }
 
-/* `r` again, but resampled: the bytes of the two kernels one after the other, and the moments of the norm. y, moments: of `r`. */
+/* `r` again, but resampled, x as well: the bytes of the kernels one after the other, and the moments of the norm. y, moments: of `r`. */
 static void expect_resampled(const struct norm_case *t, struct norm_run r, enum resample how,
                              const struct tensor *y, const float *moments)
 {
@@ -96,17 +96,23 @@ static void expect_resampled(const struct norm_case *t, struct norm_run r, enum 
     const size_t count = (size_t)x->n * t->groups * 2;
     struct tensor want = tensor_make(x->dtype, x->n, h, w, x->c, x->c + t->y_more, 8);
     struct tensor got[2] = { tensor_copy(&want), tensor_copy(&want) };
+    struct tensor want_x = tensor_copy(&want), too = tensor_copy(&want);
     EXPECT_LAUNCH(is_up ? gpu_upsample(y, &want, NULL) : gpu_downsample(y, &want, NULL));
+    EXPECT_LAUNCH(is_up ? gpu_upsample(x, &want_x, NULL) : gpu_downsample(x, &want_x, NULL));
     r.in_place = false;
     r.a.resample = how;
     r.a.mean_rstd = floats(count, 7, 1, 0);
     for (int i = 0; i < 2; i++) { /* what is shared among threads was in every order before */
         emu_set_order(orders[ORDERS - 1 - i]);
+        if (i == 1) r.a.x_too = too;
         run_norm(&r, &got[i]);
         expect_same(t->name, got[i].data, want.data, tensor_bytes(&want));
         expect_same(t->name, r.a.mean_rstd, moments, count * sizeof *moments);
         tensor_free(&got[i]);
     }
+    expect_same(t->name, too.data, want_x.data, tensor_bytes(&too));
+    tensor_free(&too);
+    tensor_free(&want_x);
     free(r.a.mean_rstd);
     tensor_free(&want);
 }

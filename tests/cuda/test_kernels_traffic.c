@@ -1,5 +1,5 @@
 /* What the kernels of the network move: no byte of a picture twice where once is enough, and whole sectors. The shapes are the network's
- * own, or cut ones of the same kind where those would take the emulation too long. engine/cuda/kernels/README.md has the figures. */
+ * own, or cut ones of the same kind where those would take the emulation too long. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,19 +24,25 @@ static const struct norm_case {
     double most;
     double
         saved; /* beside two ops: at least so many times the normed picture, neither written nor read */
+    bool has_halves; /* of sectors */
 } norms[] = {
-    { "norm, whole, 32 x 32 x 256", 32, 32, 256, RESAMPLE_NONE, 1.05, 0 },
-    { "norm, whole, 16 x 16 x 512", 16, 16, 512, RESAMPLE_NONE, 1.15, 0 },
-    { "norm, whole, 64 x 64 x 256 (half sectors)", 64, 64, 256, RESAMPLE_NONE, 2.05, 0 },
-    { "norm, two kernels, 128 x 64 x 128", 128, 64, 128, RESAMPLE_NONE, 2.1, 0 },
-    { "norm doubled, whole, 16 x 16 x 512", 16, 16, 512, RESAMPLE_UP, 1.06, 2 },
-    { "norm halved, whole, 32 x 32 x 256", 32, 32, 256, RESAMPLE_DOWN, 1.06, 2 },
+    { "norm, whole, 32 x 32 x 256", 32, 32, 256, RESAMPLE_NONE, 1.05, 0, false },
+    { "norm, whole, 16 x 16 x 512", 16, 16, 512, RESAMPLE_NONE, 1.15, 0, false },
+    { "norm, whole, 64 x 64 x 256 (half sectors)", 64, 64, 256, RESAMPLE_NONE, 2.05, 0, true },
+    { "norm, two kernels, 128 x 64 x 128", 128, 64, 128, RESAMPLE_NONE, 2.1, 0, false },
+    { "norm doubled, whole, 16 x 16 x 512", 16, 16, 512, RESAMPLE_UP, 1.06, 2, false },
+    { "norm halved, whole, 32 x 32 x 256", 32, 32, 256, RESAMPLE_DOWN, 1.06, 2, false },
     /* Sectors whose halves a cache must join, as it must for the norm alone. */
-    { "norm doubled, whole, 64 x 64 x 256 (half)", 64, 64, 256, RESAMPLE_UP, 2.05, -1.01 },
-    { "norm halved, whole, 64 x 64 x 256 (half)", 64, 64, 256, RESAMPLE_DOWN, 2.05, 2.5 },
-    { "norm doubled, two kernels, 128 x 64 x 128", 128, 64, 128, RESAMPLE_UP, 1.6, 1.2 },
-    { "norm halved, two kernels, 128 x 64 x 128", 128, 64, 128, RESAMPLE_DOWN, 2.5, 2.25 },
+    { "norm doubled, whole, 64 x 64 x 256 (half)", 64, 64, 256, RESAMPLE_UP, 2.05, -1.01, true },
+    { "norm halved, whole, 64 x 64 x 256 (half)", 64, 64, 256, RESAMPLE_DOWN, 2.05, 2.5, true },
+    { "norm doubled, two kernels, 128 x 64 x 128", 128, 64, 128, RESAMPLE_UP, 1.6, 1.2, false },
+    { "norm halved, two kernels, 128 x 64 x 128", 128, 64, 128, RESAMPLE_DOWN, 2.5, 2.25, false },
 };
+
+static void resample(const struct norm_case *t, const struct tensor *x, const struct tensor *y)
+{
+    EXPECT_LAUNCH(t->how == RESAMPLE_UP ? gpu_upsample(x, y, NULL) : gpu_downsample(x, y, NULL));
+}
 
 /* The same by two ops, one after the other: what its kernels touch, and what the one that does both saves. */
 static void expect_saving(const struct norm_case *t, const struct gpu_norm *both,
@@ -49,8 +55,7 @@ static void expect_saving(const struct norm_case *t, const struct gpu_norm *both
     norm.resample = RESAMPLE_NONE;
     emu_traffic_begin();
     EXPECT_LAUNCH(gpu_group_norm(&norm, NULL));
-    EXPECT_LAUNCH(t->how == RESAMPLE_UP ? gpu_upsample(&between, &both->y, NULL)
-                                        : gpu_downsample(&between, &both->y, NULL));
+    resample(t, &between, &both->y);
     emu_traffic_end(&t2);
     const double bytes = 32.0 * (double)(t2.read_sectors + t2.written_sectors),
                  now = 32.0 * (double)(once->read_sectors + once->written_sectors),
@@ -60,6 +65,24 @@ static void expect_saving(const struct norm_case *t, const struct gpu_norm *both
     if (bytes - now < t->saved * normed)
         fail_msg("%s: %.0f bytes saved of a normed picture of %.0f", t->name, bytes - now, normed);
     tensor_free(&between);
+
+    /* And x: read no second time. */
+    struct tensor too = tensor_copy(&both->y);
+    struct emu_traffic alone, along;
+    emu_traffic_begin();
+    resample(t, &both->x, &too);
+    emu_traffic_end(&alone);
+    norm = *both;
+    norm.x_too = too;
+    emu_traffic_begin();
+    EXPECT_LAUNCH(gpu_group_norm(&norm, NULL));
+    emu_traffic_end(&along);
+    print_message("%-44s x along with it: %llu sectors read again\n", t->name,
+                  (unsigned long long)(along.read_sectors - once->read_sectors));
+    assert_int_equal(along.read_sectors, once->read_sectors);
+    assert_true(along.written_sectors - once->written_sectors <=
+                alone.written_sectors * (t->has_halves ? 2 : 1));
+    tensor_free(&too);
 }
 
 static void norms_read_once_or_twice(void **state)

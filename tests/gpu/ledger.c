@@ -127,6 +127,11 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
         e.bytes += e.again;
         snprintf(e.what + end, sizeof e.what - end, ", read twice");
     }
+    if (a->x_too) {
+        const size_t end = strlen(e.what);
+        e.bytes += bytes_of(a->x_too);
+        snprintf(e.what + end, sizeof e.what - end, ", and x");
+    }
     NOTED(e, group_norm(b, a, err));
 }
 

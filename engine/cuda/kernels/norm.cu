@@ -4,7 +4,7 @@
  * chunks of pixels, the next kernel's blocks each add up the chunks' sums, in order, and normalise. any: what is not laid out in whole vectors.
  * Sums are of x - shift, shift = the group's value at the first pixel, and the mean stays in two parts (shift and the rest):
  * a small spread about a large mean keeps its digits. Each can write the picture doubled or halved (HOW: enum resample): the bytes are those
- * of pictures.cu on what it would have written. */
+ * of pictures.cu on what it would have written. So is x itself (`too`), from the same reading. */
 #include "engine/cuda/kernels/resample.cuh"
 
 namespace
@@ -37,7 +37,7 @@ struct spread {
 struct norm_args {
     uint32_t pixels, c, groups, width;
     uint32_t steps, y_pixels, small_w; /* steps: see write_step; small_w: of the smaller picture */
-    size_t x_ld, y_ld;
+    size_t x_ld, y_ld, too_ld;
     float eps;
     bool silu;
     enum resample how; /* of `any`; the others are compiled for one */
@@ -98,9 +98,10 @@ template <int N> DEVICE void normalise(float (&v)[N], const affine<N> &f, bool w
     }
 }
 
-/* Step p of the way to y: a pixel of x into one or four of y, or four of x into one. read(v, i): N channels of x's pixel i. */
+/* Step p of the way to y: a pixel of x into one or four of y, or four of x into one; too: NULL or where x goes as y does.
+ * read(v, i): N channels of x's pixel i. */
 template <int HOW, typename T, int N, typename Read>
-DEVICE void write_step(T *y, uint32_t p, const norm_args &a, const affine<N> &f, Read read)
+DEVICE void write_step(T *y, T *too, uint32_t p, const norm_args &a, const affine<N> &f, Read read)
 {
     float v[N];
     if constexpr (HOW == RESAMPLE_DOWN) {
@@ -110,6 +111,11 @@ DEVICE void write_step(T *y, uint32_t p, const norm_args &a, const affine<N> &f,
         read(right, at + 1);
         read(below, at + down);
         read(across, at + down + 1);
+        if (too) {
+            float mean[N];
+            mean_of_four(mean, v, right, below, across);
+            store(too + p * a.too_ld, mean);
+        }
         normalise(v, f, a.silu);
         normalise(right, f, a.silu);
         normalise(below, f, a.silu);
@@ -118,16 +124,22 @@ DEVICE void write_step(T *y, uint32_t p, const norm_args &a, const affine<N> &f,
         round_to<T>(right);
         round_to<T>(below);
         round_to<T>(across);
-        mean_of_four(v, right, below, across);
+        mean_of_four(v, v, right, below, across);
         store(y + p * a.y_ld, v);
     } else {
         read(v, p);
+        if (HOW == RESAMPLE_UP && too) store_four(too, p, a.small_w, a.too_ld, v);
         normalise(v, f, a.silu);
         if constexpr (HOW == RESAMPLE_UP)
             store_four(y, p, a.small_w, a.y_ld, v);
         else
             store(y + p * a.y_ld, v);
     }
+}
+
+template <typename T> DEVICE T *row_of(T *too, const norm_args &a, uint32_t row, uint32_t channel)
+{
+    return too ? too + (size_t)row * a.y_pixels * a.too_ld + channel : too;
 }
 
 DEVICE float rstd_of(float spread, float eps)
@@ -183,7 +195,8 @@ struct whole_box {
 };
 
 template <typename T, int HOW>
-__global__ void __launch_bounds__(THREADS) norm_whole(const T *x_all, T *y_all, norm_args a)
+__global__ void __launch_bounds__(THREADS)
+    norm_whole(const T *x_all, T *y_all, T *too_all, norm_args a)
 {
     constexpr int N = vector_of<T>;
     DYNAMIC_SHARED(uint4, slab); /* [pixels][columns] */
@@ -254,8 +267,9 @@ __global__ void __launch_bounds__(THREADS) norm_whole(const T *x_all, T *y_all, 
     for (int e = 0; e < N; e++)
         finish_affine(f.scale[e], f.offset[e], delta[e], box.rstd[(column * N + e) / a.width]);
     T *y = y_all + (size_t)row * a.y_pixels * a.y_ld + first + column * N;
+    T *too = row_of(too_all, a, row, first + column * N);
     for (uint32_t p = lane; p < a.steps; p += s.lanes)
-        write_step<HOW>(y, p, a, f, [&](float(&to)[N], uint32_t i) {
+        write_step<HOW>(y, too, p, a, f, [&](float(&to)[N], uint32_t i) {
             unpack16<T>(to, slab[i * s.columns + column]);
         });
 }
@@ -313,7 +327,8 @@ struct apply_box {
 };
 
 template <typename T, int HOW>
-__global__ void __launch_bounds__(THREADS) norm_apply(const T *x_all, T *y_all, norm_args a)
+__global__ void __launch_bounds__(THREADS)
+    norm_apply(const T *x_all, T *y_all, T *too_all, norm_args a)
 {
     constexpr int N = vector_of<T>;
     SHARED(apply_box, box);
@@ -324,6 +339,7 @@ __global__ void __launch_bounds__(THREADS) norm_apply(const T *x_all, T *y_all, 
     const uint32_t from = blockIdx.x * a.apply_steps, to = min(from + a.apply_steps, a.steps);
     const T *x = x_all + (size_t)row * a.pixels * a.x_ld + column * N;
     T *y = y_all + (size_t)row * a.y_pixels * a.y_ld + column * N;
+    T *too = row_of(too_all, a, row, column * N);
     affine<N> f;
     if (lane < s.lanes) load_affine(f, a, row, column * N);
     const float count = (float)a.pixels * (float)a.width;
@@ -356,7 +372,8 @@ __global__ void __launch_bounds__(THREADS) norm_apply(const T *x_all, T *y_all, 
     }
 #pragma unroll(HOW == RESAMPLE_DOWN ? 1 : 4)
     for (uint32_t p = from + lane; p < to; p += s.lanes)
-        write_step<HOW>(y, p, a, f, [&](float(&v)[N], uint32_t i) { load(v, x + i * a.x_ld); });
+        write_step<HOW>(y, too, p, a, f,
+                        [&](float(&v)[N], uint32_t i) { load(v, x + i * a.x_ld); });
 }
 
 /* ---- any ---- */
@@ -379,7 +396,8 @@ DEVICE float block_sum(float v, any_box &box)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(THREADS) norm_any(const T *x_all, T *y_all, norm_args a)
+__global__ void __launch_bounds__(THREADS)
+    norm_any(const T *x_all, T *y_all, T *too_all, norm_args a)
 {
     SHARED(any_box, box);
     const uint32_t group = blockIdx.x, row = blockIdx.y, first = group * a.width;
@@ -405,13 +423,14 @@ __global__ void __launch_bounds__(THREADS) norm_any(const T *x_all, T *y_all, no
         f.shift[0] = shift;
         finish_affine(f.scale[0], f.offset[0], delta, rstd);
         const auto read = [&](float(&v)[1], uint32_t at) { load(v, x + at * a.x_ld + channel); };
+        T *too = row_of(too_all, a, row, first + channel);
         const uint32_t p = (uint32_t)(i / a.width);
         if (a.how == RESAMPLE_UP)
-            write_step<RESAMPLE_UP>(y + channel, p, a, f, read);
+            write_step<RESAMPLE_UP>(y + channel, too, p, a, f, read);
         else if (a.how == RESAMPLE_DOWN)
-            write_step<RESAMPLE_DOWN>(y + channel, p, a, f, read);
+            write_step<RESAMPLE_DOWN>(y + channel, too, p, a, f, read);
         else
-            write_step<RESAMPLE_NONE>(y + channel, p, a, f, read);
+            write_step<RESAMPLE_NONE>(y + channel, too, p, a, f, read);
     }
 }
 
@@ -471,19 +490,19 @@ static int run_norm(const struct gpu_norm *g, norm_args a, enum way way, uint32_
                     void *stream)
 {
     const T *x = static_cast<const T *>(g->x.data);
-    T *y = static_cast<T *>(g->y.data);
+    T *y = static_cast<T *>(g->y.data), *too = static_cast<T *>(g->x_too.data);
     const uint32_t n = g->x.n;
-    if (way == ANY) return launch(norm_any<T>, dim3(a.groups, n), THREADS, 0, stream, x, y, a);
+    if (way == ANY) return launch(norm_any<T>, dim3(a.groups, n), THREADS, 0, stream, x, y, too, a);
     if (way == WHOLE) {
         a.s = spread_over(slab * a.width, a.width, vector_of<T>);
         return launch(norm_whole<T, HOW>, dim3(a.groups / slab, n), THREADS,
-                      (size_t)a.pixels * slab * a.width * sizeof(T), stream, x, y, a);
+                      (size_t)a.pixels * slab * a.width * sizeof(T), stream, x, y, too, a);
     }
     a.s = spread_over(a.c, a.width, vector_of<T>);
     int e = launch(norm_partial<T>, dim3(a.chunks, n), THREADS, 0, stream, x, a);
     if (e) return e;
     return launch(norm_apply<T, HOW>, dim3(blocks_of(a.steps, a.apply_steps), n), THREADS, 0,
-                  stream, x, y, a);
+                  stream, x, y, too, a);
 }
 
 } // namespace
@@ -510,6 +529,7 @@ extern "C" int gpu_group_norm(const struct gpu_norm *g, void *stream)
     a.small_w = small->w;
     a.x_ld = g->x.ld;
     a.y_ld = g->y.ld;
+    a.too_ld = g->x_too.ld;
     a.eps = g->eps;
     a.silu = g->silu;
     a.how = g->resample;
@@ -525,7 +545,9 @@ extern "C" int gpu_group_norm(const struct gpu_norm *g, void *stream)
     enum way way = way_of(&g->x, g->groups, &slab);
     /* The layout of x and y may be worse than the shape promises; scratch is then simply not used. */
     const uint32_t vector = VECTOR_BYTES / (uint32_t)dtype_bytes(g->x.dtype);
-    if (!can_vector(&g->x, 0, a.c, vector) || !can_vector(&g->y, 0, a.c, vector)) way = ANY;
+    if (!can_vector(&g->x, 0, a.c, vector) || !can_vector(&g->y, 0, a.c, vector) ||
+        (g->x_too.data && !can_vector(&g->x_too, 0, a.c, vector)))
+        way = ANY;
     if (way == PARTIAL_APPLY) {
         a.chunk_pixels = partial_chunk(&g->x);
         a.chunks = blocks_of(a.pixels, a.chunk_pixels);

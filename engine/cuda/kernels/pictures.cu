@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(THREADS) downsample(const T *x, T *y, walk k)
     load(b, from + k.x_ld);
     load(c, from + 2 * k.w * k.x_ld);
     load(d, from + (2 * k.w + 1) * k.x_ld);
-    mean_of_four(a, b, c, d);
+    mean_of_four(a, a, b, c, d);
     store(y + blockIdx.y * k.y_row + p * k.y_ld + column * N, a);
 }
 

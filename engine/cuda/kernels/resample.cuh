@@ -20,14 +20,14 @@ DEVICE void store_four(T *y, uint32_t p, uint32_t w, size_t ld, const float (&v)
     store(to + (2 * w + 1) * ld, v);
 }
 
-/* Into a. Sums that no compiler may join with what was computed before them. */
+/* `to` may be a. Sums that no compiler may join with what was computed before them. */
 template <int N>
-DEVICE void mean_of_four(float (&a)[N], const float (&b)[N], const float (&c)[N],
-                         const float (&d)[N])
+DEVICE void mean_of_four(float (&to)[N], const float (&a)[N], const float (&b)[N],
+                         const float (&c)[N], const float (&d)[N])
 {
 #pragma unroll
     for (int e = 0; e < N; e++)
-        a[e] = 0.25f * __fadd_rn(__fadd_rn(a[e], b[e]), __fadd_rn(c[e], d[e]));
+        to[e] = 0.25f * __fadd_rn(__fadd_rn(a[e], b[e]), __fadd_rn(c[e], d[e]));
 }
 
 #endif

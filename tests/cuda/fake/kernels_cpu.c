@@ -126,8 +126,14 @@ static void run_norm(void *job)
                                        .scale_shift = a->scale_shift ? &ss : NULL,
                                        .silu = a->silu };
     must(the_cpu()->ops->group_norm(the_cpu(), &n, &err), &err);
-    free(x.data);
-    if (a->resample) y = resampled(&y, &a->y, a->resample == RESAMPLE_UP);
+    const bool is_up = a->resample == RESAMPLE_UP;
+    if (a->x_too.data) {
+        struct tensor too = resampled(&x, &a->x_too, is_up);
+        narrow(&a->x_too, &too, "a norm's x, resampled");
+    } else {
+        free(x.data);
+    }
+    if (a->resample) y = resampled(&y, &a->y, is_up);
     narrow(&a->y, &y, "a norm's y");
 }
 
