@@ -165,7 +165,7 @@ enum status models_load(struct models *m, struct engine *const *engines, size_t 
     if (n < 0) return error_set(err, ST_IO, "models = %.300s: %s", folder, strerror(errno));
     struct error first = { 0 };
     for (int i = 0; i < n; i++) {
-        struct found f;
+        struct found f = { 0 };
         struct error why = { 0 };
         bool is_model = find(&f, folder, entries[i]->d_name);
         free(entries[i]);

@@ -24,13 +24,13 @@ struct queue_item { /* embedded in a request; the queue's while it is linked */
     uint64_t rows, next;  /* next: the first row not yet handed out */
     uint64_t first_ns;    /* out: when its first row left; 0: none has */
     uint64_t served, order;
-    size_t place;     /* in the heap */
-    size_t in_engine; /* rows handed out and not yet back */
-    bool is_linked;
-    bool is_expired;                 /* its deadline passed while rows of it were in the engine */
-    bool is_dropped;                 /* by queue_drop, perhaps before it was pushed */
+    size_t place;                    /* in the heap */
+    size_t in_engine;                /* rows handed out and not yet back */
     struct restoration *restoration; /* whose rows these are; not looked into here */
     enum status failure;             /* of the first of its rows that failed: queue_fail */
+    bool is_linked;
+    bool is_expired; /* its deadline passed while rows of it were in the engine */
+    bool is_dropped; /* by queue_drop, perhaps before it was pushed */
 };
 
 struct queue_row {
