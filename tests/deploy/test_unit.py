@@ -4,6 +4,7 @@ No systemd runs here: the filter is put on by libseccomp, the user is not root, 
 for the manager's notify socket. The file system and device rules of the unit (ProtectSystem= and its like) are only read."""
 
 import ctypes
+import json
 import os
 import pathlib
 import re
@@ -67,6 +68,17 @@ def test_systemd_waits_longer_than_the_daemon_drains(unit):
     assert int(settings(unit)["LimitNOFILE"][0]) > connections
 
 
+def test_the_file_of_settings_is_stronger_than_the_unit(stage, unit):
+    """A flag of ExecStart would win over /etc/default/david without a word; systemd lets that file win over Environment=."""
+    given = settings(unit)
+    assert given["EnvironmentFile"] == ["-/etc/default/david"]
+    own = dict(line.split("=", 1) for line in given["Environment"])
+    env = {"PATH": "/usr/bin:/bin", **own, "DAVID_MODELS": "/srv/models", "DAVID_STATE": "/srv/state"}
+    command = [str(stage) + given["ExecStart"][0].split()[0], *given["ExecStart"][0].split()[1:], "--print-config", "--json"]
+    found = json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+    assert found["models"]["value"] == "/srv/models" and found["state"]["value"] == "/srv/state"
+
+
 def system_calls(names):
     """The calls of a filter set, its sets unfolded."""
     found = set()
@@ -120,10 +132,11 @@ def test_the_daemon_lives_inside_the_filter(stage, unit, manager, tmp_path):
     for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
         folder.chmod(0o755)
     os.chown(state, NOBODY, NOBODY)
-    # The unit's own command, its absolute paths below the stage.
-    command = given["ExecStart"][0].replace("/var/lib/david", str(state)).split()
-    command = [str(stage) + a if a.startswith("/") and not a.startswith(str(state)) else a for a in command]
-    env = {"PATH": "/usr/bin:/bin", "NOTIFY_SOCKET": manager.getsockname(), "DAVID_LISTEN": f"127.0.0.1:{port}",
+    # The unit's own command and environment, their absolute paths below the stage.
+    command = [str(stage) + a if a.startswith("/") else a for a in given["ExecStart"][0].split()]
+    own = dict(line.split("=", 1) for line in given["Environment"])
+    own = {name: str(state) if name == "DAVID_STATE" else str(stage) + value for name, value in own.items()}
+    env = {**own, "PATH": "/usr/bin:/bin", "NOTIFY_SOCKET": manager.getsockname(), "DAVID_LISTEN": f"127.0.0.1:{port}",
            "OMP_WAIT_POLICY": "passive"}
     load = fence(system_calls(given["SystemCallFilter"][0].split()))
 
