@@ -242,6 +242,12 @@ enum status cuda_attention_plan(struct backend *b, const struct attention_desc *
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for an attention's plan");
     p->d = *d;
     if (dnn_op_of_attention(&op, d, c->tf32)) s = take_plans(c, &op, 0, &p->plans, err);
+    /* Found here it is a model that cannot be had; found by the kernel it would be a fault. */
+    if (!s && !p->plans && d->head_channels > GPU_HEAD_CHANNELS_MAX)
+        s = error_set(
+            err, ST_UNSUPPORTED,
+            "attention heads of %u channels; on a GPU at most %d where cuDNN has no engine",
+            d->head_channels, GPU_HEAD_CHANNELS_MAX);
     if (s)
         cuda_attention_plan_free(b, p);
     else

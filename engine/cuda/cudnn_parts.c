@@ -11,7 +11,9 @@ void dnn_parts_done(struct dnn_parts *p)
 static enum status status_of(cudnnStatus_t s)
 {
     if (s == CUDNN_STATUS_SUCCESS) return ST_OK;
-    if (s == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED) return ST_NO_MEMORY_NOW;
+    if (s == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED ||
+        s == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)
+        return ST_NO_MEMORY_NOW;
     switch (s / 1000) { /* cuDNN 9 numbers its statuses by kind */
     case 2: return ST_INTERNAL;
     case 3: return ST_UNSUPPORTED;

@@ -77,8 +77,14 @@ static enum status ring_init(struct gpu *g, struct error *err)
     return s;
 }
 
+/* The library that is found at run time may be another than that of the headers. Attention as one operation is the newest thing asked of it. */
 static enum status open_cudnn(struct gpu *g, struct error *err)
 {
+    const size_t version = cudnnGetVersion();
+    if (version < CUDNN_LEAST)
+        return error_set(err, ST_UNSUPPORTED, "GPU %d: cuDNN %zu.%zu is too old: %d.%d or later",
+                         g->index, version / 10000, version / 100 % 100, CUDNN_LEAST / 10000,
+                         CUDNN_LEAST / 100 % 100);
     cudnnStatus_t e = cudnnCreate(&g->dnn);
     if (e == CUDNN_STATUS_SUCCESS) e = cudnnSetStream(g->dnn, g->stream);
     if (e == CUDNN_STATUS_SUCCESS) return ST_OK;

@@ -71,9 +71,10 @@ struct gpu_conv {
 int gpu_conv(const struct gpu_conv *a, void *stream);
 
 /* softmax(q k^T / sqrt(ch)) v over the h * w pixels of each picture and each head, softmax in F32, nothing kept of the size of h * w squared. */
+enum { GPU_HEAD_CHANNELS_MAX = 256 };
 struct gpu_attention {
     struct tensor qkv, y; /* [n][h][w][3c], [n][h][w][c]; same dtype */
-    uint32_t heads;       /* c % heads == 0; c / heads <= 256 */
+    uint32_t heads;       /* c % heads == 0; c / heads <= GPU_HEAD_CHANNELS_MAX */
     bool new_order; /* channels of qkv: false = head by head (q, k, v), true = q, k, v by heads */
 };
 int gpu_attention(const struct gpu_attention *a, void *stream);

@@ -12,8 +12,7 @@ enum {
     THREADS = 128,
     WARPS = THREADS / WARP_LANES,
     WARP_QUERIES = 4,
-    KEYS = WARP_LANES,
-    MAX_CHANNELS = 256
+    KEYS = WARP_LANES
 };
 
 struct attention_args {
@@ -148,7 +147,7 @@ extern "C" int gpu_attention(const struct gpu_attention *g, void *stream)
     a.qkv_ld = g->qkv.ld;
     a.y_ld = g->y.ld;
     a.scale = 1.0f / sqrtf((float)a.channels);
-    if (a.channels > MAX_CHANNELS) return cudaErrorInvalidValue;
+    if (a.channels > GPU_HEAD_CHANNELS_MAX) return cudaErrorInvalidValue;
     return with_type(g->y.dtype, [&](auto type) {
         typedef typename decltype(type)::type T;
         return a.channels <= 32    ? run<T, 1>(g, a, stream)

@@ -21,7 +21,8 @@ void fake_fail_allocation(uint64_t nth); /* 1: the next; 0: none */
 void fake_break_after(
     uint64_t items);    /* that many pieces of work more, then a sticky error; UINT64_MAX: never */
 void fake_repair(void); /* as a new process would find the device */
-void fake_set_eager(bool is_eager); /* work is done when it is asked for */
+void fake_set_dnn_version(size_t version); /* 10000 major + 100 minor + patch */
+void fake_set_eager(bool is_eager);        /* work is done when it is asked for */
 void fake_set_copies_first(
     bool yes); /* copies that wait for no kernel are done at once, kernels as late as ever */
 

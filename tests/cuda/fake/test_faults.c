@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/cuda/cudnn_inside.h"
 #include "engine/cuda/inside.h"
 #include "engine/inside.h"
 #include "tests/cuda/fake/fake.h"
@@ -290,6 +291,64 @@ static void two_devices_serve_beside_each_other_with_the_same_bytes(void **state
     expect_nothing_left("devices", 2);
 }
 
+static void an_older_cudnn_is_refused_with_its_version(void **state)
+{
+    (void)state;
+    struct loaded l;
+    struct error err = { 0 };
+    fake_set_dnn_version(91299);
+    assert_int_equal(load_on(&l, 0, &err), ST_UNSUPPORTED);
+    assert_non_null(strstr(err.detail, "cuDNN 9.12 is too old: 9.13"));
+    fake_set_dnn_version(CUDNN_LEAST);
+    expect_nothing_left("an older cuDNN", 0);
+}
+
+/* A model that cannot be had is none of the card's faults. */
+static void heads_that_no_kernel_takes_are_refused_at_the_load(void **state)
+{
+    (void)state;
+    const struct plugin_options po = { .device = 0, .max_rows = ROWS };
+    struct attention_desc d = { .h = 2, .w = 2, .heads = 1, .dtype = DT_F32 };
+    struct attention_plan *p = NULL;
+    struct backend *b = NULL;
+    struct error err = { 0 };
+    assert_int_equal(cuda_backend_open(&b, &po, &err), ST_OK);
+    for (uint32_t ch = GPU_HEAD_CHANNELS_MAX; ch <= GPU_HEAD_CHANNELS_MAX + 1; ch++) {
+        d.head_channels = ch;
+        d.qkv_ld = (size_t)3 * ch;
+        d.y_ld = ch;
+        const enum status want = ch > GPU_HEAD_CHANNELS_MAX ? ST_UNSUPPORTED : ST_OK;
+        assert_int_equal(b->ops->attention_plan(b, &d, &p, &err), want);
+        if (!want) b->ops->attention_plan_free(b, p);
+    }
+    assert_non_null(strstr(err.detail, "257 channels"));
+    b->ops->close(b);
+    expect_nothing_left("wide heads", 0);
+}
+
+/* cuDNN out of memory is no fault: fewer rows may do. */
+static void statuses_of_cudnn_are_taken_for_what_they_mean(void **state)
+{
+    (void)state;
+    static const struct {
+        cudnnStatus_t from;
+        enum status to;
+    } cases[] = {
+        { CUDNN_STATUS_SUCCESS, ST_OK },
+        { CUDNN_STATUS_BAD_PARAM, ST_INTERNAL },
+        { CUDNN_STATUS_NOT_SUPPORTED, ST_UNSUPPORTED },
+        { CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED, ST_NO_MEMORY_NOW },
+        { CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, ST_NO_MEMORY_NOW },
+        { CUDNN_STATUS_EXECUTION_FAILED, ST_DEVICE_FAULT },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct error err = { 0 };
+        struct dnn_parts parts = { .err = &err };
+        dnn_note(&parts, cases[i].from, "a plan");
+        assert_int_equal(parts.status, cases[i].to);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -299,6 +358,9 @@ int main(void)
         cmocka_unit_test(no_fault_at_any_work_of_a_pass_is_taken_for_a_result),
         cmocka_unit_test(no_fault_at_any_work_of_a_batch_is_taken_for_a_result),
         cmocka_unit_test(two_devices_serve_beside_each_other_with_the_same_bytes),
+        cmocka_unit_test(an_older_cudnn_is_refused_with_its_version),
+        cmocka_unit_test(heads_that_no_kernel_takes_are_refused_at_the_load),
+        cmocka_unit_test(statuses_of_cudnn_are_taken_for_what_they_mean),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
