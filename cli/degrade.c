@@ -45,7 +45,7 @@ int cmd_degrade(int argc, char **argv)
     if (!s) s = is_float ? output_check(out, &err) : output_format(&format, out, &err);
     if (!s && !has_seed) s = draw_seed(&seed, &err);
     if (!s) s = picture_read(&img, in, &err);
-    if (!s && mask_file) s = mask_read(&mask, mask_file, &err);
+    if (!s && mask_file) s = picture_read(&mask, mask_file, &err);
     if (s) goto done;
     if (sigma < 0) sigma = known.sigma;
     s = measurement_make(&y, task, sigma, seed, &img, mask_file ? &mask : NULL, &err);

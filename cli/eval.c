@@ -315,7 +315,7 @@ int cmd_eval(int argc, char **argv)
     engine.threads = (int)threads;
     enum status s = task_defaults(&known, run.task, &err);
     if (!s) s = names_read(&names, &n, run.data, &err);
-    if (!s && mask_file) s = mask_read(&run.mask, mask_file, &err);
+    if (!s && mask_file) s = picture_read(&run.mask, mask_file, &err);
     if (!s) s = session_open(&run.session, &engine, model, &err);
     if (!s) {
         if (run.sigma < 0) run.sigma = known.sigma;

@@ -102,29 +102,6 @@ enum status picture_read(struct image *out, const char *path, struct error *err)
     return s;
 }
 
-enum status mask_read(struct image *out, const char *path, struct error *err)
-{
-    struct image in = { 0 }, mask = { 0 };
-    enum status s = picture_read(&in, path, err);
-    if (s) return s;
-    s = image_init(&mask, in.width, in.height, 1, 8, err);
-    if (s) goto done;
-    const uint32_t colours = in.channels < 3 ? 1 : 3;
-    for (size_t p = 0; p < (size_t)in.width * in.height; p++) {
-        uint32_t sum = 0;
-        for (uint32_t c = 0; c < colours; c++) {
-            size_t i = p * in.channels + c;
-            sum += in.depth == 16 ? ((const uint16_t *)in.pixels)[i] >> 8
-                                  : ((const uint8_t *)in.pixels)[i];
-        }
-        ((uint8_t *)mask.pixels)[p] = (uint8_t)(sum / colours);
-    }
-    *out = mask;
-done:
-    image_done(&in);
-    return s;
-}
-
 static enum status write_stream(const void *bytes, size_t len, struct error *err)
 {
     if (fwrite(bytes, 1, len, stdout) != len || fflush(stdout))

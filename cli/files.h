@@ -21,8 +21,6 @@ enum status output_format(enum image_format *out, const char *path, struct error
 enum status output_check(const char *path, struct error *err);
 
 enum status picture_read(struct image *out, const char *path, struct error *err);
-/* One channel of 8 bits; colours become their mean. */
-enum status mask_read(struct image *out, const char *path, struct error *err);
 enum status picture_write(const char *path, const struct image *img, struct error *err);
 
 /* The folder NAMEs are looked up in; ST_NOT_FOUND (naming what was tried) where there is none. */

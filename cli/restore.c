@@ -76,7 +76,7 @@ int cmd_restore(int argc, char **argv)
           &has_seed },
         { "samples", OPTION_COUNT, &p.samples, "K", "samples of mean and std (8)", 1, 4096,
           &has_samples },
-        { "h", OPTION_NUMBER, &p.h, "H", "perturbation (the model's)", 0, 100, NULL },
+        { "h", OPTION_NUMBER, &p.h, "H", "perturbation (the model's)", 0, 10, NULL },
         { "mask", OPTION_TEXT, &mask_file, "M.png",
           "inpaint: white = missing (or alpha 0 in IN = missing)", 0, 0, NULL },
         { "output", OPTION_TEXT, &output, "KIND", "image, mean or std (image)", 0, 0, NULL },
@@ -103,7 +103,7 @@ int cmd_restore(int argc, char **argv)
     if (s) goto done;
     const bool is_measurement = has_extension(in, ".safetensors");
     s = is_measurement ? measurement_read(&y, in, &err) : picture_read(&img, in, &err);
-    if (!s && mask_file) s = mask_read(&mask, mask_file, &err);
+    if (!s && mask_file) s = picture_read(&mask, mask_file, &err);
     if (!s) s = session_open(&session, &engine, model, &err);
     if (s) goto done;
     const struct image *hole = mask_file ? &mask : NULL;

@@ -92,8 +92,9 @@ size_t restoration_peak_bytes(const struct model *m, const struct restore_params
 
 struct restoration;
 
-/* Takes no ownership: img (and mask: gray 8 bit, white = missing, NULL where the task needs none or alpha marks the hole)
- * must outlive it. All memory is taken here. Errors: ST_UNKNOWN_TASK, ST_BAD_PARAMETER, ST_BAD_MASK, ST_TOO_FEW_PX (< 8 px a side). */
+/* Takes no ownership: img and mask must outlive it. mask: of any channels and depth, its lighter half = missing, its alpha not looked
+ * at; NULL where the task needs none or alpha marks the hole. All memory is taken here. Errors: ST_UNKNOWN_TASK, ST_BAD_PARAMETER,
+ * ST_BAD_MASK, ST_TOO_FEW_PX (< 8 px a side). */
 enum status restoration_new(struct restoration **out, struct model *m,
                             const struct restore_params *p, const struct image *img,
                             const struct image *mask, struct error *err);

@@ -196,28 +196,6 @@ void restore_abandon(struct server *s, struct http_call *call, bool has_left)
 
 /* ---- decoding ---- */
 
-/* Colours become their mean, 16 bits become 8; alpha is left out. */
-static enum status mask_to_gray(struct image *mask, struct error *err)
-{
-    struct image gray = { 0 };
-    enum status s = image_init(&gray, mask->width, mask->height, 1, 8, err);
-    if (s) return s;
-    uint32_t colours = mask->channels >= 3 ? 3 : 1;
-    uint8_t *to = gray.pixels;
-    for (size_t i = 0; i < (size_t)mask->width * mask->height; i++) {
-        uint32_t sum = 0;
-        for (uint32_t k = 0; k < colours; k++) {
-            size_t at = i * mask->channels + k;
-            sum += mask->depth == 16 ? (((const uint16_t *)mask->pixels)[at] + 128u) / 257u
-                                     : ((const uint8_t *)mask->pixels)[at];
-        }
-        to[i] = (uint8_t)((sum + colours / 2) / colours);
-    }
-    image_done(mask);
-    *mask = gray;
-    return ST_OK;
-}
-
 struct bytes {
     const void *at;
     size_t len;
@@ -311,10 +289,9 @@ static enum status decode(struct request *r, struct error *err)
             s = error_set(err, ST_BAD_MASK, "the mask is %u x %u px, the image %u x %u",
                           mask_head.width, mask_head.height, head.width, head.height);
     }
-    if (!s) s = reserve_peak(r, &head, mask_head.decode_bytes * 2, mask.at != NULL, err);
+    if (!s) s = reserve_peak(r, &head, mask_head.decode_bytes, mask.at != NULL, err);
     if (!s) s = codec_decode(&r->picture, image.at, image.len, max_px, err);
     if (!s && mask.at) s = codec_decode(&r->mask, mask.at, mask.len, max_px, err);
-    if (!s && mask.at) s = mask_to_gray(&r->mask, err);
     if (!s)
         s = restoration_new(&r->restoration, r->served->model, &r->params, &r->picture,
                             mask.at ? &r->mask : NULL, err);

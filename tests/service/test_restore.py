@@ -80,6 +80,20 @@ def test_service_and_command_line_give_the_same_bytes(daemon, models, tmp_path, 
     assert target.read_bytes() == daemon.restore(source.read_bytes(), task=task, seed=3).content
 
 
+def test_a_mask_of_any_kind_is_the_same_hole_for_both(daemon, models, tmp_path):
+    """Grays about the middle, as colours: where the hole ends must not depend on who asks, nor on how the mask is stored."""
+    middle = Image.fromarray(np.random.default_rng(1).integers(126, 130, (34, 50, 3), dtype=np.uint8))
+    source, mask, target = tmp_path / "in.png", tmp_path / "mask.png", tmp_path / "out.png"
+    source.write_bytes(png(50, 34))
+    mask.write_bytes(encoded(middle))
+    hole = Image.fromarray(np.where(np.asarray(middle, int).sum(2) * 2 >= 3 * 255, 255, 0).astype(np.uint8))
+    subprocess.run([DAVID, "restore", "--task", "inpaint", "--model", models / "nano.safetensors", "--seed", "3", "--dtype", "f32",
+                    "--mask", mask, source, target], check=True, capture_output=True)
+    answers = {daemon.restore(None, files={"image": source.read_bytes(), "mask": m}, task="inpaint", seed=3).content
+               for m in (mask.read_bytes(), encoded(hole))}
+    assert answers == {target.read_bytes()}
+
+
 def test_mean_std_and_all_belong_together(daemon):
     body = png(40, 32)
     mean = daemon.restore(body, seed=5, samples=4, output="mean")
