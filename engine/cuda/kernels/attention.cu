@@ -8,12 +8,7 @@
 namespace
 {
 
-enum {
-    THREADS = 128,
-    WARPS = THREADS / WARP_LANES,
-    WARP_QUERIES = 4,
-    KEYS = WARP_LANES
-};
+enum { THREADS = 128, WARPS = THREADS / WARP_LANES, WARP_QUERIES = 4, KEYS = WARP_LANES };
 
 struct attention_args {
     uint32_t pixels, heads, channels; /* of a head */
