@@ -1,8 +1,8 @@
 # david as a container image: `docker build --target cpu .` or `--target cuda .`
 #
-# BASE is Debian 12. CUDA names an image of the same glibc or an older one that holds a CUDA toolkit of 12.8 or later and cuDNN 9,
-# as NVIDIA's own lay them out; run the result with the NVIDIA container toolkit (--gpus all). Where there is no GPU it runs on
-# the CPU and says why. Settings: DAVID_* variables; see README.md.
+# BASE is Debian 12. CUDA names an image of the same glibc or an older one that holds a CUDA toolkit of 12.8 or later and cuDNN 9.13
+# or later, as NVIDIA's own lay them out; run the result with the NVIDIA container toolkit (--gpus all). Where there is no GPU it
+# runs on the CPU and says why. Settings: DAVID_* variables; see README.md.
 ARG BASE=docker.io/library/debian:bookworm-slim
 ARG CUDA=docker.io/nvidia/cuda:13.0.1-cudnn-devel-ubuntu22.04
 

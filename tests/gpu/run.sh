@@ -38,7 +38,7 @@ done
 python=$(command -v python3 || true)
 
 # ---- what has been done ----
-sources=$(cd "$top" && find CMakeLists.txt proto engine tests/gpu tests/engine tests/reference tests/bench -type f -not -path '*/__pycache__/*' -print0 |
+sources=$(cd "$top" && find CMakeLists.txt proto engine tests/CMakeLists.txt tests/{bench,cuda,engine,golden,gpu,reference} -type f -not -path '*/__pycache__/*' -print0 |
     LC_ALL=C sort -z | xargs -0 cat | cksum)
 if [ -n "$again" ] || [ "$(cat "$work/sources" 2>/dev/null)" != "$sources" ]; then
     rm -rf "$work/state" "$work/results" "$work/logs"
@@ -125,7 +125,7 @@ run_build() {
         if [ -e "$folder/include/cudnn.h" ] && [ ! -e /usr/include/cudnn.h ]; then options+=("-DCUDNN_ROOT=$folder"); fi
     done
     if [ ! -e "$build/CMakeCache.txt" ] && command -v ninja >/dev/null; then options+=(-G Ninja); fi
-    step build.card 5 60 nvidia-smi
+    step build.card 5 60 sh -c 'command -v nvidia-smi >/dev/null || { echo "no nvidia-smi"; exit 77; }; nvidia-smi'
     step build.configure 30 120 cmake -S "$top" -B "$build" "${options[@]}"
     step build.compile 60 540 cmake --build "$build" -j "$(nproc)" --target david_cuda backend_ops backend_sampler unet_golden_cpu \
         test_davi_golden forecast gpu_bench one_result deviceprop
@@ -136,11 +136,11 @@ run_check() {
     step check.ops 60 300 "$tests/backend_ops"
     step check.sampler 20 120 "$tests/backend_sampler"
     for dtype in F32 BF16 F16; do
-        step "check.golden_$dtype" 90 300 env "${params[@]}" "DAVID_TEST_DTYPE=$dtype" "$tests/unet_golden_cpu"
+        step "check.golden_$dtype" 90 540 env "${params[@]}" "DAVID_TEST_DTYPE=$dtype" "$tests/unet_golden_cpu"
     done
     step check.restorations 60 300 "$tests/test_davi_golden"
     for dtype in bf16 f16 f32; do
-        step "check.one_result_$dtype" 90 300 "$build/tests/gpu/one_result" --arch "${networks[0]}" --batch "$most" --dtype "$dtype"
+        step "check.one_result_$dtype" 90 540 "$build/tests/gpu/one_result" --arch "${networks[0]}" --batch "$most" --dtype "$dtype"
     done
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
     if [ -n "$fake" ]; then
