@@ -15,12 +15,16 @@ ARCHITECTURES = ["80", "89", "90", "100", "120"]
 # Kernels of every batch: no spills, no stack.
 HOT = ["norm_whole", "norm_partial", "norm_apply", "upsample", "downsample", "copy", "narrow_in", "narrow_out", "attention",
        "normals", "sampler_in", "sampler_out", "linear", "blend", "fold", "find_bad", "round_levels"]
+# What takes dynamic shared memory, up to DYNAMIC_SHARED_BYTES of device.cuh: with its own it must fit in what sm_89 and sm_120 have.
+DYNAMIC = ["norm_whole", "attention"]
+BLOCK_BYTES, DYNAMIC_BYTES = 99 * 1024, 88 * 1024
 # The arithmetic of engine/davi, to the byte; what is allowed beside it: double's logarithm and cosine, made of such operations.
 EXACT = {"measurement": r"fma\.rn\.f32|mad\.rn\.f32", "operators": r"fma\.rn\.f|mad\.rn\.f", "samples": r"fma\.rn\.f|mad\.rn\.f"}
 
 ENTRY = re.compile(r"Compiling entry function '([^']+)' for 'sm_(\w+)'")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
+SHARED = re.compile(r"(\d+) bytes smem")
 
 
 @functools.cache
@@ -42,7 +46,7 @@ def compiled(nvcc, source, architectures):
 
 
 def kernels_of(text):
-    """(kernel, architecture, registers, stack, spills) of what ptxas says."""
+    """(kernel, architecture, registers, stack, spills, shared memory) of what ptxas says."""
     rows, entry = [], None
     for line in text.splitlines():
         if m := ENTRY.search(line):
@@ -50,7 +54,7 @@ def kernels_of(text):
         elif m := FRAME.search(line):
             frame = tuple(map(int, m.groups()))
         elif (m := USED.search(line)) and entry:
-            rows.append((name_of(entry[0]), entry[1], int(m[1]), frame[0], frame[1] + frame[2]))
+            rows.append((name_of(entry[0]), entry[1], int(m[1]), frame[0], frame[1] + frame[2], int(SHARED.search(line)[1]) if SHARED.search(line) else 0))
             entry = None
     return rows
 
@@ -75,17 +79,22 @@ def main():
     wrong, seen = [], {}
     for source in sorted(pathlib.Path("engine/cuda/kernels").glob("*.cu")):
         rows = built(nvcc, logs, source, architectures)
-        for kernel, architecture, registers, stack, spills in rows:
+        for kernel, architecture, registers, stack, spills, shared in rows:
             seen.setdefault((source.stem, kernel), {})[architecture] = (registers, stack, spills)
             if kernel.split("<")[0] in HOT and (stack or spills):
                 wrong.append(f"{kernel} on sm_{architecture}: {spills} bytes spilled, {stack} of stack")
+            if kernel.split("<")[0] in DYNAMIC and shared + DYNAMIC_BYTES > BLOCK_BYTES:
+                wrong.append(f"{kernel} on sm_{architecture}: {shared} bytes of shared memory leave less than {DYNAMIC_BYTES}")
     print(f"{'kernel':<44}" + "".join(f"{'sm_' + a:>8}" for a in architectures) + "   registers, +bytes spilled")
     for (stem, kernel), by in sorted(seen.items()):
         cells = "".join(f"{str(by[a][0]) + (f'+{by[a][2]}' if by[a][2] else '') if a in by else 'none':>8}" for a in architectures)
         print(f"{stem + ': ' + kernel:<44}{cells}")
         wrong += [f"{kernel} was not compiled for sm_{a}" for a in architectures if a not in by]
     names = {kernel.split("<")[0] for _, kernel in seen}
-    wrong += [f"there is no kernel {name}" for name in HOT if name not in names]
+    wrong += [f"there is no kernel {name}" for name in HOT + DYNAMIC if name not in names]
+    users = sum(s.read_text().count("DYNAMIC_SHARED(") for s in pathlib.Path("engine/cuda/kernels").glob("*.cu"))
+    if users != len(DYNAMIC) or f"DYNAMIC_SHARED_BYTES = {DYNAMIC_BYTES // 1024} * 1024" not in pathlib.Path("engine/cuda/kernels/device.cuh").read_text():
+        wrong.append(f"DYNAMIC here is not what the kernels have: {users} of them")
     for stem, pattern in EXACT.items():
         if found := fused(nvcc, f"engine/cuda/kernels/{stem}.cu", pattern):
             wrong.append(f"{stem}.cu has {len(found)} fused multiply-adds ({found[0]}): its bytes would not be the host's")
