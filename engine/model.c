@@ -201,6 +201,29 @@ static enum status check_tasks(const struct model_info *info, struct error *err)
     return ST_OK;
 }
 
+/* The program and the memory beside it, of the largest pass for which there is room for both. */
+static enum status make_program(struct model *m, const struct graph *g,
+                                const struct param_source *src, struct program_options *o,
+                                struct error *err)
+{
+    struct backend *b = m->engine->backend;
+    enum status s = program_new(&m->program, b, g, src, o, err);
+    while (!s) {
+        struct error why = { 0 };
+        const uint32_t rows = program_rows(m->program);
+        s = sampler_init(&m->sampler, b, m->program, m->info.schedule, m->info.tile_size, &why);
+        if (!s) break;
+        if (s != ST_NO_MEMORY_NOW || rows == 1 || !b->ops->pass_rows ||
+            b->ops->pass_rows(b, rows / 2) == rows)
+            return error_set(err, s, "%s", why.detail);
+        o->most_rows = b->ops->pass_rows(b, rows / 2);
+        program_free(m->program);
+        m->program = NULL;
+        s = program_new(&m->program, b, g, src, o, err);
+    }
+    return s;
+}
+
 /* Takes over m->info; src->ctx may drop the engine's lock. */
 static enum status pack(struct model *m, const struct graph *g, const struct param_source *src,
                         struct error *err)
@@ -212,10 +235,7 @@ static enum status pack(struct model *m, const struct graph *g, const struct par
     enum status s = m->engine->residence ? ST_OK
                                          : residence_open(&m->engine->residence, m->engine->backend,
                                                           m->engine->facts.max_batch, err);
-    if (!s) s = program_new(&m->program, m->engine->backend, g, src, &o, err);
-    if (!s)
-        s = sampler_init(&m->sampler, m->engine->backend, m->program, m->info.schedule,
-                         m->info.tile_size, err);
+    if (!s) s = make_program(m, g, src, &o, err);
     pthread_mutex_unlock(&m->engine->device);
     return s;
 }

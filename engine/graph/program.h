@@ -36,8 +36,10 @@ struct program_options {
     uint32_t n_sets;
     uint32_t
         output_channels; /* 0 = all; 3 = only the first three of the last convolution are computed */
-    bool keep_taps;      /* every tap stays readable after a run (tests); costs memory */
-    bool time_ops;       /* account time per op (bench) */
+    uint32_t
+        most_rows;  /* of a pass: one of the back end's sizes; 0 = the largest that finds memory */
+    bool keep_taps; /* every tap stays readable after a run (tests); costs memory */
+    bool time_ops;  /* account time per op (bench) */
 };
 
 struct program;

@@ -328,7 +328,7 @@ enum status program_new(struct program **out, struct backend *b, const struct gr
     enum status s = ST_OK;
     if (o->sets) s = fold_init(&folded, b, g, src, o->sets, o->n_sets, err);
     /* Where the back end has passes of several sizes, the largest that finds memory. */
-    uint32_t rows = b->ops->rows_per_pass(b);
+    uint32_t rows = o->most_rows ? o->most_rows : b->ops->rows_per_pass(b);
     while (!s) {
         struct error why = { 0 };
         s = program_of(out, b, g, o->sets ? &folded : NULL, src, o, rows, &why);

@@ -107,11 +107,15 @@ def test_little_memory_is_a_smaller_batch_and_too_little_a_clear_refusal(start, 
     def with_memory(mib, **more):
         return start(max_batch=32, models=tmp_path / "models", environment={"DAVID_FAKE_MEMORY": str(mib * MIB)}, **more)
 
-    whole, small = with_memory(512), with_memory(16)
+    whole = with_memory(512)
     assert lines(whole, "model loaded")[0]["rows"] == 32
-    assert lines(small, "model loaded")[0]["rows"] == 8
     body = png(90, 70)
-    assert small.restore(body, seed=5).content == whole.restore(body, seed=5).content
+    expected = whole.restore(body, seed=5).content
+    for mib in (8, 20):  # with 20 the program of 32 rows finds room, but not what stands beside it
+        small = with_memory(mib)
+        assert lines(small, "model loaded")[0]["rows"] in (4, 8, 16)
+        assert small.restore(body, seed=5).content == expected
+        assert small.stop() == 0
     none = with_memory(2, wait=False)
     assert none.process.wait(60) == 1
     assert "default_model = nano" in lines(none, "cannot serve")[0]["detail"]
