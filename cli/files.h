@@ -27,8 +27,6 @@ enum status picture_write(const char *path, const struct image *img, struct erro
 enum status models_folder(char out[PATH_MAX], struct error *err);
 enum status model_path(char out[PATH_MAX], const char *name, struct error *err);
 
-int natural_order(const char *a, const char *b); /* "a2" before "a10" */
-
 /* Quoted and escaped; NULL is null, and a byte that is not UTF-8 (in a file's name) becomes U+FFFD. */
 void json_text(FILE *f, const char *text);
 void json_number(FILE *f, double v); /* not finite is null */

@@ -1,6 +1,4 @@
 /* Where models are: a path, or a name in the models folder. */
-#include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,29 +6,7 @@
 #include <unistd.h>
 
 #include "cli/files.h"
-
-int natural_order(const char *a, const char *b)
-{
-    while (*a && *b) {
-        if (isdigit((unsigned char)*a) && isdigit((unsigned char)*b)) {
-            while (*a == '0' && isdigit((unsigned char)a[1]))
-                a++;
-            while (*b == '0' && isdigit((unsigned char)b[1]))
-                b++;
-            size_t na = strspn(a, "0123456789"), nb = strspn(b, "0123456789");
-            int order = na != nb ? (na < nb ? -1 : 1) : strncmp(a, b, na);
-            if (order) return order;
-            a += na;
-            b += nb;
-        } else if (*a != *b)
-            return (unsigned char)*a < (unsigned char)*b ? -1 : 1;
-        else {
-            a++;
-            b++;
-        }
-    }
-    return *a ? 1 : *b ? -1 : 0;
-}
+#include "proto/model_folder.h"
 
 static bool is_kind(const char *path, mode_t kind)
 {
@@ -74,23 +50,21 @@ enum status models_folder(char out[PATH_MAX], struct error *err)
                      "beside the program");
 }
 
-/* The newest NAME/VERSION.safetensors. */
-static bool newest_version(char out[PATH_MAX], const char *folder)
+/* The file that the daemon serves under this name: the newest of its versions, else the file of its name. */
+static bool find(char out[PATH_MAX], const char *folder, const char *name)
 {
-    char best[NAME_MAX + 1] = "";
-    DIR *d = opendir(folder);
-    if (!d) return false;
-    for (struct dirent *e; (e = readdir(d));)
-        if (e->d_name[0] != '.' && has_extension(e->d_name, ".safetensors") &&
-            (!*best || natural_order(best, e->d_name) < 0))
-            (void)copy(best, sizeof best, e->d_name);
-    closedir(d);
-    return *best && join(out, folder, best);
+    char versions[PATH_MAX], version[MODEL_NAME_MAX];
+    if (join(versions, folder, name) && model_newest_version(version, versions)) {
+        int n = snprintf(out, PATH_MAX, "%s/%s.safetensors", versions, version);
+        return n > 0 && n < PATH_MAX;
+    }
+    int n = snprintf(out, PATH_MAX, "%s/%s.safetensors", folder, name);
+    return n > 0 && n < PATH_MAX && is_kind(out, S_IFREG);
 }
 
 enum status model_path(char out[PATH_MAX], const char *name, struct error *err)
 {
-    char folder[PATH_MAX], found[PATH_MAX], file[PATH_MAX];
+    char folder[PATH_MAX], found[PATH_MAX], stem[MODEL_NAME_MAX];
     if (has_extension(name, ".pt") || has_extension(name, ".pth"))
         return error_set(err, ST_BAD_PARAMETER,
                          "%.256s: a PyTorch checkpoint is no model file: david convert makes one",
@@ -102,11 +76,7 @@ enum status model_path(char out[PATH_MAX], const char *name, struct error *err)
     }
     enum status s = models_folder(folder, err);
     if (s) return s;
-    if (strlen(name) <= NAME_MAX && *name != '.') {
-        snprintf(file, sizeof file, "%s.safetensors", name);
-        bool is_there = (join(found, folder, file) && is_kind(found, S_IFREG)) ||
-                        (join(file, folder, name) && newest_version(found, file));
-        if (is_there && copy(out, PATH_MAX, found)) return ST_OK;
-    }
+    if (model_stem(stem, name, "") && find(found, folder, stem) && copy(out, PATH_MAX, found))
+        return ST_OK;
     return error_set(err, ST_UNKNOWN_MODEL, "model \"%.64s\" is not in %.256s", name, folder);
 }

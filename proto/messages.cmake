@@ -1,5 +1,5 @@
 # Byte formats of the service's conversation: query strings, multipart bodies, JSON, configuration, the API description.
-target_sources(david_proto PRIVATE query.c multipart.c messages.c config_text.c)
+target_sources(david_proto PRIVATE query.c multipart.c messages.c config_text.c model_folder.c)
 
 # openapi.yaml is written in the JSON subset of YAML, so that it can be served as it stands.
 add_custom_command(

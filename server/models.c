@@ -1,6 +1,5 @@
 #include "server/models.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
@@ -17,57 +16,6 @@ struct models {
     size_t n, standard;
     atomic_bool is_loaded;
 };
-
-int natural_compare(const char *a, const char *b)
-{
-    while (*a && *b) {
-        if (isdigit((unsigned char)*a) && isdigit((unsigned char)*b)) {
-            while (*a == '0')
-                a++;
-            while (*b == '0')
-                b++;
-            size_t n = strspn(a, "0123456789"), k = strspn(b, "0123456789");
-            if (n != k) return n < k ? -1 : 1;
-            int d = strncmp(a, b, n);
-            if (d) return d;
-            a += n;
-            b += n;
-        } else {
-            if (*a != *b) return (unsigned char)*a < (unsigned char)*b ? -1 : 1;
-            a++;
-            b++;
-        }
-    }
-    return *a ? 1 : *b ? -1 : 0;
-}
-
-/* The part before ".safetensors" where it is a name; false otherwise. */
-static bool stem_of(char out[MODEL_NAME_MAX], const char *file, const char *suffix)
-{
-    size_t n = strlen(file), k = strlen(suffix);
-    if (n <= k || n - k >= MODEL_NAME_MAX || strcmp(file + n - k, suffix) != 0) return false;
-    for (size_t i = 0; i < n - k; i++)
-        if (!isalnum((unsigned char)file[i]) && (i == 0 || !strchr("._-", file[i]))) return false;
-    memcpy(out, file, n - k);
-    out[n - k] = '\0';
-    return true;
-}
-
-static bool newest_version(char out[MODEL_NAME_MAX], const char *folder)
-{
-    bool found = false;
-    char stem[MODEL_NAME_MAX];
-    DIR *d = opendir(folder);
-    if (!d) return false;
-    for (struct dirent *e; (e = readdir(d)) != NULL;) {
-        if (!stem_of(stem, e->d_name, ".safetensors")) continue;
-        if (found && natural_compare(stem, out) <= 0) continue;
-        memcpy(out, stem, sizeof stem);
-        found = true;
-    }
-    (void)closedir(d);
-    return found;
-}
 
 enum status models_new(struct models **out, struct memory *memory, struct error *err)
 {
@@ -139,9 +87,9 @@ static bool find(struct found *f, const char *folder, const char *entry)
     int n = snprintf(f->path, sizeof f->path, "%s/%s", folder, entry);
     if (n < 0 || (size_t)n >= sizeof f->path || stat(f->path, &st)) return false;
     f->version[0] = '\0';
-    if (S_ISREG(st.st_mode)) return stem_of(f->name, entry, ".safetensors");
-    if (!S_ISDIR(st.st_mode) || !stem_of(f->name, entry, "")) return false;
-    if (!newest_version(f->version, f->path)) return false;
+    if (S_ISREG(st.st_mode)) return model_stem(f->name, entry, ".safetensors");
+    if (!S_ISDIR(st.st_mode) || !model_stem(f->name, entry, "")) return false;
+    if (!model_newest_version(f->version, f->path)) return false;
     n = snprintf(f->path, sizeof f->path, "%s/%s/%s.safetensors", folder, entry, f->version);
     return n > 0 && (size_t)n < sizeof f->path;
 }
@@ -152,7 +100,8 @@ static enum status check_single(const struct found *f, const char *folder, struc
     char versions[PATH_MAX], unused[MODEL_NAME_MAX];
     if (f->version[0]) return ST_OK;
     int n = snprintf(versions, sizeof versions, "%s/%s", folder, f->name);
-    if (n < 0 || (size_t)n >= sizeof versions || !newest_version(unused, versions)) return ST_OK;
+    if (n < 0 || (size_t)n >= sizeof versions || !model_newest_version(unused, versions))
+        return ST_OK;
     return error_set(err, ST_BAD_FILE, "the folder %s beside it holds versions of the same name",
                      f->name);
 }

@@ -9,9 +9,10 @@
 #include <stdio.h>
 
 #include "engine/engine.h"
+#include "proto/model_folder.h"
 #include "server/memory.h"
 
-enum { MODEL_NAME_MAX = 65, MODELS_MAX = 64, ENGINES_MAX = 16 };
+enum { MODELS_MAX = 64, ENGINES_MAX = 16 };
 
 struct served_model {
     char name[MODEL_NAME_MAX], version[MODEL_NAME_MAX];
@@ -34,7 +35,5 @@ enum status models_acquire(struct models *m, const char *name, struct served_mod
 void models_release(struct served_model *s); /* takes NULL */
 char *models_json(struct models *m, size_t *len);
 void models_metric(struct models *m, const char *metric, FILE *f);
-
-int natural_compare(const char *a, const char *b); /* "v2" before "v10" */
 
 #endif

@@ -11,11 +11,11 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "proto/model_folder.h"
 #include "proto/openapi.h"
 #include "server/config.h"
 #include "server/listener.h"
 #include "server/metrics.h"
-#include "server/models.h"
 #include "server/parameters.h"
 #include "server/routes.h"
 
@@ -300,10 +300,12 @@ static void only_addresses_with_ports_are_listened_on(void **state)
 static void versions_are_in_natural_order(void **state)
 {
     (void)state;
-    assert_true(natural_compare("v2", "v10") < 0);
-    assert_true(natural_compare("2024.9", "2024.10") < 0);
-    assert_int_equal(natural_compare("a", "a"), 0);
-    assert_true(natural_compare("b", "a1") > 0);
+    assert_true(natural_order("v2", "v10") < 0);
+    assert_true(natural_order("2024.9", "2024.10") < 0);
+    assert_int_equal(natural_order("a", "a"), 0);
+    assert_true(natural_order("v1", "v1.1") < 0);
+    assert_true(natural_order("v1", "v01") < 0);
+    assert_true(natural_order("b", "a1") > 0);
 }
 
 int main(void)

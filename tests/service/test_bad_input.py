@@ -2,6 +2,7 @@
 clear refusal to load; and leaves the daemon alive, ready, and with as much memory reserved as before."""
 
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -311,16 +312,22 @@ def test_the_good_model_file_is_served_and_inspected(start, tmp_path):
     assert start(models=tmp_path).restore(GOOD).status_code == 200
 
 
-def test_a_name_that_is_there_twice_is_one_model(start, tmp_path):
-    """NAME.safetensors beside NAME/ with versions: whoever asks by name and whoever asks for the default get the same one."""
+def test_a_name_is_one_model_for_whoever_asks(start, tmp_path):
+    """NAME.safetensors beside NAME/ with versions: by name, by default and on the command line it is the newest version."""
     (tmp_path / "nano").mkdir()
-    (tmp_path / "nano/v2.safetensors").write_bytes(bad_models.GOOD)
     (tmp_path / "nano.safetensors").write_bytes(nano.model(seed=3))
+    (tmp_path / "nano/v1.safetensors").write_bytes(nano.model(seed=4))
+    (tmp_path / "nano/v1.1.safetensors").write_bytes(bad_models.GOOD)
+    (tmp_path / "in.png").write_bytes(GOOD)
     d = start(models=tmp_path)
-    models = d.get("/v1/models").json()["models"]
-    assert [(m["name"], m["version"], m["default"]) for m in models] == [("nano", "v2", True)]
-    assert d.restore(GOOD).headers["David-Model"] == d.restore(GOOD, model="nano").headers["David-Model"]
+    (model,) = d.get("/v1/models").json()["models"]
+    assert (model["name"], model["version"], model["default"]) == ("nano", "v1.1", True)
+    assert {d.restore(GOOD).headers["David-Model"], d.restore(GOOD, model="nano").headers["David-Model"]} == {
+        "nano@" + model["digest"][:12]}
     assert any("model refused" in line and "nano.safetensors" in line for line in d.log().splitlines())
+    done = subprocess.run([DAVID, "restore", "--model", "nano", "--task", "denoise", "--json", "in.png", "out.png"], cwd=tmp_path,
+                          env={**os.environ, "DAVID_MODELS": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["model"] == model["digest"], done.stderr
 
 
 def test_a_spoilt_file_beside_a_good_default_is_left_out(start, tmp_path):
