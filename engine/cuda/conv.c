@@ -114,6 +114,7 @@ enum status cuda_conv_plan(struct backend *b, const struct conv_desc *d, const f
     struct conv_plan *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution's plan");
     p->d = *d;
+    c->convolutions++;
     if (dnn_op_of_conv(&op, d, c->tf32)) s = take_plans(c, &op, d->rows, &p->plans, err);
     if (!s) s = pack(c, p, weight, bias, err);
     if (s)
@@ -132,6 +133,10 @@ void cuda_conv_plan_free(struct backend *b, struct conv_plan *p)
         gpu_free(&c->gpu, all[i]);
     dnn_plans_put(c->plans, p->plans);
     free(p);
+    /* The last of all: no program is left, say because its passes had too many rows. What they needed must not narrow the next one. */
+    if (--c->convolutions > 0) return;
+    gpu_release_workspaces(&c->gpu);
+    timer_rest(c->timer);
 }
 
 size_t cuda_conv_plan_bytes(const struct conv_plan *p)

@@ -124,11 +124,7 @@ void gpu_done(struct gpu *g)
         if (g->ring.sent[i]) (void)cudaEventDestroy(g->ring.sent[i]);
     if (g->ring.host) (void)cudaFreeHost(g->ring.host);
     gpu_free(g, g->ring.device);
-    gpu_free(g, g->workspace);
-    gpu_free(g, g->scratch);
-    for (uint32_t i = 0; i < g->n_outgrown; i++)
-        gpu_free(g, g->outgrown[i]);
-    free(g->outgrown);
+    gpu_release_workspaces(g);
     if (g->stream) (void)cudaStreamDestroy(g->stream);
     memset(g, 0, sizeof *g);
 }
@@ -184,6 +180,20 @@ enum status gpu_reserve_scratch(struct gpu *g, size_t bytes, struct error *err)
     enum status s = reserve(g, &p, &g->scratch_bytes, bytes, err);
     g->scratch = p;
     return s;
+}
+
+void gpu_release_workspaces(struct gpu *g)
+{
+    gpu_free(g, g->workspace);
+    gpu_free(g, g->scratch);
+    for (uint32_t i = 0; i < g->n_outgrown; i++)
+        gpu_free(g, g->outgrown[i]);
+    free(g->outgrown);
+    g->workspace = NULL;
+    g->scratch = NULL;
+    g->outgrown = NULL;
+    g->workspace_bytes = g->scratch_bytes = 0;
+    g->n_outgrown = 0;
 }
 
 /* ---- copies ---- */

@@ -68,6 +68,9 @@ enum status gpu_finish(struct gpu *g, struct error *err); /* waits for everythin
 enum status gpu_reserve_workspace(struct gpu *g, size_t bytes, struct error *err);
 enum status gpu_reserve_scratch(struct gpu *g, size_t bytes, struct error *err);
 
+/* Gives both back, and those outgrown: nothing that was recorded points at them any more. */
+void gpu_release_workspaces(struct gpu *g);
+
 /* A few values for the next kernels: copied now, on the device in order, at `to` or (NULL) somewhere until RING_SLOTS calls later. Not while a pass
  * is recorded. */
 enum status gpu_send_values(struct gpu *g, const void *host, size_t bytes, void *to,

@@ -33,6 +33,7 @@ struct cuda_backend {
     char isa[16]; /* "sm_90" */
     bool tf32, one_size;
     uint32_t max_rows;
+    uint32_t convolutions; /* plans of them that there are */
     struct dnn_target *target;
     struct dnn_cache *plans;
     struct timer *timer; /* of plans; NULL where none are timed */

@@ -113,7 +113,7 @@ def test_little_memory_is_a_smaller_batch_and_too_little_a_clear_refusal(start, 
     expected = whole.restore(body, seed=5).content
     for mib in (8, 20):  # with 20 the program of 32 rows finds room, but not what stands beside it
         small = with_memory(mib)
-        assert lines(small, "model loaded")[0]["rows"] in (4, 8, 16)
+        assert 1 <= lines(small, "model loaded")[0]["rows"] < 32
         assert small.restore(body, seed=5).content == expected
         assert small.stop() == 0
     none = with_memory(2, wait=False)
