@@ -459,6 +459,8 @@ static cudnnStatus_t execute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan
     struct descriptor *d = live(plan);
     if (!d->is_finalized || !live(pack)->is_finalized)
         return refuse(CUDNN_STATUS_BAD_PARAM, "run before it was finalized");
+    if (fake.fail_dnn && --fake.fail_dnn == 0)
+        return refuse(CUDNN_STATUS_EXECUTION_FAILED, "as was asked");
     return dnn_execute(handle, d, live(pack));
 }
 

@@ -19,7 +19,9 @@ void fake_set_devices(int count);
 void fake_set_memory(uint64_t bytes);
 void fake_fail_allocation(uint64_t nth); /* 1: the next; 0: none */
 void fake_break_after(
-    uint64_t items);    /* that many pieces of work more, then a sticky error; UINT64_MAX: never */
+    uint64_t items); /* that many pieces of work more, then a sticky error; UINT64_MAX: never */
+void fake_fail_dnn(
+    uint64_t nth);      /* 1: cuDNN's next run of a plan does nothing and says so; 0: none */
 void fake_repair(void); /* as a new process would find the device */
 void fake_set_dnn_version(size_t version); /* 10000 major + 100 minor + patch */
 void fake_set_eager(bool is_eager);        /* work is done when it is asked for */

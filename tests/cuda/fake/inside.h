@@ -10,7 +10,7 @@ enum { MAX_DEVICES = 16 };
 
 struct fake_state {
     cudaError_t sticky, last;
-    uint64_t clock_ns, fail_allocation, break_after, memory_bytes;
+    uint64_t clock_ns, fail_allocation, fail_dnn, break_after, memory_bytes;
     int devices;
     bool is_eager, copies_first;
     cudaEvent_t stopwatch; /* the event that started it; NULL: none runs */

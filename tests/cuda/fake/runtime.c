@@ -149,6 +149,13 @@ void fake_fail_allocation(uint64_t nth)
     (void)fake_leave(cudaSuccess);
 }
 
+void fake_fail_dnn(uint64_t nth)
+{
+    fake_enter();
+    fake.fail_dnn = nth;
+    (void)fake_leave(cudaSuccess);
+}
+
 void fake_break_after(uint64_t items)
 {
     fake_enter();
@@ -161,7 +168,7 @@ void fake_repair(void)
     fake_enter();
     fake.sticky = fake.last = cudaSuccess;
     fake.break_after = UINT64_MAX;
-    fake.fail_allocation = 0;
+    fake.fail_allocation = fake.fail_dnn = 0;
     (void)fake_leave(cudaSuccess);
 }
 

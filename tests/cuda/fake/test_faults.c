@@ -203,6 +203,49 @@ static void no_fault_at_any_work_of_a_pass_is_taken_for_a_result(void **state)
     assert_true(faults > 20);
 }
 
+/* The device goes on as if nothing had been: only cuDNN's own word tells, in the pass that runs op by op and in the one that is recorded. */
+static void no_run_that_cudnn_refuses_is_taken_for_a_result(void **state)
+{
+    (void)state;
+    enum { PX = SIDE * SIDE, VALUES = 2 * 3 * PX };
+    float x[VALUES], y[2 * VALUES], t[2] = { 999, 17 };
+    hash_values("x", 1, x, VALUES);
+    for (int passes = 0; passes < 2; passes++)
+        for (uint64_t nth = 1;; nth++) {
+            const struct plugin_options po = { .max_rows = ROWS };
+            const struct engine_options o = { .dtype = "bf16", .max_batch = ROWS };
+            struct backend *b = NULL;
+            struct engine *e = NULL;
+            struct network *n = NULL;
+            struct error err = { 0 };
+            if (cuda_backend_open(&b, &po, &err) || engine_on(&e, b, &o, &err) ||
+                network_hash(&n, e, &tiny, 1, SIDE, SIDE, false, false, &err))
+                fail_msg("%s", err.detail);
+            for (int k = 0; k < passes; k++)
+                assert_int_equal(network_forward(n, x, t, NULL, 2, y, &err), ST_OK);
+            const uint64_t before = fake_count().dnn_runs;
+            fake_fail_dnn(nth);
+            enum status s = network_forward(n, x, t, NULL, 2, y, &err);
+            fake_fail_dnn(0);
+            const bool has_met = s != ST_OK;
+            if (has_met) {
+                assert_int_equal(s, ST_DEVICE_FAULT);
+                assert_non_null(strstr(err.detail, "as was asked"));
+                /* for good: a card on which cuDNN fails is not trusted again */
+                struct error later = { 0 };
+                assert_int_equal(network_forward(n, x, t, NULL, 2, y, &later), ST_DEVICE_FAULT);
+            } else {
+                assert_true(nth > 10);
+                assert_true(fake_count().dnn_runs - before == nth - 1 || passes > 0);
+            }
+            network_free(n);
+            engine_close(e);
+            fake_repair();
+            expect_nothing_left("run", nth);
+            if (!has_met) break;
+        }
+}
+
 static void no_fault_at_any_work_of_a_batch_is_taken_for_a_result(void **state)
 {
     (void)state;
@@ -356,6 +399,7 @@ int main(void)
         cmocka_unit_test(each_allocation_that_fails_is_said_and_leaks_nothing),
         cmocka_unit_test(a_fault_at_any_work_ends_all_of_it),
         cmocka_unit_test(no_fault_at_any_work_of_a_pass_is_taken_for_a_result),
+        cmocka_unit_test(no_run_that_cudnn_refuses_is_taken_for_a_result),
         cmocka_unit_test(no_fault_at_any_work_of_a_batch_is_taken_for_a_result),
         cmocka_unit_test(two_devices_serve_beside_each_other_with_the_same_bytes),
         cmocka_unit_test(an_older_cudnn_is_refused_with_its_version),

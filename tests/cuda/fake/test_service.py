@@ -116,7 +116,7 @@ def test_little_memory_is_a_smaller_batch_and_too_little_a_clear_refusal(start, 
         assert 1 <= lines(small, "model loaded")[0]["rows"] < 32
         assert small.restore(body, seed=5).content == expected
         assert small.stop() == 0
-    none = with_memory(2, wait=False)
+    none = with_memory(1, wait=False)
     assert none.process.wait(60) == 1
     assert "default_model = nano" in lines(none, "cannot serve")[0]["detail"]
     assert "out of memory" in lines(none, "cannot serve")[0]["detail"]
