@@ -389,7 +389,6 @@ static enum status warm(struct residence *h, struct error *err)
 enum status residence_open(struct residence **out, struct backend *b, uint32_t rows,
                            struct error *err)
 {
-    *out = NULL;
     if (!b->ops->pictures || b->ops->lanes < SAMPLER_LANES) return ST_OK;
     struct residence *h = calloc(1, sizeof *h);
     if (!h) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a residence of pictures");

@@ -47,7 +47,7 @@ struct resident {
     uint64_t tiles_left; /* of it */
 };
 
-/* *out = NULL where the back end cannot hold pictures. rows: of a pass, at most. */
+/* *out is written only where there is a residence now: ST_OK alone may be of a back end that cannot hold pictures. rows: of a pass, at most. */
 enum status residence_open(struct residence **out, struct backend *b, uint32_t rows,
                            struct error *err);
 void residence_close(struct residence *h); /* takes NULL; nobody lives there any more */
