@@ -233,8 +233,10 @@ enum status residence_put(struct restoration *r, uint64_t row, uint32_t lane, ui
     struct backend *b = d->home->backend;
     const struct place at = restoration_place(r, row);
     const uint64_t tile = row % r->n_tiles;
-    if (at.sample != d->sample)
-        return error_set(err, ST_INTERNAL, "rows of a restoration were not run in order");
+    if (at.sample != d->sample) { /* its own failure, not that of the rows beside it */
+        restoration_fail(r, ST_INTERNAL);
+        return ST_OK;
+    }
     const struct blend_args a = {
         .x0 = x0,
         .wx = in_tables(r, r->tiles.x.weight + tile % r->tiles.x.count * r->s.tile),

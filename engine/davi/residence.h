@@ -59,7 +59,7 @@ void residence_leave(struct restoration *r); /* also where it does not live anyw
 /* The network's input for a row, as restoration_cut. y_in: the back end's. What it needs from the host's memory may change once the lane has been waited for. */
 enum status residence_cut(struct restoration *r, uint64_t row, uint32_t lane, float *y_in,
                           struct error *err);
-/* Row i of the lane has been restored: x0: [tile][tile][3], the back end's. Rows come by ascending samples. With the last of all the result is made and
+/* Row i of the lane has been restored: x0: [tile][tile][3], the back end's. Rows come by ascending samples, or the restoration fails. With the last of all the result is made and
  * sent for. */
 enum status residence_put(struct restoration *r, uint64_t row, uint32_t lane, uint32_t i,
                           const float *x0, struct error *err);

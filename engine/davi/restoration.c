@@ -390,6 +390,13 @@ void restoration_count_back(struct restoration *r, enum status why)
     pthread_mutex_unlock(&r->lock);
 }
 
+void restoration_fail(struct restoration *r, enum status why)
+{
+    pthread_mutex_lock(&r->lock);
+    if (!r->failure) r->failure = why;
+    pthread_mutex_unlock(&r->lock);
+}
+
 void restoration_settle(struct restoration *r, struct residence *h, bool is_whole)
 {
     pthread_mutex_lock(&r->lock);

@@ -112,6 +112,8 @@ enum status restoration_put(struct restoration *r, uint64_t row, const float *x0
 /* A row that comes back without a tile: it has failed, or (ST_OK) was blended where the restoration lives. */
 void restoration_count_back(struct restoration *r, enum status why);
 
+void restoration_fail(struct restoration *r, enum status why); /* whatever comes back of it */
+
 /* Before any row of a batch is begun: where `r` lives from now on. Whole: none of its rows will be begun elsewhere than in `h`, which may be NULL. */
 void restoration_settle(struct restoration *r, struct residence *h, bool is_whole);
 bool restoration_is_settled(struct restoration *r);

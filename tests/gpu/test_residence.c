@@ -346,6 +346,33 @@ static void a_row_that_is_not_finite_fails_alone(void **state)
     serving_done(&s);
 }
 
+/* The second sample's tile before the first's: that restoration fails, its neighbour in the batch does not. */
+static void rows_out_of_order_fail_their_restoration_alone(void **state)
+{
+    struct serving s = serving_of(1);
+    struct error err = { 0 };
+    struct job two = { .p = { .task = "denoise", .h = -1, .samples = 2, .output = OUTPUT_MEAN },
+                       .img = picture(SIDE, SIDE, 3, 8, 2) },
+               one = { .p = { .task = "denoise", .h = -1, .samples = 1 },
+                       .img = picture(SIDE, SIDE, 3, 8, 3) };
+    struct restoration *a = begin(&s, &two), *b = begin(&s, &one);
+    struct row rows[3] = { { .restoration = a, .index = 1 },
+                           { .restoration = b },
+                           { .restoration = a } };
+    struct image out = { 0 };
+    (void)state;
+    if (engine_run(s.e, s.m, rows, 3, &err)) fail_msg("%s", err.detail);
+    assert_true(restoration_is_done(a) && restoration_is_done(b));
+    assert_int_equal(restoration_image(a, OUTPUT_MEAN, 0, &out, NULL), ST_INTERNAL);
+    assert_int_equal(restoration_image(b, OUTPUT_IMAGE, 0, &out, NULL), ST_OK);
+    image_done(&out);
+    restoration_free(a);
+    restoration_free(b);
+    job_done(&two);
+    job_done(&one);
+    serving_done(&s);
+}
+
 /* Rows that never come: the room is free again, and who takes it next has its own bytes. */
 static void a_restoration_that_is_dropped_leaves(void **state)
 {
@@ -394,6 +421,7 @@ int main(void)
         cmocka_unit_test(who_finds_no_room_is_restored_by_the_host),
         cmocka_unit_test(with_several_engines_only_the_whole_ones_stay),
         cmocka_unit_test(a_row_that_is_not_finite_fails_alone),
+        cmocka_unit_test(rows_out_of_order_fail_their_restoration_alone),
         cmocka_unit_test(a_restoration_that_is_dropped_leaves),
         cmocka_unit_test(what_travels_is_the_picture_not_the_rows),
     };
