@@ -153,6 +153,18 @@ bool engine_gauges(const struct engine *e, struct engine_gauges *out)
 
 /* ---- restorations of a model ---- */
 
+static enum status check_range(const char *name, double value, const double range[2],
+                               const char *task, struct error *err)
+{
+    if (value >= range[0] && value <= range[1]) return ST_OK;
+    return range[0] < range[1]
+               ? error_set(err, ST_BAD_PARAMETER, "%s = %g is not in %g..%g, what the model's task %s "
+                           "was trained for", name, value, range[0], range[1], task)
+               : error_set(err, ST_BAD_PARAMETER,
+                           "%s = %g: the model's task %s was trained for %g alone", name, value, task,
+                           range[0]);
+}
+
 static enum status check_params(struct restoration_setup *s, const struct model *m,
                                 const struct restore_params *p, struct error *err)
 {
@@ -178,6 +190,11 @@ static enum status check_params(struct restoration_setup *s, const struct model 
     double h = p->h < 0 ? task->h : p->h;
     if (!(h >= 0 && h <= RESTORE_MAX_H))
         return error_set(err, ST_BAD_PARAMETER, "h = %g is not in 0..%g", h, RESTORE_MAX_H);
+    const double sigma = p->sigma != 0 ? p->sigma : task->sigma;
+    const double level = p->level != 0 ? p->level : task->level;
+    enum status status = check_range("sigma", sigma, task->sigma_range, task->name, err);
+    if (!status) status = check_range("level", level, task->level_range, task->name, err);
+    if (status) return status;
     if (p->samples < 1)
         return error_set(err, ST_BAD_PARAMETER, "samples = 0; at least 1 is needed");
     if (p->samples > RESTORE_MAX_SAMPLES)
@@ -190,9 +207,12 @@ static enum status check_params(struct restoration_setup *s, const struct model 
         return error_set(err, ST_BAD_PARAMETER, "samples = 1: output %s needs at least 2",
                          p->output == OUTPUT_MEAN ? "mean" : "std");
     *s = (struct restoration_setup){ .task = task_find(task->name),
-                                     .sigma = task->sigma,
+                                     .sigma = sigma,
+                                     .level = level,
                                      .h = h,
-                                     .program_set = m->set_of[task - info->tasks],
+                                     .program_set = conditions_find(
+                                         &m->conditions, info, (uint32_t)(task - info->tasks),
+                                         sigma, level),
                                      .seed = p->seed,
                                      .samples = p->samples,
                                      .output = p->output,

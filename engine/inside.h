@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 
+#include "engine/davi/conditions.h"
 #include "engine/davi/residence.h"
 #include "engine/davi/sampler.h"
 #include "engine/engine.h"
@@ -49,9 +50,9 @@ struct model {
     struct engine *engine;
     struct model_info info;
     char digest[DIGEST_HEX];
-    struct program *program; /* folded: one set per distinct label of the tasks, t = 999 */
+    struct program *program; /* folded: a set a condition */
     struct sampler sampler;
-    uint32_t set_of[MODEL_MAX_TASKS]; /* per task: its set */
+    struct conditions conditions;
 };
 
 /* Weights from a file that has been checked against the graph. */

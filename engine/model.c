@@ -168,20 +168,6 @@ enum status file_param_load(void *ctx, const struct param_desc *d, float *dst, s
 
 /* ---- the model ---- */
 
-/* One set per distinct label; set_of[task] is its index. */
-static uint32_t gather_sets(struct model *m, struct condition *sets)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < m->info.n_tasks; i++) {
-        uint32_t k = 0;
-        while (k < n && sets[k].label != m->info.tasks[i].label)
-            k++;
-        if (k == n) sets[n++] = (struct condition){ SCHEDULE_LAST, m->info.tasks[i].label };
-        m->set_of[i] = k;
-    }
-    return n;
-}
-
 static enum status check_tasks(const struct model_info *info, struct error *err)
 {
     if (info->n_tasks == 0)
@@ -211,7 +197,7 @@ static enum status make_program(struct model *m, const struct graph *g,
     while (!s) {
         struct error why = { 0 };
         const uint32_t rows = program_rows(m->program);
-        s = sampler_init(&m->sampler, b, m->program, m->info.schedule, m->info.tile_size, &why);
+        s = sampler_init(&m->sampler, b, m->program, &m->info, &why);
         if (!s) break;
         if (s != ST_NO_MEMORY_NOW || rows == 1 || !b->ops->pass_rows ||
             b->ops->pass_rows(b, rows / 2) == rows)
@@ -228,11 +214,14 @@ static enum status make_program(struct model *m, const struct graph *g,
 static enum status pack(struct model *m, const struct graph *g, const struct param_source *src,
                         struct error *err)
 {
-    struct condition sets[MODEL_MAX_TASKS];
-    struct program_options o = { .dtype = m->engine->dtype, .sets = sets, .output_channels = 3 };
-    o.n_sets = gather_sets(m, sets);
+    enum status s = conditions_init(&m->conditions, &m->info, err);
+    if (s) return s;
+    struct program_options o = { .dtype = m->engine->dtype,
+                                 .sets = m->conditions.all,
+                                 .n_sets = m->conditions.n,
+                                 .output_channels = 3 };
     pthread_mutex_lock(&m->engine->device);
-    enum status s = m->engine->residence ? ST_OK
+    s = m->engine->residence ? ST_OK
                                          : residence_open(&m->engine->residence, m->engine->backend,
                                                           m->engine->facts.max_batch, err);
     if (!s) s = make_program(m, g, src, &o, err);
@@ -304,7 +293,8 @@ enum status model_hash(struct model **out, struct engine *e, const struct unet_a
     for (int i = 0; i < TASK_COUNT; i++) {
         struct model_task *t = &m->info.tasks[m->info.n_tasks++];
         (void)snprintf(t->name, sizeof t->name, "%s", task_table[i].name);
-        t->sigma = task_table[i].sigma;
+        t->sigma = t->sigma_range[0] = t->sigma_range[1] = task_table[i].sigma;
+        t->level = t->level_range[0] = t->level_range[1] = task_table[i].level;
         t->h = task_table[i].h;
         t->label = arch->class_cond ? 0 : -1;
     }
@@ -330,6 +320,7 @@ void model_free(struct model *m)
     sampler_done(&m->sampler);
     program_free(m->program);
     pthread_mutex_unlock(&m->engine->device);
+    conditions_done(&m->conditions);
     model_info_done(&m->info);
     free(m);
 }

@@ -24,7 +24,7 @@ static enum status make(struct network **out, struct engine *e, const struct une
                         struct error *err)
 {
     struct backend *b = e->backend;
-    const struct condition set = { SCHEDULE_LAST, arch->class_cond ? 0 : -1 };
+    const struct condition set = { .t = SCHEDULE_LAST, .label = arch->class_cond ? 0 : -1 };
     struct program_options o = { .dtype = e->dtype, .time_ops = time_ops };
     if (folded) {
         o.sets = &set;

@@ -12,6 +12,7 @@
 enum { MAX_TEXT = 1 << 20, MAX_TILE = 4096 };
 #define MAX_SIGMA 10.0
 #define MAX_H     10.0
+#define MAX_LEVEL 100.0
 
 static enum status parse_text(json_t **out, const char *key, const char *text, struct error *err)
 {
@@ -38,6 +39,16 @@ static enum status check_task(const struct model_task *t, const struct unet_arch
     if (!(t->sigma >= 0 && t->sigma <= MAX_SIGMA))
         return error_set(err, ST_BAD_FILE, "david.tasks: sigma = %g of %s is outside [0, %g]",
                          t->sigma, t->name, MAX_SIGMA);
+    if (!(t->sigma_range[0] >= 0 && t->sigma_range[0] <= t->sigma &&
+          t->sigma <= t->sigma_range[1] && t->sigma_range[1] <= MAX_SIGMA))
+        return error_set(err, ST_BAD_FILE,
+                         "david.tasks: sigma_range = [%g, %g] of %s does not hold sigma = %g",
+                         t->sigma_range[0], t->sigma_range[1], t->name, t->sigma);
+    if (!(t->level_range[0] >= 0 && t->level_range[0] <= t->level &&
+          t->level <= t->level_range[1] && t->level_range[1] <= MAX_LEVEL))
+        return error_set(err, ST_BAD_FILE,
+                         "david.tasks: level_range = [%g, %g] of %s does not hold level = %g",
+                         t->level_range[0], t->level_range[1], t->name, t->level);
     if (!(t->h >= 0 && t->h <= MAX_H))
         return error_set(err, ST_BAD_FILE, "david.tasks: h = %g of %s is outside [0, %g]", t->h,
                          t->name, MAX_H);
@@ -54,7 +65,6 @@ static enum status check_task(const struct model_task *t, const struct unet_arch
 
 static enum status check_info(const struct model_info *m, struct error *err)
 {
-    uint32_t step;
     enum status s = unet_arch_check(&m->arch, err);
     if (s) return s;
     if (m->n_tasks > MODEL_MAX_TASKS)
@@ -66,7 +76,7 @@ static enum status check_info(const struct model_info *m, struct error *err)
         s = check_task(&m->tasks[i], &m->arch, err);
         if (s) return s;
     }
-    step = 1u << (m->arch.levels - 1);
+    const uint32_t step = arch_side_unit(&m->arch);
     if (m->tile_size == 0 || m->tile_size > MAX_TILE || m->tile_size % step != 0)
         return error_set(err, ST_BAD_FILE,
                          "david.tile: size = %u is not a multiple of %u up to %d px", m->tile_size,
@@ -88,18 +98,48 @@ static enum status parse_number(double *out, const json_t *v, const char *task, 
     return ST_OK;
 }
 
+/* "sigma_range": [0.02, 0.4]; `at` twice where the key is left out. */
+static enum status parse_range(double out[2], const json_t *v, const char *task, const char *key,
+                               double at, struct error *err)
+{
+    out[0] = out[1] = at;
+    if (!v) return ST_OK;
+    if (json_array_size(v) != 2)
+        return error_set(err, ST_BAD_FILE, "david.tasks: %s of \"%.40s\" is not two numbers", key,
+                         task);
+    enum status s = ST_OK;
+    for (size_t i = 0; !s && i < 2; i++)
+        s = parse_number(&out[i], json_array_get(v, i), task, key, err);
+    return s;
+}
+
 static enum status parse_task(struct model_task *t, const char *name, const json_t *object,
                               struct error *err)
 {
+    static const char *const known[] = { "sigma", "h",     "label",
+                                         "sigma_range", "level", "level_range" };
     const json_t *label = json_object_get(object, "label");
-    if (!json_is_object(object) || json_object_size(object) != (label ? 3u : 2u))
+    const json_t *level = json_object_get(object, "level");
+    size_t taken = 0;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        taken += json_object_get(object, known[i]) != NULL;
+    if (!json_is_object(object) || json_object_size(object) != taken)
         return error_set(err, ST_BAD_FILE,
-                         "david.tasks: \"%.40s\" is not an object of sigma, h and label", name);
+                         "david.tasks: \"%.40s\" is not an object of sigma, h, label, sigma_range, "
+                         "level and level_range",
+                         name);
     if (strlen(name) >= TASK_NAME_MAX)
         return error_set(err, ST_BAD_FILE, "david.tasks: the name \"%.40s\" is longer than %d",
                          name, TASK_NAME_MAX - 1);
     enum status s = parse_number(&t->sigma, json_object_get(object, "sigma"), name, "sigma", err);
     if (!s) s = parse_number(&t->h, json_object_get(object, "h"), name, "h", err);
+    if (!s && level) s = parse_number(&t->level, level, name, "level", err);
+    if (!s)
+        s = parse_range(t->sigma_range, json_object_get(object, "sigma_range"), name, "sigma_range",
+                        t->sigma, err);
+    if (!s)
+        s = parse_range(t->level_range, json_object_get(object, "level_range"), name, "level_range",
+                        t->level, err);
     if (s) return s;
     t->label = -1;
     if (label && !json_is_null(label)) {
@@ -241,19 +281,34 @@ static void print_double(char out[32], double v)
 
 static char *tasks_text(const struct model_info *m)
 {
-    size_t size = 4 + (size_t)m->n_tasks * 160, used = 1;
+    size_t size = 4 + (size_t)m->n_tasks * 384, used = 1;
     char *text = malloc(size);
     if (!text) return NULL;
     text[0] = '{';
     for (uint32_t i = 0; i < m->n_tasks; i++) {
         const struct model_task *t = &m->tasks[i];
-        char sigma[32], h[32], label[16] = "null";
+        char sigma[32], h[32], label[16] = "null", low[32], high[32];
         print_double(sigma, t->sigma);
         print_double(h, t->h);
         if (t->label >= 0) (void)snprintf(label, sizeof label, "%d", t->label);
         used += (size_t)snprintf(text + used, size - used,
-                                 "%s\"%s\": {\"sigma\": %s, \"h\": %s, \"label\": %s}",
+                                 "%s\"%s\": {\"sigma\": %s, \"h\": %s, \"label\": %s",
                                  i ? ", " : "", t->name, sigma, h, label);
+        if (t->sigma_range[0] < t->sigma_range[1]) {
+            print_double(low, t->sigma_range[0]);
+            print_double(high, t->sigma_range[1]);
+            used += (size_t)snprintf(text + used, size - used, ", \"sigma_range\": [%s, %s]", low,
+                                     high);
+        }
+        if (t->level > 0) {
+            char level[32];
+            print_double(level, t->level);
+            print_double(low, t->level_range[0]);
+            print_double(high, t->level_range[1]);
+            used += (size_t)snprintf(text + used, size - used,
+                                     ", \"level\": %s, \"level_range\": [%s, %s]", level, low, high);
+        }
+        text[used++] = '}';
     }
     (void)snprintf(text + used, size - used, "}");
     return text;

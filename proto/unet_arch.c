@@ -15,7 +15,9 @@ enum {
     MAX_HEADS = 1024,
     MAX_HEAD_CHANNELS = 1024,
     NORM_GROUPS = 32,
-    IMAGENET_CLASSES = 1000
+    IMAGENET_CLASSES = 1000,
+    MAX_CLASSES = 1000,
+    MAX_PATCH = 4
 };
 
 static const struct {
@@ -90,12 +92,12 @@ static enum status check_attention(const struct unet_arch *a, struct error *err)
                                  "architecture: attention_resolutions names %u twice",
                                  a->image_size / ds);
         for (uint32_t level = 0; level < a->levels; level++) {
-            if (ds != 1u << level) continue;
+            if (ds != a->patch << level) continue;
             s = check_heads(a, level, err);
             if (s) return s;
         }
     }
-    return check_heads(a, a->levels - 1, err); /* the middle block always attends */
+    return a->no_middle_attention ? ST_OK : check_heads(a, a->levels - 1, err);
 }
 
 enum status unet_arch_check(const struct unet_arch *a, struct error *err)
@@ -110,10 +112,13 @@ enum status unet_arch_check(const struct unet_arch *a, struct error *err)
             err, ST_BAD_FILE,
             "architecture: num_channels = %u is not divisible by %d (groups of a norm)",
             a->num_channels, NORM_GROUPS);
-    if (a->image_size % (1u << (a->levels - 1)) != 0)
+    if (a->patch != 1 && a->patch != 2 && a->patch != MAX_PATCH)
+        return error_set(err, ST_BAD_FILE, "architecture: patch = %u is not 1, 2 or %d", a->patch,
+                         MAX_PATCH);
+    if (a->image_size % arch_side_unit(a) != 0)
         return error_set(err, ST_BAD_FILE,
                          "architecture: image_size = %u is not divisible by %u (%u levels)",
-                         a->image_size, 1u << (a->levels - 1), a->levels);
+                         a->image_size, arch_side_unit(a), a->levels);
     for (uint32_t i = 0; i < a->levels; i++) {
         s = range("channel_mult", a->channel_mult[i], 1, MAX_MULT, err);
         if (!s)
@@ -121,8 +126,8 @@ enum status unet_arch_check(const struct unet_arch *a, struct error *err)
                       NORM_GROUPS, MAX_CHANNELS, err);
         if (s) return s;
     }
-    if (a->num_classes != (a->class_cond ? IMAGENET_CLASSES : 0))
-        return error_set(err, ST_BAD_FILE, "architecture: %u classes do not fit class_cond",
+    if (a->class_cond ? a->num_classes < 1 || a->num_classes > MAX_CLASSES : a->num_classes != 0)
+        return error_set(err, ST_BAD_FILE, "architecture: num_classes = %u does not fit class_cond",
                          a->num_classes);
     return check_attention(a, err);
 }
@@ -197,6 +202,18 @@ static void take_list(struct reading *r, const char *key, const char *fallback, 
         r->status = parse_list(n, out, key, v ? json_string_value(v) : fallback, r->err);
 }
 
+/* One of two words; the first where the key is left out. */
+static bool take_word(struct reading *r, const char *key, const char *first, const char *second)
+{
+    const json_t *v = take(r, key);
+    const char *word = v ? json_string_value(v) : first;
+    const bool is_second = word && strcmp(word, second) == 0;
+    if (!r->status && !is_second && (!word || strcmp(word, first) != 0))
+        r->status = error_set(r->err, ST_BAD_FILE, "architecture: %s is neither \"%s\" nor \"%s\"",
+                              key, first, second);
+    return is_second;
+}
+
 static enum status refuse_unknown_key(const json_t *object, struct error *err)
 {
     static const char *const known[] = { "image_size",
@@ -210,7 +227,14 @@ static enum status refuse_unknown_key(const json_t *object, struct error *err)
                                          "use_scale_shift_norm",
                                          "resblock_updown",
                                          "use_new_attention_order",
-                                         "attention_resolutions" };
+                                         "attention_resolutions",
+                                         "num_classes",
+                                         "patch",
+                                         "noise",
+                                         "output",
+                                         "sigma_cond",
+                                         "level_cond",
+                                         "middle_attention" };
     const char *key = "";
     json_t *value;
     json_object_foreach ((json_t *)object, key, value) {
@@ -238,7 +262,14 @@ static enum status parse_object(struct unet_arch *out, const json_t *object, str
     a.use_scale_shift_norm = take_bool(&r, "use_scale_shift_norm", true);
     a.resblock_updown = take_bool(&r, "resblock_updown", false);
     a.use_new_attention_order = take_bool(&r, "use_new_attention_order", false);
-    a.num_classes = a.class_cond ? IMAGENET_CLASSES : 0;
+    a.num_classes =
+        (uint32_t)take_integer(&r, "num_classes", a.class_cond ? IMAGENET_CLASSES : 0, 0, MAX_CLASSES);
+    a.patch = (uint32_t)take_integer(&r, "patch", 1, 1, MAX_PATCH);
+    a.noise_channels = take_word(&r, "noise", "added", "channels");
+    a.linear_output = take_word(&r, "output", "tanh", "linear");
+    a.sigma_cond = take_bool(&r, "sigma_cond", false);
+    a.level_cond = take_bool(&r, "level_cond", false);
+    a.no_middle_attention = !take_bool(&r, "middle_attention", true);
     for (size_t i = 0; i < sizeof default_mult / sizeof default_mult[0]; i++)
         if (default_mult[i].image_size == a.image_size) mult = default_mult[i].channel_mult;
     take_list(&r, "channel_mult", mult, &a.levels, a.channel_mult);
@@ -301,7 +332,19 @@ char *unet_arch_json(const struct unet_arch *a)
                   a->num_heads, "num_head_channels", a->num_head_channels, "use_scale_shift_norm",
                   a->use_scale_shift_norm, "resblock_updown", a->resblock_updown,
                   "use_new_attention_order", a->use_new_attention_order);
-    char *text = object ? json_dumps(object, 0) : NULL;
+    /* Only what differs from the published networks is named, so that their texts stay as they are. */
+    bool ok = object != NULL;
+    if (a->class_cond && a->num_classes != IMAGENET_CLASSES)
+        ok = ok && !json_object_set_new(object, "num_classes", json_integer(a->num_classes));
+    if (a->patch != 1) ok = ok && !json_object_set_new(object, "patch", json_integer(a->patch));
+    if (a->noise_channels)
+        ok = ok && !json_object_set_new(object, "noise", json_string("channels"));
+    if (a->linear_output) ok = ok && !json_object_set_new(object, "output", json_string("linear"));
+    if (a->sigma_cond) ok = ok && !json_object_set_new(object, "sigma_cond", json_true());
+    if (a->level_cond) ok = ok && !json_object_set_new(object, "level_cond", json_true());
+    if (a->no_middle_attention)
+        ok = ok && !json_object_set_new(object, "middle_attention", json_false());
+    char *text = ok ? json_dumps(object, 0) : NULL;
     json_decref(object);
     return text;
 }

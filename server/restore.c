@@ -123,9 +123,12 @@ static enum status complete(struct request *r, struct error *err)
     const struct config *c = r->server->config;
     enum status s = parameters_complete(p, r->wants_json, c->max_samples, err);
     if (s) return s;
-    r->params =
-        (struct restore_params){ p->has_task ? p->task : NULL, p->seed, p->h, p->samples, p->output,
-                                 p->output == OUTPUT_ALL };
+    r->params = (struct restore_params){ .task = p->has_task ? p->task : NULL,
+                                         .seed = p->seed,
+                                         .h = p->h,
+                                         .samples = p->samples,
+                                         .output = p->output,
+                                         .keep_samples = p->output == OUTPUT_ALL };
     uint64_t within = p->deadline_ms ? p->deadline_ms * NS_PER_MS : c->default_deadline;
     r->deadline_ns = within ? r->call->started_ns + within : NO_DEADLINE;
     return find_model(r, err);

@@ -266,6 +266,46 @@ static enum status downsample(struct backend *b, const struct tensor *x, const s
     return resample(b, x, y, false, err);
 }
 
+static enum status patch(struct backend *b, const struct tensor *x, const struct tensor *y,
+                         bool to_cells, struct error *err)
+{
+    struct cpu_backend *cpu = (struct cpu_backend *)b;
+    const struct tensor *cells = to_cells ? y : x, *pixels = to_cells ? x : y;
+    const uint32_t p = cells->h ? pixels->h / cells->h : 0;
+    enum status s =
+        cpu_expect(p > 0 && pixels->h == p * cells->h && pixels->w == p * cells->w &&
+                       cells->c == p * p * pixels->c && x->n == y->n && x->dtype == y->dtype &&
+                       has_dtype(b, x->dtype),
+                   "cells that do not hold their pixels", err);
+    for (uint32_t n = 0; !s && n < y->n; n++) {
+        struct patch_job j = { .x = cpu_row(x, n),
+                               .y = cpu_row(y, n),
+                               .dtype = x->dtype,
+                               .h = cells->h,
+                               .w = cells->w,
+                               .c = pixels->c,
+                               .patch = p,
+                               .x_ld = x->ld,
+                               .y_ld = y->ld,
+                               .to_cells = to_cells,
+                               .threads = cpu->threads };
+        cpu->k->patch(&j);
+    }
+    return s;
+}
+
+static enum status space_to_depth(struct backend *b, const struct tensor *x, const struct tensor *y,
+                                  struct error *err)
+{
+    return patch(b, x, y, true, err);
+}
+
+static enum status depth_to_space(struct backend *b, const struct tensor *x, const struct tensor *y,
+                                  struct error *err)
+{
+    return patch(b, x, y, false, err);
+}
+
 /* x (+ e) into channels first .. of y. */
 static void copy(struct backend *b, const struct tensor *x, const struct tensor *e,
                  const struct tensor *y, uint32_t first)
@@ -386,15 +426,24 @@ static enum status sampler_in(struct backend *b, const float *y_in, const float 
     return ST_OK;
 }
 
+static enum status sampler_join(struct backend *b, const float *y_in, const float *z, float hz,
+                                float *x, size_t pixels, struct error *err)
+{
+    (void)err;
+    struct cpu_backend *cpu = (struct cpu_backend *)b;
+    cpu->k->sampler_join(y_in, z, hz, x, pixels, cpu->threads);
+    return ST_OK;
+}
+
 static enum status sampler_out(struct backend *b, const struct tensor *x, const struct tensor *eps,
-                               float std, const struct tensor *x0, struct error *err)
+                               float std, bool linear, const struct tensor *x0, struct error *err)
 {
     struct cpu_backend *cpu = (struct cpu_backend *)b;
     enum status s =
         cpu_expect(x->c == 3 && x0->c == 3 && eps->c >= 3 && x->h == eps->h && x->w == eps->w &&
                        x->n == eps->n && same_shape(x, x0) && eps->dtype == DT_F32,
                    "the sampler's pictures do not fit", err);
-    if (!s) cpu->k->sampler_out(x, eps, std, x0, cpu->threads);
+    if (!s) cpu->k->sampler_out(x, eps, std, linear, x0, cpu->threads);
     return s;
 }
 
@@ -423,6 +472,8 @@ static const struct backend_ops cpu_ops = {
     .group_norm = group_norm,
     .upsample = upsample,
     .downsample = downsample,
+    .space_to_depth = space_to_depth,
+    .depth_to_space = depth_to_space,
     .concat = concat,
     .add_channel = add_channel,
     .timestep = timestep,
@@ -432,6 +483,7 @@ static const struct backend_ops cpu_ops = {
     .cast = cast,
     .normals = normals,
     .sampler_in = sampler_in,
+    .sampler_join = sampler_join,
     .sampler_out = sampler_out,
     .gradients = &cpu_gradients,
 };

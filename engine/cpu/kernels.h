@@ -84,6 +84,17 @@ struct resample_job { /* h, w: of the smaller picture */
     int threads;
 };
 
+/* A picture of pixels and one of cells of patch x patch of them; h, w: of the cells. */
+struct patch_job {
+    const void *x;
+    void *y;
+    enum dtype dtype;
+    uint32_t h, w, c, patch; /* c: of a pixel */
+    size_t x_ld, y_ld;
+    bool to_cells; /* else to pixels */
+    int threads;
+};
+
 struct kernels {
     uint32_t nr; /* output channels of a weight panel */
     uint32_t vec;
@@ -99,6 +110,7 @@ struct kernels {
     void (*copy)(const struct copy_job *j);
     void (*upsample)(const struct resample_job *j);
     void (*downsample)(const struct resample_job *j);
+    void (*patch)(const struct patch_job *j);
     /* weight: [oc][ic] */
     void (*linear)(const float *weight, const float *bias, const float *x, float *y, uint32_t ic,
                    uint32_t oc, int threads);
@@ -107,7 +119,9 @@ struct kernels {
     void (*normals)(const struct normals_args *a, int threads);
     void (*sampler_in)(const float *y_in, const float *z, float hz, float *x, size_t count,
                        int threads);
-    void (*sampler_out)(const struct tensor *x, const struct tensor *eps, float std,
+    void (*sampler_join)(const float *y_in, const float *z, float hz, float *x, size_t pixels,
+                         int threads);
+    void (*sampler_out)(const struct tensor *x, const struct tensor *eps, float std, bool linear,
                         const struct tensor *x0, int threads);
 };
 

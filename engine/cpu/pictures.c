@@ -62,3 +62,22 @@ void ISA_FN(downsample)(const struct resample_job *j)
             average(j, i, false);
     }
 }
+
+void ISA_FN(patch)(const struct patch_job *j)
+{
+    const size_t size = dtype_size(j->dtype), bytes = j->c * size, p = j->patch;
+    const size_t cell_ld = (j->to_cells ? j->y_ld : j->x_ld) * size;
+    const size_t pixel_ld = (j->to_cells ? j->x_ld : j->y_ld) * size;
+#pragma omp parallel for schedule(static) num_threads(j->threads)
+    for (size_t i = 0; i < (size_t)j->h * j->w; i++) {
+        const size_t y = i / j->w * p, x = i % j->w * p;
+        for (size_t k = 0; k < p * p; k++) {
+            const size_t cell = i * cell_ld + k * bytes;
+            const size_t pixel = ((y + k / p) * p * j->w + x + k % p) * pixel_ld;
+            if (j->to_cells)
+                memcpy((char *)j->y + cell, (const char *)j->x + pixel, bytes);
+            else
+                memcpy((char *)j->y + pixel, (const char *)j->x + cell, bytes);
+        }
+    }
+}

@@ -25,6 +25,7 @@ void ISA_FN(attention)(const struct attention_job *j);
 void ISA_FN(copy)(const struct copy_job *j);
 void ISA_FN(upsample)(const struct resample_job *j);
 void ISA_FN(downsample)(const struct resample_job *j);
+void ISA_FN(patch)(const struct patch_job *j);
 void ISA_FN(linear)(const float *weight, const float *bias, const float *x, float *y, uint32_t ic,
                     uint32_t oc, int threads);
 void ISA_FN(silu)(const float *x, float *y, size_t count);
@@ -32,7 +33,9 @@ void ISA_FN(add)(const float *x, const float *e, float *y, size_t count);
 void ISA_FN(normals)(const struct normals_args *a, int threads);
 void ISA_FN(sampler_in)(const float *y_in, const float *z, float hz, float *x, size_t count,
                         int threads);
-void ISA_FN(sampler_out)(const struct tensor *x, const struct tensor *eps, float std,
+void ISA_FN(sampler_join)(const float *y_in, const float *z, float hz, float *x, size_t pixels,
+                          int threads);
+void ISA_FN(sampler_out)(const struct tensor *x, const struct tensor *eps, float std, bool linear,
                          const struct tensor *x0, int threads);
 
 #endif

@@ -129,8 +129,19 @@ void ISA_FN(sampler_in)(const float *y_in, const float *z, float hz, float *x, s
                vload(y_in, i, count - i, false) + hz * vload(z, i, count - i, false), false);
 }
 
+void ISA_FN(sampler_join)(const float *y_in, const float *z, float hz, float *x, size_t pixels,
+                          int threads)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (size_t i = 0; i < pixels; i++)
+        for (size_t c = 0; c < 3; c++) {
+            x[6 * i + c] = y_in[3 * i + c];
+            x[6 * i + 3 + c] = hz * z[3 * i + c];
+        }
+}
+
 /* Pictures are packed to VEC numbers at a time, since their pixels have three. */
-void ISA_FN(sampler_out)(const struct tensor *x, const struct tensor *eps, float std,
+void ISA_FN(sampler_out)(const struct tensor *x, const struct tensor *eps, float std, bool linear,
                          const struct tensor *x0, int threads)
 {
     size_t count = (size_t)x->n * x->h * x->w * 3;
@@ -143,9 +154,14 @@ void ISA_FN(sampler_out)(const struct tensor *x, const struct tensor *eps, float
             v[i] = ((const float *)x->data)[pixel * x->ld + c] -
                    std * ((const float *)eps->data)[pixel * eps->ld + c];
         }
-        vf twice = 2.0f * vget(v);
-        twice = vselect(twice > 40.0f, vsplat(40.0f), twice);
-        vput(v, 1.0f - 2.0f / (vexp(twice) + 1.0f));
+        if (linear) {
+            for (size_t i = 0; i < n; i++) /* a NaN stays one: it is looked for later */
+                v[i] = v[i] < -1 ? -1 : v[i] > 1 ? 1 : v[i];
+        } else {
+            vf twice = 2.0f * vget(v);
+            twice = vselect(twice > 40.0f, vsplat(40.0f), twice);
+            vput(v, 1.0f - 2.0f / (vexp(twice) + 1.0f));
+        }
         for (size_t i = 0; i < n; i++)
             ((float *)x0->data)[(first + i) / 3 * x0->ld + (first + i) % 3] = v[i];
     }
@@ -168,11 +184,13 @@ const struct kernels *ISA_FN(cpu_kernels)(void)
         .copy = ISA_FN(copy),
         .upsample = ISA_FN(upsample),
         .downsample = ISA_FN(downsample),
+        .patch = ISA_FN(patch),
         .linear = ISA_FN(linear),
         .silu = ISA_FN(silu),
         .add = ISA_FN(add),
         .normals = ISA_FN(normals),
         .sampler_in = ISA_FN(sampler_in),
+        .sampler_join = ISA_FN(sampler_join),
         .sampler_out = ISA_FN(sampler_out),
     };
     return &table;

@@ -350,7 +350,7 @@ static enum status sampler_in(struct backend *b, const float *y_in, const float 
 }
 
 static enum status sampler_out(struct backend *b, const struct tensor *x, const struct tensor *eps,
-                               float std, const struct tensor *x0, struct error *err)
+                               float std, bool linear, const struct tensor *x0, struct error *err)
 {
     struct cuda_backend *c = cuda_of(b);
     enum status s = gpu_enter(&c->gpu, err);
@@ -359,6 +359,7 @@ static enum status sampler_out(struct backend *b, const struct tensor *x, const 
                             x->w == eps->w && x->n == eps->n && same_shape(x, x0) &&
                             x->dtype == DT_F32 && x0->dtype == DT_F32,
                         "the sampler's pictures do not fit", err);
+    if (!s && linear) s = error_set(err, ST_UNSUPPORTED, "a linear output");
     return s ? s : launched(c, gpu_sampler_out(x, eps, std, x0, c->gpu.stream), "the sampler", err);
 }
 

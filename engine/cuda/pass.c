@@ -26,7 +26,7 @@ enum status cuda_values(struct cuda_backend *c, const void *host, uint32_t n, co
     if (!host) return ST_OK;
     if (c->recording != PASS_NONE) {
         if (host == c->pass.set) *device = values_at(c, VALUE_SETS);
-        if (host == c->pass.t) *device = values_at(c, VALUE_TIMES);
+        if (host == c->pass.scalar[SCALAR_TIME]) *device = values_at(c, VALUE_TIMES);
         if (host == c->pass.label) *device = values_at(c, VALUE_LABELS);
         if (*device) return ST_OK;
         if (c->recording == PASS_RECORDED)
@@ -38,7 +38,7 @@ enum status cuda_values(struct cuda_backend *c, const void *host, uint32_t n, co
 static enum status send_values(struct cuda_backend *c, const struct pass *p, struct error *err)
 {
     const void *const all[] = {
-        [VALUE_SETS] = p->set, [VALUE_TIMES] = p->t, [VALUE_LABELS] = p->label
+        [VALUE_SETS] = p->set, [VALUE_TIMES] = p->scalar[SCALAR_TIME], [VALUE_LABELS] = p->label
     };
     enum status s = ST_OK;
     for (int i = 0; !s && i < 3; i++)

@@ -16,12 +16,14 @@
 struct task_desc {
     const char *name;
     enum operator_kind op;
-    double sigma, h;                     /* units of [-1,1]; perturb_h */
+    double sigma, sigma_range[2], h; /* units of [-1,1]; perturb_h. The range: what a network that is told sigma learns */
+    double level, level_range[2]; /* of the operator: deblur's deviation in px; 0: it has none */
+    double level_gain;            /* what the network is told: level_gain * level */
     double t_ikl, weight_con, reg_coeff; /* training, engine/README.md section 5 */
 };
 
 enum task_id {
-#define TASK(id, name, op, sigma, h, t_ikl, weight_con, reg_coeff) TASK_##id,
+#define TASK(id, ...) TASK_##id,
 #include "engine/davi/tasks.def"
 #undef TASK
     TASK_COUNT

@@ -13,7 +13,7 @@ static size_t row_floats(const struct sampler *s)
 
 size_t sampler_bytes(const struct sampler *s)
 {
-    const size_t pictures = 3 + s->lanes * (s->host[0] ? 2 : 1);
+    const size_t pictures = 2 + s->channels / 3 + s->lanes * (s->host[0] ? 2 : 1);
     return pictures * row_floats(s) * s->rows * sizeof(float);
 }
 
@@ -38,19 +38,20 @@ static enum status take_on_host(struct backend *b, size_t bytes, float **out, st
 }
 
 enum status sampler_init(struct sampler *out, struct backend *b, struct program *p,
-                         enum schedule_kind kind, uint32_t tile, struct error *err)
+                         const struct model_info *info, struct error *err)
 {
     struct sampler s = { .backend = b,
                          .program = p,
-                         .constants = sampler_constants_of(kind),
-                         .tile = tile,
+                         .constants = sampler_constants_of(info->schedule),
+                         .channels = arch_input_channels(&info->arch),
+                         .linear = info->arch.linear_output,
+                         .tile = info->tile_size,
                          .rows = program_rows(p),
                          .lanes = b->ops->lanes >= SAMPLER_LANES ? SAMPLER_LANES : 1 };
     const size_t bytes = row_floats(&s) * s.rows * sizeof(float);
-    float **const all[] = { &s.z, &s.x_t, &s.eps };
-    enum status status = ST_OK;
-    for (size_t i = 0; !status && i < sizeof all / sizeof *all; i++)
-        status = take(b, bytes, all[i], err);
+    enum status status = take(b, bytes, &s.z, err);
+    if (!status) status = take(b, bytes / 3 * s.channels, &s.x_t, err);
+    if (!status) status = take(b, bytes, &s.eps, err);
     for (uint32_t i = 0; !status && i < s.lanes; i++) {
         status = take(b, bytes, &s.y_in[i], err);
         if (!status && !b->ops->host_memory) status = take_on_host(b, bytes, &s.host[i], err);
@@ -196,17 +197,23 @@ enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
     float *y_in = s->y_in[s->lane];
     enum status status = move(s, n, send, err);
     /* h differs between rows, so this goes row by row; the network and what follows it take them together. */
-    for (uint32_t i = 0; !status && i < n; i++)
-        status = ops->sampler_in(s->backend, y_in + i * floats, s->z + i * floats,
-                                 (float)(s->constants.noise_gain * s->h[i]), s->x_t + i * floats,
-                                 floats, err);
+    for (uint32_t i = 0; !status && i < n; i++) {
+        const float hz = (float)(s->constants.noise_gain * s->h[i]);
+        const float *from = y_in + i * floats, *z = s->z + i * floats;
+        float *x_t = s->x_t + i * (floats / 3) * s->channels;
+        status = s->channels == 3
+                     ? ops->sampler_in(s->backend, from, z, hz, x_t, floats, err)
+                     : ops->sampler_join(s->backend, from, z, hz, x_t, floats / 3, err);
+    }
     if (status) return status;
     status = program_run(s->program,
                          &(struct program_io){ .x = s->x_t, .y = s->eps, .set = s->set }, n, err);
     if (status) return status;
-    const struct tensor x = pictures(s->x_t, n, s->tile), eps = pictures(s->eps, n, s->tile),
-                        x0 = pictures(y_in, n, s->tile);
-    status = ops->sampler_out(s->backend, &x, &eps, (float)s->constants.eps_gain, &x0, err);
+    const struct tensor eps = pictures(s->eps, n, s->tile), x0 = pictures(y_in, n, s->tile);
+    struct tensor x = pictures(s->x_t, n, s->tile);
+    x.ld = s->channels;
+    status =
+        ops->sampler_out(s->backend, &x, &eps, (float)s->constants.eps_gain, s->linear, &x0, err);
     return status ? status : move(s, n, receive, err);
 }
 

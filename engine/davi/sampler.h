@@ -1,6 +1,7 @@
 /* sampler.h - the one-step sampler on a back end: y_in and z to x0 (engine/README.md section 3).
  *
- * x_t = y_in + (1 - abar_999) h z; x0 = tanh(x_t - std_fwd_999 eps(x_t)). z is given: where it comes from is the caller's
+ * x_t = y_in + (1 - abar_999) h z; x0 = tanh(x_t - std_fwd_999 eps(x_t)). Where the architecture says so, the noise stands in
+ * channels of its own beside y_in, and x0 is clamped instead (section 9). z is given: where it comes from is the caller's
  * matter. Staging for a pass of rows is taken once for each lane, so that one batch can be copied while another is computed; its host side is
  * pinned where the back end has such memory. One thread at a time, but that sampler_end may be called beside everything else;
  * borrowed program and back end must outlive it. */
@@ -16,10 +17,12 @@ struct sampler {
     struct backend *backend;
     struct program *program; /* folded, three output channels */
     struct sampler_constants constants;
+    uint32_t channels; /* of x_t: 3, or 6 with the noise beside */
+    bool linear;       /* clamped, not tanh */
     uint32_t tile, rows;  /* px; rows of one pass */
     uint32_t lanes, lane; /* batches in flight, at most; whose the next rows are */
     float *y_in[SAMPLER_LANES], *z, *x_t,
-        *eps;      /* [rows][tile][tile][3], memory of the back end; x0 replaces y_in */
+        *eps;      /* [rows][tile][tile][3], x_t [channels], memory of the back end; x0 replaces y_in */
     double *h;     /* [rows] host */
     uint32_t *set; /* [rows] host: the program's */
     bool *stays;   /* [rows] host: it comes from the back end's memory, and stays there */
@@ -27,7 +30,7 @@ struct sampler {
 };
 
 enum status sampler_init(struct sampler *s, struct backend *b, struct program *p,
-                         enum schedule_kind kind, uint32_t tile, struct error *err);
+                         const struct model_info *info, struct error *err);
 void sampler_done(struct sampler *s); /* takes a zeroed struct */
 size_t sampler_bytes(const struct sampler *s);
 

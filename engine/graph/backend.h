@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 
+#include "engine/graph/scalar.h"
 #include "engine/graph/tensor.h"
 #include "proto/error.h"
 
@@ -90,7 +91,7 @@ struct attention_desc {
 struct pass {
     const void *key;
     uint32_t rows;
-    const float *t;              /* host, [rows]; NULL: the ops have none */
+    const float *scalar[SCALARS]; /* host, [rows]; NULL: no op embeds it */
     const uint32_t *label, *set; /* the pointers that the ops will be given */
 };
 
@@ -195,6 +196,12 @@ struct backend_ops {
     /* x: [n][2h][2w][c] -> y: [n][h][w][c]; sizes of x are even */
     enum status (*downsample)(struct backend *b, const struct tensor *x, const struct tensor *y,
                               struct error *err);
+    /* Cells of p x p pixels become channels, p the ratio of the sides: x: [n][p h][p w][c] -> y: [n][h][w][p p c], channel
+     * (dy p + dx) c + k of a cell is channel k of its pixel (dy, dx). And back. x is not y. */
+    enum status (*space_to_depth)(struct backend *b, const struct tensor *x, const struct tensor *y,
+                                  struct error *err);
+    enum status (*depth_to_space)(struct backend *b, const struct tensor *x, const struct tensor *y,
+                                  struct error *err);
     /* y: [n][h][w][ca + cb]; a (or b) already standing in its slice of y is not copied. */
     enum status (*concat)(struct backend *b, const struct tensor *a, const struct tensor *c,
                           const struct tensor *y, struct error *err);
@@ -203,7 +210,7 @@ struct backend_ops {
                                const struct tensor *y, struct error *err);
 
     /* Embeddings, all F32 [n][1][1][c]; y may be x. */
-    enum status (*timestep)(struct backend *b, const float *t /* host, [n] */,
+    enum status (*timestep)(struct backend *b, const float *t /* host, [n]; any scalar */,
                             const struct tensor *y, struct error *err);
     enum status (*label)(struct backend *b, const float *table /* device, [classes][c] */,
                          const uint32_t *label /* host, [n] */, const struct tensor *y,
@@ -222,9 +229,13 @@ struct backend_ops {
     /* x = y_in + hz * z; all [count] */
     enum status (*sampler_in)(struct backend *b, const float *y_in, const float *z, float hz,
                               float *x, size_t count, struct error *err);
-    /* x0 = tanh(x - std * eps); x0 may be x; eps: [n][h][w][>= 3] (ld), x, x0: [n][h][w][3] */
+    /* The noise as channels of its own: x: [pixels][6], three of y_in and then three of hz * z; y_in, z: [pixels][3]. */
+    enum status (*sampler_join)(struct backend *b, const float *y_in, const float *z, float hz,
+                                float *x, size_t pixels, struct error *err);
+    /* x0 = tanh(x - std * eps), or x - std * eps clamped to [-1, 1]; x0 may be x; eps: [n][h][w][>= 3] (ld), x: [n][h][w][3] (ld),
+     * x0: [n][h][w][3] */
     enum status (*sampler_out)(struct backend *b, const struct tensor *x, const struct tensor *eps,
-                               float std, const struct tensor *x0, struct error *err);
+                               float std, bool linear, const struct tensor *x0, struct error *err);
 
     const struct gradient_ops *gradients; /* gradients.h; NULL: this back end cannot train */
     const struct picture_ops *pictures;   /* pictures.h; NULL: pictures are the host's matter */

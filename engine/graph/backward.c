@@ -67,7 +67,7 @@ struct tape {
     struct backward_plan plan;
     struct place_of_node *at; /* [nodes] */
     void *arena;
-    float *t;        /* [rows] of the last forward pass */
+    float *scalar[SCALARS]; /* [rows] of the last forward pass */
     uint32_t *label; /* [rows] */
     uint64_t forward_ns[OP_COUNT], backward_ns[OP_COUNT];
 };
@@ -122,6 +122,15 @@ static enum status make_attention(struct tape *t, int32_t i, struct error *err)
     return t->b->ops->gradients->attention_new(t->b, &d, &t->at[i].attention_gradient, err);
 }
 
+/* A permutation's gradient is the permutation back, which adds to nothing. */
+static enum status check_permutation(const struct tape *t, int32_t i, struct error *err)
+{
+    return t->plan.nodes[i].in[0] == FLOW_ADD
+               ? error_set(err, ST_INTERNAL, "a %s whose input something else reads too",
+                           op_name(t->g->nodes[i].op))
+               : ST_OK;
+}
+
 static enum status make_sums(struct tape *t, int32_t i, struct error *err)
 {
     t->at[i].sums = calloc(4 * (size_t)t->g->nodes[i].c, sizeof *t->at[i].sums);
@@ -143,9 +152,11 @@ static enum status make(struct tape *t, struct error *err)
     if (!s) s = backward_plan_init(&t->plan, t->g, &t->o, err);
     if (s) return s;
     t->at = calloc(t->g->n_nodes, sizeof *t->at);
-    t->t = calloc(t->o.rows, sizeof *t->t);
+    for (int i = 0; i < SCALARS; i++)
+        t->scalar[i] = calloc(t->o.rows, sizeof *t->scalar[i]);
     t->label = calloc(t->o.rows, sizeof *t->label);
-    if (!t->at || !t->t || !t->label)
+    if (!t->at || !t->scalar[SCALAR_TIME] || !t->scalar[SCALAR_SIGMA] || !t->scalar[SCALAR_LEVEL] ||
+        !t->label)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for a tape of %u nodes", t->g->n_nodes);
     s = t->b->ops->alloc(t->b, t->plan.arena_bytes, &t->arena, err);
     for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
@@ -160,6 +171,7 @@ static enum status make(struct tape *t, struct error *err)
         if (t->g->nodes[i].op == OP_ATTENTION) s = make_attention(t, (int32_t)i, err);
         if (t->g->nodes[i].op == OP_BATCH_NORM) s = make_sums(t, (int32_t)i, err);
         if (t->g->nodes[i].op == OP_GROUP_NORM) s = make_moments(t, (int32_t)i, err);
+        if (t->g->nodes[i].patch) s = check_permutation(t, (int32_t)i, err);
     }
     return s;
 }
@@ -203,7 +215,8 @@ void tape_free(struct tape *t)
     param_layout_done(&t->layout);
     graph_free(t->g);
     free(t->at);
-    free(t->t);
+    for (int i = 0; i < SCALARS; i++)
+        free(t->scalar[i]);
     free(t->label);
     free(t);
 }
@@ -303,7 +316,7 @@ static enum status run_node(struct tape *t, uint32_t i, bool again, struct error
     struct group_norm_args norm;
     switch (n->op) {
     case OP_INPUT: return ST_OK; /* filled by tape_forward */
-    case OP_TIMESTEP: return ops->timestep(t->b, t->t, y, err);
+    case OP_TIMESTEP: return ops->timestep(t->b, t->scalar[n->scalar], y, err);
     case OP_LABEL: return ops->label(t->b, param_of(t, n->weight), t->label, y, err);
     case OP_LINEAR:
         return ops->gradients->linear(t->b, param_of(t, n->weight), param_of(t, n->bias), x, y,
@@ -319,6 +332,8 @@ static enum status run_node(struct tape *t, uint32_t i, bool again, struct error
     case OP_ATTENTION: return ops->attention(t->b, t->at[i].attention, x, y, err);
     case OP_UPSAMPLE: return ops->upsample(t->b, x, y, err);
     case OP_DOWNSAMPLE: return ops->downsample(t->b, x, y, err);
+    case OP_SPACE_TO_DEPTH: return ops->space_to_depth(t->b, x, y, err);
+    case OP_DEPTH_TO_SPACE: return ops->depth_to_space(t->b, x, y, err);
     case OP_CONCAT: return ops->concat(t->b, x, other, y, err);
     case OP_BATCH_NORM: return run_batch_norm(t, i, err);
     case OP_LEAKY_RELU: return ops->gradients->leaky_relu(t->b, x, n->slope, y, err);
@@ -341,10 +356,16 @@ static enum status take_conditions(struct tape *t, const struct tape_input *in, 
 {
     for (uint32_t i = 0; i < t->g->n_nodes; i++) {
         const struct node *n = &t->g->nodes[i];
+        const float *from = n->scalar == SCALAR_SIGMA   ? in->sigma
+                            : n->scalar == SCALAR_LEVEL ? in->level
+                                                        : in->t;
         for (uint32_t row = 0; n->op == OP_TIMESTEP && row < t->o.rows; row++) {
-            if (!in->t || !isfinite(in->t[row]))
-                return error_set(err, ST_BAD_PARAMETER, "row %u has no finite t", row);
-            t->t[row] = in->t[row];
+            if (!from || !isfinite(from[row]))
+                return error_set(err, ST_BAD_PARAMETER, "row %u has no finite %s", row,
+                                 n->scalar == SCALAR_SIGMA   ? "sigma"
+                                 : n->scalar == SCALAR_LEVEL ? "level"
+                                                             : "t");
+            t->scalar[n->scalar][row] = from[row];
         }
         for (uint32_t row = 0; n->op == OP_LABEL && row < t->o.rows; row++) {
             if (!in->label || in->label[row] >= t->g->params[n->weight].shape[0])
@@ -483,6 +504,10 @@ static enum status back_node(struct tape *t, uint32_t i, float *gradients, struc
                    : ST_OK;
     case OP_UPSAMPLE: return dx.dst.data ? ops->upsample_gradient(t->b, dy, &dx, err) : ST_OK;
     case OP_DOWNSAMPLE: return dx.dst.data ? ops->downsample_gradient(t->b, dy, &dx, err) : ST_OK;
+    case OP_SPACE_TO_DEPTH:
+        return dx.dst.data ? t->b->ops->depth_to_space(t->b, dy, &dx.dst, err) : ST_OK;
+    case OP_DEPTH_TO_SPACE:
+        return dx.dst.data ? t->b->ops->space_to_depth(t->b, dy, &dx.dst, err) : ST_OK;
     case OP_CONCAT:
         s = pass_on(t, *dy, n->in[0], b->in[0], 0, err);
         return s ? s : pass_on(t, *dy, n->in[1], b->in[1], n->c - t->g->nodes[n->in[1]].c, err);

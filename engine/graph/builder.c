@@ -126,12 +126,13 @@ int32_t build_input(struct builder *b, uint32_t h, uint32_t w, uint32_t c)
     return last(b);
 }
 
-int32_t build_timestep(struct builder *b, uint32_t c)
+int32_t build_timestep(struct builder *b, enum scalar scalar, uint32_t c)
 {
     struct node *n = append(b, OP_TIMESTEP, NODE_NONE, NODE_NONE);
     if (!n) return NODE_NONE;
     n->h = n->w = 1;
     n->c = c;
+    n->scalar = scalar;
     n->is_embedding = true;
     return last(b);
 }
@@ -280,6 +281,32 @@ int32_t build_downsample(struct builder *b, int32_t in)
     if (n->h % 2 || n->w % 2) return impossible(b, OP_DOWNSAMPLE, "a side of the picture is odd");
     n->h /= 2;
     n->w /= 2;
+    return last(b);
+}
+
+int32_t build_space_to_depth(struct builder *b, int32_t in, uint32_t patch)
+{
+    struct node *n = append(b, OP_SPACE_TO_DEPTH, in, NODE_NONE);
+    if (!n) return NODE_NONE;
+    if (patch == 0 || n->h % patch || n->w % patch)
+        return impossible(b, OP_SPACE_TO_DEPTH, "cells do not divide the picture");
+    n->h /= patch;
+    n->w /= patch;
+    n->c *= patch * patch;
+    n->patch = patch;
+    return last(b);
+}
+
+int32_t build_depth_to_space(struct builder *b, int32_t in, uint32_t patch)
+{
+    struct node *n = append(b, OP_DEPTH_TO_SPACE, in, NODE_NONE);
+    if (!n) return NODE_NONE;
+    if (patch == 0 || n->c % (patch * patch))
+        return impossible(b, OP_DEPTH_TO_SPACE, "the channels are not those of cells");
+    n->h *= patch;
+    n->w *= patch;
+    n->c /= patch * patch;
+    n->patch = patch;
     return last(b);
 }
 

@@ -22,7 +22,7 @@ enum status builder_finish(struct builder *b, int32_t output, struct graph **out
 
 /* All return the index of the new node. `name`: prefix of the parameters ("input_blocks.1.0.in_layers.2"). */
 int32_t build_input(struct builder *b, uint32_t h, uint32_t w, uint32_t c);
-int32_t build_timestep(struct builder *b, uint32_t c);
+int32_t build_timestep(struct builder *b, enum scalar scalar, uint32_t c);
 int32_t build_label(struct builder *b, const char *name, uint32_t classes, uint32_t c);
 int32_t build_linear(struct builder *b, const char *name, int32_t in, uint32_t oc);
 int32_t build_silu(struct builder *b, int32_t in);
@@ -44,6 +44,9 @@ int32_t build_leaky_relu(struct builder *b, int32_t in, float slope);
 int32_t build_attention(struct builder *b, int32_t qkv, uint32_t heads, bool new_order);
 int32_t build_upsample(struct builder *b, int32_t in);
 int32_t build_downsample(struct builder *b, int32_t in);
+/* [h][w][c] to [h / p][w / p][p p c]: channel (dy p + dx) c + k of cell (y, x) is channel k of pixel (p y + dy, p x + dx). */
+int32_t build_space_to_depth(struct builder *b, int32_t in, uint32_t patch);
+int32_t build_depth_to_space(struct builder *b, int32_t in, uint32_t patch);
 int32_t build_concat(struct builder *b, int32_t first, int32_t second);
 
 void build_tap(struct builder *b, int32_t node, const char *tap);

@@ -76,7 +76,11 @@ static enum status run_node(struct embeddings *e, int32_t i, struct error *err)
     for (uint32_t k = 0; !s && k < e->n_sets; k++) {
         struct tensor y = value(e, i, k), x, other;
         switch (n->op) {
-        case OP_TIMESTEP: s = ops->timestep(e->b, &e->sets[k].t, &y, err); break;
+        case OP_TIMESTEP: {
+            const float scalar = condition_scalar(&e->sets[k], n->scalar);
+            s = ops->timestep(e->b, &scalar, &y, err);
+            break;
+        }
         case OP_SILU:
             x = value(e, n->in[0], k);
             s = ops->silu(e->b, &x, &y, err);

@@ -61,7 +61,7 @@ static enum status run_step(struct program *p, const struct step *st, struct err
     const struct tensor *x = &st->in[0], *other = &st->in[1], *y = &st->y;
     switch (st->op) {
     case OP_INPUT: return ST_OK; /* filled by program_run */
-    case OP_TIMESTEP: return ops->timestep(p->b, p->t, y, err);
+    case OP_TIMESTEP: return ops->timestep(p->b, p->scalar[st->scalar], y, err);
     case OP_LABEL: return ops->label(p->b, st->table, p->label, y, err);
     case OP_LINEAR: return ops->linear(p->b, st->linear, x, y, err);
     case OP_SILU: return ops->silu(p->b, x, y, err);
@@ -72,6 +72,8 @@ static enum status run_step(struct program *p, const struct step *st, struct err
     case OP_ATTENTION: return ops->attention(p->b, st->attention, x, y, err);
     case OP_UPSAMPLE: return ops->upsample(p->b, x, y, err);
     case OP_DOWNSAMPLE: return ops->downsample(p->b, x, y, err);
+    case OP_SPACE_TO_DEPTH: return ops->space_to_depth(p->b, x, y, err);
+    case OP_DEPTH_TO_SPACE: return ops->depth_to_space(p->b, x, y, err);
     case OP_CONCAT: return ops->concat(p->b, x, other, y, err);
     case OP_BATCH_NORM:
     case OP_LEAKY_RELU: /* of training alone */
@@ -108,7 +110,8 @@ static enum status run_pass(struct program *p, struct error *err)
     const struct backend_ops *ops = p->b->ops;
     const struct pass pass = { .key = p,
                                .rows = p->pass,
-                               .t = p->sets ? NULL : p->t,
+                               .scalar = { p->scalar[SCALAR_TIME], p->scalar[SCALAR_SIGMA],
+                                           p->scalar[SCALAR_LEVEL] },
                                .label = p->classes ? p->label : NULL,
                                .set = p->sets ? p->set : NULL };
     bool is_replayed = false;
@@ -147,6 +150,13 @@ static struct tensor outside(const float *data, const struct tensor *like, uint3
     return rows_of(t, first, n);
 }
 
+static const char *const scalar_names[SCALARS] = { "t", "sigma", "level" };
+
+static const float *scalar_of(const struct program_io *io, enum scalar scalar)
+{
+    return scalar == SCALAR_SIGMA ? io->sigma : scalar == SCALAR_LEVEL ? io->level : io->t;
+}
+
 static enum status check_io(const struct program *p, const struct program_io *io, uint32_t rows,
                             struct error *err)
 {
@@ -154,8 +164,12 @@ static enum status check_io(const struct program *p, const struct program_io *io
         if (p->sets && io->set && io->set[i] >= p->sets)
             return error_set(err, ST_BAD_PARAMETER, "row %u asks for set %u of %u", i, io->set[i],
                              p->sets);
-        if (p->sets == 0 && (!io->t || !isfinite(io->t[i])))
-            return error_set(err, ST_BAD_PARAMETER, "row %u has no finite t", i);
+        for (int k = 0; k < SCALARS; k++) {
+            const float *from = scalar_of(io, (enum scalar)k);
+            if (p->scalar[k] && (!from || !isfinite(from[i])))
+                return error_set(err, ST_BAD_PARAMETER, "row %u has no finite %s", i,
+                                 scalar_names[k]);
+        }
         if (p->classes && (!io->label || io->label[i] >= p->classes))
             return error_set(err, ST_BAD_PARAMETER, "row %u has no label below %u", i, p->classes);
     }
@@ -172,7 +186,8 @@ static enum status load_pass(struct program *p, const struct program_io *io, uin
     for (uint32_t i = 0; !s && i < p->pass; i++) {
         uint32_t row = first + (i < n ? i : 0);
         if (p->sets) p->set[i] = io->set ? io->set[row] : 0;
-        if (!p->sets) p->t[i] = io->t[row];
+        for (int k = 0; k < SCALARS; k++)
+            if (p->scalar[k]) p->scalar[k][i] = scalar_of(io, (enum scalar)k)[row];
         if (p->classes) p->label[i] = io->label[row];
         if (i < n) continue;
         x = outside(io->x, in, first, 1);

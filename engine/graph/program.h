@@ -26,9 +26,14 @@ enum status hash_param_load(void *ctx, const struct param_desc *d, float *dst, s
 void hash_values(const char *name, uint64_t seed, float *dst, size_t n);
 
 struct condition {
-    float t;       /* the raw integer 0..999 */
-    int32_t label; /* -1: none */
+    float t;            /* the raw integer 0..999 */
+    int32_t label;      /* -1: none */
+    float sigma, level; /* as enum scalar has them; not looked at where the network is not told */
 };
+static inline float condition_scalar(const struct condition *c, enum scalar scalar)
+{
+    return scalar == SCALAR_SIGMA ? c->sigma : scalar == SCALAR_LEVEL ? c->level : c->t;
+}
 
 struct program_options {
     enum dtype dtype;             /* of pictures inside */
@@ -50,9 +55,10 @@ enum status program_new(struct program **out, struct backend *b, const struct gr
 void program_free(struct program *p); /* takes NULL */
 
 struct program_io {
-    const float *x;        /* [rows][h][w][3] F32, memory of the back end */
+    const float *x;        /* [rows][h][w][3 or 6] F32, memory of the back end */
     float *y;              /* [rows][h][w][output channels] F32, memory of the back end */
     const float *t;        /* unfolded: [rows], host */
+    const float *sigma, *level; /* unfolded, as enum scalar: [rows], host; NULL: not told */
     const uint32_t *label; /* unfolded, class_cond: [rows], host; else NULL */
     const uint32_t *set;   /* folded: [rows], host; NULL = all 0 */
 };

@@ -11,6 +11,7 @@ struct step {
     struct tensor in[2], residual, y;
     bool has_in1, has_residual, silu;
     enum resample resample; /* GROUP_NORM */
+    enum scalar scalar;     /* TIMESTEP */
     struct step *twin;      /* GROUP_NORM: whose y it writes too; NULL */
     bool is_twin;           /* done by a norm */
     bool by_set;            /* its constants differ from set to set */
@@ -38,7 +39,7 @@ struct program {
     enum dtype dtype;
     bool keep_taps, time_ops;
     /* The pass's rows, filled up to `rows` where the last pass has fewer. */
-    float *t;
+    float *scalar[SCALARS]; /* [rows]; those that no node embeds are NULL */
     uint32_t *label, *set;
     uint64_t op_ns[OP_COUNT];
 };

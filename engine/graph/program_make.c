@@ -33,6 +33,15 @@ static enum status upload(struct making *m, const float *values, size_t count, v
     return device_upload(m->p->b, values, count * sizeof *values, out, m->err);
 }
 
+/* Of the output channels' values, `each` a channel, those that are wanted move to the front. */
+static void keep_wanted(const struct node *n, float *values, size_t each)
+{
+    for (uint32_t to = 0; n->of && to < n->c; to++) {
+        const size_t from = (size_t)(to / n->wanted) * n->of + to % n->wanted;
+        memmove(values + to * each, values + from * each, each * sizeof *values);
+    }
+}
+
 static enum status make_conv(struct making *m, struct step *st, int32_t i)
 {
     struct program *p = m->p;
@@ -45,6 +54,8 @@ static enum status make_conv(struct making *m, struct step *st, int32_t i)
         s = param_load(m->src, &p->g->params[n->bias], &bias, m->err);
         if (s) goto done;
     }
+    keep_wanted(n, weight, p->g->params[n->weight].count / p->g->params[n->weight].shape[0]);
+    if (bias) keep_wanted(n, bias, 1);
     struct conv_desc d = { .h = st->in[0].h,
                            .w = st->in[0].w,
                            .ic = st->in[0].c,
@@ -171,6 +182,7 @@ static enum status make_step(struct making *m, int32_t i)
     st->op = n->op;
     st->silu = n->silu;
     st->resample = n->resample;
+    st->scalar = n->scalar;
     if (n->absorbed) return n->op == OP_GROUP_NORM ? make_norm(m, st, i) : ST_OK;
     st->y = view(p, i);
     st->has_in1 = n->in[1] != NODE_NONE;
@@ -194,15 +206,20 @@ static enum status make_step(struct making *m, int32_t i)
     }
 }
 
-/* The first `channels` outputs are all that the caller wants of the last convolution. */
+/* The first `channels` outputs of a pixel are all that the caller wants of the last convolution; behind it a cell may become its
+ * pixels. */
 static enum status shrink_output(struct graph *g, uint32_t channels, struct error *err)
 {
-    struct node *n = &g->nodes[g->output];
-    if (channels == 0 || channels == n->c) return ST_OK;
-    if (n->op != OP_CONV || n->residual != NODE_NONE || channels > n->c)
+    struct node *out = &g->nodes[g->output], *n = out;
+    if (channels == 0 || channels == out->c) return ST_OK;
+    if (out->op == OP_DEPTH_TO_SPACE) n = &g->nodes[out->in[0]];
+    if (n->op != OP_CONV || n->residual != NODE_NONE || channels > out->c)
         return error_set(err, ST_BAD_PARAMETER, "output_channels = %u of the %u of a %s node",
-                         channels, n->c, op_name(n->op));
-    n->c = channels;
+                         channels, out->c, op_name(out->op));
+    n->of = out->c;
+    n->wanted = channels;
+    n->c = n->c / out->c * channels;
+    out->c = channels;
     return ST_OK;
 }
 
@@ -283,10 +300,16 @@ static enum status make(struct making *m, const struct program_options *o)
     s = plan_init(&p->plan, p->g, &po, err);
     if (s) return s;
     p->steps = calloc(p->g->n_nodes, sizeof *p->steps);
-    p->t = calloc(p->rows, sizeof *p->t);
+    bool has_scalars = true;
+    for (uint32_t i = 0; i < p->g->n_nodes; i++) {
+        float **to = &p->scalar[p->g->nodes[i].scalar];
+        if (p->g->nodes[i].op != OP_TIMESTEP || *to) continue;
+        *to = calloc(p->rows, sizeof **to);
+        has_scalars = has_scalars && *to;
+    }
     p->label = calloc(p->rows, sizeof *p->label);
     p->set = calloc(p->rows, sizeof *p->set);
-    if (!p->steps || !p->t || !p->label || !p->set)
+    if (!p->steps || !has_scalars || !p->label || !p->set)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for a program of %u nodes",
                          p->g->n_nodes);
     s = p->b->ops->alloc(p->b, p->plan.arena_bytes, &p->arena, err);
@@ -362,7 +385,8 @@ void program_free(struct program *p)
     plan_done(&p->plan);
     graph_free(p->g);
     free(p->steps);
-    free(p->t);
+    for (int i = 0; i < SCALARS; i++)
+        free(p->scalar[i]);
     free(p->label);
     free(p->set);
     free(p);

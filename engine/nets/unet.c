@@ -94,15 +94,27 @@ static bool attends_at(const struct unet_arch *a, uint32_t ds)
     return false;
 }
 
+/* Sinusoids, linear, SiLU, linear, to the width of all embeddings. */
+static int32_t scalar_embedding(struct unet *u, enum scalar scalar, const char *name)
+{
+    char part[PARAM_NAME_MAX];
+    const uint32_t width = 4 * u->arch->num_channels;
+    int32_t e = build_timestep(&u->b, scalar, u->arch->num_channels);
+    (void)snprintf(part, sizeof part, "%s.0", name);
+    e = build_linear(&u->b, part, e, width);
+    e = build_silu(&u->b, e);
+    (void)snprintf(part, sizeof part, "%s.2", name);
+    return build_linear(&u->b, part, e, width);
+}
+
 static void build_embedding(struct unet *u)
 {
     struct builder *b = &u->b;
     uint32_t width = 4 * u->arch->num_channels;
-    int32_t e = build_timestep(b, u->arch->num_channels);
-    e = build_linear(b, "time_embed.0", e, width);
-    e = build_silu(b, e);
-    e = build_linear(b, "time_embed.2", e, width);
+    int32_t e = scalar_embedding(u, SCALAR_TIME, "time_embed");
     build_tap(b, e, "time_embed");
+    if (u->arch->sigma_cond) e = build_add(b, e, scalar_embedding(u, SCALAR_SIGMA, "sigma_embed"));
+    if (u->arch->level_cond) e = build_add(b, e, scalar_embedding(u, SCALAR_LEVEL, "level_embed"));
     if (u->arch->class_cond)
         e = build_add(b, e, build_label(b, "label_emb", u->arch->num_classes, width));
     u->embedding = build_silu(b, e);
@@ -121,7 +133,8 @@ static int32_t build_down(struct unet *u, int32_t x)
 {
     const struct unet_arch *a = u->arch;
     char block[BLOCK_NAME_MAX];
-    uint32_t ds = 1;
+    uint32_t ds = a->patch;
+    if (a->patch > 1) x = build_space_to_depth(&u->b, x, a->patch);
     int32_t h =
         conv3x3(u, "input_blocks.0", "0", x, a->num_channels * a->channel_mult[0], NODE_NONE);
     keep_skip(u, h);
@@ -158,7 +171,7 @@ static int32_t build_up(struct unet *u, int32_t h)
 {
     const struct unet_arch *a = u->arch;
     char block[BLOCK_NAME_MAX], tap[TAP_NAME_MAX];
-    uint32_t ds = 1u << (a->levels - 1), n = 0;
+    uint32_t ds = arch_side_unit(a), n = 0;
     for (uint32_t level = a->levels; level-- > 0;) {
         uint32_t c = a->num_channels * a->channel_mult[level];
         for (uint32_t i = 0; i <= a->num_res_blocks; i++, n++) {
@@ -193,7 +206,7 @@ static enum status check(const struct unet_arch *a, uint32_t height, uint32_t wi
     if (a->levels * ((uint64_t)a->num_res_blocks + 1) > MAX_SKIPS)
         return error_set(err, ST_BAD_FILE, "num_res_blocks = %u on %u levels is too deep",
                          a->num_res_blocks, a->levels);
-    uint32_t unit = 1u << (a->levels - 1);
+    uint32_t unit = arch_side_unit(a);
     if (height == 0 || width == 0 || height % unit || width % unit)
         return error_set(err, ST_BAD_PARAMETER,
                          "a network of %u levels takes sides divisible by %u px, not %u x %u",
@@ -206,7 +219,8 @@ static enum status check(const struct unet_arch *a, uint32_t height, uint32_t wi
             return error_set(err, ST_BAD_FILE,
                              "level %u has %llu channels; it must be a multiple of %d below 65536",
                              i, (unsigned long long)c, GROUPS);
-        bool attends = attends_at(a, 1u << i) || i + 1 == a->levels;
+        bool attends =
+            attends_at(a, a->patch << i) || (i + 1 == a->levels && !a->no_middle_attention);
         uint32_t part = (uint32_t)(a->num_head_channels > 0 ? a->num_head_channels : a->num_heads);
         if (attends && ((int32_t)part <= 0 || c % part))
             return error_set(err, ST_BAD_FILE,
@@ -225,18 +239,19 @@ enum status unet_build(struct graph **out, const struct unet_arch *arch, uint32_
     struct unet u = { .arch = arch };
     builder_init(&u.b);
 
-    int32_t x = build_input(&u.b, height, width, PICTURE_CHANNELS);
+    int32_t x = build_input(&u.b, height, width, arch_input_channels(arch));
     build_embedding(&u);
     int32_t h = build_down(&u, x);
     uint32_t c = build_channels(&u.b, h);
     h = res_block(&u, "middle_block.0", h, c, RESAMPLE_NONE);
-    h = attention_block(&u, "middle_block.1", h);
+    if (!arch->no_middle_attention) h = attention_block(&u, "middle_block.1", h);
     h = res_block(&u, "middle_block.2", h, c, RESAMPLE_NONE);
     build_tap(&u.b, h, "middle_block");
     h = build_up(&u, h);
     h = norm(&u, "out", "0", h, NODE_NONE, true);
-    h = conv3x3(&u, "out", "2", h, arch->learn_sigma ? 2 * PICTURE_CHANNELS : PICTURE_CHANNELS,
-                NODE_NONE);
+    const uint32_t channels = arch->learn_sigma ? 2 * PICTURE_CHANNELS : PICTURE_CHANNELS;
+    h = conv3x3(&u, "out", "2", h, channels * arch->patch * arch->patch, NODE_NONE);
+    if (arch->patch > 1) h = build_depth_to_space(&u.b, h, arch->patch);
     build_tap(&u.b, h, "out");
     return builder_finish(&u.b, h, out, err);
 }

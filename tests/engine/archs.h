@@ -12,6 +12,7 @@ static const struct named_arch {
 } archs[] = {
     { "scale-shift, residual resampling",
       { .image_size = 32,
+        .patch = 1,
         .num_channels = 32,
         .num_res_blocks = 1,
         .levels = 2,
@@ -28,6 +29,7 @@ static const struct named_arch {
       828358 },
     { "attention on every level",
       { .image_size = 32,
+        .patch = 1,
         .num_channels = 32,
         .num_res_blocks = 2,
         .levels = 2,
@@ -44,6 +46,7 @@ static const struct named_arch {
       515078 },
     { "added embeddings, strided convolutions, new attention order",
       { .image_size = 32,
+        .patch = 1,
         .num_channels = 32,
         .num_res_blocks = 1,
         .levels = 2,
@@ -58,6 +61,7 @@ static const struct named_arch {
       702499 },
     { "labels",
       { .image_size = 32,
+        .patch = 1,
         .num_channels = 32,
         .num_res_blocks = 1,
         .levels = 1,
@@ -74,7 +78,8 @@ static const struct named_arch {
 enum { N_ARCHS = sizeof archs / sizeof archs[0] };
 
 static const struct unet_arch ffhq256 = { .image_size = 256,
-                                          .num_channels = 128,
+                                          .patch = 1,
+        .num_channels = 128,
                                           .num_res_blocks = 1,
                                           .levels = 6,
                                           .channel_mult = { 1, 1, 2, 2, 4, 4 },

@@ -152,17 +152,17 @@ static void the_sampler_agrees_and_lets_no_nan_vanish(void **state)
         const struct tensor dx = to_device(b, &x), de = to_device(b, &e), din = to_device(b, &in),
                             dout = to_device(b, &out);
         EXPECT_OK(b->ops->sampler_in(b, dx.data, de.data, 0.3f, din.data, 210, &err));
-        EXPECT_OK(b->ops->sampler_out(b, &dx, &de, 11.0f, &dout, &err));
+        EXPECT_OK(b->ops->sampler_out(b, &dx, &de, 11.0f, false, &dout, &err));
         from_device(b, &din, &in);
         from_device(b, &dout, &out);
         EXPECT_OK(
             reference->ops->sampler_in(reference, x.data, e.data, 0.3f, want.data, 210, &err));
         expect_near("sampler_in", &ways[k], &in, &want, 2e-7);
-        EXPECT_OK(reference->ops->sampler_out(reference, &x, &e, 11.0f, &want, &err));
+        EXPECT_OK(reference->ops->sampler_out(reference, &x, &e, 11.0f, false, &want, &err));
         expect_near("sampler_out", &ways[k], &out, &want, 2e-6);
         ((float *)e.data)[6 * 10 + 1] = NAN;
         const struct tensor bad = to_device(b, &e);
-        EXPECT_OK(b->ops->sampler_out(b, &dx, &bad, 11.0f, &dx, &err));
+        EXPECT_OK(b->ops->sampler_out(b, &dx, &bad, 11.0f, false, &dx, &err));
         from_device(b, &dx, &x);
         off_device(b, &de);
         off_device(b, &bad);

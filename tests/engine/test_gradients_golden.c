@@ -83,7 +83,7 @@ static void learning_done(struct learning *l)
 
 static void learn(struct learning *l, const float *t, const uint32_t *label)
 {
-    struct tape_input in = { l->x, t, label };
+    struct tape_input in = { .x = l->x, .t = t, .label = label };
     struct seed seed = { l->g->output, l->dy };
     EXPECT_OK(tape_forward(l->tape, &in, &err));
     EXPECT_OK(tape_value(l->tape, l->g->output, l->y, &err));
@@ -236,7 +236,7 @@ static void a_probe_disturbs_nothing(void **state)
         learning_init(&probed, &a->arch, a->h, a->w, 5, &o);
         learn(&plain, t, NULL);
 
-        struct tape_input in = { probed.x, t, NULL };
+        struct tape_input in = { .x = probed.x, .t = t, .label = NULL };
         struct seed seed = { probed.g->output, probed.dy };
         size_t count = 0, offset = 0;
         for (uint32_t i = 0; i < probed.g->n_params; i++)
@@ -283,7 +283,7 @@ static void gradients_add_up_and_may_be_left_out(void **state)
     }
     assert_true(off <= 1e-6f * most);
 
-    struct tape_input in = { l.x, t, NULL };
+    struct tape_input in = { .x = l.x, .t = t, .label = NULL };
     struct seed seed = { l.g->output, l.dy };
     memset(l.dx, 0, l.x_count * sizeof *dx);
     EXPECT_OK(tape_forward(l.tape, &in, &err));
@@ -303,12 +303,12 @@ static void a_tape_refuses_what_it_was_not_made_for(void **state)
     struct learning l;
     learning_init(&l, &archs[3].arch, 8, 8, 5, &o);
     struct seed seed = { l.g->output, l.dy };
-    struct tape_input in = { l.x, t, (uint32_t[]){ 2 } };
+    struct tape_input in = { .x = l.x, .t = t, .label = (uint32_t[]){ 2 } };
     EXPECT_OK(tape_forward(l.tape, &in, &err));
     assert_int_equal(tape_backward(l.tape, &seed, 1, l.gradients, NULL, &e), ST_INTERNAL);
     in.t = bad;
     assert_int_equal(tape_forward(l.tape, &in, NULL), ST_BAD_PARAMETER);
-    in = (struct tape_input){ l.x, t, (uint32_t[]){ 5 } };
+    in = (struct tape_input){ .x = l.x, .t = t, .label = (uint32_t[]){ 5 } };
     assert_int_equal(tape_forward(l.tape, &in, NULL), ST_BAD_PARAMETER);
     assert_int_equal(tape_value(l.tape, 0, l.y, NULL), ST_INTERNAL);
     learning_done(&l);

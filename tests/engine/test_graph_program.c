@@ -15,7 +15,7 @@
 enum { ROWS = 3 }; /* one more than a pass of the reference */
 static uint64_t seed = 7;
 static const struct param_source hashes = { hash_param_load, &seed };
-static const struct condition sets[] = { { 999, 2 }, { 3, 0 }, { 500, 4 } };
+static const struct condition sets[] = { { 999, 2, 0, 0 }, { 3, 0, 0, 0 }, { 500, 4, 0, 0 } };
 static const float t[ROWS] = { 999, 3, 500 };
 static const uint32_t label[ROWS] = { 2, 0, 4 }, set[ROWS] = { 0, 1, 2 };
 
@@ -223,7 +223,7 @@ static void impossible_inputs_are_refused(void **state)
     assert_int_equal(program_new(&p, n.b, n.g, &hashes, &o, NULL), ST_UNSUPPORTED);
     o = (struct program_options){ .dtype = DT_F32, .output_channels = 7 };
     assert_int_equal(program_new(&p, n.b, n.g, &hashes, &o, NULL), ST_BAD_PARAMETER);
-    struct condition unknown = { 999, 5 };
+    struct condition unknown = { 999, 5, 0, 0 };
     o = (struct program_options){ .dtype = DT_F32, .sets = &unknown, .n_sets = 1 };
     assert_int_equal(program_new(&p, n.b, n.g, &hashes, &o, NULL), ST_BAD_PARAMETER);
     assert_null(p);

@@ -153,7 +153,7 @@ static double folded_error(const struct network *n, struct backend *b, const str
     assert_non_null(set);
     assert_non_null(y);
     for (uint32_t i = 0; i < n->rows; i++) {
-        sets[i] = (struct condition){ n->t[i], -1 };
+        sets[i] = (struct condition){ .t = n->t[i], .label = -1 };
         set[i] = i;
     }
     struct program_options o = { .dtype = dtype, .sets = sets, .n_sets = n->rows };

@@ -124,7 +124,7 @@ static enum status net_make(struct net *n, struct engine *e, const struct option
     uint64_t seed = 1;
     enum status s = unet_arch_parse(&arch, o->arch, err);
     if (s) return s;
-    const struct condition set = { SCHEDULE_LAST, arch.class_cond ? 0 : -1 };
+    const struct condition set = { .t = SCHEDULE_LAST, .label = arch.class_cond ? 0 : -1 };
     const struct param_source src = { hash_param_load, &seed };
     const struct program_options po = {
         .dtype = e->dtype, .sets = &set, .n_sets = 1, .output_channels = 3

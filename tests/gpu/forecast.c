@@ -34,7 +34,7 @@ static enum status no_weights(void *ctx, const struct param_desc *d, float *dst,
 static enum status list_ops(struct ledger *l, const struct unet_arch *arch, uint32_t batch,
                             struct error *err)
 {
-    const struct condition set = { 999, arch->class_cond ? 0 : -1 };
+    const struct condition set = { .t = 999, .label = arch->class_cond ? 0 : -1 };
     const struct param_source src = { no_weights, NULL };
     const struct program_options o = {
         .dtype = DT_BF16, .sets = &set, .n_sets = 1, .output_channels = 3

@@ -93,6 +93,40 @@ enum status reference_downsample(struct backend *b, const struct tensor *x, cons
     return s;
 }
 
+/* Every value of the picture of pixels, and where it stands in the one of cells. */
+static enum status permute(const struct tensor *pixels, const struct tensor *cells, bool to_cells,
+                           struct error *err)
+{
+    const uint32_t p = cells->h ? pixels->h / cells->h : 0, c = pixels->c;
+    enum status s = expect(p > 0 && pixels->h == p * cells->h && pixels->w == p * cells->w &&
+                               cells->c == p * p * c && pixels->n == cells->n,
+                           "cells that do not hold their pixels", err);
+    for (uint32_t n = 0; !s && n < pixels->n; n++)
+        for (uint32_t y = 0; y < pixels->h; y++)
+            for (uint32_t x = 0; x < pixels->w; x++)
+                for (uint32_t k = 0; k < c; k++) {
+                    float *in_pixel = pixel(pixels, n, y, x) + k;
+                    float *in_cell =
+                        pixel(cells, n, y / p, x / p) + (y % p * p + x % p) * (size_t)c + k;
+                    *(to_cells ? in_cell : in_pixel) = *(to_cells ? in_pixel : in_cell);
+                }
+    return s;
+}
+
+enum status reference_space_to_depth(struct backend *b, const struct tensor *x,
+                                     const struct tensor *y, struct error *err)
+{
+    (void)b;
+    return permute(x, y, true, err);
+}
+
+enum status reference_depth_to_space(struct backend *b, const struct tensor *x,
+                                     const struct tensor *y, struct error *err)
+{
+    (void)b;
+    return permute(y, x, false, err);
+}
+
 static void copy_channels(const struct tensor *from, const struct tensor *to, uint32_t first)
 {
     for (uint32_t n = 0; n < from->n; n++)

@@ -69,6 +69,8 @@ static const struct backend_ops reference_ops = {
     .group_norm = reference_group_norm,
     .upsample = reference_upsample,
     .downsample = reference_downsample,
+    .space_to_depth = reference_space_to_depth,
+    .depth_to_space = reference_depth_to_space,
     .concat = reference_concat,
     .add_channel = reference_add_channel,
     .timestep = reference_timestep,
@@ -78,6 +80,7 @@ static const struct backend_ops reference_ops = {
     .cast = reference_cast,
     .normals = reference_normals,
     .sampler_in = reference_sampler_in,
+    .sampler_join = reference_sampler_join,
     .sampler_out = reference_sampler_out,
     .gradients = &reference_gradients,
 };

@@ -41,6 +41,10 @@ enum status reference_upsample(struct backend *b, const struct tensor *x, const 
                                struct error *err);
 enum status reference_downsample(struct backend *b, const struct tensor *x, const struct tensor *y,
                                  struct error *err);
+enum status reference_space_to_depth(struct backend *b, const struct tensor *x,
+                                     const struct tensor *y, struct error *err);
+enum status reference_depth_to_space(struct backend *b, const struct tensor *x,
+                                     const struct tensor *y, struct error *err);
 enum status reference_concat(struct backend *b, const struct tensor *a, const struct tensor *c,
                              const struct tensor *y, struct error *err);
 enum status reference_add_channel(struct backend *b, const struct tensor *x, const struct tensor *e,
@@ -60,8 +64,10 @@ enum status reference_add(struct backend *b, const struct tensor *x, const struc
 enum status reference_normals(struct backend *b, const struct normals_args *a, struct error *err);
 enum status reference_sampler_in(struct backend *b, const float *y_in, const float *z, float hz,
                                  float *x, size_t count, struct error *err);
+enum status reference_sampler_join(struct backend *b, const float *y_in, const float *z, float hz,
+                                   float *x, size_t pixels, struct error *err);
 enum status reference_sampler_out(struct backend *b, const struct tensor *x,
-                                  const struct tensor *eps, float std, const struct tensor *x0,
-                                  struct error *err);
+                                  const struct tensor *eps, float std, bool linear,
+                                  const struct tensor *x0, struct error *err);
 
 #endif

@@ -441,7 +441,7 @@ static void run_sampler_out(void *job)
     struct tensor eps = widened(&a->eps, "eps");
     expect(&a->x, "x");
     expect(&a->x0, "x0");
-    must(the_cpu()->ops->sampler_out(the_cpu(), &a->x, &eps, a->std, &a->x0, &err), &err);
+    must(the_cpu()->ops->sampler_out(the_cpu(), &a->x, &eps, a->std, false, &a->x0, &err), &err);
     free(eps.data);
 }
 

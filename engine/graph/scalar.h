@@ -1,0 +1,12 @@
+/* scalar.h - the numbers that a network is told of a row of its input, each by an embedding of its own. */
+#ifndef DAVID_GRAPH_SCALAR_H
+#define DAVID_GRAPH_SCALAR_H
+
+enum scalar {
+    SCALAR_TIME,  /* t, 0..999 */
+    SCALAR_SIGMA, /* 1000 sigma */
+    SCALAR_LEVEL, /* of the operator, times its gain (engine/README.md section 9) */
+    SCALARS
+};
+
+#endif
