@@ -123,7 +123,7 @@ static enum status prior_step(struct rehearsal *r, struct error *err)
 static enum status davi_step(struct rehearsal *r, struct error *err)
 {
     const struct davi_rows rows = { r->x, r->y, r->y, NULL };
-    const struct davi_draws draws = { r->t_bridge, r->t, r->z, r->noise };
+    const struct davi_draws draws = { r->t_bridge, r->t, r->z, r->noise, { 0 } };
     struct score_report score;
     struct generator_report generator;
     enum status s = davi_score_step(&r->davi, &rows, &draws, 1, &score, err);

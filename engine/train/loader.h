@@ -5,7 +5,7 @@
 #ifndef DAVID_TRAIN_LOADER_H
 #define DAVID_TRAIN_LOADER_H
 
-#include "engine/train/crops.h"
+#include "engine/train/rows.h"
 
 struct loader;
 
@@ -15,9 +15,10 @@ struct loader_options {
     uint32_t rows;                        /* that this process makes for a batch */
     uint32_t micro_rows;                  /* of its micro-batches */
     uint32_t process, processes;          /* which of how many */
-    const struct task_desc *const *tasks; /* NULL: pictures alone, for a prior */
-    const double *sigmas;                 /* of the tasks */
-    uint32_t n_tasks, threads;
+    const struct drawn_task *tasks;
+    bool in_pairs;             /* rows 2i and 2i + 1 are one measurement */
+    bool surroundings;         /* blurs reach beyond the crop (rows.h) */
+    uint32_t n_tasks, threads; /* no tasks: pictures alone, for a prior */
     uint64_t first_step;
 };
 /* The place of this process's row i in the batch of all: micro-batches of all processes lie side by side. */
@@ -28,7 +29,9 @@ uint32_t loader_row(const struct loader_options *o, uint32_t i);
 struct batch {
     float *x, *y, *y_in;
     uint8_t *kept;
-    uint32_t *task; /* [rows / micro_rows] */
+    uint32_t *task;       /* [rows / micro_rows] */
+    uint32_t *label;      /* [rows] */
+    float *sigma, *level; /* [rows], as networks are told them */
 };
 
 enum status loader_open(struct loader **out, const struct loader_options *o, struct error *err);

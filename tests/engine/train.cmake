@@ -26,3 +26,4 @@ set_tests_properties(gradients_golden_cpu train_golden_cpu gradients_cpu gradien
   PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)
 # The longest of their label: first.
 set_tests_properties(gradients_golden_reference train_golden_reference PROPERTIES COST 100)
+david_test(NAME test_scores LABEL unit SOURCES test_scores.c LIBS david_engine)
