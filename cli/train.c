@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli/commands.h"
@@ -52,8 +53,9 @@ static void progress(void *ctx, const struct train_progress *p)
 {
     struct telling *t = ctx;
     if (t->is_json) {
-        printf("{\"step\":%" PRIu64 ",\"steps\":%" PRIu64 ",\"images_per_second\":%.6g", p->step,
-               p->steps, p->images_per_second);
+        printf("{\"step\":%" PRIu64 ",\"steps\":%" PRIu64 ",\"images_per_second\":%.6g"
+               ",\"processor_seconds\":%.1f",
+               p->step, p->steps, p->images_per_second, (double)clock() / CLOCKS_PER_SEC);
         for (uint32_t i = 0; i < p->n_values; i++) {
             printf(",\"%s\":", p->values[i].name);
             json_number(stdout, p->values[i].value);

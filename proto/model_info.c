@@ -81,6 +81,9 @@ static enum status check_info(const struct model_info *m, struct error *err)
         return error_set(err, ST_BAD_FILE,
                          "david.tile: size = %u is not a multiple of %u up to %d px", m->tile_size,
                          step, MAX_TILE);
+    if (m->tile_margin >= m->tile_size)
+        return error_set(err, ST_BAD_FILE, "david.tile: margin = %u is not below the size = %u",
+                         m->tile_margin, m->tile_size);
     if (m->tile_overlap >= m->tile_size || m->tile_overlap % 2 != 0)
         return error_set(err, ST_BAD_FILE,
                          "david.tile: overlap = %u is not even and below the size = %u",
@@ -173,9 +176,11 @@ static enum status parse_tile(struct model_info *m, const json_t *object, struct
 {
     const json_t *size = json_object_get(object, "size");
     const json_t *overlap = json_object_get(object, "overlap");
-    if (!json_is_object(object) || json_object_size(object) != 2 || !json_is_integer(size) ||
-        !json_is_integer(overlap))
-        return error_set(err, ST_BAD_FILE, "david.tile is not {\"size\": N, \"overlap\": N}");
+    const json_t *margin = json_object_get(object, "margin");
+    if (!json_is_object(object) || json_object_size(object) != (margin ? 3 : 2) ||
+        !json_is_integer(size) || !json_is_integer(overlap) || (margin && !json_is_integer(margin)))
+        return error_set(err, ST_BAD_FILE,
+                         "david.tile is not {\"size\": N, \"overlap\": N} (and \"margin\": N)");
     if (json_integer_value(size) < 1 || json_integer_value(size) > MAX_TILE ||
         json_integer_value(overlap) < 0 || json_integer_value(overlap) > MAX_TILE)
         return error_set(err, ST_BAD_FILE,
@@ -184,6 +189,11 @@ static enum status parse_tile(struct model_info *m, const json_t *object, struct
                          (long long)json_integer_value(overlap));
     m->tile_size = (uint32_t)json_integer_value(size);
     m->tile_overlap = (uint32_t)json_integer_value(overlap);
+    const json_int_t px = margin ? json_integer_value(margin) : 0;
+    if (px < 0 || px >= (json_int_t)m->tile_size)
+        return error_set(err, ST_BAD_FILE, "david.tile: margin = %lld is not below the size = %u",
+                         (long long)px, m->tile_size);
+    m->tile_margin = (uint32_t)px;
     return ST_OK;
 }
 
@@ -317,7 +327,9 @@ static char *tasks_text(const struct model_info *m)
 static char *tile_text(const struct model_info *m)
 {
     char *text = NULL;
-    if (asprintf(&text, "{\"size\": %u, \"overlap\": %u}", m->tile_size, m->tile_overlap) < 0)
+    char margin[32] = "";
+    if (m->tile_margin) (void)snprintf(margin, sizeof margin, ", \"margin\": %u", m->tile_margin);
+    if (asprintf(&text, "{\"size\": %u, \"overlap\": %u%s}", m->tile_size, m->tile_overlap, margin) < 0)
         return NULL;
     return text;
 }

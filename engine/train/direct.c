@@ -43,7 +43,7 @@ enum status direct_step(struct direct *d, const struct direct_rows *rows, double
                         struct direct_report *out, struct error *err)
 {
     struct generator *g = &d->answer;
-    struct generator_input in = { .y_in = rows->y_in, .z = rows->z, .h = rows->h, .told = rows->told };
+    struct generator_input in = { .y_in = rows->y_in, .z = rows->z, .row_h = rows->h, .told = rows->told };
     in.told.t = d->t;
     struct direct_report r = { 0 };
     enum status s = generator_predict(g, &in, err);

@@ -33,7 +33,7 @@ void direct_done(struct direct *d); /* takes a zeroed struct */
 
 struct direct_rows {
     const float *x, *y_in, *z;  /* [rows][h][w][3]; z NULL: no noise */
-    double h;                   /* of the noise */
+    const double *h;            /* [rows], of the noise */
     struct row_conditions told; /* t is not looked at */
 };
 struct direct_report {

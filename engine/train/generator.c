@@ -71,7 +71,8 @@ static void take_input(struct generator *g, const struct generator_input *in, ui
     const size_t each = g->count / g->rows, first = row * each;
     const uint32_t t = in->told.t[row];
     const float of_x = (float)s->mu_x0[t], of_y = (float)s->mu_x1[t];
-    const float of_z = in->z ? (float)((1 - s->alpha_bar[t]) * in->h) : 0;
+    const double h = in->row_h ? in->row_h[row] : in->h;
+    const float of_z = in->z ? (float)((1 - s->alpha_bar[t]) * h) : 0;
     for (size_t i = first; i < first + each; i++)
         g->x_q[i] = in->x ? of_x * in->x[i] + of_y * in->y_in[i] : in->y_in[i];
     if (!g->form.noise_channels) {

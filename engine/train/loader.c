@@ -86,18 +86,18 @@ static enum status make_row(const struct loader *l, struct batch *b, uint64_t st
     if (o->in_pairs) row -= row % 2;
     float *x = b->x + i * l->row_floats;
     if (!o->n_tasks) return crop_draw(o->dataset, c, step, row, x, err);
-    /* The unit that has one task is the micro-batch of all processes. */
-    const uint32_t task = draw_task(o, step, micro);
+    /* Where tasks are not mixed, the unit that has one is the micro-batch of all processes. */
+    const uint32_t task = draw_task(o, step, o->mixed ? row : micro);
     const struct drawn_task *drawn = &o->tasks[task];
     const struct extent m = operator_extent(drawn->task->op, (struct extent){ side, side, 3 });
     struct dice dice = dice_of(c->seed, step, DRAW_CONDITIONS, row);
     const double sigma = drawn->sigma[0] + dice_unit(&dice) * (drawn->sigma[1] - drawn->sigma[0]);
     const double level = drawn->level[0] + dice_unit(&dice) * (drawn->level[1] - drawn->level[0]);
-    const struct row_out out = { x,
-                                 b->y + (size_t)micro * o->micro_rows * l->row_floats +
-                                     (size_t)(i % o->micro_rows) * m.w * m.h * m.c,
-                                 b->y_in + i * l->row_floats, b->kept + i * l->row_floats / 3 };
-    b->task[micro] = task;
+    const size_t y = o->mixed ? i * l->row_floats
+                              : (size_t)micro * o->micro_rows * l->row_floats +
+                                    (size_t)(i % o->micro_rows) * m.w * m.h * m.c;
+    const struct row_out out = { x, b->y + y, b->y_in + i * l->row_floats, b->kept + i * l->row_floats / 3 };
+    b->task[i] = task;
     b->label[i] = drawn->label < 0 ? 0 : (uint32_t)drawn->label;
     b->sigma[i] = told_sigma(sigma);
     b->level[i] = told_level(drawn->task->name, level);

@@ -17,6 +17,7 @@ struct loader_options {
     uint32_t process, processes;          /* which of how many */
     const struct drawn_task *tasks;
     bool in_pairs;             /* rows 2i and 2i + 1 are one measurement */
+    bool mixed;                /* each row (or pair) has a task of its own; else each micro-batch */
     bool surroundings;         /* blurs reach beyond the crop (rows.h) */
     uint32_t n_tasks, threads; /* no tasks: pictures alone, for a prior */
     uint64_t first_step;
@@ -25,11 +26,11 @@ struct loader_options {
 uint32_t loader_row(const struct loader_options *o, uint32_t i);
 
 /* Rows in their order: x, y_in: [rows][side][side][3]; kept: [rows][side][side], all 1 where there is no hole. y: a micro-batch
- * begins where its x does; its rows lie tight, as operator_extent of its task. */
+ * begins where its x does; its rows lie tight, as operator_extent of its task; where tasks are mixed each row begins where its x does. */
 struct batch {
     float *x, *y, *y_in;
     uint8_t *kept;
-    uint32_t *task;       /* [rows / micro_rows] */
+    uint32_t *task;       /* [rows] */
     uint32_t *label;      /* [rows] */
     float *sigma, *level; /* [rows], as networks are told them */
 };

@@ -165,7 +165,7 @@ static const char *const term_names[TERMS] = { "score_mse",   "score_vb",    "di
 static struct davi_rows rows_of(const struct trainer *t, const struct batch *b, uint32_t micro)
 {
     const size_t at = (size_t)micro * t->o.micro_batch * row_floats(t);
-    const bool hole = t->tasks[b->task[micro]].task->op == OPERATOR_MASK;
+    const bool hole = t->tasks[b->task[micro * t->o.micro_batch]].task->op == OPERATOR_MASK;
     return (struct davi_rows){ b->x + at, b->y + at, b->y_in + at, hole ? b->kept + at / 3 : NULL };
 }
 
@@ -179,7 +179,7 @@ static struct row_conditions told_of(const struct trainer *t, const struct batch
 
 static void choose_task(struct trainer *t, const struct batch *batch, uint32_t micro)
 {
-    const struct drawn_task *d = &t->tasks[batch->task[micro]];
+    const struct drawn_task *d = &t->tasks[batch->task[micro * t->o.micro_batch]];
     davi_choose(&t->davi, d->task);
     t->davi.o.h = d->h;
 }
@@ -191,7 +191,7 @@ static enum status score_half(struct trainer *t, const struct batch *batch, uint
     enum status s = learner_zero(&t->nets[NET_SCORE], err);
     if (!s) s = learner_zero(&t->nets[NET_DISCRIMINATOR], err);
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
-        const struct task_desc *task = t->tasks[batch->task[k]].task;
+        const struct task_desc *task = t->tasks[batch->task[k * t->o.micro_batch]].task;
         const struct davi_rows rows = rows_of(t, batch, k);
         struct times times;
         struct score_report r;
@@ -215,7 +215,7 @@ static enum status generator_half(struct trainer *t, const struct batch *batch, 
 {
     enum status s = ST_OK;
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
-        const struct task_desc *task = t->tasks[batch->task[k]].task;
+        const struct task_desc *task = t->tasks[batch->task[k * t->o.micro_batch]].task;
         const struct davi_rows rows = rows_of(t, batch, k);
         struct times times;
         struct generator_report r;
@@ -244,10 +244,15 @@ static enum status direct_half(struct trainer *t, const struct batch *batch, uin
     enum status s = ST_OK;
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
         const struct davi_rows rows = rows_of(t, batch, k);
-        const double h = t->tasks[batch->task[k]].h;
         struct direct_report r;
-        if (h > 0) s = draw_pictures(t, step, k, DRAW_GENERATOR_Z, t->z, err);
-        const struct direct_rows all = { rows.x, rows.y_in, h > 0 ? t->z : NULL, h,
+        double h[MOST_ROWS];
+        bool is_noisy = false;
+        for (uint32_t i = 0; i < t->o.micro_batch; i++) {
+            h[i] = t->tasks[batch->task[k * t->o.micro_batch + i]].h;
+            is_noisy = is_noisy || h[i] > 0;
+        }
+        if (is_noisy) s = draw_pictures(t, step, k, DRAW_GENERATOR_Z, t->z, err);
+        const struct direct_rows all = { rows.x, rows.y_in, is_noisy ? t->z : NULL, h,
                                          told_of(t, batch, k) };
         if (!s) s = direct_step(&t->direct, &all, 1.0 / t->micro_batches, &r, err);
         if (s) return s;

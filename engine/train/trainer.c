@@ -251,6 +251,7 @@ static enum status open_data(struct trainer *t, struct error *err)
         .tasks = t->tasks,
         .in_pairs = t->direct_options.energy > 0,
         .surroundings = !(t->davi_weight > 0),
+        .mixed = !(t->davi_weight > 0),
         .n_tasks = t->n_tasks,
         .threads = t->o.loader_threads,
         .first_step = t->checkpoint.step,
