@@ -497,9 +497,10 @@ static void folded_and_unfolded_networks_agree(void **state)
     assert_int_equal(network_channels(folded), 3);
     enum { PX = 16 * 24, ROWS = 3 };
     float x[ROWS * 3 * PX], y6[ROWS * 6 * PX], y3[ROWS * 3 * PX], t[ROWS] = { 999, 999, 999 };
+    const struct network_input in = { .x = x, .t = t };
     hash_values("x", 1, x, ROWS * 3 * PX);
-    assert_int_equal(network_forward(whole, x, t, NULL, ROWS, y6, &err), ST_OK);
-    assert_int_equal(network_forward(folded, x, t, NULL, ROWS, y3, &err), ST_OK);
+    assert_int_equal(network_forward(whole, &in, ROWS, y6, &err), ST_OK);
+    assert_int_equal(network_forward(folded, &in, ROWS, y3, &err), ST_OK);
     double scale = 0, worst = 0;
     for (size_t row = 0; row < ROWS; row++)
         for (size_t i = 0; i < 3 * PX; i++) {
