@@ -1,8 +1,8 @@
 """The engine's networks, answers and steps beside PyTorch's, for every option of an architecture (engine/README.md section 9).
 
-  python check_levers.py --david build/david [--only forward,restore,step] [--write tests/golden]
+  python check_levers.py --david build/david [--only forward,restore,prior,step] [--write tests/golden]
 
-Forward passes of many small networks, restorations and one training step are made by `david` on its CPU back end in float32 and by
+Forward passes of many small networks, restorations and training steps are made by `david` on its CPU back end in float32 and by
 torch_unet.py, which shares no line with it; noise and crops are drawn anew in numpy. --write makes tests/golden/levers_*.safetensors, numbers
 that the tests of the engine compare with; the weights are hashes. Needs torch and Pillow; not part of any test run.
 """
@@ -17,9 +17,9 @@ import tempfile
 import numpy as np
 import torch
 
-from draws import CROP, CONDITIONS, GENERATOR_Z, MASK, MEASUREMENT, TASK, Dice, measurement_noise, pictures, sampler_noise
+from draws import CONDITIONS, CROP, GENERATOR_Z, MASK, SCORE_NOISE, TASK, TIMES, Dice, measurement_noise, pictures, sampler_noise
 from tensors import hash_parameter, hash_values, read_safetensors, write_safetensors
-from torch_davi import Schedule, energy, predict, regression
+from torch_davi import Schedule, at, energy, hybrid, predict, regression
 from torch_unet import UNet
 
 BASE = dict(image_size=32, num_channels=32, num_res_blocks=1, channel_mult="1,2", attention_resolutions="", num_heads=2,
@@ -270,12 +270,67 @@ def read_flat(array, shapes):
     return out
 
 
-def check_step(david, checks):
+def one_photo(david):
+    """Of squares of 4 px, in a folder of its own."""
     from PIL import Image
     photos = david.folder / "photos"
-    photos.mkdir()
+    photos.mkdir(exist_ok=True)
     photo = np.random.default_rng(5).integers(0, 256, (PHOTO // 4, PHOTO // 4, 3)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
     Image.fromarray(photo).save(photos / "one.png")
+    return photo, photos
+
+
+def compare_update(checks, what, net, out, lr):
+    """A network with gradients beside the state that david was in after one step."""
+    state, _ = read_safetensors(f"{out}.checkpoints/step-000000001.safetensors")
+    shapes = [(name, t.shape) for name, t in read_safetensors(out)[0].items()]
+    after, m = (read_flat(state[f"generator.{k}"], shapes) for k in ("params", "m"))
+    before = {name: p.detach().clone().numpy() for name, p in net.named_parameters()}
+    torch.optim.AdamW(net.parameters(), lr, weight_decay=0.01).step()
+    whole = np.sqrt(sum(float(p.grad.double().square().sum()) for p in net.parameters()))
+    for name, p in net.named_parameters():
+        gradient = p.grad.numpy()
+        # A gradient that is nothing beside the others is rounding, and AdamW makes a whole step of it.
+        if np.abs(gradient).max() < 1e-6 * whole:
+            continue
+        checks.compare("gradient of a step", f"{what}: {name}", m[name] / 0.1, gradient)
+        clear = np.abs(gradient) > 1e-3 * np.abs(gradient).max()
+        change, want = after[name] - before[name], p.detach().numpy() - before[name]
+        checks.note("change by AdamW, of lr", f"{what}: {name}", np.abs(change - want)[clear].max() / lr, 1e-2)
+
+
+def times_of(seed, rows):
+    """t of a prior's rows: the second of a row's four."""
+    times = []
+    for row in range(rows):
+        dice = Dice(seed, 0, TIMES, row)
+        dice.unit()
+        times.append(dice.below(1000))
+    return torch.tensor(times)
+
+
+def check_prior(david, checks):
+    photo, photos = one_photo(david)
+    batch, lr, schedule = 4, 1e-3, Schedule()
+    # A batch that has a row of t = 0, whose likelihood is another.
+    first = next(seed for seed in itertools.count() if 0 in times_of(seed, batch))
+    for i, (patch, options, seed) in enumerate([(1, (), first), (2, ("no_middle", "strided"), first), (4, ("attention",), 8)]):
+        arch = arch_of(patch, options)
+        net, tensors = network(arch, SEED + 200 + i)
+        init, out = david.folder / f"prior{i}.safetensors", david.folder / f"next{i}.safetensors"
+        write_safetensors(init, tensors, model_meta(arch))
+        david.on_cpu("train", "prior", "--data", photos, "--out", out, "--init", init, "--steps", 1, "--batch", batch, "--size", SIDE,
+                     "--jitter", 1, "--texture", 0, "--lr", lr, "--seed", seed)
+        x = torch.from_numpy(np.stack([crop(photo, Dice(seed, 0, CROP, row), SIDE).transpose(2, 0, 1) for row in range(batch)]))
+        noise = torch.from_numpy(np.concatenate([pictures(seed, 0, SCORE_NOISE, row, SIDE) for row in range(batch)]))
+        t = times_of(seed, batch)
+        x_t = at(schedule.of_x, t) * x + at(schedule.of_noise, t) * noise
+        sum(hybrid(schedule, net(x_t, t), x, x_t, t, noise)).backward()
+        compare_update(checks, f"prior, patch {patch}, t {t.tolist()}", net, out, lr)
+
+
+def check_step(david, checks):
+    photo, photos = one_photo(david)
     long_run = ("noise", "output", "classes", "sigma", "level", "no_middle", "strided", "three")
     cases = [(1, (), "regression", ()), (2, long_run, "regression", ("--l2",)), (2, long_run, "energy", ()),
              (2, long_run, "energy", ("--energy-norm",)), (4, ("noise", "sigma", "classes"), "energy:2,regression:0.5", ()),
@@ -291,10 +346,6 @@ def check_step(david, checks):
         david.on_cpu("train", "davi", "--data", photos, "--out", out, "--init", init, "--task", ",".join(tasks), "--objective", objective,
                      "--steps", 1, "--batch", batch, "--micro-batch", 4, "--size", SIDE, "--jitter", 1, "--texture", 0, "--lr", lr,
                      "--seed", seed, *flags)
-        state, _ = read_safetensors(f"{out}.checkpoints/step-000000001.safetensors")
-        shapes = [(name, t.shape) for name, t in read_safetensors(out)[0].items()]
-        after, m = (read_flat(state[f"generator.{k}"], shapes) for k in ("params", "m"))
-
         in_pairs = "energy" in objective
         x, y_in, hz, told = rows_of_step(photo, tasks, arch, seed, 0, batch, in_pairs, david.has_levels)
         pred = predict(net, net.arch, Schedule(), y_in, torch.full((batch,), 999), hz, **told)
@@ -304,19 +355,7 @@ def check_step(david, checks):
             value = regression(pred, x, "--l2" in flags) if name == "regression" else energy(pred, x, "--energy-norm" in flags)
             loss = loss + float(weight or 1) * value
         loss.backward()
-        before = {name: p.detach().clone().numpy() for name, p in net.named_parameters()}
-        torch.optim.AdamW(net.parameters(), lr, weight_decay=0.01).step()
-        what = f"patch {patch}, {objective} {' '.join(flags)}"
-        whole = np.sqrt(sum(float(p.grad.double().square().sum()) for p in net.parameters()))
-        for name, p in net.named_parameters():
-            gradient = p.grad.numpy()
-            # A gradient that is nothing beside the others is rounding, and AdamW makes a whole step of it.
-            if np.abs(gradient).max() < 1e-6 * whole:
-                continue
-            checks.compare("gradient of a step", f"{what}: {name}", m[name] / 0.1, gradient)
-            clear = np.abs(gradient) > 1e-3 * np.abs(gradient).max()
-            change, want = after[name] - before[name], p.detach().numpy() - before[name]
-            checks.note("change by AdamW, of lr", f"{what}: {name}", np.abs(change - want)[clear].max() / lr, 1e-2)
+        compare_update(checks, f"patch {patch}, {objective} {' '.join(flags)}", net, out, lr)
 
 
 # ---- golden files ----
@@ -368,7 +407,7 @@ def write_golden(folder):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--david")
-    p.add_argument("--only", default="forward,restore,step")
+    p.add_argument("--only", default="forward,restore,prior,step")
     p.add_argument("--write", type=pathlib.Path, metavar="FOLDER")
     args = p.parse_args()
     torch.set_num_threads(1)
@@ -377,7 +416,7 @@ def main():
         return 0
     david, checks = David(args.david), Checks()
     for name in args.only.split(","):
-        {"forward": check_forward, "restore": check_restore, "step": check_step}[name](david, checks)
+        {"forward": check_forward, "restore": check_restore, "prior": check_prior, "step": check_step}[name](david, checks)
     return checks.report()
 
 

@@ -200,14 +200,15 @@ class UNet(nn.Module):
             return value
 
         patch = self.arch["patch"]
-        emb = keep("time_embed", self.time_embed(self.sinusoids(t)))
-        if self.sigma_embed is not None:
-            emb = emb + self.sigma_embed(self.sinusoids(sigma))
-        if self.level_embed is not None:
-            emb = emb + self.level_embed(self.sinusoids(level))
-        if self.label_emb is not None:
-            emb = emb + self.label_emb(label)
-        emb = F.silu(emb)
+        with torch.autocast(x.device.type, enabled=False):  # a few numbers that all blocks depend on
+            emb = keep("time_embed", self.time_embed(self.sinusoids(t)))
+            if self.sigma_embed is not None:
+                emb = emb + self.sigma_embed(self.sinusoids(sigma))
+            if self.level_embed is not None:
+                emb = emb + self.level_embed(self.sinusoids(level))
+            if self.label_emb is not None:
+                emb = emb + self.label_emb(label)
+            emb = F.silu(emb)
         h, skips = cells(x, patch) if patch > 1 else x, []
         for i, part in enumerate(self.input_blocks):
             for layer in part:
