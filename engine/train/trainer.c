@@ -104,6 +104,8 @@ static enum status read_weighted(const char *text, const char *what, char name[T
             return error_set(err, ST_BAD_PARAMETER, "%s = %.64s: not a weight above 0", what,
                              text + len + 1);
     }
+    if (**end == ',' && !(*end)[1])
+        return error_set(err, ST_BAD_PARAMETER, "%s: a name is missing behind the last comma", what);
     if (**end == ',') (*end)++;
     return ST_OK;
 }

@@ -12,7 +12,7 @@
 #include "proto/atomic_file.h"
 #include "proto/codec.h"
 
-enum { SIDE = 128, ROWS = 4, COLUMNS = 5 };
+enum { ROWS = 4, COLUMNS = 5 };
 static const uint64_t seed_of_all = 20241125; /* of every draw, whatever the run's own seed */
 
 struct validation {
@@ -87,12 +87,10 @@ static double best_before(const char *folder)
 
 enum status validation_open(struct validation **out, struct trainer *t, struct error *err)
 {
-    const uint32_t unit = arch_side_unit(&t->info.arch);
     struct validation *v = calloc(1, sizeof *v);
     if (!v) return error_set(err, ST_NO_MEMORY_NOW, "no memory to validate");
     *out = v; /* closed with the run, also on failure */
-    v->side = t->side > SIDE ? t->side : SIDE / unit * unit;
-    if (v->side < t->side) v->side = t->side;
+    v->side = 2 * t->side; /* as restorations see more than a crop */
     v->crops = (t->o.validate_crops + ROWS - 1) / ROWS * ROWS;
     v->each = (size_t)v->side * v->side * 3;
     v->best = t->o.resume ? best_before(t->folder) : 0;
