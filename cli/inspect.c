@@ -31,11 +31,12 @@ static void print_json(const struct model_info *m, const char *arch, const char 
         else
             printf("%d}", m->tasks[i].label);
     }
-    printf("},\"tile\":{\"size\":%u,\"overlap\":%u,\"margin\":%u},\"schedule\":\"%s\",\"provenance\":%s,"
+    printf("},\"tile\":{\"size\":%u,\"overlap\":%u,\"margin\":%u},\"schedule\":\"%s\","
+           "\"provenance\":%s,"
            "\"metrics\":%s}\n",
            m->tile_size, m->tile_overlap, m->tile_margin,
-           m->schedule == SCHEDULE_DAVI ? "davi" : "linear",
-           m->provenance ? m->provenance : "null", m->metrics ? m->metrics : "null");
+           m->schedule == SCHEDULE_DAVI ? "davi" : "linear", m->provenance ? m->provenance : "null",
+           m->metrics ? m->metrics : "null");
 }
 
 static void print_text(const struct model_info *m, const char *arch, const char *digest,
@@ -47,10 +48,11 @@ static void print_text(const struct model_info *m, const char *arch, const char 
     for (uint32_t i = 0; i < m->n_tasks; i++)
         printf("task        %s, sigma %g, h %g\n", m->tasks[i].name, m->tasks[i].sigma,
                m->tasks[i].h);
-    printf("tile        %u px, overlap %u px, margin %u px\nschedule    %s\nprovenance  %s\nmetrics     %s\n",
+    printf("tile        %u px, overlap %u px, margin %u px\nschedule    %s\nprovenance  "
+           "%s\nmetrics     %s\n",
            m->tile_size, m->tile_overlap, m->tile_margin,
-           m->schedule == SCHEDULE_DAVI ? "davi" : "linear",
-           m->provenance ? m->provenance : "none", m->metrics ? m->metrics : "none");
+           m->schedule == SCHEDULE_DAVI ? "davi" : "linear", m->provenance ? m->provenance : "none",
+           m->metrics ? m->metrics : "none");
 }
 
 static enum status inspect_model(const char *path, bool is_json, struct error *err)

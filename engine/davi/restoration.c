@@ -335,9 +335,9 @@ static void blend(const struct restoration *r, int64_t *acc, uint64_t row, const
     const uint16_t *wy = r->tiles.y.weight + (tile_index / r->tiles.x.count) * tile;
     for (uint32_t y = down.first; y < down.end; y++) {
         const uint32_t row_of_picture = at.y0 + y - r->s.margin;
-        int64_t *dst = acc + ((size_t)row_of_picture * r->shape.out.w + at.x0 + across.first -
-                              r->s.margin) *
-                                 colors;
+        int64_t *dst =
+            acc +
+            ((size_t)row_of_picture * r->shape.out.w + at.x0 + across.first - r->s.margin) * colors;
         for (uint32_t x = across.first; x < across.end; x++, dst += colors) {
             const float *v = x0 + ((size_t)y * tile + x) * 3;
             int64_t weight = (int64_t)wy[y] * wx[x];
@@ -430,10 +430,9 @@ void restoration_fail(struct restoration *r, enum status why)
 void restoration_settle(struct restoration *r, struct residence *h, bool is_whole)
 {
     pthread_mutex_lock(&r->lock);
-    if (r->home == HOME_OPEN)
-        /* Back ends cut and blend pictures without a margin. */
-        r->home = h && is_whole && !r->s.margin && residence_settle(h, r) ? HOME_RESIDENCE
-                                                                          : HOME_HOST;
+    if (r->home == HOME_OPEN) /* Back ends cut and blend pictures without a margin. */
+        r->home =
+            h && is_whole && !r->s.margin && residence_settle(h, r) ? HOME_RESIDENCE : HOME_HOST;
     pthread_mutex_unlock(&r->lock);
 }
 

@@ -71,13 +71,13 @@ static enum status take_memory(struct davi *d, struct error *err)
     const struct {
         float **to;
         size_t count;
-    } parts[] = {
-        { &d->x_t, d->count },
-        { &d->d_ikl, d->count },  { &d->d_con, d->count },         { &d->d_truth, d->count },
-        { &d->d_gan, d->count },  { &d->y, 2 * d->count },         { &d->y_theta, 2 * d->count },
-        { &d->dy, 2 * d->count }, { &d->true_blocks, blocks },     { &d->pred_blocks, blocks },
-        { &d->d_blocks, blocks }, { &d->d_probe, d->probe_count }, { &d->scratch, scratch }
-    };
+    } parts[] = { { &d->x_t, d->count },         { &d->d_ikl, d->count },
+                  { &d->d_con, d->count },       { &d->d_truth, d->count },
+                  { &d->d_gan, d->count },       { &d->y, 2 * d->count },
+                  { &d->y_theta, 2 * d->count }, { &d->dy, 2 * d->count },
+                  { &d->true_blocks, blocks },   { &d->pred_blocks, blocks },
+                  { &d->d_blocks, blocks },      { &d->d_probe, d->probe_count },
+                  { &d->scratch, scratch } };
     size_t total = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         total += (parts[i].count + 15) / 16 * 16;
@@ -301,9 +301,8 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
                                 struct generator_report *out, struct error *err)
 {
     const size_t px = (size_t)d->h * d->w;
-    const struct pictures p = {
-        d->o.op, d->rows, d->w, d->h, d->answer.pred, rows->x, rows->y, rows->kept
-    };
+    const struct pictures p = { d->o.op,        d->rows, d->w,    d->h,
+                                d->answer.pred, rows->x, rows->y, rows->kept };
     struct generator_report r = { 0 };
     double of_truth = 0, of_gan = 0;
     enum status s = predict(d, rows, draws, err);

@@ -96,7 +96,8 @@ static enum status make_row(const struct loader *l, struct batch *b, uint64_t st
     const size_t y = o->mixed ? i * l->row_floats
                               : (size_t)micro * o->micro_rows * l->row_floats +
                                     (size_t)(i % o->micro_rows) * m.w * m.h * m.c;
-    const struct row_out out = { x, b->y + y, b->y_in + i * l->row_floats, b->kept + i * l->row_floats / 3 };
+    const struct row_out out = { x, b->y + y, b->y_in + i * l->row_floats,
+                                 b->kept + i * l->row_floats / 3 };
     b->task[i] = task;
     b->label[i] = drawn->label < 0 ? 0 : (uint32_t)drawn->label;
     b->sigma[i] = told_sigma(sigma);

@@ -105,7 +105,8 @@ static enum status read_weighted(const char *text, const char *what, char name[T
                              text + len + 1);
     }
     if (**end == ',' && !(*end)[1])
-        return error_set(err, ST_BAD_PARAMETER, "%s: a name is missing behind the last comma", what);
+        return error_set(err, ST_BAD_PARAMETER, "%s: a name is missing behind the last comma",
+                         what);
     if (**end == ',') (*end)++;
     return ST_OK;
 }
@@ -136,7 +137,8 @@ static enum status read_objective(struct trainer *t, struct error *err)
     const struct {
         const char *name;
         double *weight;
-    } known[] = { { "davi", &t->davi_weight }, { "regression", &d->regression },
+    } known[] = { { "davi", &t->davi_weight },
+                  { "regression", &d->regression },
                   { "energy", &d->energy } };
     const char *at = o->objective ? o->objective : "davi";
     d->kind = o->regression_l2 ? REGRESSION_L2 : REGRESSION_L1;

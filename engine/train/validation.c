@@ -40,8 +40,7 @@ static enum status make_net(struct validation *v, struct trainer *t, struct erro
     };
     enum status s = unet_build(&g, &t->info.arch, v->side, v->side, err);
     if (!s) s = learner_init(&v->net, t->b, g, &o, err);
-    if (!s)
-        s = generator_init(&v->answer, &v->net, t->schedule, t->direct_options.form, err);
+    if (!s) s = generator_init(&v->answer, &v->net, t->schedule, t->direct_options.form, err);
     return s;
 }
 
@@ -89,7 +88,7 @@ enum status validation_open(struct validation **out, struct trainer *t, struct e
 {
     struct validation *v = calloc(1, sizeof *v);
     if (!v) return error_set(err, ST_NO_MEMORY_NOW, "no memory to validate");
-    *out = v; /* closed with the run, also on failure */
+    *out = v;              /* closed with the run, also on failure */
     v->side = 2 * t->side; /* as restorations see more than a crop */
     v->crops = (t->o.validate_crops + ROWS - 1) / ROWS * ROWS;
     v->each = (size_t)v->side * v->side * 3;
@@ -216,9 +215,9 @@ static enum status score_task(struct validation *v, const struct trainer *t, uin
     *out = (struct train_task_score){ .name = t->info.tasks[task].name,
                                       .psnr = psnr,
                                       .mean_psnr = mean_psnr,
-                                      .coverage = samples > 1 ? covered / (double)v->crops /
-                                                                    (double)v->each
-                                                              : (double)NAN };
+                                      .coverage = samples > 1
+                                                      ? covered / (double)v->crops / (double)v->each
+                                                      : (double)NAN };
     return ST_OK;
 }
 
@@ -269,10 +268,10 @@ static char *metrics_text(const struct train_validation *r)
         char coverage[32] = "null";
         if (!isnan(r->tasks[i].coverage))
             (void)snprintf(coverage, sizeof coverage, "%.4f", r->tasks[i].coverage);
-        used += (size_t)snprintf(tasks + used, sizeof tasks - used,
-                                 "%s\"%s\": {\"psnr\": %.3f, \"mean_psnr\": %.3f, \"coverage\": %s}",
-                                 i ? ", " : "", r->tasks[i].name, r->tasks[i].psnr,
-                                 r->tasks[i].mean_psnr, coverage);
+        used += (size_t)snprintf(
+            tasks + used, sizeof tasks - used,
+            "%s\"%s\": {\"psnr\": %.3f, \"mean_psnr\": %.3f, \"coverage\": %s}", i ? ", " : "",
+            r->tasks[i].name, r->tasks[i].psnr, r->tasks[i].mean_psnr, coverage);
     }
     if (asprintf(&text, "{\"score\": %.4f, \"step\": %" PRIu64 ", \"validation\": {%s}}", r->score,
                  r->step, tasks) < 0)

@@ -189,7 +189,8 @@ static void draw(const struct training *t, const char *step, struct drawn *d)
     draw_times(t, name, d->t_bridge);
     d->z = draw_noise(t, step, 1);
     d->noise = draw_noise(t, step, 2);
-    d->draws = (struct davi_draws){ .t_bridge = d->t_bridge, .t = d->t, .z = d->z, .noise = d->noise };
+    d->draws =
+        (struct davi_draws){ .t_bridge = d->t_bridge, .t = d->t, .z = d->z, .noise = d->noise };
 }
 
 /* ---- comparing ---- */
