@@ -51,16 +51,16 @@ static char *provenance(const struct trainer *t)
     plain(tasks, sizeof tasks, o->tasks ? o->tasks : "");
     recipe[0] = 0;
     if (o->kind == TRAIN_DAVI)
-        (void)snprintf(recipe, sizeof recipe,
-                       ", \"objective\": \"%s\", \"tasks\": \"%s\", \"regression\": \"%s\", "
-                       "\"energy_distance\": \"%s\", \"warmup\": %" PRIu64 ", \"decay\": %" PRIu64
-                       ", \"lr_end\": %.6g, \"clip\": %.6g, \"average_decay\": %.6g, "
-                       "\"weight_decay\": %.6g, \"jitter\": %.6g, \"texture\": %.6g, \"weight_con\": %.6g, "
-                       "\"reg_coeff\": %.6g, \"t_ikl\": %.6g",
-                       objective, tasks, o->regression_l2 ? "l2" : "l1",
-                       o->energy_norm ? "norm" : "l1", o->warmup, o->decay, o->lr_end, o->clip,
-                       o->average_decay, o->weight_decay, o->jitter, o->texture, o->weight_con,
-                       o->reg_coeff, o->t_ikl);
+        (void)snprintf(
+            recipe, sizeof recipe,
+            ", \"objective\": \"%s\", \"tasks\": \"%s\", \"regression\": \"%s\", "
+            "\"energy_distance\": \"%s\", \"warmup\": %" PRIu64 ", \"decay\": %" PRIu64
+            ", \"lr_end\": %.6g, \"clip\": %.6g, \"average_decay\": %.6g, "
+            "\"weight_decay\": %.6g, \"jitter\": %.6g, \"texture\": %.6g, \"weight_con\": %.6g, "
+            "\"reg_coeff\": %.6g, \"t_ikl\": %.6g",
+            objective, tasks, o->regression_l2 ? "l2" : "l1", o->energy_norm ? "norm" : "l1",
+            o->warmup, o->decay, o->lr_end, o->clip, o->average_decay, o->weight_decay, o->jitter,
+            o->texture, o->weight_con, o->reg_coeff, o->t_ikl);
     if (asprintf(
             &text,
             "{\"data\": \"%s\", \"data_digest\": \"%s\", \"kind\": \"%s\", \"steps\": %" PRIu64

@@ -45,10 +45,10 @@ struct train_options {
     uint32_t loader_threads, discriminator_width;
     double lr, discriminator_lr;
     double sigma; /* < 0: the task's, or for a network that is told sigma drawn in a range */
-    double sigma_low, sigma_high; /* that range, for all tasks; < 0: each task's */
-    double h;                     /* of the sampler's noise; < 0: the task's */
+    double sigma_low, sigma_high;        /* that range, for all tasks; < 0: each task's */
+    double h;                            /* of the sampler's noise; < 0: the task's */
     double weight_con, reg_coeff, t_ikl; /* of the objective davi; < 0: the task's */
-    double jitter, texture;       /* of crops (crops.h) */
+    double jitter, texture;              /* of crops (crops.h) */
     size_t cache_bytes;
     bool resume;              /* from the newest checkpoint, where there is one */
     enum recompute recompute; /* less memory for more time */
