@@ -157,12 +157,13 @@ static enum status check_range(const char *name, double value, const double rang
                                const char *task, struct error *err)
 {
     if (value >= range[0] && value <= range[1]) return ST_OK;
-    return range[0] < range[1]
-               ? error_set(err, ST_BAD_PARAMETER, "%s = %g is not in %g..%g, what the model's task %s "
-                           "was trained for", name, value, range[0], range[1], task)
-               : error_set(err, ST_BAD_PARAMETER,
-                           "%s = %g: the model's task %s was trained for %g alone", name, value, task,
-                           range[0]);
+    return range[0] < range[1] ? error_set(err, ST_BAD_PARAMETER,
+                                           "%s = %g is not in %g..%g, what the model's task %s "
+                                           "was trained for",
+                                           name, value, range[0], range[1], task)
+                               : error_set(err, ST_BAD_PARAMETER,
+                                           "%s = %g: the model's task %s was trained for %g alone",
+                                           name, value, task, range[0]);
 }
 
 static enum status check_params(struct restoration_setup *s, const struct model *m,
@@ -210,9 +211,9 @@ static enum status check_params(struct restoration_setup *s, const struct model 
                                      .sigma = sigma,
                                      .level = level,
                                      .h = h,
-                                     .program_set = conditions_find(
-                                         &m->conditions, info, (uint32_t)(task - info->tasks),
-                                         sigma, level),
+                                     .program_set = conditions_find(&m->conditions, info,
+                                                                    (uint32_t)(task - info->tasks),
+                                                                    sigma, level),
                                      .seed = p->seed,
                                      .samples = p->samples,
                                      .output = p->output,

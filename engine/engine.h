@@ -80,9 +80,9 @@ enum output_kind { OUTPUT_IMAGE, OUTPUT_MEAN, OUTPUT_STD, OUTPUT_ALL };
 struct restore_params {
     const char *task; /* NULL where the model has exactly one */
     uint64_t seed;
-    double h;         /* < 0: the task's own */
+    double h;            /* < 0: the task's own */
     double sigma, level; /* of this measurement, in the task's ranges; 0: the task's own */
-    uint32_t samples; /* >= 1; IMAGE needs 1, MEAN and STD >= 2 */
+    uint32_t samples;    /* >= 1; IMAGE needs 1, MEAN and STD >= 2 */
     enum output_kind output;
     bool keep_samples; /* OUTPUT_ALL: every sample's picture is kept */
 };

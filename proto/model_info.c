@@ -116,7 +116,7 @@ static enum status parse_range(double out[2], const json_t *v, const char *task,
 static enum status parse_task(struct model_task *t, const char *name, const json_t *object,
                               struct error *err)
 {
-    static const char *const known[] = { "sigma", "h",     "label",
+    static const char *const known[] = { "sigma",       "h",     "label",
                                          "sigma_range", "level", "level_range" };
     const json_t *label = json_object_get(object, "label");
     const json_t *level = json_object_get(object, "level");
@@ -305,8 +305,9 @@ static char *tasks_text(const struct model_info *m)
             print_double(level, t->level);
             print_double(low, t->level_range[0]);
             print_double(high, t->level_range[1]);
-            used += (size_t)snprintf(text + used, size - used,
-                                     ", \"level\": %s, \"level_range\": [%s, %s]", level, low, high);
+            used +=
+                (size_t)snprintf(text + used, size - used,
+                                 ", \"level\": %s, \"level_range\": [%s, %s]", level, low, high);
         }
         text[used++] = '}';
     }

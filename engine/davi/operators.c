@@ -6,10 +6,19 @@
 #include <string.h>
 
 const struct task_desc task_table[TASK_COUNT] = {
-#define TASK(id, name, op, sigma, sigma_low, sigma_high, h, level, level_low, level_high, level_gain, \
-             t_ikl, weight_con, reg_coeff)                                                         \
-    { name, op, sigma, { sigma_low, sigma_high }, h, level, { level_low, level_high }, level_gain, \
-      t_ikl, weight_con, reg_coeff },
+#define TASK(id, name, op, sigma, sigma_low, sigma_high, h, level, level_low, level_high,          \
+             level_gain, t_ikl, weight_con, reg_coeff)                                             \
+    { name,                                                                                        \
+      op,                                                                                          \
+      sigma,                                                                                       \
+      { sigma_low, sigma_high },                                                                   \
+      h,                                                                                           \
+      level,                                                                                       \
+      { level_low, level_high },                                                                   \
+      level_gain,                                                                                  \
+      t_ikl,                                                                                       \
+      weight_con,                                                                                  \
+      reg_coeff },
 #include "engine/davi/tasks.def"
 #undef TASK
 };

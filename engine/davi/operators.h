@@ -16,7 +16,8 @@
 struct task_desc {
     const char *name;
     enum operator_kind op;
-    double sigma, sigma_range[2], h; /* units of [-1,1]; perturb_h. The range: what a network that is told sigma learns */
+    double sigma, sigma_range[2],
+        h; /* units of [-1,1]; perturb_h. The range: what a network that is told sigma learns */
     double level, level_range[2]; /* of the operator: deblur's deviation in px; 0: it has none */
     double level_gain;            /* what the network is told: level_gain * level */
     double t_ikl, weight_con, reg_coeff; /* training, engine/README.md section 5 */

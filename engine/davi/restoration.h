@@ -24,7 +24,7 @@ enum {
 struct restoration_setup {
     const struct task_desc *task;
     double sigma, level, h; /* of the hole's noise and of the result; of the operator; as used */
-    uint32_t program_set; /* of the model's folded constants */
+    uint32_t program_set;   /* of the model's folded constants */
     uint64_t seed;
     uint32_t samples;
     enum output_kind output;

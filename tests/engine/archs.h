@@ -79,7 +79,7 @@ enum { N_ARCHS = sizeof archs / sizeof archs[0] };
 
 static const struct unet_arch ffhq256 = { .image_size = 256,
                                           .patch = 1,
-        .num_channels = 128,
+                                          .num_channels = 128,
                                           .num_res_blocks = 1,
                                           .levels = 6,
                                           .channel_mult = { 1, 1, 2, 2, 4, 4 },
