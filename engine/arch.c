@@ -64,7 +64,12 @@ enum status task_defaults(struct model_task *out, const char *name, struct error
         return error_set(err, ST_UNKNOWN_TASK, "there is no task \"%.32s\"; there are: %s", name,
                          known);
     }
-    struct model_task task = { .sigma = t->sigma, .h = t->h, .label = -1 };
+    struct model_task task = { .sigma = t->sigma,
+                               .h = t->h,
+                               .label = -1,
+                               .sigma_range = { t->sigma, t->sigma },
+                               .level = t->level,
+                               .level_range = { t->level, t->level } };
     snprintf(task.name, sizeof task.name, "%s", t->name);
     *out = task;
     return ST_OK;

@@ -145,14 +145,20 @@ static const struct {
     { "\"restorer\"", NULL, NULL, NULL, "at least one task" },
     { "\"restorer\"", "{}", NULL, NULL, "at least one task" },
     { "\"restorer\"", "[]", NULL, NULL, "not an object" },
-    { "\"restorer\"", "{\"a\":{\"sigma\":0.2}}", NULL, NULL, "not an object of sigma" },
-    { "\"restorer\"", "{\"a\":{\"sigma\":0.2,\"hh\":1}}", NULL, NULL, "h of \"a\" is missing" },
+    { "\"restorer\"", "{\"a\":{\"sigma\":0.2}}", NULL, NULL, "h of \"a\" is missing" },
+    { "\"restorer\"", "{\"a\":{\"sigma\":0.2,\"hh\":1}}", NULL, NULL, "not an object of sigma" },
     { "\"restorer\"", "{\"a\":{\"sigma\":\"1\",\"h\":1}}", NULL, NULL, "not a number" },
     { "\"restorer\"", "{\"a\":{\"sigma\":-0.1,\"h\":1}}", NULL, NULL, "sigma = -0.1" },
     { "\"restorer\"", "{\"a\":{\"sigma\":0.1,\"h\":1e9}}", NULL, NULL, "h = 1e+09" },
     { "\"restorer\"", "{\"a\":{\"sigma\":NaN,\"h\":1}}", NULL, NULL, "not JSON" },
     { "\"restorer\"", "{\"a\":{\"sigma\":1e999,\"h\":1}}", NULL, NULL, "not JSON" },
     { "\"restorer\"", "{\"a\":{\"sigma\":1,\"h\":1,\"label\":0}}", NULL, NULL, "label = 0" },
+    { "\"restorer\"", "{\"a\":{\"sigma\":1,\"h\":1,\"sigma_range\":[0.1,0.5]}}", NULL, NULL,
+      "does not hold sigma = 1" },
+    { "\"restorer\"", "{\"a\":{\"sigma\":1,\"h\":1,\"sigma_range\":[0.1]}}", NULL, NULL,
+      "not two numbers" },
+    { "\"restorer\"", "{\"a\":{\"sigma\":1,\"h\":1,\"level\":3,\"level_range\":[4,5]}}", NULL, NULL,
+      "does not hold level = 3" },
     { "\"restorer\"", "{\"a\":{\"sigma\":1,\"h\":1,\"label\":-1}}", NULL, NULL, "not a class" },
     { "\"restorer\"", "{\"a b\":{\"sigma\":1,\"h\":1}}", NULL, NULL, "not a name" },
     { "\"restorer\"", "{\"a\":{\"sigma\":1,\"h\":1},\"a\":{\"sigma\":1,\"h\":1}}", NULL, NULL,
@@ -184,12 +190,15 @@ static void metadata_out_of_bounds_is_refused(void **state)
 static void a_model_file_says_what_was_written(void **state)
 {
     (void)state;
-    struct model_info in = { .role = ROLE_RESTORER,
-                             .n_tasks = 2,
-                             .tasks = { { "denoise", 0.2, 0.1, 7 }, { "sr4", 1.0 / 3, 0, 999 } },
-                             .tile_size = 64,
-                             .tile_overlap = 16,
-                             .schedule = SCHEDULE_LINEAR };
+    struct model_info in = {
+        .role = ROLE_RESTORER,
+        .n_tasks = 2,
+        .tasks = { { "denoise", 0.2, 0.1, 7, { 0.02, 0.4 }, 3, { 1, 4 } },
+                   { "sr4", 1.0 / 3, 0, 999, { 1.0 / 3, 1.0 / 3 }, 0, { 0 } } },
+        .tile_size = 64,
+        .tile_overlap = 16,
+        .schedule = SCHEDULE_LINEAR
+    };
     struct model_info out = { 0 };
     struct model_metadata meta = { 0 };
     struct safetensors *st = NULL;
@@ -213,6 +222,9 @@ static void a_model_file_says_what_was_written(void **state)
     assert_string_equal(out.tasks[1].name, "sr4");
     assert_true(out.tasks[1].sigma == 1.0 / 3 && out.tasks[0].h == 0.1);
     assert_int_equal(out.tasks[1].label, 999);
+    assert_true(out.tasks[0].sigma_range[0] == 0.02 && out.tasks[0].sigma_range[1] == 0.4);
+    assert_true(out.tasks[0].level == 3 && out.tasks[0].level_range[1] == 4);
+    assert_true(out.tasks[1].sigma_range[0] == 1.0 / 3 && out.tasks[1].level == 0);
     assert_string_equal(out.provenance, provenance);
     assert_null(out.metrics);
     assert_memory_equal(&in.arch, &out.arch, sizeof in.arch);
