@@ -143,11 +143,12 @@ int cmd_train(int argc, char **argv)
     uint32_t threads = 0, cache_mib = 1024;
     train_defaults(&o, kind_of(argc, argv));
     uint32_t steps = (uint32_t)o.steps;
+    char task_help[256];
+    (void)snprintf(task_help, sizeof task_help, "davi: %s", task_names);
     const struct option_row rows[] = {
         { "data", OPTION_TEXT, &o.data, "DIR", "the folder of pictures", 0, 0, NULL },
         { "out", OPTION_TEXT, &o.out, "FILE", "the model file", 0, 0, NULL },
-        { "task", OPTION_TEXT, &o.tasks, "T[,T]", "davi: deblur, sr4, inpaint, denoise, colorize",
-          0, 0, NULL },
+        { "task", OPTION_TEXT, &o.tasks, "T[,T]", task_help, 0, 0, NULL },
         { "prior", OPTION_TEXT, &prior, "FILE|NAME", "davi: the prior", 0, 0, NULL },
         { "init", OPTION_TEXT, &init, "FILE|NAME", "weights to begin from", 0, 0, NULL },
         { "arch", OPTION_TEXT, &o.arch, "JSON|NAME", "prior: the architecture to begin anew", 0, 0,

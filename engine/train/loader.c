@@ -69,18 +69,23 @@ static enum status make_row(const struct loader *l, struct batch *b, uint64_t st
     struct dice dice = dice_of(c->seed, step, DRAW_TASK, micro);
     const uint32_t task = dice_below(&dice, o->n_tasks);
     const enum operator_kind op = o->tasks[task]->op;
+    const bool has_hole = operator_of(op)->needs_mask;
     const struct extent m = operator_extent(op, (struct extent){ side, side, 3 });
     float *y = b->y + (size_t)micro * o->micro_rows * l->row_floats +
                (size_t)(i % o->micro_rows) * m.w * m.h * m.c;
     uint8_t *kept = b->kept + i * l->row_floats / 3;
     b->task[micro] = task;
-    if (op == OPERATOR_MASK)
+    if (has_hole)
         mask_draw(c, step, row, kept);
     else
         memset(kept, 1, l->row_floats / 3);
-    measure(c, op, o->sigmas[task], step, row, op == OPERATOR_MASK ? kept : NULL, x, y, scratch);
+    const struct operation a = { .op = op,
+                                 .level = o->tasks[task]->level,
+                                 .x = { side, side, 3 },
+                                 .kept = has_hole ? kept : NULL };
+    s = measure(c, &a, o->sigmas[task], step, row, x, y, scratch, err);
     bridge_input(op, side, side, y, b->y_in + i * l->row_floats);
-    return ST_OK;
+    return s;
 }
 
 static size_t scratch_floats(const struct loader *l)
