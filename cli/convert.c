@@ -127,6 +127,7 @@ static void parse_tasks(struct model_info *info, const char *command, const char
         if (task_defaults(t, one, &err)) usage_error(command, "--task: %s", err.detail);
         if (colon && sscanf(colon + 1, "%lf:%lf%c", &t->sigma, &t->h, &rest) != 2)
             usage_error(command, "--task %.64s: NAME or NAME:SIGMA:H is needed", at);
+        t->sigma_range[0] = t->sigma_range[1] = t->sigma;
         if (info->arch.class_cond) t->label = 0;
         at += len + (at[len] == ',');
     }

@@ -170,11 +170,12 @@ int cmd_train(int argc, char **argv)
     uint32_t threads = 0, cache_mib = 1024, warmup = 0, decay = 0;
     train_defaults(&o, kind_of(argc, argv));
     uint32_t steps = (uint32_t)o.steps;
+    char task_help[256];
+    (void)snprintf(task_help, sizeof task_help, "davi: %s, drawn by weight", task_names);
     const struct option_row rows[] = {
         { "data", OPTION_TEXT, &o.data, "DIR", "the folder of pictures", 0, 0, NULL },
         { "out", OPTION_TEXT, &o.out, "FILE", "the model file", 0, 0, NULL },
-        { "task", OPTION_TEXT, &o.tasks, "T[:W],..",
-          "davi: deblur, sr4, inpaint, denoise, colorize, drawn by weight", 0, 0, NULL },
+        { "task", OPTION_TEXT, &o.tasks, "T[:W],..", task_help, 0, 0, NULL },
         { "objective", OPTION_TEXT, &o.objective, "O[:W],..",
           "davi: davi, regression, energy, or a weighted sum (davi)", 0, 0, NULL },
         { "prior", OPTION_TEXT, &prior, "FILE|NAME", "davi: the prior", 0, 0, NULL },

@@ -256,7 +256,9 @@ static enum status reserve_peak(struct request *r, const struct image_header *h,
                                            h->channels, h->depth, has_mask);
     if (peak ==
         SIZE_MAX) { /* there can be no such restoration; the engine says why, of the size alone */
-        struct image sized = { h->width, h->height, h->channels, h->depth, NULL };
+        struct image sized = {
+            .width = h->width, .height = h->height, .channels = h->channels, .depth = h->depth
+        };
         enum status why =
             restoration_new(&r->restoration, r->served->model, &r->params, &sized, NULL, err);
         return why ? why : error_set(err, ST_NEVER_FITS, "larger than can be counted");

@@ -142,6 +142,11 @@ int gpu_mean(const struct finished *f, float *x, void *stream);
 int gpu_round(const struct finished *f, uint32_t depth, void *pixels, void *stream);
 /* pixels may be NULL: only the largest is wanted. 128-bit integers as on the host. */
 int gpu_deviation(const struct finished *f, double *largest, uint8_t *pixels, void *stream);
+/* Bits of enum operator_kind: those that it has. */
+enum {
+    GPU_OPERATORS = 1 << OPERATOR_BLUR | 1 << OPERATOR_POOL4 | 1 << OPERATOR_POOL2 |
+                    1 << OPERATOR_MASK | 1 << OPERATOR_IDENTITY | 1 << OPERATOR_GRAY
+};
 int gpu_operator(const struct operator_args *a, void *stream);
 size_t gpu_residual_scratch(size_t px); /* host only; doubles */
 int gpu_residual(const struct residual_args *a, void *stream);

@@ -33,6 +33,7 @@ struct batch {
     uint32_t *task;       /* [rows] */
     uint32_t *label;      /* [rows] */
     float *sigma, *level; /* [rows], as networks are told them */
+    double *levels;       /* [rows], of the operators */
 };
 
 enum status loader_open(struct loader **out, const struct loader_options *o, struct error *err);

@@ -44,7 +44,7 @@ static void cut(const float *from, uint32_t stride, uint32_t x, uint32_t y, uint
 
 /* x and its blur with what surrounds it, but for the sides that are the photo's own. */
 static enum status blur_with_surroundings(struct dataset *d, const struct crop_options *c,
-                                          const struct task_desc *task, uint64_t step, uint32_t row,
+                                          struct operation *a, uint64_t step, uint32_t row,
                                           struct row_scratch *s, const struct row_out *out,
                                           struct error *err)
 {
@@ -57,34 +57,37 @@ static enum status blur_with_surroundings(struct dataset *d, const struct crop_o
     if (status) return status;
     for (int i = 0; i < 4; i++)
         margin[i] = dice_unit(&dice) < chance_of_side ? 0 : MARGIN;
-    const uint32_t w = side + margin[0] + margin[1], h = side + margin[2] + margin[3];
+    a->x.w = side + margin[0] + margin[1];
+    a->x.h = side + margin[2] + margin[3];
     float *part = s->blurred + (size_t)large * large * 3;
     cut(s->large, large, MARGIN, MARGIN, side, side, out->x);
-    cut(s->large, large, MARGIN - margin[0], MARGIN - margin[2], w, h, part);
-    operator_apply(task->op, (struct extent){ w, h, 3 }, NULL, part, s->blurred, s->operate);
-    cut(s->blurred, w, margin[0], margin[2], side, side, out->y);
-    return ST_OK;
+    cut(s->large, large, MARGIN - margin[0], MARGIN - margin[2], a->x.w, a->x.h, part);
+    status = operator_apply(a, part, s->blurred, s->operate, err);
+    if (!status) cut(s->blurred, a->x.w, margin[0], margin[2], side, side, out->y);
+    return status;
 }
 
 enum status row_draw(struct dataset *d, const struct crop_options *c, const struct drawn_task *task,
-                     double sigma, bool surroundings, uint64_t step, uint32_t row,
+                     double sigma, double level, bool surroundings, uint64_t step, uint32_t row,
                      struct row_scratch *s, const struct row_out *out, struct error *err)
 {
-    const enum operator_kind op = task->task->op;
+    const struct operator_traits *op = operator_of(task->task->op);
     const size_t px = (size_t)c->side * c->side;
-    const bool hole = op == OPERATOR_MASK;
+    struct operation a = { .op = task->task->op, .level = level, .x = { c->side, c->side, 3 } };
     enum status status;
     memset(out->kept, 1, px);
-    if (op == OPERATOR_BLUR && surroundings) {
-        status = blur_with_surroundings(d, c, task->task, step, row, s, out, err);
-        if (status) return status;
-        draw_add_normals(c->seed, step, DRAW_MEASUREMENT, row, out->y, 3 * px, sigma);
+    if (op->taps && surroundings) {
+        status = blur_with_surroundings(d, c, &a, step, row, s, out, err);
+        if (!status)
+            draw_add_normals(c->seed, step, DRAW_MEASUREMENT, row, out->y, 3 * px, sigma);
     } else {
         status = crop_draw(d, c, step, row, out->x, err);
-        if (status) return status;
-        if (hole) mask_draw(c, step, row, out->kept);
-        measure(c, op, sigma, step, row, hole ? out->kept : NULL, out->x, out->y, s->operate);
+        if (!status && op->needs_mask) {
+            mask_draw(c, step, row, out->kept);
+            a.kept = out->kept;
+        }
+        if (!status) status = measure(c, &a, sigma, step, row, out->x, out->y, s->operate, err);
     }
-    bridge_input(op, c->side, c->side, out->y, out->y_in);
-    return ST_OK;
+    if (!status) bridge_input(task->task->op, c->side, c->side, out->y, out->y_in);
+    return status;
 }

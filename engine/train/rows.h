@@ -28,7 +28,7 @@ struct row_out {
     uint8_t *kept;       /* [side][side], all 1 where there is no hole */
 };
 enum status row_draw(struct dataset *d, const struct crop_options *c, const struct drawn_task *task,
-                     double sigma, bool surroundings, uint64_t step, uint32_t row,
+                     double sigma, double level, bool surroundings, uint64_t step, uint32_t row,
                      struct row_scratch *s, const struct row_out *out, struct error *err);
 
 #endif

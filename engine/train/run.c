@@ -165,8 +165,13 @@ static const char *const term_names[TERMS] = { "score_mse",   "score_vb",    "di
 static struct davi_rows rows_of(const struct trainer *t, const struct batch *b, uint32_t micro)
 {
     const size_t at = (size_t)micro * t->o.micro_batch * row_floats(t);
-    const bool hole = t->tasks[b->task[micro * t->o.micro_batch]].task->op == OPERATOR_MASK;
-    return (struct davi_rows){ b->x + at, b->y + at, b->y_in + at, hole ? b->kept + at / 3 : NULL };
+    const size_t first = (size_t)micro * t->o.micro_batch;
+    const bool hole = operator_of(t->tasks[b->task[first]].task->op)->needs_mask;
+    return (struct davi_rows){ .x = b->x + at,
+                               .y = b->y + at,
+                               .y_in = b->y_in + at,
+                               .kept = hole ? b->kept + at / 3 : NULL,
+                               .levels = b->levels + first };
 }
 
 static struct row_conditions told_of(const struct trainer *t, const struct batch *b, uint32_t micro)

@@ -44,12 +44,6 @@ static enum status make_net(struct validation *v, struct trainer *t, struct erro
     return s;
 }
 
-/* The numbers in the middle of a task's ranges. */
-static double middle(const double range[2], double usual)
-{
-    return usual > 0 ? usual : (range[0] + range[1]) / 2;
-}
-
 static enum status make_measurements(struct validation *v, struct trainer *t, struct error *err)
 {
     const struct crop_options c = { v->side, t->o.jitter, t->o.texture, seed_of_all };
@@ -62,7 +56,8 @@ static enum status make_measurements(struct validation *v, struct trainer *t, st
         for (uint32_t i = 0; !s && i < v->crops; i++) {
             const size_t at = k * v->crops + i;
             const struct row_out out = { v->x + at * v->each, y, v->y_in + at * v->each, kept };
-            s = row_draw(v->dataset, &c, &t->tasks[k], t->info.tasks[k].sigma, true, 0, i, &scratch,
+            s = row_draw(v->dataset, &c, &t->tasks[k], t->info.tasks[k].sigma,
+                         t->info.tasks[k].level, true, 0, i, &scratch,
                          &out, err);
         }
     row_scratch_done(&scratch);
@@ -147,7 +142,7 @@ static enum status sample_rows(struct validation *v, const struct trainer *t, ui
         times[i] = SCHEDULE_LAST;
         label[i] = m->label < 0 ? 0 : (uint32_t)m->label;
         sigma[i] = told_sigma(m->sigma);
-        level[i] = told_level(m->name, middle(m->level_range, m->level));
+        level[i] = told_level(m->name, m->level);
     }
     for (uint32_t k = 0; !s && k < samples; k++) {
         for (uint32_t i = 0; !s && i < ROWS && m->h > 0; i++) {

@@ -39,14 +39,14 @@ def main():
         wrong.append("README.md: the settings differ from server/config.def: run tests/lint/docs.py --write")
     commands = re.findall(r'^\s*\{ "(\w+)", cmd_', pathlib.Path("cli/main.c").read_text(), re.M)
     wrong += [f"README.md: no word of `david {c}`" for c in commands if f"david {c}" not in text]
-    wrong += [f"README.md: no word of the task {t[1]}" for t in rows("engine/davi/tasks.def", "TASK", 8) if f"`{t[1]}`" not in text]
+    wrong += [f"README.md: no word of the task {t[1]}" for t in rows("engine/davi/tasks.def", "TASK", 14) if f"`{t[1]}`" not in text]
     api = json.loads(pathlib.Path("proto/openapi.yaml").read_text())
     restore = api["paths"]["/restore"]["post"]
     unused = {"200", "401", "403"}
     for name, code, title in rows("proto/status.def", "STATUS", 3):
         if code not in unused and title not in restore["responses"].get(code, {}).get("description", ""):
             wrong.append(f"proto/openapi.yaml: /restore does not list {code}: {title}")
-    tasks = {t[1] for t in rows("engine/davi/tasks.def", "TASK", 8)}
+    tasks = {t[1] for t in rows("engine/davi/tasks.def", "TASK", 14)}
     listed = next(p["schema"]["enum"] for p in restore["parameters"] if p["name"] == "task")
     if not tasks <= set(listed):
         wrong.append(f"proto/openapi.yaml: tasks {listed}, the table has {sorted(tasks)}")
