@@ -1,4 +1,5 @@
-/* Resampling, cells of pixels, copies, concat: exact in F32, one rounding otherwise; every pair of dtypes. */
+/* Resampling, cells of pixels, copies, concat: exact in F32, one rounding otherwise; every pair of
+ * dtypes. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -159,7 +159,7 @@ static void walks_move_each_byte_once(void **state)
     }
 }
 
-/* Of a network in cells: three channels of a picture, or six with the noise, and what comes back. */
+/* Of a network of cells: three channels of a picture, or six with the noise; and back. */
 static const struct cells {
     const char *name;
     uint32_t patch, c;

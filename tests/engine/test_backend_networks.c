@@ -1,5 +1,6 @@
-/* The small networks of archs.h on a back end (back_end.h says which), folded and unfolded, pass after pass with other conditions, against
- * the reference in double: where passes are recorded, what is sent before each is found again in a replay. As test_backend_ops.c. */
+/* The small networks of archs.h on a back end (back_end.h says which), folded and unfolded, pass
+ * after pass with other conditions, against the reference in double: where passes are recorded, what
+ * is sent before each is found again in a replay. As test_backend_ops.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

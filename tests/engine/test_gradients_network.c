@@ -1,5 +1,6 @@
-/* Gradients of the small networks of archs.h: of the reference against finite differences of its own forward pass, through cells of
- * pixels and every embedding; of the CPU back end against the reference. DAVID_CPU_ISA as in test_gradients_cpu.c. */
+/* Gradients of the small networks of archs.h: of the reference against finite differences of its own
+ * forward pass, through cells of pixels and every embedding; of the CPU back end against the
+ * reference. DAVID_CPU_ISA as in test_gradients_cpu.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -108,7 +109,8 @@ static double slope(const struct net *n, struct tape *tape, float *at, const flo
     return (sum[0] - sum[1]) / (2 * (double)step);
 }
 
-/* Along a direction of noise, extrapolated; `size`: of a typical number at `at`. How far off, relative to a typical sum of such products. */
+/* How far the gradient is off along a direction of noise, relative to a typical sum of such products.
+ * Slopes are extrapolated. size: of a typical number at `at`. */
 static double off_by(const struct net *n, struct tape *tape, float *at, const float *gradient,
                      size_t count, float size)
 {
@@ -231,7 +233,8 @@ static void a_tape_needs_what_its_network_is_told(void **state)
     net_done(&n);
 }
 
-/* A permutation writes its input's gradient, and has none to add: where another node has written there before it, no tape is made. */
+/* A permutation writes its input's gradient and cannot add to it: where another node has written
+ * there before it, no tape is made. */
 static void cells_whose_pixels_are_read_twice_are_refused(void **state)
 {
     (void)state;

@@ -1,5 +1,6 @@
-/* Walks over pictures: resampling, cells of pixels, copies that convert, join and add. Each number is read once and written once; a thread has a vector
- * of channels of one pixel, neighbours have neighbouring vectors. */
+/* Walks over pictures: resampling, cells of pixels, copies that convert, join and add. Each number
+ * is read once and written once; a thread has a vector of channels of one pixel, neighbours have
+ * neighbouring vectors. */
 #include "engine/cuda/kernels/resample.cuh"
 
 namespace
@@ -78,8 +79,9 @@ static int resampled(const struct tensor *x, const struct tensor *y, bool up, vo
 
 /* ---- cells of pixels ---- */
 
-/* The numbers of a cell stand in runs that are runs of the picture of pixels too: a line of the cell where pixels stand side by side, else a
- * pixel. They are moved as they are, whatever their type, in words as wide as both pictures allow; lengths and distances are in words. */
+/* The numbers of a cell stand in runs that are runs of the picture of pixels too: a line of the cell
+ * where pixels stand side by side, else a pixel. They are moved as they are, whatever their type, in
+ * words as wide as both pictures allow; lengths and distances are in words. */
 struct permutation {
     uint32_t w, cells, patch; /* cells on a line and of a row of the batch; px a side of a cell */
     uint32_t across, run;     /* runs on a line of a cell; words of one */
@@ -88,7 +90,7 @@ struct permutation {
     bool to_cells;
 };
 
-/* A warp's words stand side by side in the cells; in the pixels they are a piece of each line of theirs. */
+/* A warp's words stand side by side in the cells; in the pixels they are a piece of a few lines. */
 template <typename Word>
 __global__ void __launch_bounds__(THREADS) permute(const Word *from, Word *to, permutation p)
 {

@@ -1,4 +1,5 @@
-/* The sampler's own steps: noise in, tanh or a clamp out. F32; a row's parameters stand in device memory, so that one recorded launch serves any. */
+/* The sampler's own steps: noise in, tanh or a clamp out. F32; a row's parameters stand in device
+ * memory, so that one recorded launch serves any. */
 #include "engine/cuda/kernels/memory.cuh"
 #include "engine/graph/philox.h"
 
