@@ -15,7 +15,10 @@
 static const char about[] =
     "Makes a model file OUT of a checkpoint: a .pt of PyTorch (never executed, only read) or a\n"
     ".safetensors. A .pt holds no architecture: --arch names it. Without --task the result is a\n"
-    "prior; with --task it is a restorer of these tasks: NAME, or NAME:SIGMA:H, with commas.";
+    "prior; with --task it is a restorer of these tasks: NAME, or NAME:SIGMA:H, with commas. Of a\n"
+    "model file (without --arch) all is kept that no option changes: so weights are stored "
+    "smaller\n"
+    "and tiles chosen anew.";
 
 /* The tensors of a file, from either format; names without the checkpoint's prefix. */
 struct source {
@@ -90,22 +93,20 @@ done:
     return s;
 }
 
-static enum status choose_arch(struct unet_arch *out, const struct source *src, const char *arch,
+/* What the file says of itself, or a prior of the architecture that was named. */
+static enum status choose_info(struct model_info *out, const struct source *src, const char *arch,
                                struct error *err)
 {
-    struct model_info info = { 0 };
     if (arch) {
         struct error why = { 0 };
-        if (unet_arch_parse(out, arch, &why) == ST_OK) return ST_OK;
+        *out = (struct model_info){ .role = ROLE_PRIOR };
+        if (unet_arch_parse(&out->arch, arch, &why) == ST_OK) return ST_OK;
         return error_set(err, ST_BAD_PARAMETER, "--arch: %s", why.detail);
     }
     if (!src->st)
         return error_set(err, ST_BAD_PARAMETER,
                          "a .pt holds no architecture: --arch ffhq256, imagenet256 or JSON");
-    enum status s = model_info_read(&info, src->st, err);
-    if (!s) *out = info.arch;
-    model_info_done(&info);
-    return s;
+    return model_info_read(out, src->st, err);
 }
 
 /* "denoise,sr4:0.05:0.1" */
@@ -132,15 +133,15 @@ static void parse_tasks(struct model_info *info, const char *command, const char
     }
 }
 
-static char *provenance(const char *path, const char *key, struct error *err)
+/* before: the file's own provenance, which stays in it; NULL. */
+static char *provenance(const char *path, const char *key, const char *before, struct error *err)
 {
     char digest[DIGEST_HEX], *text = NULL;
     if (digest_file(digest, path, err)) return NULL;
-    if (asprintf(
-            &text,
-            "{\"converted_from\":{\"sha256\":\"%s\",\"key\":\"%s\"},\"by\":\"david " DAVID_VERSION
-            "\"}",
-            digest, key) < 0) {
+    if (asprintf(&text,
+                 "{\"converted_from\":{\"sha256\":\"%s\",\"key\":\"%s\"%s%s},\"by\":"
+                 "\"david " DAVID_VERSION "\"}",
+                 digest, key, before ? ",\"provenance\":" : "", before ? before : "") < 0) {
         error_set(err, ST_NO_MEMORY_NOW, "no memory for the provenance");
         return NULL;
     }
@@ -167,9 +168,9 @@ static enum status report(bool is_json, const char *path, const struct st_tensor
 
 int cmd_convert(int argc, char **argv)
 {
-    const char *arch = NULL, *key = NULL, *dtype = "f32", *tasks = NULL, *schedule = "davi";
-    uint32_t tile = 0, overlap = 0;
-    bool has_overlap = false, is_json = false;
+    const char *arch = NULL, *key = NULL, *dtype = "f32", *tasks = NULL, *schedule = NULL;
+    uint32_t tile = 0, overlap = 0, margin = 0;
+    bool has_overlap = false, has_margin = false, is_json = false;
     const struct option_row rows[] = {
         { "arch", OPTION_TEXT, &arch, "A", "ffhq256, imagenet256 or JSON", 0, 0, NULL },
         { "key", OPTION_TEXT, &key, "K",
@@ -179,23 +180,24 @@ int cmd_convert(int argc, char **argv)
         { "tile", OPTION_COUNT, &tile, "PX", "side of a tile (image_size)", 8, 4096, NULL },
         { "overlap", OPTION_COUNT, &overlap, "PX", "of neighbouring tiles (tile / 4, even)", 0,
           4096, &has_overlap },
-        { "schedule", OPTION_TEXT, &schedule, "S", "davi or linear (davi)", 0, 0, NULL },
+        { "margin", OPTION_COUNT, &margin, "PX", "mirrored around a picture before it is cut (0)",
+          0, 4096, &has_margin },
+        { "schedule", OPTION_TEXT, &schedule, "S", "davi or linear (the file's, else davi)", 0, 0,
+          NULL },
         { "json", OPTION_FLAG, &is_json, NULL, "facts as one JSON object on stdout", 0, 0, NULL },
     };
     const struct command c = { "convert", "IN OUT", about, rows, sizeof rows / sizeof *rows, 2, 2 };
     int at = options_parse(&c, argc, argv);
     const char *in = argv[at], *out = argv[at + 1];
     struct source src = { .dtype = DT_F32 };
-    struct model_info info = { .role = ROLE_PRIOR };
+    struct model_info info = { 0 };
     if (strcmp(dtype, "bf16") == 0)
         src.dtype = DT_BF16;
     else if (strcmp(dtype, "f16") == 0)
         src.dtype = DT_F16;
     else if (strcmp(dtype, "f32") != 0)
         usage_error(c.name, "--dtype %.32s is not f32, bf16 or f16", dtype);
-    if (strcmp(schedule, "linear") == 0)
-        info.schedule = SCHEDULE_LINEAR;
-    else if (strcmp(schedule, "davi") != 0)
+    if (schedule && strcmp(schedule, "linear") != 0 && strcmp(schedule, "davi") != 0)
         usage_error(c.name, "--schedule %.32s is not davi or linear", schedule);
     if (!has_extension(out, ".safetensors"))
         usage_error(c.name, "%.256s: the output is a .safetensors", out);
@@ -204,20 +206,28 @@ int cmd_convert(int argc, char **argv)
     struct model_metadata meta = { 0 };
     enum status s = output_check(out, &err);
     if (!s) s = source_open(&src, in, key, &err);
-    if (!s) s = choose_arch(&info.arch, &src, arch, &err);
+    if (!s) s = choose_info(&info, &src, arch, &err);
     if (!s) s = arch_check_tensors(&info.arch, src.tensors, src.n, &err);
     if (s) goto done;
     if (tasks) {
         info.role = ROLE_RESTORER;
+        info.n_tasks = 0;
         parse_tasks(&info, c.name, tasks);
     }
-    info.tile_size = tile ? tile : info.arch.image_size;
-    info.tile_overlap = has_overlap ? overlap : tile_overlap_default(info.tile_size);
-    info.provenance = provenance(in, src.zip ? src.checkpoint.key : "flat", &err);
-    if (!info.provenance) {
+    if (schedule) info.schedule = *schedule == 'l' ? SCHEDULE_LINEAR : SCHEDULE_DAVI;
+    if (tile || !info.tile_size) {
+        info.tile_size = tile ? tile : info.arch.image_size;
+        info.tile_overlap = tile_overlap_default(info.tile_size);
+    }
+    if (has_overlap) info.tile_overlap = overlap;
+    if (has_margin) info.tile_margin = margin;
+    char *how = provenance(in, src.zip ? src.checkpoint.key : "flat", info.provenance, &err);
+    if (!how) {
         s = err.status;
         goto done;
     }
+    free(info.provenance);
+    info.provenance = how;
     s = model_info_metadata(&meta, &info, &err);
     if (s) goto done;
     struct st_tensor *written = calloc(src.n, sizeof *written);

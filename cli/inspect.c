@@ -38,10 +38,12 @@ static void print_json(const struct model_info *m, const char *arch, const char 
                    t->level_range[1]);
         putchar('}');
     }
-    printf("},\"tile\":{\"size\":%u,\"overlap\":%u},\"schedule\":\"%s\",\"provenance\":%s,"
+    printf("},\"tile\":{\"size\":%u,\"overlap\":%u,\"margin\":%u},\"schedule\":\"%s\","
+           "\"provenance\":%s,"
            "\"metrics\":%s}\n",
-           m->tile_size, m->tile_overlap, m->schedule == SCHEDULE_DAVI ? "davi" : "linear",
-           m->provenance ? m->provenance : "null", m->metrics ? m->metrics : "null");
+           m->tile_size, m->tile_overlap, m->tile_margin,
+           m->schedule == SCHEDULE_DAVI ? "davi" : "linear", m->provenance ? m->provenance : "null",
+           m->metrics ? m->metrics : "null");
 }
 
 static void print_text(const struct model_info *m, const char *arch, const char *digest,
@@ -60,9 +62,11 @@ static void print_text(const struct model_info *m, const char *arch, const char 
             printf(" (%g to %g)", t->level_range[0], t->level_range[1]);
         printf(", h %g\n", t->h);
     }
-    printf("tile        %u px, overlap %u px\nschedule    %s\nprovenance  %s\nmetrics     %s\n",
-           m->tile_size, m->tile_overlap, m->schedule == SCHEDULE_DAVI ? "davi" : "linear",
-           m->provenance ? m->provenance : "none", m->metrics ? m->metrics : "none");
+    printf("tile        %u px, overlap %u px, margin %u px\nschedule    %s\nprovenance  "
+           "%s\nmetrics     %s\n",
+           m->tile_size, m->tile_overlap, m->tile_margin,
+           m->schedule == SCHEDULE_DAVI ? "davi" : "linear", m->provenance ? m->provenance : "none",
+           m->metrics ? m->metrics : "none");
 }
 
 static enum status inspect_model(const char *path, bool is_json, struct error *err)

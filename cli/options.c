@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_ROWS = 32 };
+enum { MOST_ROWS = 64 };
 
 _Noreturn void usage_error(const char *command, const char *format, ...)
 {

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli/commands.h"
@@ -52,8 +53,9 @@ static void progress(void *ctx, const struct train_progress *p)
 {
     struct telling *t = ctx;
     if (t->is_json) {
-        printf("{\"step\":%" PRIu64 ",\"steps\":%" PRIu64 ",\"images_per_second\":%.6g", p->step,
-               p->steps, p->images_per_second);
+        printf("{\"step\":%" PRIu64 ",\"steps\":%" PRIu64 ",\"images_per_second\":%.6g"
+               ",\"processor_seconds\":%.1f",
+               p->step, p->steps, p->images_per_second, (double)clock() / CLOCKS_PER_SEC);
         for (uint32_t i = 0; i < p->n_values; i++) {
             printf(",\"%s\":", p->values[i].name);
             json_number(stdout, p->values[i].value);
@@ -71,6 +73,31 @@ static void progress(void *ctx, const struct train_progress *p)
             fprintf(stderr, ", %s %.3g", p->values[i].name, p->values[i].value);
 }
 
+static void validation(void *ctx, const struct train_validation *v)
+{
+    const struct telling *t = ctx;
+    if (t->is_json) {
+        printf("{\"step\":%" PRIu64 ",\"score\":%.4f,\"best\":%s,\"validation\":{", v->step,
+               v->score, v->is_best ? "true" : "false");
+        for (uint32_t i = 0; i < v->n_tasks; i++) {
+            const struct train_task_score *k = &v->tasks[i];
+            printf("%s\"%s\":{\"psnr\":%.4f,\"mean_psnr\":%.4f,\"coverage\":", i ? "," : "",
+                   k->name, k->psnr, k->mean_psnr);
+            json_number(stdout, k->coverage);
+            putchar('}');
+        }
+        puts("}}");
+        (void)fflush(stdout);
+        return;
+    }
+    fprintf(stderr, "%sdavid train: step %" PRIu64 ": validation %.2f dB%s",
+            t->is_terminal ? "\r\033[K" : "", v->step, v->score,
+            v->is_best ? ", the best so far" : "");
+    for (uint32_t i = 0; i < v->n_tasks; i++)
+        fprintf(stderr, ", %s %.2f", v->tasks[i].name, v->tasks[i].mean_psnr);
+    fputc('\n', stderr);
+}
+
 static void note(void *ctx, const char *text)
 {
     struct telling *t = ctx;
@@ -85,7 +112,7 @@ static bool should_stop(void *ctx)
 
 static int run(const struct command *c, const struct train_options *o, struct telling *t)
 {
-    const struct train_events events = { progress, note, should_stop, clock_ns, t };
+    const struct train_events events = { progress, validation, note, should_stop, clock_ns, t };
     struct train_result r;
     struct error err = { 0 };
     struct sigaction stop = { .sa_handler = on_signal };
@@ -140,19 +167,21 @@ int cmd_train(int argc, char **argv)
     struct train_options o;
     struct telling t = { .is_terminal = isatty(STDERR_FILENO) };
     const char *prior = NULL, *init = NULL, *recompute = "nothing";
-    uint32_t threads = 0, cache_mib = 1024;
+    uint32_t threads = 0, cache_mib = 1024, warmup = 0, decay = 0;
     train_defaults(&o, kind_of(argc, argv));
     uint32_t steps = (uint32_t)o.steps;
     char task_help[256];
-    (void)snprintf(task_help, sizeof task_help, "davi: %s", task_names);
+    (void)snprintf(task_help, sizeof task_help, "davi: %s, drawn by weight", task_names);
     const struct option_row rows[] = {
         { "data", OPTION_TEXT, &o.data, "DIR", "the folder of pictures", 0, 0, NULL },
         { "out", OPTION_TEXT, &o.out, "FILE", "the model file", 0, 0, NULL },
-        { "task", OPTION_TEXT, &o.tasks, "T[,T]", task_help, 0, 0, NULL },
+        { "task", OPTION_TEXT, &o.tasks, "T[:W],..", task_help, 0, 0, NULL },
+        { "objective", OPTION_TEXT, &o.objective, "O[:W],..",
+          "davi: davi, regression, energy, or a weighted sum (davi)", 0, 0, NULL },
         { "prior", OPTION_TEXT, &prior, "FILE|NAME", "davi: the prior", 0, 0, NULL },
         { "init", OPTION_TEXT, &init, "FILE|NAME", "weights to begin from", 0, 0, NULL },
-        { "arch", OPTION_TEXT, &o.arch, "JSON|NAME", "prior: the architecture to begin anew", 0, 0,
-          NULL },
+        { "arch", OPTION_TEXT, &o.arch, "JSON|NAME",
+          "the architecture, to begin anew or with more than --init has", 0, 0, NULL },
         { "size", OPTION_COUNT, &o.size, "PX", "side of a crop (the architecture's)", 8, 4096,
           NULL },
         { "steps", OPTION_COUNT, &steps, "N", "of all (10000)", 1, UINT32_MAX, NULL },
@@ -160,11 +189,40 @@ int cmd_train(int argc, char **argv)
         { "micro-batch", OPTION_COUNT, &o.micro_batch, "N", "crops at a time (up to 16)", 1, 256,
           NULL },
         { "lr", OPTION_NUMBER, &o.lr, "X", "learning rate (1e-4)", 0, 1, NULL },
+        { "lr-end", OPTION_NUMBER, &o.lr_end, "X", "where it falls to in the end (0)", 0, 1, NULL },
+        { "warmup", OPTION_COUNT, &warmup, "N", "steps over which it rises (0)", 0, UINT32_MAX,
+          NULL },
+        { "decay", OPTION_COUNT, &decay, "N", "last steps, over which it falls along a cosine (0)",
+          0, UINT32_MAX, NULL },
+        { "clip", OPTION_NUMBER, &o.clip, "X", "longest gradient (0: any)", 0, 1e6, NULL },
+        { "average-decay", OPTION_NUMBER, &o.average_decay, "X",
+          "of the weights' running average, at most (0.9999)", 0, 0.999999, NULL },
+        { "weight-decay", OPTION_NUMBER, &o.weight_decay, "X", "AdamW's (0.01)", 0, 1, NULL },
+        { "l2", OPTION_FLAG, &o.regression_l2, NULL,
+          "regression of squares, not of absolute differences", 0, 0, NULL },
+        { "energy-norm", OPTION_FLAG, &o.energy_norm, NULL,
+          "energy score of colours together, not of each channel", 0, 0, NULL },
+        { "validate", OPTION_TEXT, &o.validate, "DIR",
+          "davi: a folder to score, and keep the best by", 0, 0, NULL },
+        { "validate-every", OPTION_COUNT, &o.validate_every, "N", "steps (1000)", 1, UINT32_MAX,
+          NULL },
+        { "validate-crops", OPTION_COUNT, &o.validate_crops, "N", "of each task (16)", 1, 1024,
+          NULL },
         { "discriminator-lr", OPTION_NUMBER, &o.discriminator_lr, "X",
           "davi: the discriminator's (1e-4)", 0, 1, NULL },
         { "discriminator-width", OPTION_COUNT, &o.discriminator_width, "N",
           "davi: channels of its first block (64)", 1, 1024, NULL },
         { "sigma", OPTION_NUMBER, &o.sigma, "S", "davi: of the noise (the task's)", 0, 10, NULL },
+        { "sigma-low", OPTION_NUMBER, &o.sigma_low, "S",
+          "davi: drawn from here, where the network is told (the task's)", 0, 10, NULL },
+        { "sigma-high", OPTION_NUMBER, &o.sigma_high, "S", "davi: up to here", 0, 10, NULL },
+        { "weight-con", OPTION_NUMBER, &o.weight_con, "X",
+          "of the consistency in the objective davi (the task's)", 0, 1e6, NULL },
+        { "reg-coeff", OPTION_NUMBER, &o.reg_coeff, "X", "of its truth term (the task's)", 0, 1e6,
+          NULL },
+        { "t-ikl", OPTION_NUMBER, &o.t_ikl, "T", "below which its scores are compared (the task's)",
+          1, 1000, NULL },
+        { "h", OPTION_NUMBER, &o.h, "H", "davi: of the sampler's noise (the task's)", 0, 10, NULL },
         { "seed", OPTION_SEED, &o.seed, "N", "of every draw (0)", 0, 0, NULL },
         { "jitter", OPTION_NUMBER, &o.jitter, "X", "crops are shrunk by up to this factor (2)", 1,
           16, NULL },
@@ -193,7 +251,10 @@ int cmd_train(int argc, char **argv)
     if (!o.data) usage_error(c.name, "--data is needed");
     if (!o.out) usage_error(c.name, "--out is needed");
     if (o.kind == TRAIN_DAVI && !o.tasks) usage_error(c.name, "--task is needed");
-    if (o.kind == TRAIN_DAVI && !prior) usage_error(c.name, "--prior is needed");
+    if (o.kind == TRAIN_DAVI && !prior && !init && !o.arch)
+        usage_error(c.name, "--prior, --init or --arch is needed");
+    if (o.kind == TRAIN_DAVI && !prior && !o.objective)
+        usage_error(c.name, "--prior is needed for the objective davi");
     if (o.kind == TRAIN_PRIOR && !init && !o.arch)
         usage_error(c.name, "--arch or --init is needed");
     if (o.kind == TRAIN_PRIOR && init && o.arch)
@@ -210,6 +271,8 @@ int cmd_train(int argc, char **argv)
     if (prior) o.prior = prior_path;
     if (init) o.init = init_path;
     o.steps = steps;
+    o.warmup = warmup;
+    o.decay = decay;
     o.cache_bytes = (size_t)cache_mib << 20;
     o.engine.threads = (int)threads;
     return run(&c, &o, &t);

@@ -234,6 +234,7 @@ static enum status check_params(struct restoration_setup *s, const struct model 
                                      .keep_samples = p->keep_samples,
                                      .tile = info->tile_size,
                                      .overlap = info->tile_overlap,
+                                     .margin = info->tile_margin,
                                      .rows_in_flight = m->engine->facts.max_batch };
     /* One engine ends its batches in order: what is in flight is one run. */
     if (m->engine->engines > 1)

@@ -31,6 +31,12 @@ static enum status make(struct network **out, struct engine *e, const struct une
         o.n_sets = 1;
         o.output_channels = 3;
     }
+    /* Callers have pictures of three channels; the program would read beyond them. */
+    if (arch_input_channels(arch) != 3)
+        return error_set(err, ST_UNSUPPORTED,
+                         "a network that takes its noise beside the picture has %u channels; the "
+                         "raw network takes 3",
+                         arch_input_channels(arch));
     struct network *n = calloc(1, sizeof *n);
     if (!n) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a network");
     n->engine = e;

@@ -177,11 +177,12 @@ static json_t *model_value(const struct message_model *m)
     char *arch = unet_arch_json(&m->info->arch);
     if (!arch) return NULL;
     json_t *v = json_pack(
-        "{s:o, s:o, s:o, s:b, s:s, s:o, s:{s:i, s:i}, s:s, s:o, s:o, s:o}", "name",
+        "{s:o, s:o, s:o, s:b, s:s, s:o, s:{s:i, s:i, s:i}, s:s, s:o, s:o, s:o}", "name",
         text_value(m->name), "version", text_value(m->version), "digest", text_value(m->digest),
         "default", (int)m->is_default, "role",
         m->info->role == ROLE_RESTORER ? "restorer" : "prior", "tasks", tasks_value(m->info),
-        "tile", "size", (int)m->info->tile_size, "overlap", (int)m->info->tile_overlap, "schedule",
+        "tile", "size", (int)m->info->tile_size, "overlap", (int)m->info->tile_overlap, "margin",
+        (int)m->info->tile_margin, "schedule",
         m->info->schedule == SCHEDULE_DAVI ? "davi" : "linear", "arch", parsed_again(arch),
         "provenance", parsed_again(m->info->provenance), "metrics", parsed_again(m->info->metrics));
     free(arch);

@@ -26,6 +26,21 @@ static enum status parse_text(json_t **out, const char *key, const char *text, s
     return ST_OK;
 }
 
+/* Written so that a NaN fails. */
+static enum status check_range(const double range[2], double at, double most, const char *key,
+                               const char *task, struct error *err)
+{
+    if (!(range[0] >= 0 && range[1] <= most))
+        return error_set(err, ST_BAD_FILE,
+                         "david.tasks: %s_range = [%g, %g] of %s is outside [0, %g]", key, range[0],
+                         range[1], task, most);
+    if (!(range[0] <= at && at <= range[1]))
+        return error_set(err, ST_BAD_FILE,
+                         "david.tasks: %s_range = [%g, %g] of %s does not hold %s = %g", key,
+                         range[0], range[1], task, key, at);
+    return ST_OK;
+}
+
 static enum status check_task(const struct model_task *t, const struct unet_arch *arch,
                               struct error *err)
 {
@@ -39,16 +54,12 @@ static enum status check_task(const struct model_task *t, const struct unet_arch
     if (!(t->sigma >= 0 && t->sigma <= MAX_SIGMA))
         return error_set(err, ST_BAD_FILE, "david.tasks: sigma = %g of %s is outside [0, %g]",
                          t->sigma, t->name, MAX_SIGMA);
-    if (!(t->sigma_range[0] >= 0 && t->sigma_range[0] <= t->sigma &&
-          t->sigma <= t->sigma_range[1] && t->sigma_range[1] <= MAX_SIGMA))
-        return error_set(err, ST_BAD_FILE,
-                         "david.tasks: sigma_range = [%g, %g] of %s does not hold sigma = %g",
-                         t->sigma_range[0], t->sigma_range[1], t->name, t->sigma);
-    if (!(t->level_range[0] >= 0 && t->level_range[0] <= t->level &&
-          t->level <= t->level_range[1] && t->level_range[1] <= MAX_LEVEL))
-        return error_set(err, ST_BAD_FILE,
-                         "david.tasks: level_range = [%g, %g] of %s does not hold level = %g",
-                         t->level_range[0], t->level_range[1], t->name, t->level);
+    if (!(t->level >= 0 && t->level <= MAX_LEVEL))
+        return error_set(err, ST_BAD_FILE, "david.tasks: level = %g of %s is outside [0, %g]",
+                         t->level, t->name, MAX_LEVEL);
+    enum status s = check_range(t->sigma_range, t->sigma, MAX_SIGMA, "sigma", t->name, err);
+    if (!s) s = check_range(t->level_range, t->level, MAX_LEVEL, "level", t->name, err);
+    if (s) return s;
     if (!(t->h >= 0 && t->h <= MAX_H))
         return error_set(err, ST_BAD_FILE, "david.tasks: h = %g of %s is outside [0, %g]", t->h,
                          t->name, MAX_H);
@@ -81,6 +92,9 @@ static enum status check_info(const struct model_info *m, struct error *err)
         return error_set(err, ST_BAD_FILE,
                          "david.tile: size = %u is not a multiple of %u up to %d px", m->tile_size,
                          step, MAX_TILE);
+    if (m->tile_margin >= m->tile_size)
+        return error_set(err, ST_BAD_FILE, "david.tile: margin = %u is not below the size = %u",
+                         m->tile_margin, m->tile_size);
     if (m->tile_overlap >= m->tile_size || m->tile_overlap % 2 != 0)
         return error_set(err, ST_BAD_FILE,
                          "david.tile: overlap = %u is not even and below the size = %u",
@@ -173,9 +187,11 @@ static enum status parse_tile(struct model_info *m, const json_t *object, struct
 {
     const json_t *size = json_object_get(object, "size");
     const json_t *overlap = json_object_get(object, "overlap");
-    if (!json_is_object(object) || json_object_size(object) != 2 || !json_is_integer(size) ||
-        !json_is_integer(overlap))
-        return error_set(err, ST_BAD_FILE, "david.tile is not {\"size\": N, \"overlap\": N}");
+    const json_t *margin = json_object_get(object, "margin");
+    if (!json_is_object(object) || json_object_size(object) != (margin ? 3 : 2) ||
+        !json_is_integer(size) || !json_is_integer(overlap) || (margin && !json_is_integer(margin)))
+        return error_set(err, ST_BAD_FILE,
+                         "david.tile is not {\"size\": N, \"overlap\": N} (and \"margin\": N)");
     if (json_integer_value(size) < 1 || json_integer_value(size) > MAX_TILE ||
         json_integer_value(overlap) < 0 || json_integer_value(overlap) > MAX_TILE)
         return error_set(err, ST_BAD_FILE,
@@ -184,6 +200,11 @@ static enum status parse_tile(struct model_info *m, const json_t *object, struct
                          (long long)json_integer_value(overlap));
     m->tile_size = (uint32_t)json_integer_value(size);
     m->tile_overlap = (uint32_t)json_integer_value(overlap);
+    const json_int_t px = margin ? json_integer_value(margin) : 0;
+    if (px < 0 || px >= (json_int_t)m->tile_size)
+        return error_set(err, ST_BAD_FILE, "david.tile: margin = %lld is not below the size = %u",
+                         (long long)px, m->tile_size);
+    m->tile_margin = (uint32_t)px;
     return ST_OK;
 }
 
@@ -300,7 +321,7 @@ static char *tasks_text(const struct model_info *m)
             used += (size_t)snprintf(text + used, size - used, ", \"sigma_range\": [%s, %s]", low,
                                      high);
         }
-        if (t->level > 0) {
+        if (t->level_range[1] > 0) { /* which holds the level */
             char level[32];
             print_double(level, t->level);
             print_double(low, t->level_range[0]);
@@ -318,7 +339,10 @@ static char *tasks_text(const struct model_info *m)
 static char *tile_text(const struct model_info *m)
 {
     char *text = NULL;
-    if (asprintf(&text, "{\"size\": %u, \"overlap\": %u}", m->tile_size, m->tile_overlap) < 0)
+    char margin[32] = "";
+    if (m->tile_margin) (void)snprintf(margin, sizeof margin, ", \"margin\": %u", m->tile_margin);
+    if (asprintf(&text, "{\"size\": %u, \"overlap\": %u%s}", m->tile_size, m->tile_overlap,
+                 margin) < 0)
         return NULL;
     return text;
 }

@@ -35,6 +35,12 @@ enum status restoration_shape_of(struct restoration_shape *out, const struct tas
     return ST_OK;
 }
 
+/* The picture restored with its margin: what the tiles are cut from. */
+static struct extent tiled(const struct restoration_setup *s, const struct restoration_shape *h)
+{
+    return (struct extent){ h->out.w + 2 * s->margin, h->out.h + 2 * s->margin, h->out.c };
+}
+
 /* Offsets into the one block of memory. */
 struct layout {
     size_t slots, tiles_x, tiles_y, kept, taps, accs, sum, sum2, pictures, scratch, total;
@@ -57,8 +63,9 @@ static struct layout lay_out(const struct restoration_setup *s, const struct res
     struct layout l = { 0 };
     const struct operator_traits *op = operator_of(s->task->op);
     const size_t values = (size_t)h->out.w * h->out.h * h->out.c; /* at most 3 * 2^36 */
-    uint64_t tiles = (uint64_t)tile_axis_count(h->out.w, s->tile, s->overlap, s->shift_x) *
-                     tile_axis_count(h->out.h, s->tile, s->overlap, s->shift_y);
+    const struct extent all = tiled(s, h);
+    uint64_t tiles = (uint64_t)tile_axis_count(all.w, s->tile, s->overlap, s->shift_x) *
+                     tile_axis_count(all.h, s->tile, s->overlap, s->shift_y);
     /* Rows go out in ascending order, so those in flight are neighbours and touch this many samples at most. Of several runs each may touch as many, and
      * the sample whose last rows have not gone out yet may be in none of them. */
     uint64_t touched = 1 + (s->rows_in_flight - 1 + tiles - 1) / tiles;
@@ -71,8 +78,8 @@ static struct layout lay_out(const struct restoration_setup *s, const struct res
     reserve(&l, 1, sizeof(struct restoration));
     l.slots = reserve(&l, l.n_slots, sizeof(struct slot));
     /* what the tiles need: one stretch, so that it can be copied as one (residence.h) */
-    l.tiles_x = reserve(&l, tile_axis_bytes(h->out.w, s->tile, s->overlap, s->shift_x), 1);
-    l.tiles_y = reserve(&l, tile_axis_bytes(h->out.h, s->tile, s->overlap, s->shift_y), 1);
+    l.tiles_x = reserve(&l, tile_axis_bytes(all.w, s->tile, s->overlap, s->shift_x), 1);
+    l.tiles_y = reserve(&l, tile_axis_bytes(all.h, s->tile, s->overlap, s->shift_y), 1);
     l.kept = reserve(&l, op->needs_mask ? (size_t)h->in.w * h->in.h : 0, 1);
     l.taps = reserve(&l, op->taps ? BLUR_TAPS : 0, sizeof(float));
     l.accs = reserve(&l, l.n_slots, values * sizeof(int64_t));
@@ -152,8 +159,9 @@ enum status restoration_make(struct restoration **out, const struct restoration_
     r->y_channels = op->is_gray ? 1 : shape.out.c;
     r->tables = block + l.tiles_x;
     r->tables_bytes = l.accs - l.tiles_x;
-    tile_axis_lay(&r->tiles.x, shape.out.w, s->tile, s->overlap, s->shift_x, block + l.tiles_x);
-    tile_axis_lay(&r->tiles.y, shape.out.h, s->tile, s->overlap, s->shift_y, block + l.tiles_y);
+    const struct extent all = tiled(s, &shape);
+    tile_axis_lay(&r->tiles.x, all.w, s->tile, s->overlap, s->shift_x, block + l.tiles_x);
+    tile_axis_lay(&r->tiles.y, all.h, s->tile, s->overlap, s->shift_y, block + l.tiles_y);
     r->n_tiles = (uint64_t)r->tiles.x.count * r->tiles.y.count;
     r->slots = (struct slot *)(void *)(block + l.slots);
     r->n_slots = l.n_slots;
@@ -285,16 +293,22 @@ static void input_at(const struct restoration *r, struct hole_noise *h, uint32_t
         measured_at(r, x, y, v);
 }
 
+/* The pixel of the picture, n px long, that stands at `at` of the picture with its margin. */
+static uint32_t mirrored(const struct restoration *r, uint32_t at, uint32_t n)
+{
+    return at < r->s.margin ? reflect(r->s.margin - at, n) : reflect(at - r->s.margin, n);
+}
+
 void restoration_cut(const struct restoration *r, uint64_t row, float *y_in)
 {
     const struct place at = restoration_place(r, row);
     const uint32_t tile = r->s.tile;
     struct hole_noise h = { 0 };
     for (uint32_t ty = 0; ty < tile; ty++) {
-        uint32_t y = reflect(at.y0 + ty, r->shape.out.h);
+        uint32_t y = mirrored(r, at.y0 + ty, r->shape.out.h);
         for (uint32_t tx = 0; tx < tile; tx++) {
             float v[3] = { 0 }, *dst = y_in + ((size_t)ty * tile + tx) * 3;
-            input_at(r, &h, reflect(at.x0 + tx, r->shape.out.w), y, v);
+            input_at(r, &h, mirrored(r, at.x0 + tx, r->shape.out.w), y, v);
             for (uint32_t c = 0; c < 3; c++)
                 dst[c] = v[r->y_channels == 3 ? c : 0];
         }
@@ -309,26 +323,42 @@ static int64_t fixed(float v)
     return llrint((double)in * (1 << VALUE_BITS));
 }
 
+/* The pixels of a tile that lie in the picture itself, one axis. */
+struct part {
+    uint32_t first, end;
+};
+static struct part inside(const struct restoration *r, uint32_t at, uint32_t n)
+{
+    const uint32_t margin = r->s.margin, last = margin + n;
+    struct part p = { at < margin ? margin - at : 0, last > at ? last - at : 0 };
+    if (p.end > r->s.tile) p.end = r->s.tile;
+    if (p.first > p.end) p.first = p.end;
+    return p;
+}
+
 static void blend(const struct restoration *r, int64_t *acc, uint64_t row, const float *x0)
 {
     const struct place at = restoration_place(r, row);
     const uint64_t tile_index = row % r->n_tiles;
     const uint32_t tile = r->s.tile, colors = r->shape.out.c;
-    const uint32_t w = r->shape.out.w < tile ? r->shape.out.w : tile;
-    const uint32_t h = r->shape.out.h < tile ? r->shape.out.h : tile;
+    const struct part across = inside(r, at.x0, r->shape.out.w);
+    const struct part down = inside(r, at.y0, r->shape.out.h);
     const uint16_t *wx = r->tiles.x.weight + (tile_index % r->tiles.x.count) * tile;
     const uint16_t *wy = r->tiles.y.weight + (tile_index / r->tiles.x.count) * tile;
-    for (uint32_t y = 0; y < h; y++) {
-        int64_t *dst = acc + ((size_t)(at.y0 + y) * r->shape.out.w + at.x0) * colors;
-        for (uint32_t x = 0; x < w; x++) {
+    for (uint32_t y = down.first; y < down.end; y++) {
+        const uint32_t row_of_picture = at.y0 + y - r->s.margin;
+        int64_t *dst =
+            acc +
+            ((size_t)row_of_picture * r->shape.out.w + at.x0 + across.first - r->s.margin) * colors;
+        for (uint32_t x = across.first; x < across.end; x++, dst += colors) {
             const float *v = x0 + ((size_t)y * tile + x) * 3;
             int64_t weight = (int64_t)wy[y] * wx[x];
             if (colors == 3) {
                 for (uint32_t c = 0; c < 3; c++)
-                    dst[3 * x + c] += weight * fixed(v[c]);
+                    dst[c] += weight * fixed(v[c]);
             } else { /* a gray picture: the mean of the channels, in integers */
                 int64_t sum = fixed(v[0]) + fixed(v[1]) + fixed(v[2]);
-                dst[x] += weight * (sum / 3);
+                *dst += weight * (sum / 3);
             }
         }
     }
@@ -412,8 +442,9 @@ void restoration_fail(struct restoration *r, enum status why)
 void restoration_settle(struct restoration *r, struct residence *h, bool is_whole)
 {
     pthread_mutex_lock(&r->lock);
-    if (r->home == HOME_OPEN)
-        r->home = h && is_whole && residence_settle(h, r) ? HOME_RESIDENCE : HOME_HOST;
+    if (r->home == HOME_OPEN) /* Back ends cut and blend pictures without a margin. */
+        r->home =
+            h && is_whole && !r->s.margin && residence_settle(h, r) ? HOME_RESIDENCE : HOME_HOST;
     pthread_mutex_unlock(&r->lock);
 }
 

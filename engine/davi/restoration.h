@@ -32,6 +32,7 @@ struct restoration_setup {
     enum output_kind output;
     bool keep_samples;
     uint32_t tile, overlap;    /* px of the restored picture */
+    uint32_t margin;           /* px mirrored around it: tiles are cut from the two together */
     uint32_t shift_x, shift_y; /* px by which the tile grid is moved; 0 but in tests */
     uint32_t rows_in_flight;   /* most neighbouring rows that are in an engine at once */
     uint32_t
@@ -104,7 +105,7 @@ enum status hole_read(uint8_t *kept, const struct image *img, const struct image
                       const char *task, struct error *err);
 
 struct place {
-    uint32_t sample, x0, y0; /* of a row; px of the restored picture */
+    uint32_t sample, x0, y0; /* of a row; px of the restored picture with its margin */
 };
 struct place restoration_place(const struct restoration *r, uint64_t row);
 /* The network's input for a row. y_in: [tile][tile][3] */

@@ -10,7 +10,7 @@
 
 #include "engine/train/learner.h"
 
-enum { CHECKPOINT_NETS = 4, CHECKPOINT_SETTINGS = 16 };
+enum { CHECKPOINT_NETS = 4, CHECKPOINT_SETTINGS = 20 };
 
 /* A setting that must not differ: its name as users know it, its value, and the value's text in the file. */
 struct checkpoint_setting {

@@ -71,13 +71,13 @@ static enum status take_memory(struct davi *d, struct error *err)
     const struct {
         float **to;
         size_t count;
-    } parts[] = {
-        { &d->x_q, d->count },    { &d->pred, d->count },          { &d->x_t, d->count },
-        { &d->d_ikl, d->count },  { &d->d_con, d->count },         { &d->d_truth, d->count },
-        { &d->d_gan, d->count },  { &d->y, 2 * d->count },         { &d->y_theta, 2 * d->count },
-        { &d->dy, 2 * d->count }, { &d->true_blocks, blocks },     { &d->pred_blocks, blocks },
-        { &d->d_blocks, blocks }, { &d->d_probe, d->probe_count }, { &d->scratch, scratch }
-    };
+    } parts[] = { { &d->x_t, d->count },         { &d->d_ikl, d->count },
+                  { &d->d_con, d->count },       { &d->d_truth, d->count },
+                  { &d->d_gan, d->count },       { &d->y, 2 * d->count },
+                  { &d->y_theta, 2 * d->count }, { &d->dy, 2 * d->count },
+                  { &d->true_blocks, blocks },   { &d->pred_blocks, blocks },
+                  { &d->d_blocks, blocks },      { &d->d_probe, d->probe_count },
+                  { &d->scratch, scratch } };
     size_t total = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         total += (parts[i].count + 15) / 16 * 16;
@@ -115,13 +115,18 @@ enum status davi_init(struct davi *out, const struct davi_options *o, struct lea
     for (uint32_t i = 0; i < generator->g->n_params; i++)
         if (strcmp(generator->g->params[i].name, probe) == 0)
             d.probe_count = generator->g->params[i].count;
-    s = take_memory(&d, err);
-    if (!s) *out = d;
+    s = generator_init(&d.answer, generator, o->schedule, o->form, err);
+    if (!s) s = take_memory(&d, err);
+    if (s)
+        generator_done(&d.answer);
+    else
+        *out = d;
     return s;
 }
 
 void davi_done(struct davi *d)
 {
+    generator_done(&d->answer);
     if (d->generator) d->generator->b->ops->free(d->generator->b, d->memory);
     *d = (struct davi){ 0 };
 }
@@ -169,41 +174,13 @@ void bridge_input(enum operator_kind op, uint32_t w, uint32_t h, const float *y,
         memcpy(y_in, y, 3 * px * sizeof *y);
 }
 
-/* G(x_q) = tanh(x_q - std_fwd eps), x_q on the bridge between the true picture and the network's input. */
 static enum status predict(struct davi *d, const struct davi_rows *rows,
                            const struct davi_draws *draws, struct error *err)
 {
-    const struct schedule *s = d->o.schedule;
-    const size_t each = d->count / d->rows;
-    for (uint32_t n = 0; n < d->rows; n++) {
-        const uint32_t t = draws->t_bridge[n];
-        const float of_x = (float)s->mu_x0[t], of_y = (float)s->mu_x1[t];
-        const float of_z = (float)((1 - s->alpha_bar[t]) * d->o.h);
-        for (size_t i = n * each; i < (n + 1) * each; i++)
-            d->x_q[i] = of_x * rows->x[i] + of_y * rows->y_in[i] + of_z * draws->z[i];
-    }
-    enum status status = learner_run(d->generator, d->x_q, draws->t_bridge, d->y, err);
-    for (uint32_t n = 0; !status && n < d->rows; n++) {
-        const float by = (float)s->std_fwd[draws->t_bridge[n]];
-        for (size_t i = n * each; i < (n + 1) * each; i++)
-            d->pred[i] = tanhf(d->x_q[i] - by * d->y[i / 3 * OUTPUT_CHANNELS + i % 3]);
-    }
-    return status;
-}
-
-/* The output's gradient where the prediction's is `by` times d_pred; the variance has none. */
-static void through_tanh(const struct davi *d, const uint32_t *t_bridge, const float *d_pred,
-                         double by)
-{
-    const size_t each = d->count / d->rows;
-    for (uint32_t n = 0; n < d->rows; n++) {
-        const float std = (float)(-by * d->o.schedule->std_fwd[t_bridge[n]]);
-        for (size_t i = n * each; i < (n + 1) * each; i++) {
-            float *to = d->dy + i / 3 * OUTPUT_CHANNELS + i % 3;
-            to[0] = std * d_pred[i] * (1 - d->pred[i] * d->pred[i]);
-            to[3] = 0;
-        }
-    }
+    struct generator_input in = { .x = rows->x, .y_in = rows->y_in, .z = draws->z, .h = d->o.h };
+    in.told = draws->told;
+    in.told.t = draws->t_bridge;
+    return generator_predict(&d->answer, &in, err);
 }
 
 /* ---- the score and the discriminator ---- */
@@ -214,7 +191,7 @@ static enum status discriminate(struct davi *d, const float *pictures, double si
 {
     struct learner *net = d->discriminator;
     const int last = PATCHGAN_BLOCKS - 1;
-    enum status s = learner_run(net, pictures, NULL, d->pred_blocks, err);
+    enum status s = learner_run(net, pictures, &(struct row_conditions){ 0 }, d->pred_blocks, err);
     if (s) return s;
     *loss += hinge_loss(d->pred_blocks, d->block_count[last], sign, share, d->d_blocks);
     const struct seed seed = { d->block[last], d->d_blocks };
@@ -230,7 +207,7 @@ enum status davi_score_step(struct davi *d, const struct davi_rows *rows,
     if (s) return s;
     s = learn_to_denoise(d->score,
                          &(struct denoising){ .schedule = d->o.schedule,
-                                              .x0 = d->pred,
+                                              .x0 = d->answer.pred,
                                               .noise = draws->noise,
                                               .t = draws->t,
                                               .share = share,
@@ -239,7 +216,7 @@ enum status davi_score_step(struct davi *d, const struct davi_rows *rows,
                                               .dy = d->dy },
                          &r.denoising, err);
     if (!s) s = discriminate(d, rows->x, 1, share, &r.discriminator, err);
-    if (!s) s = discriminate(d, d->pred, -1, share, &r.discriminator, err);
+    if (!s) s = discriminate(d, d->answer.pred, -1, share, &r.discriminator, err);
     if (!s) *out = r;
     return s;
 }
@@ -262,7 +239,7 @@ static enum status adversarial(struct davi *d, const float *x, struct generator_
     const int last = PATCHGAN_BLOCKS - 1;
     struct seed seeds[PATCHGAN_BLOCKS];
     enum status s = read_blocks(d, x, d->true_blocks, err);
-    if (!s) s = read_blocks(d, d->pred, d->pred_blocks, err);
+    if (!s) s = read_blocks(d, d->answer.pred, d->pred_blocks, err);
     if (s) return s;
     r->features = r->adversarial = 0;
     for (int k = 0; k < PATCHGAN_BLOCKS; k++) {
@@ -296,8 +273,8 @@ static enum status probe_norm(struct davi *d, const uint32_t *t_bridge, const fl
                               double *norm, struct error *err)
 {
     struct learner *net = d->generator;
-    const struct seed seed = { net->g->output, d->dy };
-    through_tanh(d, t_bridge, d_pred, 1);
+    const struct seed seed = { net->g->output, d->answer.d_out };
+    generator_gradient(&d->answer, t_bridge, d_pred, 1);
     memset(d->d_probe, 0, d->probe_count * sizeof *d->d_probe);
     enum status s = tape_probe(net->tape, &seed, 1, d->d_probe, err);
     double squares = 0;
@@ -325,17 +302,18 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
                                 struct generator_report *out, struct error *err)
 {
     const size_t px = (size_t)d->h * d->w;
-    const struct pictures p = { d->o.op, d->rows, d->w,       d->h,       d->pred,
+    const struct pictures p = { d->o.op,        d->rows, d->w,    d->h,       d->answer.pred,
                                 rows->x, rows->y, rows->kept, d->o.level, rows->levels };
     struct generator_report r = { 0 };
     double of_truth = 0, of_gan = 0;
     enum status s = predict(d, rows, draws, err);
     if (s) return s;
-    diffuse(d->o.schedule, d->rows, px, draws->t, d->pred, draws->noise, d->x_t);
-    s = learner_run(d->teacher, d->x_t, draws->t, d->y_theta, err);
-    if (!s) s = learner_run(d->score, d->x_t, draws->t, d->y, err);
+    diffuse(d->o.schedule, d->rows, px, draws->t, d->answer.pred, draws->noise, d->x_t);
+    const struct row_conditions at = { .t = draws->t };
+    s = learner_run(d->teacher, d->x_t, &at, d->y_theta, err);
+    if (!s) s = learner_run(d->score, d->x_t, &at, d->y, err);
     if (s) return s;
-    r.ikl = ikl_loss(d->rows, px, d->y, d->y_theta, d->pred, d->d_ikl);
+    r.ikl = ikl_loss(d->rows, px, d->y, d->y_theta, d->answer.pred, d->d_ikl);
     r.consistency = consistency_loss(&p, d->d_con, d->scratch);
     double kept = kept_values(&p);
     if (p.kept) sum_over_team(d, &kept, 1);
@@ -350,8 +328,8 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
     const float con = (float)d->o.weight_con, reg = (float)d->o.reg_coeff, gan = (float)r.lambda;
     for (size_t i = 0; i < d->count; i++)
         d->x_t[i] = d->d_ikl[i] + con * d->d_con[i] + reg * d->d_truth[i] + gan * d->d_gan[i];
-    through_tanh(d, draws->t_bridge, d->x_t, share);
-    const struct seed seed = { d->generator->g->output, d->dy };
+    generator_gradient(&d->answer, draws->t_bridge, d->x_t, share);
+    const struct seed seed = { d->generator->g->output, d->answer.d_out };
     s = tape_backward(d->generator->tape, &seed, 1, d->generator->gradients, NULL, err);
     if (!s) *out = r;
     return s;

@@ -15,6 +15,7 @@ struct davi_options {
     double h, weight_con, reg_coeff; /* of the task: perturb_h and the weights of the terms */
     const struct schedule *schedule;
     struct team team;
+    struct generator_form form; /* of the generator */
 };
 
 struct davi {
@@ -26,11 +27,11 @@ struct davi {
     size_t block_count[PATCHGAN_BLOCKS],
         block_at[PATCHGAN_BLOCKS]; /* values, and where they begin */
     float *memory;
-    float *x_q, *pred,
-        *x_t; /* [rows][h][w][3]: the generator's input, its prediction, that noised */
+    struct generator answer; /* of the generator: its prediction, and the way back through it */
+    float *x_t;              /* [rows][h][w][3]: the prediction noised */
     float *d_ikl, *d_con, *d_truth,
         *d_gan;              /* gradients of the terms by the prediction, unweighted */
-    float *y, *y_theta, *dy; /* [rows][h][w][6] */
+    float *y, *y_theta, *dy; /* [rows][h][w][6], of the scores */
     float *true_blocks, *pred_blocks, *d_blocks; /* the discriminator's values, block after block */
     float *d_probe, *scratch;
 };
@@ -58,6 +59,7 @@ struct davi_rows {
 struct davi_draws {
     const uint32_t *t_bridge, *t; /* [rows] */
     const float *z, *noise;       /* as the pictures */
+    struct row_conditions told;   /* of the generator; t is not looked at */
 };
 
 struct score_report {

@@ -1,26 +1,5 @@
 #include "engine/train/denoising.h"
 
-size_t learner_px(const struct learner *l)
-{
-    const struct node *in = &l->g->nodes[l->g->input];
-    return (size_t)in->h * in->w;
-}
-
-enum status learner_run(struct learner *l, const float *x, const uint32_t *t, float *y,
-                        struct error *err)
-{
-    const uint32_t rows = tape_rows(l->tape);
-    float times[MOST_ROWS];
-    if (rows > MOST_ROWS)
-        return error_set(err, ST_BAD_PARAMETER, "a micro-batch of %u rows; the most is %d", rows,
-                         MOST_ROWS);
-    for (uint32_t i = 0; i < rows && t; i++)
-        times[i] = (float)t[i];
-    struct tape_input in = { .x = x, .t = t ? times : NULL };
-    enum status s = tape_forward(l->tape, &in, err);
-    return s ? s : tape_value(l->tape, l->g->output, y, err);
-}
-
 static double mean(const double *v, uint32_t n)
 {
     double sum = 0;
@@ -38,7 +17,7 @@ enum status learn_to_denoise(struct learner *net, const struct denoising *a,
         return error_set(err, ST_BAD_FILE,
                          "a network without a learned variance cannot be trained");
     diffuse(a->schedule, rows, px, a->t, a->x0, a->noise, a->x_t);
-    enum status s = learner_run(net, a->x_t, a->t, a->y, err);
+    enum status s = learner_run(net, a->x_t, &(struct row_conditions){ .t = a->t }, a->y, err);
     if (s) return s;
     struct denoising_report r;
     hybrid_loss(&(struct hybrid_args){ .schedule = a->schedule,

@@ -5,10 +5,8 @@
 #ifndef DAVID_TRAIN_DENOISING_H
 #define DAVID_TRAIN_DENOISING_H
 
-#include "engine/train/learner.h"
+#include "engine/train/generator.h"
 #include "engine/train/losses.h"
-
-enum { MOST_ROWS = 256 }; /* of a micro-batch */
 
 struct denoising {
     const struct schedule *schedule;
@@ -26,11 +24,5 @@ struct denoising_report {
 
 enum status learn_to_denoise(struct learner *net, const struct denoising *a,
                              struct denoising_report *out, struct error *err);
-
-/* The pixels of one row of the learner's tape. */
-size_t learner_px(const struct learner *l);
-/* Runs x with the given t; y: [rows][h][w][channels of the output]. */
-enum status learner_run(struct learner *l, const float *x, const uint32_t *t, float *y,
-                        struct error *err);
 
 #endif

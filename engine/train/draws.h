@@ -18,7 +18,8 @@ enum draw {
     DRAW_CROP,        /* picture, place, scale, flip */
     DRAW_MASK,
     DRAW_TASK,
-    DRAW_WEIGHTS /* of a network that begins */
+    DRAW_WEIGHTS,   /* of a network that begins */
+    DRAW_CONDITIONS /* sigma and level */
 };
 
 /* The key that belongs to a step; for backend_ops.normals too, whose stream is draw_stream and whose sample is the row. */

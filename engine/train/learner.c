@@ -17,7 +17,10 @@ static enum status array(struct learner *l, float **out, struct error *err)
 enum status learner_init(struct learner *out, struct backend *b, struct graph *g,
                          const struct learner_options *o, struct error *err)
 {
-    struct learner l = { .b = b, .g = g };
+    struct learner l = { .b = b,
+                         .g = g,
+                         .average_decay = o->average_decay > 0 ? o->average_decay : 0.9999,
+                         .weight_decay = o->weight_decay > 0 ? o->weight_decay : 0.01 };
     enum status s = b->ops->gradients ? param_layout_init(&l.layout, g, err)
                                       : error_set(err, ST_UNSUPPORTED,
                                                   "the back end %s cannot train", b->ops->name);
@@ -89,7 +92,7 @@ enum status learner_update(struct learner *l, double lr, struct error *err)
                                   .beta1 = 0.9,
                                   .beta2 = 0.999,
                                   .eps = 1e-8,
-                                  .weight_decay = 0.01,
+                                  .weight_decay = l->weight_decay,
                                   .step = l->updates + 1 };
     enum status s = l->b->ops->gradients->adamw(l->b, &a, err);
     if (s) return s;
@@ -97,16 +100,16 @@ enum status learner_update(struct learner *l, double lr, struct error *err)
     return tape_pack(l->tape, err);
 }
 
-double average_decay(uint64_t updates)
+double average_decay(uint64_t updates, double most)
 {
     if (updates <= AVERAGE_AFTER) return 0;
     double decay = 1 - pow(1 + (double)(updates - AVERAGE_AFTER - 1), -2.0 / 3.0);
-    return decay > 0.9999 ? 0.9999 : decay;
+    return decay > most ? most : decay;
 }
 
 enum status learner_follow(struct learner *l, struct error *err)
 {
     if (!l->average || l->updates % AVERAGE_EVERY) return ST_OK;
     return l->b->ops->gradients->average(l->b, l->average, l->params, l->layout.count,
-                                         (float)average_decay(l->updates), err);
+                                         (float)average_decay(l->updates, l->average_decay), err);
 }

@@ -15,11 +15,13 @@ struct learner {
     float *average;                    /* NULL: none is kept */
     struct tape *tape;
     uint64_t updates;
+    double average_decay, weight_decay;
 };
 
 struct learner_options {
     struct backward_options tape;
     bool has_average;
+    double average_decay, weight_decay; /* 0: 0.9999, 0.01 */
 };
 
 /* Takes the graph over, also on failure. forward_only tapes get neither gradients nor moments. */
@@ -36,6 +38,6 @@ enum status learner_gradient_norm(struct learner *l, double *out, struct error *
 enum status learner_update(struct learner *l, double lr, struct error *err);
 /* To be called after every update: every fifth the average moves (engine/README.md section 5). */
 enum status learner_follow(struct learner *l, struct error *err);
-double average_decay(uint64_t updates); /* 0: a copy */
+double average_decay(uint64_t updates, double most); /* 0: a copy */
 
 #endif

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/davi/conditions.h"
 #include "engine/train/davi.h"
 
 enum { AHEAD = 3, MOST_LOADER_THREADS = 16 };
@@ -35,6 +36,10 @@ static void batch_done(struct batch *b)
     free(b->y_in);
     free(b->kept);
     free(b->task);
+    free(b->label);
+    free(b->sigma);
+    free(b->level);
+    free(b->levels);
     *b = (struct batch){ 0 };
 }
 
@@ -48,7 +53,12 @@ static bool batch_init(struct batch *b, const struct loader *l)
     b->y_in = calloc(floats, sizeof *b->y_in);
     b->kept = calloc(floats / 3, 1);
     b->task = calloc(rows, sizeof *b->task);
-    return b->x && b->y && b->y_in && b->kept && b->task;
+    b->label = calloc(rows, sizeof *b->label);
+    b->sigma = calloc(rows, sizeof *b->sigma);
+    b->level = calloc(rows, sizeof *b->level);
+    b->levels = calloc(rows, sizeof *b->levels);
+    return b->x && b->y && b->y_in && b->kept && b->task && b->label && b->sigma && b->level &&
+           b->levels;
 }
 
 uint32_t loader_row(const struct loader_options *o, uint32_t i)
@@ -56,53 +66,56 @@ uint32_t loader_row(const struct loader_options *o, uint32_t i)
     return (i / o->micro_rows * o->processes + o->process) * o->micro_rows + i % o->micro_rows;
 }
 
+static uint32_t draw_task(const struct loader_options *o, uint64_t step, uint32_t micro)
+{
+    struct dice dice = dice_of(o->crops.seed, step, DRAW_TASK, micro);
+    double sum = 0;
+    for (uint32_t i = 0; i < o->n_tasks; i++)
+        sum += o->tasks[i].weight;
+    double at = dice_unit(&dice) * sum;
+    uint32_t task = 0;
+    while (task + 1 < o->n_tasks && at >= o->tasks[task].weight)
+        at -= o->tasks[task++].weight;
+    return task;
+}
+
 static enum status make_row(const struct loader *l, struct batch *b, uint64_t step, uint32_t i,
-                            float *scratch, struct error *err)
+                            struct row_scratch *scratch, struct error *err)
 {
     const struct loader_options *o = &l->o;
     const struct crop_options *c = &o->crops;
-    const uint32_t micro = i / o->micro_rows, row = loader_row(o, i), side = c->side;
+    const uint32_t micro = i / o->micro_rows, side = c->side;
+    uint32_t row = loader_row(o, i);
+    if (o->in_pairs) row -= row % 2;
     float *x = b->x + i * l->row_floats;
-    enum status s = crop_draw(o->dataset, c, step, row, x, err);
-    if (s || !o->n_tasks) return s;
-    /* The unit that has one task is the micro-batch of all processes. */
-    struct dice dice = dice_of(c->seed, step, DRAW_TASK, micro);
-    const uint32_t task = dice_below(&dice, o->n_tasks);
-    const enum operator_kind op = o->tasks[task]->op;
-    const bool has_hole = operator_of(op)->needs_mask;
-    const struct extent m = operator_extent(op, (struct extent){ side, side, 3 });
-    float *y = b->y + (size_t)micro * o->micro_rows * l->row_floats +
-               (size_t)(i % o->micro_rows) * m.w * m.h * m.c;
-    uint8_t *kept = b->kept + i * l->row_floats / 3;
-    b->task[micro] = task;
-    if (has_hole)
-        mask_draw(c, step, row, kept);
-    else
-        memset(kept, 1, l->row_floats / 3);
-    const struct operation a = { .op = op,
-                                 .level = o->tasks[task]->level,
-                                 .x = { side, side, 3 },
-                                 .kept = has_hole ? kept : NULL };
-    s = measure(c, &a, o->sigmas[task], step, row, x, y, scratch, err);
-    bridge_input(op, side, side, y, b->y_in + i * l->row_floats);
-    return s;
-}
-
-static size_t scratch_floats(const struct loader *l)
-{
-    const struct extent x = { l->o.crops.side, l->o.crops.side, 3 };
-    size_t most = 1;
-    for (uint32_t i = 0; i < l->o.n_tasks; i++) {
-        size_t n = operator_scratch_floats(l->o.tasks[i]->op, x);
-        if (n > most) most = n;
-    }
-    return most;
+    if (!o->n_tasks) return crop_draw(o->dataset, c, step, row, x, err);
+    /* Where tasks are not mixed, the unit that has one is the micro-batch of all processes. */
+    const uint32_t task = draw_task(o, step, o->mixed ? row : micro);
+    const struct drawn_task *drawn = &o->tasks[task];
+    const struct extent m = operator_extent(drawn->task->op, (struct extent){ side, side, 3 });
+    struct dice dice = dice_of(c->seed, step, DRAW_CONDITIONS, row);
+    const double sigma = drawn->sigma[0] + dice_unit(&dice) * (drawn->sigma[1] - drawn->sigma[0]);
+    const double level = drawn->level[0] + dice_unit(&dice) * (drawn->level[1] - drawn->level[0]);
+    const size_t y = o->mixed ? i * l->row_floats
+                              : (size_t)micro * o->micro_rows * l->row_floats +
+                                    (size_t)(i % o->micro_rows) * m.w * m.h * m.c;
+    const struct row_out out = { x, b->y + y, b->y_in + i * l->row_floats,
+                                 b->kept + i * l->row_floats / 3 };
+    b->task[i] = task;
+    b->label[i] = drawn->label < 0 ? 0 : (uint32_t)drawn->label;
+    b->sigma[i] = told_sigma(sigma);
+    b->level[i] = told_level(drawn->task->name, level);
+    b->levels[i] = level;
+    return row_draw(o->dataset, c, drawn, sigma, level, o->surroundings, step, row, scratch, &out,
+                    err);
 }
 
 static void *work(void *ctx)
 {
     struct loader *l = ctx;
-    float *scratch = malloc(scratch_floats(l) * sizeof *scratch);
+    struct row_scratch scratch = { 0 };
+    struct error no_scratch = { 0 };
+    (void)row_scratch_init(&scratch, l->o.crops.side, l->o.tasks, l->o.n_tasks, &no_scratch);
     pthread_mutex_lock(&l->lock);
     while (!l->is_over) {
         if (l->next_to_make + 1 >= l->o.first_step + l->given + AHEAD) {
@@ -114,10 +127,10 @@ static void *work(void *ctx)
         slot->step = step;
         slot->is_made = false;
         pthread_mutex_unlock(&l->lock);
-        struct error e = { 0 };
-        enum status s = scratch ? ST_OK : error_set(&e, ST_NO_MEMORY_NOW, "no memory for a batch");
+        struct error e = no_scratch;
+        enum status s = e.status;
         for (uint32_t i = 0; !s && i < l->o.rows; i++)
-            s = make_row(l, &slot->batch, step, i, scratch, &e);
+            s = make_row(l, &slot->batch, step, i, &scratch, &e);
         pthread_mutex_lock(&l->lock);
         slot->failure = e;
         slot->is_failed = s != ST_OK;
@@ -125,7 +138,7 @@ static void *work(void *ctx)
         pthread_cond_broadcast(&l->change);
     }
     pthread_mutex_unlock(&l->lock);
-    free(scratch);
+    row_scratch_done(&scratch);
     return NULL;
 }
 

@@ -82,7 +82,21 @@ static enum status update(struct trainer *t, enum net net, const char *name, dou
     enum status s = learner_gradient_norm(l, &norm, err);
     if (s) return s;
     tell(v, name, norm, exploded_gradient);
-    return v->unsound ? ST_OK : learner_update(l, lr, err);
+    if (v->unsound) return ST_OK;
+    if (t->o.clip > 0 && norm > t->o.clip)
+        s = t->b->ops->gradients->scale(t->b, l->gradients, l->layout.count,
+                                        (float)(t->o.clip / norm), err);
+    return s ? s : learner_update(l, lr, err);
+}
+
+/* Up over the first `warmup` steps, then level, then down along a cosine over the last `decay`. */
+static double rate_at(const struct train_options *o, uint64_t step)
+{
+    const double pi = 3.14159265358979323846;
+    if (step < o->warmup) return o->lr * (double)(step + 1) / (double)o->warmup;
+    if (step + o->decay < o->steps || o->decay == 0) return o->lr;
+    const double part = (double)(step + o->decay - o->steps) / (double)o->decay;
+    return o->lr_end + 0.5 * (o->lr - o->lr_end) * (1 + cos(pi * (part < 1 ? part : 1)));
 }
 
 static size_t row_floats(const struct trainer *t)
@@ -122,7 +136,7 @@ static enum status prior_step(struct trainer *t, const struct batch *batch, uint
     tell(v, "loss", (sums[0] + sums[1]) / t->processes, exploded);
     tell(v, "mse", sums[0] / t->processes, exploded);
     tell(v, "vb", sums[1] / t->processes, exploded);
-    s = update(t, NET_GENERATOR, "gradient", t->o.lr, v, err);
+    s = update(t, NET_GENERATOR, "gradient", rate_at(&t->o, step), v, err);
     return s || v->unsound ? s : learner_follow(net, err);
 }
 
@@ -139,20 +153,45 @@ enum {
     OF_FEATURES,
     OF_LAMBDA,
     OF_TOTAL,
+    OF_REGRESSION,
+    OF_ENERGY,
     TERMS
 };
 static const char *const term_names[TERMS] = { "score_mse",   "score_vb",    "discriminator",
                                                "ikl",         "consistency", "truth",
                                                "adversarial", "features",    "lambda",
-                                               "total" };
+                                               "total",       "regression",  "energy" };
 
 static struct davi_rows rows_of(const struct trainer *t, const struct batch *b, uint32_t micro)
 {
     const size_t at = (size_t)micro * t->o.micro_batch * row_floats(t);
-    const bool hole = operator_of(t->tasks[b->task[micro]]->op)->needs_mask;
-    return (struct davi_rows){
-        .x = b->x + at, .y = b->y + at, .y_in = b->y_in + at, .kept = hole ? b->kept + at / 3 : NULL
-    };
+    const size_t first = (size_t)micro * t->o.micro_batch;
+    const bool hole = operator_of(t->tasks[b->task[first]].task->op)->needs_mask;
+    return (struct davi_rows){ .x = b->x + at,
+                               .y = b->y + at,
+                               .y_in = b->y_in + at,
+                               .kept = hole ? b->kept + at / 3 : NULL,
+                               .levels = b->levels + first };
+}
+
+static struct row_conditions told_of(const struct trainer *t, const struct batch *b, uint32_t micro)
+{
+    const size_t at = (size_t)micro * t->o.micro_batch;
+    return (struct row_conditions){ .label = b->label + at,
+                                    .sigma = b->sigma + at,
+                                    .level = b->level + at };
+}
+
+/* Also tells below which the times of the scores are drawn. */
+static uint32_t choose_task(struct trainer *t, const struct batch *batch, uint32_t micro)
+{
+    const struct train_options *o = &t->o;
+    const struct drawn_task *d = &t->tasks[batch->task[micro * o->micro_batch]];
+    davi_choose(&t->davi, d->task);
+    t->davi.o.h = d->h;
+    if (o->weight_con >= 0) t->davi.o.weight_con = o->weight_con;
+    if (o->reg_coeff >= 0) t->davi.o.reg_coeff = o->reg_coeff;
+    return (uint32_t)(o->t_ikl >= 0 ? o->t_ikl : d->task->t_ikl);
 }
 
 /* The two kinds of step go over all micro-batches one after the other: the generator meets the updated score. */
@@ -162,15 +201,14 @@ static enum status score_half(struct trainer *t, const struct batch *batch, uint
     enum status s = learner_zero(&t->nets[NET_SCORE], err);
     if (!s) s = learner_zero(&t->nets[NET_DISCRIMINATOR], err);
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
-        const struct task_desc *task = t->tasks[batch->task[k]];
         const struct davi_rows rows = rows_of(t, batch, k);
         struct times times;
         struct score_report r;
-        davi_choose(&t->davi, task);
-        draw_times(t, step, k, (uint32_t)task->t_ikl, &times);
+        draw_times(t, step, k, choose_task(t, batch, k), &times);
         s = draw_pictures(t, step, k, DRAW_SCORE_Z, t->z, err);
         if (!s) s = draw_pictures(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
-        const struct davi_draws draws = { times.score_bridge, times.score, t->z, t->noise };
+        const struct davi_draws draws = { times.score_bridge, times.score, t->z, t->noise,
+                                          told_of(t, batch, k) };
         if (!s) s = davi_score_step(&t->davi, &rows, &draws, 1.0 / t->micro_batches, &r, err);
         if (s) return s;
         sums[OF_MSE] += r.denoising.mse;
@@ -183,42 +221,88 @@ static enum status score_half(struct trainer *t, const struct batch *batch, uint
 static enum status generator_half(struct trainer *t, const struct batch *batch, uint64_t step,
                                   double *sums, struct error *err)
 {
-    enum status s = learner_zero(&t->nets[NET_GENERATOR], err);
+    enum status s = ST_OK;
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
-        const struct task_desc *task = t->tasks[batch->task[k]];
         const struct davi_rows rows = rows_of(t, batch, k);
         struct times times;
         struct generator_report r;
-        davi_choose(&t->davi, task);
-        draw_times(t, step, k, (uint32_t)task->t_ikl, &times);
+        draw_times(t, step, k, choose_task(t, batch, k), &times);
         s = draw_pictures(t, step, k, DRAW_GENERATOR_Z, t->z, err);
         if (!s) s = draw_pictures(t, step, k, DRAW_GENERATOR_NOISE, t->noise, err);
-        const struct davi_draws draws = { times.generator_bridge, times.generator, t->z, t->noise };
-        if (!s) s = davi_generator_step(&t->davi, &rows, &draws, 1.0 / t->micro_batches, &r, err);
+        const struct davi_draws draws = { times.generator_bridge, times.generator, t->z, t->noise,
+                                          told_of(t, batch, k) };
+        if (!s)
+            s = davi_generator_step(&t->davi, &rows, &draws, t->davi_weight / t->micro_batches, &r,
+                                    err);
         if (s) return s;
         const double all[] = { r.ikl,      r.consistency, r.truth, r.adversarial,
                                r.features, r.lambda,      r.total };
-        for (int i = 0; i < TERMS - OF_IKL; i++)
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             sums[OF_IKL + i] += all[i];
     }
     return s;
 }
 
-static enum status davi_step(struct trainer *t, const struct batch *batch, uint64_t step,
-                             struct values *v, struct error *err)
+/* Regression and the energy score, at t = 999. */
+static enum status direct_half(struct trainer *t, const struct batch *batch, uint64_t step,
+                               double *sums, struct error *err)
 {
-    double sums[TERMS] = { 0 };
+    enum status s = ST_OK;
+    for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
+        const struct davi_rows rows = rows_of(t, batch, k);
+        struct direct_report r;
+        double h[MOST_ROWS];
+        bool is_noisy = false;
+        for (uint32_t i = 0; i < t->o.micro_batch; i++) {
+            h[i] = t->tasks[batch->task[k * t->o.micro_batch + i]].h;
+            is_noisy = is_noisy || h[i] > 0;
+        }
+        if (is_noisy) s = draw_pictures(t, step, k, DRAW_GENERATOR_Z, t->z, err);
+        const struct direct_rows all = { rows.x, rows.y_in, is_noisy ? t->z : NULL, h,
+                                         told_of(t, batch, k) };
+        if (!s) s = direct_step(&t->direct, &all, 1.0 / t->micro_batches, &r, err);
+        if (s) return s;
+        sums[OF_REGRESSION] += r.regression;
+        sums[OF_ENERGY] += r.energy;
+        sums[OF_TOTAL] += r.total;
+    }
+    return s;
+}
+
+static enum status score_and_discriminator(struct trainer *t, const struct batch *batch,
+                                           uint64_t step, double *sums, struct values *v,
+                                           struct error *err)
+{
     enum status s = score_half(t, batch, step, sums, err);
-    if (!s) s = update(t, NET_SCORE, "score_gradient", t->o.lr, v, err);
+    if (!s) s = update(t, NET_SCORE, "score_gradient", rate_at(&t->o, step), v, err);
     if (!s)
         s = update(t, NET_DISCRIMINATOR, "discriminator_gradient", t->o.discriminator_lr, v, err);
+    return s;
+}
+
+/* The generator's gradients are those of all objectives. */
+static enum status restorer_step(struct trainer *t, const struct batch *batch, uint64_t step,
+                                 struct values *v, struct error *err)
+{
+    const bool davi = t->davi_weight > 0, direct = trainer_is_direct(t);
+    double sums[TERMS] = { 0 };
+    enum status s = davi ? score_and_discriminator(t, batch, step, sums, v, err) : ST_OK;
     if (s || v->unsound) return s;
-    s = generator_half(t, batch, step, sums, err);
+    s = learner_zero(&t->nets[NET_GENERATOR], err);
+    if (!s && davi) s = generator_half(t, batch, step, sums, err);
+    sums[OF_TOTAL] *= t->davi_weight;
+    if (!s && direct) s = direct_half(t, batch, step, sums, err);
     if (s) return s;
     if (t->team.sum) t->team.sum(t->team.ctx, sums, TERMS);
-    for (int i = 0; i < TERMS; i++)
-        tell(v, term_names[i], sums[i] / t->micro_batches / t->processes, exploded);
-    s = update(t, NET_GENERATOR, "generator_gradient", t->o.lr, v, err);
+    for (int i = 0; i < TERMS; i++) {
+        const bool is_computed = i == OF_TOTAL        ? true
+                                 : i == OF_REGRESSION ? t->direct_options.regression > 0
+                                 : i == OF_ENERGY     ? t->direct_options.energy > 0
+                                                      : davi;
+        if (is_computed)
+            tell(v, term_names[i], sums[i] / t->micro_batches / t->processes, exploded);
+    }
+    s = update(t, NET_GENERATOR, "generator_gradient", rate_at(&t->o, step), v, err);
     return s || v->unsound ? s : learner_follow(&t->nets[NET_GENERATOR], err);
 }
 
@@ -252,7 +336,7 @@ static enum status one_step(struct trainer *t, struct train_result *out, struct 
     struct values v = { .unsound = NULL };
     enum status s = team_agree(t, loader_next(t->loader, &batch, err), NULL, err);
     if (s) return s;
-    s = t->o.kind == TRAIN_DAVI ? davi_step(t, batch, step, &v, err)
+    s = t->o.kind == TRAIN_DAVI ? restorer_step(t, batch, step, &v, err)
                                 : prior_step(t, batch, step, &v, err);
     if (s) return team_abandon(t, s, err);
     if (v.unsound) return team_agree(t, unsound(t, &v, err), NULL, err);
@@ -263,6 +347,9 @@ static enum status one_step(struct trainer *t, struct train_result *out, struct 
     if (t->events.progress && !t->process) t->events.progress(t->events.ctx, &v.p);
     if (is_due(step + 1, t->o.sheet_every) && !t->process)
         s = write_sheet(t, batch, t->micro_batches - 1, err);
+    const bool is_last = step + 1 >= t->o.steps;
+    if (!s && t->validation && (is_last || is_due(step + 1, t->o.validate_every)))
+        s = validate(t, err);
     return team_agree(t, s, NULL, err);
 }
 
@@ -284,7 +371,7 @@ static enum status run(struct trainer *t, struct train_result *out, struct error
     }
     out->is_stopped = t->checkpoint.step < t->o.steps;
     if (s || out->is_stopped) return s;
-    return team_agree(t, t->process ? ST_OK : write_model(t, err), NULL, err);
+    return team_agree(t, t->process ? ST_OK : write_model(t, t->o.out, err), NULL, err);
 }
 
 enum status train_run(const struct train_options *o, const struct train_events *events,

@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/nets/unet.h"
-
 void train_defaults(struct train_options *o, enum train_kind kind)
 {
     *o = (struct train_options){ .kind = kind,
@@ -20,7 +18,17 @@ void train_defaults(struct train_options *o, enum train_kind kind)
                                  .discriminator_width = PATCHGAN_WIDTH,
                                  .lr = 1e-4,
                                  .discriminator_lr = 1e-4,
+                                 .validate_every = 1000,
+                                 .validate_crops = 16,
+                                 .average_decay = 0.9999,
+                                 .weight_decay = 0.01,
                                  .sigma = -1,
+                                 .sigma_low = -1,
+                                 .sigma_high = -1,
+                                 .h = -1,
+                                 .weight_con = -1,
+                                 .reg_coeff = -1,
+                                 .t_ikl = -1,
                                  .jitter = 2,
                                  .texture = 8,
                                  .cache_bytes = (size_t)1 << 30 };
@@ -54,6 +62,15 @@ static enum status check_numbers(const struct train_options *o, struct error *er
     } rows[] = {
         { "lr", o->lr, 0, 1 },
         { "discriminator-lr", o->discriminator_lr, 0, 1 },
+        { "lr-end", o->lr_end, 0, 1 },
+        { "clip", o->clip, 0, 1e6 },
+        { "weight-con", fmax(o->weight_con, 0), 0, 1e6 },
+        { "reg-coeff", fmax(o->reg_coeff, 0), 0, 1e6 },
+        { "t-ikl", o->t_ikl < 0 ? SCHEDULE_STEPS : o->t_ikl, 1, SCHEDULE_STEPS },
+        { "average-decay", o->average_decay, 0, 0.999999 },
+        { "weight-decay", o->weight_decay, 0, 1 },
+        { "validate-every", o->validate_every, 1, 1e9 },
+        { "validate-crops", o->validate_crops, 1, 1024 },
         { "jitter", o->jitter, 1, 16 },
         { "texture", o->texture, 0, 255 },
         { "steps", (double)o->steps, 1, 1e15 },
@@ -66,6 +83,37 @@ static enum status check_numbers(const struct train_options *o, struct error *er
         if (!(rows[i].value >= rows[i].least && rows[i].value <= rows[i].most))
             return error_set(err, ST_BAD_PARAMETER, "%s = %g is not in %g..%g", rows[i].name,
                              rows[i].value, rows[i].least, rows[i].most);
+    if ((o->sigma_low >= 0 || o->sigma_high >= 0) &&
+        !(o->sigma_low >= 0 && o->sigma_low <= o->sigma_high))
+        return error_set(err, ST_BAD_PARAMETER, "sigma-low = %g and sigma-high = %g are no range",
+                         o->sigma_low, o->sigma_high);
+    return ST_OK;
+}
+
+/* "NAME" or "NAME:WEIGHT", up to the comma or the end; *end: what follows. */
+static enum status read_weighted(const char *text, const char *what, char name[TASK_NAME_MAX],
+                                 double *weight, const char **end, struct error *err)
+{
+    const size_t len = strcspn(text, ":,");
+    char *after = NULL;
+    *weight = 1;
+    if (len == 0 || len >= TASK_NAME_MAX)
+        return error_set(err, ST_BAD_PARAMETER, "%s = %.64s: not a list of names", what, text);
+    memcpy(name, text, len);
+    name[len] = 0;
+    *end = text + len;
+    if (text[len] == ':') {
+        *weight = strtod(text + len + 1, &after);
+        *end = after;
+        if (after == text + len + 1 || (*after && *after != ',') ||
+            !(*weight > 0 && *weight <= 1e6))
+            return error_set(err, ST_BAD_PARAMETER, "%s = %.64s: not a weight above 0", what,
+                             text + len + 1);
+    }
+    if (**end == ',' && !(*end)[1])
+        return error_set(err, ST_BAD_PARAMETER, "%s: a name is missing behind the last comma",
+                         what);
+    if (**end == ',') (*end)++;
     return ST_OK;
 }
 
@@ -73,24 +121,77 @@ static enum status read_tasks(struct trainer *t, struct error *err)
 {
     char name[TASK_NAME_MAX];
     const char *at = t->o.tasks ? t->o.tasks : "";
-    while (t->o.kind == TRAIN_DAVI) {
-        size_t len = strcspn(at, ",");
-        if (len >= sizeof name || t->n_tasks == MODEL_MAX_TASKS)
-            return error_set(err, ST_UNKNOWN_TASK, "task = %.64s: not a list of tasks", t->o.tasks);
-        memcpy(name, at, len);
-        name[len] = 0;
-        const struct task_desc *task = task_find(name);
-        struct model_task *m = &t->info.tasks[t->n_tasks];
-        enum status s = task_defaults(m, name, err); /* its message lists the tasks */
+    while (t->o.kind == TRAIN_DAVI && (*at || t->n_tasks == 0)) {
+        if (t->n_tasks == MODEL_MAX_TASKS)
+            return error_set(err, ST_UNKNOWN_TASK, "task = %.64s: more than %d tasks", t->o.tasks,
+                             MODEL_MAX_TASKS);
+        struct drawn_task *d = &t->tasks[t->n_tasks];
+        enum status s = read_weighted(at, "task", name, &d->weight, &at, err);
+        if (!s) s = task_defaults(&t->info.tasks[t->n_tasks], name, err); /* lists the tasks */
         if (s) return s;
-        if (t->o.sigma >= 0) m->sigma = t->o.sigma;
-        t->tasks[t->n_tasks] = task;
-        t->sigmas[t->n_tasks++] = m->sigma;
-        if (!at[len]) break;
-        at += len + 1;
+        d->task = task_find(name);
+        t->n_tasks++;
     }
     t->info.n_tasks = t->n_tasks;
     return ST_OK;
+}
+
+static enum status read_objective(struct trainer *t, struct error *err)
+{
+    const struct train_options *o = &t->o;
+    struct direct_options *d = &t->direct_options;
+    const struct {
+        const char *name;
+        double *weight;
+    } known[] = { { "davi", &t->davi_weight },
+                  { "regression", &d->regression },
+                  { "energy", &d->energy } };
+    const char *at = o->objective ? o->objective : "davi";
+    d->kind = o->regression_l2 ? REGRESSION_L2 : REGRESSION_L1;
+    d->distance = o->energy_norm ? DISTANCE_NORM : DISTANCE_L1;
+    for (int i = 0; i < ENERGY_SCALES; i++)
+        d->scales[i] = 1;
+    while (o->kind == TRAIN_DAVI && *at) {
+        char name[TASK_NAME_MAX];
+        double weight;
+        size_t k = 0;
+        enum status s = read_weighted(at, "objective", name, &weight, &at, err);
+        if (s) return s;
+        while (k < sizeof known / sizeof *known && strcmp(known[k].name, name) != 0)
+            k++;
+        if (k == sizeof known / sizeof *known)
+            return error_set(err, ST_BAD_PARAMETER,
+                             "objective = %s: davi, regression or energy is needed", name);
+        *known[k].weight = weight;
+    }
+    return ST_OK;
+}
+
+/* What each task's rows are drawn with, and what the model file says of it. */
+static void fill_tasks(struct trainer *t)
+{
+    const struct train_options *o = &t->o;
+    const struct unet_arch *a = &t->info.arch;
+    for (uint32_t i = 0; i < t->n_tasks; i++) {
+        struct drawn_task *d = &t->tasks[i];
+        struct model_task *m = &t->info.tasks[i];
+        const double *range = d->task->sigma_range, *levels = d->task->level_range;
+        const bool is_drawn = a->sigma_cond && o->sigma < 0;
+        const bool is_given = is_drawn && o->sigma_low >= 0;
+        if (o->sigma >= 0) m->sigma = o->sigma;
+        if (o->h >= 0) m->h = o->h;
+        d->sigma[0] = is_given ? o->sigma_low : is_drawn ? range[0] : m->sigma;
+        d->sigma[1] = is_given ? o->sigma_high : is_drawn ? range[1] : m->sigma;
+        m->sigma = fmin(fmax(m->sigma, d->sigma[0]), d->sigma[1]);
+        m->level = d->task->level;
+        for (int k = 0; k < 2; k++) {
+            d->level[k] = a->level_cond ? levels[k] : m->level;
+            m->sigma_range[k] = d->sigma[k];
+            m->level_range[k] = d->level[k];
+        }
+        d->label = m->label;
+        d->h = m->h;
+    }
 }
 
 /* The largest that divides the rows of a process, and that the caches of most processors hold. */
@@ -117,197 +218,6 @@ static enum status check_batches(struct trainer *t, struct error *err)
             o->batch, o->micro_batch, MOST_ROWS, t->processes);
     t->micro_batches = rows / o->micro_batch;
     return ST_OK;
-}
-
-/* ---- networks ---- */
-
-/* A network's weights when it begins: uniform within 1 / sqrt(fan in), as its first authors' framework has it, and zero where a
- * block ends, so that every block begins as the identity. The discriminator's are normal, 0.02. */
-struct beginning {
-    uint64_t seed;
-    const struct graph *g;
-    bool is_discriminator;
-};
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t a = strlen(text), b = strlen(end);
-    return a >= b && strcmp(text + a - b, end) == 0;
-}
-
-/* Of the layer that a bias belongs to: its weight stands just before it. */
-static double fan_in(const struct graph *g, const struct param_desc *d)
-{
-    double n = 1;
-    for (uint32_t i = 0; d->dims == 1 && i + 1 < g->n_params; i++)
-        if (strcmp(g->params[i + 1].name, d->name) == 0) d = &g->params[i];
-    for (uint32_t i = 1; i < d->dims; i++)
-        n *= d->shape[i];
-    return n;
-}
-
-static enum status begin_param(void *ctx, const struct param_desc *d, float *dst, struct error *err)
-{
-    (void)err;
-    const struct beginning *b = ctx;
-    uint32_t index = 0;
-    while (index + 1 < b->g->n_params && strcmp(b->g->params[index].name, d->name) != 0)
-        index++;
-    const bool is_weight = ends_with(d->name, ".weight");
-    /* A norm's two are the only weights and biases of one dimension that belong together. */
-    const bool is_norm = d->dims == 1 && (is_weight || b->g->params[index - 1].dims == 1);
-    const bool is_last = strstr(d->name, ".out_layers.3.") || strstr(d->name, ".proj_out.") ||
-                         strncmp(d->name, "out.2.", 6) == 0;
-    struct dice dice = dice_of(b->seed, 0, DRAW_WEIGHTS, index);
-    memset(dst, 0, d->count * sizeof *dst);
-    if (is_norm || (b->is_discriminator && is_weight)) {
-        for (size_t i = 0; is_norm && is_weight && i < d->count; i++)
-            dst[i] = 1;
-        if (b->is_discriminator && is_weight)
-            draw_add_normals(b->seed, 0, DRAW_WEIGHTS, index, dst, d->count, 0.02);
-        return ST_OK;
-    }
-    if (is_last && !b->is_discriminator) return ST_OK;
-    const double reach = 1 / sqrt(fan_in(b->g, d));
-    for (size_t i = 0; i < d->count; i++)
-        dst[i] = (float)(reach * (2 * dice_unit(&dice) - 1));
-    return ST_OK;
-}
-
-static enum status begin(struct trainer *t, enum net net, struct error *err)
-{
-    struct beginning b = { t->o.seed + net, t->nets[net].g, net == NET_DISCRIMINATOR };
-    return learner_load(&t->nets[net], &(struct param_source){ begin_param, &b }, err);
-}
-
-static enum status load(struct trainer *t, enum net net, const struct safetensors *st,
-                        const char *path, struct error *err)
-{
-    struct file_source src = { t->engine, st };
-    struct error why = { 0 };
-    enum status s = file_check(st, t->nets[net].g, &why);
-    if (s) return error_set(err, s, "%s: %s", path, why.detail);
-    pthread_mutex_lock(&t->engine->device);
-    s = learner_load(&t->nets[net], &(struct param_source){ file_param_load, &src }, err);
-    pthread_mutex_unlock(&t->engine->device);
-    return s;
-}
-
-static enum status make_unet(struct trainer *t, enum net net, struct error *err)
-{
-    struct graph *g = NULL;
-    struct learner_options o = { .has_average = net == NET_GENERATOR };
-    o.tape = (struct backward_options){ .rows = t->o.micro_batch,
-                                        .dtype = t->engine->dtype,
-                                        .forward_only = net == NET_TEACHER,
-                                        .recompute = t->o.recompute };
-    enum status s = unet_build(&g, &t->info.arch, t->side, t->side, err);
-    if (s) return s;
-    if (net == NET_GENERATOR && t->o.kind == TRAIN_DAVI) o.tape.probe = generator_probe(g);
-    return learner_init(&t->nets[net], t->b, g, &o, err);
-}
-
-static enum status make_discriminator(struct trainer *t, struct error *err)
-{
-    struct graph *g = NULL;
-    struct learner_options o = { .has_average = false };
-    o.tape = (struct backward_options){ .rows = t->o.micro_batch,
-                                        .dtype = t->engine->dtype,
-                                        .keep_taps = true,
-                                        .input_gradient = true,
-                                        .team = t->team };
-    enum status s = patchgan_build(&g, t->o.discriminator_width, t->side, t->side, err);
-    if (!s) s = learner_init(&t->nets[NET_DISCRIMINATOR], t->b, g, &o, err);
-    return s ? s : begin(t, NET_DISCRIMINATOR, err);
-}
-
-static enum status check_arch(const struct trainer *t, const char *path, struct error *err)
-{
-    const struct unet_arch *a = &t->info.arch;
-    if (a->class_cond)
-        return error_set(err, ST_UNSUPPORTED, "%s: class-conditional networks are not trained here",
-                         path);
-    if (!a->learn_sigma)
-        return error_set(
-            err, ST_BAD_FILE,
-            "%s: its network has no learned variance (learn_sigma), which training needs", path);
-    return ST_OK;
-}
-
-static enum status digest_of(char out[DIGEST_HEX], const struct model_file *f, struct error *err)
-{
-    return digest_bytes(out, f->bytes, f->len, err);
-}
-
-/* The teacher, and the networks that begin as it; --init replaces the generator's weights. */
-static enum status make_davi_nets(struct trainer *t, struct error *err)
-{
-    struct model_file prior = { 0 }, init = { 0 };
-    enum status s = model_file_open(&prior, t->o.prior, err);
-    if (!s && prior.info.role != ROLE_PRIOR)
-        s = error_set(err, ST_BAD_FILE, "%s: its role is restorer, not prior", t->o.prior);
-    if (s) goto done;
-    t->info.arch = prior.info.arch;
-    t->info.schedule = prior.info.schedule;
-    if (!t->side) t->side = t->info.arch.image_size;
-    s = check_arch(t, t->o.prior, err);
-    for (int net = 0; !s && net < NETS; net++) {
-        if (net == NET_DISCRIMINATOR) continue;
-        s = make_unet(t, (enum net)net, err);
-        if (!s) s = load(t, (enum net)net, prior.st, t->o.prior, err);
-    }
-    if (!s) s = digest_of(t->parent, &prior, err);
-    if (s || !t->o.init) goto done;
-    s = model_file_open(&init, t->o.init, err);
-    if (!s) s = load(t, NET_GENERATOR, init.st, t->o.init, err);
-    if (!s) s = digest_of(t->parent, &init, err);
-done:
-    model_file_close(&prior);
-    model_file_close(&init);
-    return s ? s : make_discriminator(t, err);
-}
-
-static enum status make_prior_net(struct trainer *t, struct error *err)
-{
-    struct model_file init = { 0 };
-    struct error why = { 0 };
-    enum status s = ST_OK;
-    if (t->o.init) {
-        s = model_file_open(&init, t->o.init, err);
-        if (s) return s;
-        t->info.arch = init.info.arch;
-        t->info.schedule = init.info.schedule;
-    } else if (unet_arch_parse(&t->info.arch, t->o.arch, &why)) {
-        return error_set(err, ST_BAD_PARAMETER, "arch: %s", why.detail);
-    }
-    if (!t->side) t->side = t->info.arch.image_size;
-    s = check_arch(t, t->o.init ? t->o.init : "arch", err);
-    if (!s) s = make_unet(t, NET_GENERATOR, err);
-    if (!s)
-        s = t->o.init ? load(t, NET_GENERATOR, init.st, t->o.init, err)
-                      : begin(t, NET_GENERATOR, err);
-    if (!s && t->o.init) s = digest_of(t->parent, &init, err);
-    model_file_close(&init);
-    return s;
-}
-
-static enum status make_nets(struct trainer *t, struct error *err)
-{
-    const bool davi = t->o.kind == TRAIN_DAVI;
-    if (davi && !t->o.prior) return error_set(err, ST_BAD_PARAMETER, "a prior is needed");
-    if (!davi && !t->o.init && !t->o.arch)
-        return error_set(err, ST_BAD_PARAMETER,
-                         "an architecture or weights to begin from are needed");
-    enum status s = davi ? make_davi_nets(t, err) : make_prior_net(t, err);
-    if (s) return s;
-    schedule_init(t->schedule, t->info.schedule);
-    t->info.role = davi ? ROLE_RESTORER : ROLE_PRIOR;
-    t->info.tile_size = t->side;
-    t->info.tile_overlap = t->side / 8 * 2; /* even: blending halves it */
-    if (!davi) return ST_OK;
-    const struct davi_options o = { .schedule = t->schedule, .team = t->team };
-    return davi_init(&t->davi, &o, &t->nets[NET_TEACHER], &t->nets[NET_SCORE],
-                     &t->nets[NET_GENERATOR], &t->nets[NET_DISCRIMINATOR], err);
 }
 
 /* ---- the rest ---- */
@@ -349,7 +259,9 @@ static enum status open_data(struct trainer *t, struct error *err)
         .process = t->process,
         .processes = t->processes,
         .tasks = t->tasks,
-        .sigmas = t->sigmas,
+        .in_pairs = t->direct_options.energy > 0,
+        .surroundings = !(t->davi_weight > 0),
+        .mixed = !(t->davi_weight > 0),
         .n_tasks = t->n_tasks,
         .threads = t->o.loader_threads,
         .first_step = t->checkpoint.step,
@@ -379,7 +291,7 @@ static enum status describe_run(struct trainer *t, struct error *err)
     if (!text) return error_set(err, ST_NO_MEMORY_NOW, "no memory for an architecture");
     enum status s = digest_bytes(arch, text, strlen(text), err);
     free(text);
-    c->n_nets = t->o.kind == TRAIN_DAVI ? 3 : 1;
+    c->n_nets = t->davi_weight > 0 ? 3 : 1;
     for (uint32_t i = 0; i < c->n_nets; i++) {
         c->names[i] = names[i];
         c->nets[i] = &t->nets[i];
@@ -393,7 +305,14 @@ static enum status describe_run(struct trainer *t, struct error *err)
     setting(c, "batch", "%u", t->o.batch);
     setting(c, "micro-batch", "%u of %u", t->o.micro_batch, t->processes);
     setting(c, "dtype", "%s", dtype_name(t->engine->dtype));
-    setting(c, "sigma", "%.17g", t->o.sigma);
+    setting(c, "sigma", "%.17g in %.17g..%.17g, h %.17g", t->o.sigma, t->o.sigma_low,
+            t->o.sigma_high, t->o.h);
+    setting(c, "objective", "%.100s%s%s", t->o.objective ? t->o.objective : "davi",
+            t->o.regression_l2 ? " l2" : "", t->o.energy_norm ? " norm" : "");
+    setting(c, "davi", "consistency %.17g, truth %.17g, t %.17g", t->o.weight_con, t->o.reg_coeff,
+            t->o.t_ikl);
+    setting(c, "update", "clip %.17g, weight decay %.17g, average %.17g", t->o.clip,
+            t->o.weight_decay, t->o.average_decay);
     setting(c, "jitter", "%.17g", t->o.jitter);
     setting(c, "texture", "%.17g", t->o.texture);
     setting(c, "discriminator-width", "%u", t->o.discriminator_width);
@@ -433,6 +352,7 @@ enum status trainer_init(struct trainer *t, const struct train_options *o,
     t->schedule = malloc(sizeof *t->schedule);
     if (!s && !t->schedule) s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a schedule");
     if (!s) s = read_tasks(t, err);
+    if (!s) s = read_objective(t, err);
     if (!s) s = check_batches(t, err);
     if (!s) s = engine_open(&t->engine, &o->engine, err);
     if (s) return s;
@@ -440,9 +360,12 @@ enum status trainer_init(struct trainer *t, const struct train_options *o,
     if (!t->b->ops->gradients || !t->b->ops->host_memory)
         return error_set(err, ST_UNSUPPORTED, "the back end %s cannot train", t->b->ops->name);
     s = make_nets(t, err);
+    if (!s) fill_tasks(t);
     if (!s) s = take_memory(t, err);
     if (!s) s = open_data(t, err);
     if (!s) s = begin_or_resume(t, err);
+    if (!s && o->validate && o->kind == TRAIN_DAVI && !t->process)
+        s = validation_open(&t->validation, t, err);
     if (s) return s;
     t->loader_options.first_step = t->checkpoint.step;
     return loader_open(&t->loader, &t->loader_options, err);
@@ -452,7 +375,9 @@ void trainer_done(struct trainer *t)
 {
     loader_close(t->loader);
     dataset_close(t->dataset);
+    validation_close(t->validation);
     davi_done(&t->davi);
+    direct_done(&t->direct);
     float *const all[] = { t->z, t->noise, t->x_t, t->y, t->dy };
     for (size_t i = 0; t->b && i < sizeof all / sizeof *all; i++)
         t->b->ops->free(t->b, all[i]);

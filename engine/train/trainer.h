@@ -7,6 +7,7 @@
 #include "engine/inside.h"
 #include "engine/train/checkpoint.h"
 #include "engine/train/davi.h"
+#include "engine/train/direct.h"
 #include "engine/train/loader.h"
 #include "engine/train/train.h"
 
@@ -32,10 +33,13 @@ struct trainer {
     const struct team_plugin *plugin;
     uint32_t speaker; /* the process that tells how the run ended */
     uint32_t n_tasks;
-    const struct task_desc *tasks[MODEL_MAX_TASKS];
-    double sigmas[MODEL_MAX_TASKS];
+    struct drawn_task tasks[MODEL_MAX_TASKS];
+    double davi_weight; /* of that objective; the others': direct_options */
     struct learner nets[NETS];
     struct davi davi;
+    struct direct_options direct_options;
+    struct direct direct;
+    struct validation *validation; /* NULL: none */
     struct dataset *dataset;
     struct loader_options loader_options;
     struct loader *loader;
@@ -53,6 +57,21 @@ void trainer_done(struct trainer *t);
 size_t trainer_bytes(const struct trainer *t);
 void trainer_note(struct trainer *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Whether an objective wants answers at t = 999. */
+static inline bool trainer_is_direct(const struct trainer *t)
+{
+    return t->direct_options.regression > 0 || t->direct_options.energy > 0;
+}
+
+/* nets.c: the networks with their first weights, and what steps need beside them; fills info but for the tasks' numbers. */
+enum status make_nets(struct trainer *t, struct error *err);
+
+/* validation.c */
+enum status validation_open(struct validation **out, struct trainer *t, struct error *err);
+void validation_close(struct validation *v); /* takes NULL */
+/* Scores the average as it is now, tells it, and keeps it where it is the best so far. */
+enum status validate(struct trainer *t, struct error *err);
+
 /* team.c: without effect where there is one process. */
 /* The first thing that a run does; team_leave, the last, is for those that have joined. */
 enum status team_join(struct trainer *t, struct error *err);
@@ -69,7 +88,7 @@ enum status team_abandon(struct trainer *t, enum status s, struct error *err);
  * what a killed run was writing. *lock: for release_places, -1 at first. */
 enum status take_places(const struct trainer *t, int *lock, struct error *err);
 void release_places(int lock);
-enum status write_model(struct trainer *t, struct error *err);
+enum status write_model(struct trainer *t, const char *path, struct error *err);
 /* FOLDER/sheet-NNNNNNNNN.png: a row of pictures for each row of the micro-batch that was run last. */
 enum status write_sheet(struct trainer *t, const struct batch *batch, uint32_t micro,
                         struct error *err);

@@ -106,7 +106,7 @@ def test_doctor_tells_what_auto_takes():
 
 def test_inspect_tells_what_a_model_is(restorer):
     facts = json.loads(run("inspect", "--json", restorer).stdout)
-    assert facts["role"] == "restorer" and facts["tile"] == {"size": 32, "overlap": 8}
+    assert facts["role"] == "restorer" and facts["tile"] == {"size": 32, "overlap": 8, "margin": 0}
     assert facts["tasks"]["denoise"] == {"sigma": 0.2, "h": 0.01, "label": None}
     assert len(facts["digest"]) == 64 and facts["dtype"] == "F32"
 

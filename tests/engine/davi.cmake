@@ -1,3 +1,4 @@
+david_test(NAME test_conditions LABEL unit SOURCES test_conditions.c LIBS david_engine)
 david_test(NAME test_noise LABEL unit SOURCES test_noise.c LIBS david_reference)
 david_test(NAME test_operators LABEL unit SOURCES test_operators.c LIBS david_engine)
 if(NOT DAVID_ENGINE_ONLY) # it needs the codec

@@ -513,6 +513,11 @@ static void folded_and_unfolded_networks_agree(void **state)
     assert_true(network_flop(whole) > 0 && network_bytes(whole) > 0);
     network_free(whole);
     network_free(folded);
+    struct unet_arch beside = nano;
+    beside.noise_channels = true;
+    whole = NULL;
+    assert_int_equal(network_hash(&whole, e, &beside, 3, 16, 24, true, true, &err), ST_UNSUPPORTED);
+    assert_null(whole);
     engine_close(e);
 }
 

@@ -70,6 +70,41 @@ static void a_tiled_identity_returns_its_input_exactly(void **state)
             }
 }
 
+/* With a margin every pixel of the picture has neighbours in some tile, those beyond its edge mirrored. */
+static void a_margin_is_mirrored_around_the_picture_and_cut_off_again(void **state)
+{
+    (void)state;
+    enum { TILE = 32, OVERLAP = 8, MARGIN = 12 };
+    static const uint32_t sides[][2] = { { 8, 8 }, { 20, 9 }, { 32, 33 }, { 71, 100 } };
+    for (size_t i = 0; i < sizeof sides / sizeof *sides; i++)
+        for (uint32_t channels = 1; channels <= 3; channels += 2) {
+            struct image img = picture(sides[i][0], sides[i][1], channels, 8, 1 + i), out = { 0 };
+            struct restoration_setup s = setup(TASK_DENOISE, TILE, OVERLAP);
+            struct restoration *r = NULL;
+            float tile[TILE * TILE * 3];
+            s.img = &img;
+            s.margin = MARGIN;
+            assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
+            restoration_cut(r, 0, tile);
+            for (uint32_t y = 0; y < TILE; y++)
+                for (uint32_t x = 0; x < TILE; x++) {
+                    const uint32_t from_x =
+                        reflect(x < MARGIN ? MARGIN - x : x - MARGIN, sides[i][0]);
+                    const uint32_t from_y =
+                        reflect(y < MARGIN ? MARGIN - y : y - MARGIN, sides[i][1]);
+                    const size_t at = ((size_t)from_y * img.width + from_x) * channels;
+                    const double want = ((const uint8_t *)img.pixels)[at] / 127.5 - 1;
+                    assert_true(fabs((double)tile[(y * TILE + x) * 3] - want) < 1e-6);
+                }
+            run_identity(r, 0);
+            assert_int_equal(restoration_image(r, OUTPUT_IMAGE, 0, &out, NULL), ST_OK);
+            assert_memory_equal(out.pixels, img.pixels, image_bytes(&img));
+            restoration_free(r);
+            image_done(&out);
+            image_done(&img);
+        }
+}
+
 static void a_large_photograph_goes_through_its_tiles_unchanged(void **state)
 {
     (void)state;
@@ -139,6 +174,7 @@ int main(void)
         cmocka_unit_test(every_pixel_is_covered_and_weights_sum_to_one),
         cmocka_unit_test(reflection_repeats_as_often_as_needed),
         cmocka_unit_test(a_tiled_identity_returns_its_input_exactly),
+        cmocka_unit_test(a_margin_is_mirrored_around_the_picture_and_cut_off_again),
         cmocka_unit_test(a_large_photograph_goes_through_its_tiles_unchanged),
         cmocka_unit_test(the_order_in_which_tiles_come_back_does_not_matter),
         cmocka_unit_test(a_tile_that_is_not_finite_fails_its_restoration),

@@ -189,7 +189,8 @@ static void draw(const struct training *t, const char *step, struct drawn *d)
     draw_times(t, name, d->t_bridge);
     d->z = draw_noise(t, step, 1);
     d->noise = draw_noise(t, step, 2);
-    d->draws = (struct davi_draws){ d->t_bridge, d->t, d->z, d->noise };
+    d->draws =
+        (struct davi_draws){ .t_bridge = d->t_bridge, .t = d->t, .z = d->z, .noise = d->noise };
 }
 
 /* ---- comparing ---- */
@@ -327,7 +328,7 @@ static void compare_generator_step(struct training *t)
     struct generator_report r;
     draw(t, "gen", &d);
     EXPECT_OK(davi_generator_step(&t->davi, &t->rows, &d.draws, 1, &r, &err));
-    golden_whole(&t->g, "gen.pred", t->davi.pred, t->px, 3);
+    golden_whole(&t->g, "gen.pred", t->davi.answer.pred, t->px, 3);
     golden_whole(&t->g, "gen.dpred.ikl", t->davi.d_ikl, t->px, 3);
     golden_whole(&t->g, "gen.dpred.consistency", t->davi.d_con, t->px, 3);
     golden_whole(&t->g, "gen.dpred.gt", t->davi.d_truth, t->px, 3);
@@ -392,11 +393,11 @@ static void both_steps_are_the_published_ones(void **state)
 static void the_average_follows_as_published(void **state)
 {
     (void)state;
-    assert_true(average_decay(5) == 0);
-    assert_true(average_decay(100) == 0);
-    assert_true(average_decay(101) == 0);
-    assert_true(fabs(average_decay(105) - (1 - pow(5, -2.0 / 3.0))) < 1e-12);
-    assert_true(average_decay(10000000) == 0.9999);
+    assert_true(average_decay(5, 0.9999) == 0);
+    assert_true(average_decay(100, 0.9999) == 0);
+    assert_true(average_decay(101, 0.9999) == 0);
+    assert_true(fabs(average_decay(105, 0.9999) - (1 - pow(5, -2.0 / 3.0))) < 1e-12);
+    assert_true(average_decay(10000000, 0.9999) == 0.9999);
 }
 
 int main(void)

@@ -1,0 +1,60 @@
+/* generator.h - the generator's answer and the gradient through it (engine/README.md sections 5 and 9).
+ *
+ * G(x_q) = tanh(x_q - std_fwd_t eps), or without tanh where the architecture's output is linear; x_q = mu_x0 x + mu_x1 y_in at time t of
+ * the bridge (at t = 999, without x: y_in). The noise (1 - abar_t) h z is added to x_q, or enters in channels of its own. Answers are
+ * not clamped here. Memory is taken once; the network is borrowed. One thread at a time. */
+#ifndef DAVID_TRAIN_GENERATOR_H
+#define DAVID_TRAIN_GENERATOR_H
+
+#include "engine/davi/schedule.h"
+#include "engine/train/learner.h"
+
+enum { MOST_ROWS = 256 }; /* of a micro-batch */
+
+/* What a network is told of each row, where it has an embedding for it (enum scalar). All [rows] or NULL. */
+struct row_conditions {
+    const uint32_t *t, *label;
+    const float *sigma, *level;
+};
+
+/* The pixels of one row of the learner's tape. */
+size_t learner_px(const struct learner *l);
+/* x: [rows][h][w][channels of the input]; y: [rows][h][w][channels of the output]. */
+enum status learner_run(struct learner *l, const float *x, const struct row_conditions *told,
+                        float *y, struct error *err);
+
+/* How a generator takes its noise and gives its answer. */
+struct generator_form {
+    bool noise_channels, linear_output;
+};
+
+struct generator {
+    struct learner *net;
+    const struct schedule *schedule;
+    struct generator_form form;
+    uint32_t rows, out_channels;
+    size_t count; /* values of the pictures of a micro-batch */
+    float *memory;
+    float *x_q, *pred;  /* [rows][h][w][3]: what the output is taken from, and the answer */
+    float *input;       /* what the network reads: x_q, or [rows][h][w][6] */
+    float *out, *d_out; /* [rows][h][w][out_channels] */
+};
+
+enum status generator_init(struct generator *out, struct learner *net, const struct schedule *s,
+                           struct generator_form form, struct error *err);
+void generator_done(struct generator *g); /* takes a zeroed struct */
+
+struct generator_input {
+    const float *x, *y_in,
+        *z;              /* [rows][h][w][3]; x NULL: t is 999 in every row; z NULL: no noise */
+    double h;            /* of all rows, */
+    const double *row_h; /* or of each: [rows] */
+    struct row_conditions told; /* t: of the bridge */
+};
+/* g->pred */
+enum status generator_predict(struct generator *g, const struct generator_input *in,
+                              struct error *err);
+/* g->d_out, where the answer's gradient is `by` times d_pred: [rows][h][w][3]; the variance has none. */
+void generator_gradient(struct generator *g, const uint32_t *t, const float *d_pred, double by);
+
+#endif
