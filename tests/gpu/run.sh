@@ -7,7 +7,7 @@
 # stops within its budget (560 s) and then ends with 75: run it again, it goes on. A failed step does not stop the others, and the end is 1.
 # Needs CUDA's nvcc, cuDNN, CMake, a C compiler and, for `torch`, a python3 with torch. Logs, results and the table go to $OUT (build/gpu).
 #   --again    do everything anew
-#   --debs     unpacked Debian packages (libjansson-dev, libssl-dev, libcmocka-dev, libcmocka0), where the system has none
+#   --debs     unpacked Debian packages (libjansson-dev, libssl-dev, libjpeg62-turbo-dev, libcmocka-dev, libcmocka0), where the system has none
 #   --fake     no GPU: a build of david whose fake device is used, with tiny networks, to try this script
 set -uo pipefail
 
