@@ -78,8 +78,7 @@ enum status row_draw(struct dataset *d, const struct crop_options *c, const stru
     memset(out->kept, 1, px);
     if (op->taps && surroundings) {
         status = blur_with_surroundings(d, c, &a, step, row, s, out, err);
-        if (!status)
-            draw_add_normals(c->seed, step, DRAW_MEASUREMENT, row, out->y, 3 * px, sigma);
+        if (!status) draw_add_normals(c->seed, step, DRAW_MEASUREMENT, row, out->y, 3 * px, sigma);
     } else {
         status = crop_draw(d, c, step, row, out->x, err);
         if (!status && op->needs_mask) {
