@@ -302,7 +302,7 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
                                 struct generator_report *out, struct error *err)
 {
     const size_t px = (size_t)d->h * d->w;
-    const struct pictures p = { d->o.op,        d->rows, d->w,    d->h,       d->answer.pred,
+    const struct pictures p = { d->o.op, d->rows, d->w,       d->h,       d->answer.pred,
                                 rows->x, rows->y, rows->kept, d->o.level, rows->levels };
     struct generator_report r = { 0 };
     double of_truth = 0, of_gan = 0;

@@ -57,8 +57,7 @@ static enum status make_measurements(struct validation *v, struct trainer *t, st
             const size_t at = k * v->crops + i;
             const struct row_out out = { v->x + at * v->each, y, v->y_in + at * v->each, kept };
             s = row_draw(v->dataset, &c, &t->tasks[k], t->info.tasks[k].sigma,
-                         t->info.tasks[k].level, true, 0, i, &scratch,
-                         &out, err);
+                         t->info.tasks[k].level, true, 0, i, &scratch, &out, err);
         }
     row_scratch_done(&scratch);
     free(kept);
