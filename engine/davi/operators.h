@@ -71,6 +71,9 @@ struct operator_traits {
     bool needs_mask;   /* it has a hole; alpha marks one and is nothing else */
     bool keeps_values; /* A leaves what it measures as it is */
 
+    /* Px a side of the cells by which A treats pixels, so that the place in one matters; 0: none. */
+    uint32_t cell;
+
     const char *level; /* what its parameter is; NULL: it has none */
     double level_least, level_most;
     double (*level_of)(const struct image *y); /* what a file says of it, 0: nothing; or NULL */

@@ -5,7 +5,7 @@
 
 #include "engine/train/davi.h"
 
-enum { MARGIN = 16 }; /* px: 4 deviations of the widest blur */
+enum { MARGIN = 16 }; /* px: 4 deviations of the widest blur, the widest cell */
 static const double chance_of_side = 0.125;
 
 enum status row_scratch_init(struct row_scratch *s, uint32_t side, const struct drawn_task *tasks,
@@ -42,11 +42,17 @@ static void cut(const float *from, uint32_t stride, uint32_t x, uint32_t y, uint
                (size_t)w * 3 * sizeof *to);
 }
 
-/* x and its blur with what surrounds it, but for the sides that are the photo's own. */
-static enum status blur_with_surroundings(struct dataset *d, const struct crop_options *c,
-                                          struct operation *a, uint64_t step, uint32_t row,
-                                          struct row_scratch *s, const struct row_out *out,
-                                          struct error *err)
+/* Whole, or so that x begins and ends anywhere in a cell. */
+static uint32_t margin_of(const struct operator_traits *op, struct dice *dice)
+{
+    return op->cell ? MARGIN - dice_below(dice, op->cell) : MARGIN;
+}
+
+/* x and A x with what surrounds it, but for the sides that are the photo's own. */
+static enum status measure_with_surroundings(struct dataset *d, const struct crop_options *c,
+                                             struct operation *a, uint64_t step, uint32_t row,
+                                             struct row_scratch *s, const struct row_out *out,
+                                             struct error *err)
 {
     const uint32_t side = c->side, large = side + 2 * MARGIN;
     struct crop_options more = *c;
@@ -56,7 +62,7 @@ static enum status blur_with_surroundings(struct dataset *d, const struct crop_o
     enum status status = crop_draw(d, &more, step, row, s->large, err);
     if (status) return status;
     for (int i = 0; i < 4; i++)
-        margin[i] = dice_unit(&dice) < chance_of_side ? 0 : MARGIN;
+        margin[i] = dice_unit(&dice) < chance_of_side ? 0 : margin_of(operator_of(a->op), &dice);
     a->x.w = side + margin[0] + margin[1];
     a->x.h = side + margin[2] + margin[3];
     float *part = s->blurred + (size_t)large * large * 3;
@@ -76,8 +82,8 @@ enum status row_draw(struct dataset *d, const struct crop_options *c, const stru
     struct operation a = { .op = task->task->op, .level = level, .x = { c->side, c->side, 3 } };
     enum status status;
     memset(out->kept, 1, px);
-    if (op->taps && surroundings) {
-        status = blur_with_surroundings(d, c, &a, step, row, s, out, err);
+    if ((op->taps || op->cell) && surroundings) {
+        status = measure_with_surroundings(d, c, &a, step, row, s, out, err);
         if (!status) draw_add_normals(c->seed, step, DRAW_MEASUREMENT, row, out->y, 3 * px, sigma);
     } else {
         status = crop_draw(d, c, step, row, out->x, err);

@@ -1,8 +1,8 @@
 /* rows.h - a row of training: a crop, its measurement by a task with a drawn sigma and level, and what the network takes.
  *
- * A function of (seed, step, row) and the folder, as draws.h and crops.h have it. A blur reaches beyond a crop: with `surroundings` the
- * photo around it is blurred too and then cut off, as in a photo that is cut into tiles, but now and then a side of the crop is one of
- * the photo. (Without, every side is: so the consistency term wants it.) Scratch is the caller's, one for each thread. */
+ * A function of (seed, step, row) and the folder, as draws.h and crops.h have it. A blur reaches beyond a crop, and JPEG's
+ * cells begin anywhere in it: with `surroundings` the photo around it is degraded too and then cut off, as in a photo that is cut into
+ * tiles, but now and then a side of the crop is one of the photo. (Without, every side is: so the consistency term wants it.) Scratch is the caller's, one for each thread. */
 #ifndef DAVID_TRAIN_ROWS_H
 #define DAVID_TRAIN_ROWS_H
 

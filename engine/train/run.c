@@ -186,7 +186,7 @@ static struct row_conditions told_of(const struct trainer *t, const struct batch
 static uint32_t choose_task(struct trainer *t, const struct batch *batch, uint32_t micro)
 {
     const struct train_options *o = &t->o;
-    const struct drawn_task *d = &t->tasks[batch->task[micro * o->micro_batch]];
+    const struct drawn_task *d = &t->tasks[batch->task[(size_t)micro * o->micro_batch]];
     davi_choose(&t->davi, d->task);
     t->davi.o.h = d->h;
     if (o->weight_con >= 0) t->davi.o.weight_con = o->weight_con;

@@ -95,10 +95,11 @@ enum status validation_open(struct validation **out, struct trainer *t, struct e
     enum status s = dataset_open(&v->dataset, &d, err);
     if (!s) s = make_net(v, t, err);
     if (s) return s;
-    v->x = malloc(t->n_tasks * v->crops * v->each * sizeof *v->x);
-    v->y_in = malloc(t->n_tasks * v->crops * v->each * sizeof *v->y_in);
-    v->z = malloc(ROWS * v->each * sizeof *v->z);
-    v->samples = malloc(VALIDATION_SAMPLES * ROWS * v->each * sizeof *v->samples);
+    const size_t picture = v->each * sizeof(float), rows = ROWS * picture;
+    v->x = malloc(picture * v->crops * t->n_tasks);
+    v->y_in = malloc(picture * v->crops * t->n_tasks);
+    v->z = malloc(rows);
+    v->samples = malloc(VALIDATION_SAMPLES * rows);
     if (!v->x || !v->y_in || !v->z || !v->samples)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory to validate on %u crops", v->crops);
     return make_measurements(v, t, err);
@@ -222,7 +223,7 @@ static enum status write_scores_sheet(struct validation *v, struct trainer *t, s
 {
     const size_t picture = v->each * sizeof(float);
     const float *pictures[MODEL_MAX_TASKS * COLUMNS];
-    float *all = malloc(t->n_tasks * COLUMNS * picture);
+    float *all = malloc(picture * COLUMNS * t->n_tasks + 1);
     struct image img = { 0 };
     char path[PATH_MAX];
     void *bytes = NULL;

@@ -27,3 +27,6 @@ set_tests_properties(gradients_golden_cpu train_golden_cpu gradients_cpu gradien
 # The longest of their label: first.
 set_tests_properties(gradients_golden_reference train_golden_reference PROPERTIES COST 100)
 david_test(NAME test_scores LABEL unit SOURCES test_scores.c LIBS david_engine)
+if(NOT DAVID_ENGINE_ONLY) # photographs are read by the codec
+  david_test(NAME test_rows LABEL unit SOURCES test_rows.c LIBS david_engine)
+endif()

@@ -56,6 +56,7 @@ static double level_of(const struct image *img)
 
 const struct operator_traits jpeg_operator = {
     .scale = 1,
+    .cell = 16,
     .level = "quality",
     .level_least = 1,
     .level_most = 100,
