@@ -46,7 +46,7 @@ static int by_value(const void *a, const void *b)
 static enum status time_batch(struct timing *out, struct bench *b, uint32_t batch,
                               struct error *err)
 {
-    const size_t px = (size_t)b->h * b->w, n = batch * px * 3,
+    const size_t px = (size_t)b->h * b->w, n = batch * px * network_input_channels(b->net),
                  m = batch * px * network_channels(b->net);
     float *x = malloc(n * sizeof *x), *y = malloc(m * sizeof *y), *t = calloc(batch, sizeof *t);
     double *ms = calloc(b->runs, sizeof *ms);
@@ -59,11 +59,12 @@ static enum status time_batch(struct timing *out, struct bench *b, uint32_t batc
         x[i] = (float)sin((double)i);
     for (uint32_t i = 0; i < batch; i++)
         t[i] = 999;
-    s = network_forward(b->net, x, t, NULL, batch, y, err);
+    const struct network_input in = { .x = x, .t = t };
+    s = network_forward(b->net, &in, batch, y, err);
     network_op_times(b->net, out->ops, out->op_ns, MOST_OPS);
     for (uint32_t r = 0; !s && r < b->runs; r++) {
         const uint64_t start = clock_ns();
-        s = network_forward(b->net, x, t, NULL, batch, y, err);
+        s = network_forward(b->net, &in, batch, y, err);
         ms[r] = (double)(clock_ns() - start) / 1e6;
         progress_show(&b->progress, ++b->done);
     }
@@ -85,8 +86,10 @@ static void print_timing(const struct timing *t, const struct bench *b, uint32_t
 {
     const double each = t->ms / batch;
     const uint64_t flop = network_flop(b->net);
-    const size_t peak = network_bytes(b->net) + batch * (size_t)b->h * b->w *
-                                                    (3 + network_channels(b->net)) * sizeof(float);
+    const size_t peak =
+        network_bytes(b->net) + batch * (size_t)b->h * b->w *
+                                    (network_input_channels(b->net) + network_channels(b->net)) *
+                                    sizeof(float);
     uint64_t total = 0;
     for (size_t i = 0; i < t->n_ops; i++)
         total += t->op_ns[i];

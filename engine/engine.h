@@ -166,8 +166,15 @@ enum status restoration_of_measurement(struct restoration **out, struct model *m
                                        const struct image *mask, struct error *err);
 
 /* ---- the raw network (forward, bench) ---- */
-/* x: [n][3][h][w], y: [n][c][h][w], NCHW F32 on the host; t: [n]; label: [n] or NULL. Unfolded; h, w from the caller. */
+/* NCHW F32 on the host, y: [n][c][h][w]. Unfolded; h, w from the caller. */
 struct network;
+struct network_input {
+    const float *x; /* [n][network_input_channels][h][w] */
+    const float *t; /* [n] */
+    /* [n] what their sinusoids are of, like t: 1000 sigma, level_gain * level; NULL: not told */
+    const float *sigma, *level;
+    const uint32_t *label; /* [n]; NULL: none */
+};
 enum status network_load(struct network **out, struct engine *e, const char *path, uint32_t h,
                          uint32_t w, struct error *err);
 enum status network_hash(struct network **out, struct engine *e, const struct unet_arch *arch,
@@ -175,8 +182,10 @@ enum status network_hash(struct network **out, struct engine *e, const struct un
                          struct error *err);
 void network_free(struct network *n);
 uint32_t network_channels(const struct network *n);
-enum status network_forward(struct network *n, const float *x, const float *t,
-                            const uint32_t *label, uint32_t rows, float *y, struct error *err);
+uint32_t network_input_channels(const struct network *n); /* 3, or 6 with those of the noise */
+/* ST_BAD_PARAMETER where the network wants a label, sigma or level and gets none. */
+enum status network_forward(struct network *n, const struct network_input *in, uint32_t rows,
+                            float *y, struct error *err);
 size_t network_bytes(const struct network *n);
 uint64_t network_flop(const struct network *n);
 /* Share of time per op since the last call; names: op names, count written. */

@@ -10,12 +10,13 @@ enum { LARGEST_SIDE = 8192 };
 struct network {
     struct engine *engine;
     struct program *program;
-    uint32_t h, w, channels, rows,
-        num_classes; /* rows of one pass; classes of an unfolded class_cond network */
+    uint32_t h, w, in_channels, channels, rows; /* rows of one pass */
+    uint32_t num_classes;                       /* of an unfolded class_cond network */
+    bool wants_sigma, wants_level;              /* of an unfolded one that is told */
     bool folded;
     uint64_t flop;
-    float *x, *y; /* [rows][h][w][3 or channels], memory of the back end */
-    float *host;  /* [rows][h][w][max(3, channels)] */
+    float *x, *y; /* [rows][h][w][in_channels or channels], memory of the back end */
+    float *host;  /* [rows][h][w][the larger of the two] */
 };
 
 static enum status make(struct network **out, struct engine *e, const struct unet_arch *arch,
@@ -31,12 +32,6 @@ static enum status make(struct network **out, struct engine *e, const struct une
         o.n_sets = 1;
         o.output_channels = 3;
     }
-    /* Callers have pictures of three channels; the program would read beyond them. */
-    if (arch_input_channels(arch) != 3)
-        return error_set(err, ST_UNSUPPORTED,
-                         "a network that takes its noise beside the picture has %u channels; the "
-                         "raw network takes 3",
-                         arch_input_channels(arch));
     struct network *n = calloc(1, sizeof *n);
     if (!n) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a network");
     n->engine = e;
@@ -44,15 +39,19 @@ static enum status make(struct network **out, struct engine *e, const struct une
     n->w = w;
     n->folded = folded;
     n->num_classes = arch->class_cond && !folded ? arch->num_classes : 0;
+    n->wants_sigma = arch->sigma_cond && !folded;
+    n->wants_level = arch->level_cond && !folded;
+    n->in_channels = g->nodes[g->input].c;
     n->channels = folded ? 3 : g->nodes[g->output].c;
     n->flop = graph_flop(g);
-    const size_t px = (size_t)h * w, widest = n->channels > 3 ? n->channels : 3;
+    const size_t px = (size_t)h * w, in = n->in_channels;
+    const size_t widest = n->channels > in ? n->channels : in;
 
     pthread_mutex_lock(&e->device);
     void *x = NULL, *y = NULL;
     enum status s = program_new(&n->program, b, g, src, &o, err);
     if (!s) n->rows = program_rows(n->program);
-    if (!s) s = b->ops->alloc(b, n->rows * px * 3 * sizeof(float), &x, err);
+    if (!s) s = b->ops->alloc(b, n->rows * px * in * sizeof(float), &x, err);
     if (!s) s = b->ops->alloc(b, n->rows * px * n->channels * sizeof(float), &y, err);
     pthread_mutex_unlock(&e->device);
     n->x = x;
@@ -129,6 +128,11 @@ uint32_t network_channels(const struct network *n)
     return n->channels;
 }
 
+uint32_t network_input_channels(const struct network *n)
+{
+    return n->in_channels;
+}
+
 static void to_nhwc(float *dst, const float *src, size_t px, size_t c)
 {
     for (size_t k = 0; k < c; k++)
@@ -143,22 +147,22 @@ static void to_nchw(float *dst, const float *src, size_t px, size_t c)
             dst[k * px + p] = src[p * c + k];
 }
 
-/* Rows [0, n) of one pass. */
-static enum status run_pass(struct network *net, const float *x, const float *t,
-                            const uint32_t *label, uint32_t n, float *y, struct error *err)
+/* Rows [first, first + n) as one pass. */
+static enum status run_pass(struct network *net, const struct network_input *of, uint32_t first,
+                            uint32_t n, float *y, struct error *err)
 {
     struct backend *b = net->engine->backend;
-    const size_t px = (size_t)net->h * net->w, c = net->channels;
+    const size_t px = (size_t)net->h * net->w, ic = net->in_channels, c = net->channels;
     const bool shared = b->ops->host_memory;
     float *in = shared ? net->x : net->host;
     for (uint32_t i = 0; i < n; i++)
-        to_nhwc(in + i * px * 3, x + i * px * 3, px, 3);
-    enum status s = shared ? ST_OK : b->ops->copy_in(b, net->x, in, n * px * 3 * sizeof *in, err);
+        to_nhwc(in + i * px * ic, of->x + (first + i) * px * ic, px, ic);
+    enum status s = shared ? ST_OK : b->ops->copy_in(b, net->x, in, n * px * ic * sizeof *in, err);
     struct program_io io = { .x = net->x, .y = net->y };
-    if (!net->folded) {
-        io.t = t;
-        io.label = label;
-    }
+    if (!net->folded) io.t = of->t + first;
+    if (net->wants_sigma) io.sigma = of->sigma + first;
+    if (net->wants_level) io.level = of->level + first;
+    if (net->num_classes) io.label = of->label + first;
     if (!s) s = program_run(net->program, &io, n, err);
     if (!s && !shared) s = b->ops->copy_out(b, net->host, net->y, n * px * c * sizeof *y, err);
     for (uint32_t i = 0; !s && i < n; i++)
@@ -166,23 +170,32 @@ static enum status run_pass(struct network *net, const float *x, const float *t,
     return s;
 }
 
-enum status network_forward(struct network *n, const float *x, const float *t,
-                            const uint32_t *label, uint32_t rows, float *y, struct error *err)
+static enum status check_told(const struct network *n, const struct network_input *in,
+                              uint32_t rows, struct error *err)
 {
-    const size_t px = (size_t)n->h * n->w;
-    if (n->num_classes && !label)
+    if (n->num_classes && !in->label)
         return error_set(err, ST_BAD_PARAMETER, "label is missing; the network has %u classes",
                          n->num_classes);
     for (uint32_t i = 0; n->num_classes && i < rows; i++)
-        if (label[i] >= n->num_classes)
+        if (in->label[i] >= n->num_classes)
             return error_set(err, ST_BAD_PARAMETER, "label = %u; the network has %u classes",
-                             label[i], n->num_classes);
-    enum status s = ST_OK;
+                             in->label[i], n->num_classes);
+    if ((n->wants_sigma && !in->sigma) || (n->wants_level && !in->level))
+        return error_set(err, ST_BAD_PARAMETER, "%s is missing; the network is told it",
+                         n->wants_sigma && !in->sigma ? "sigma" : "level");
+    return ST_OK;
+}
+
+enum status network_forward(struct network *n, const struct network_input *in, uint32_t rows,
+                            float *y, struct error *err)
+{
+    const size_t px = (size_t)n->h * n->w;
+    enum status s = check_told(n, in, rows, err);
+    if (s) return s;
     pthread_mutex_lock(&n->engine->device);
     for (uint32_t at = 0; !s && at < rows; at += n->rows) {
         uint32_t now = rows - at < n->rows ? rows - at : n->rows;
-        s = run_pass(n, x + at * px * 3, n->folded ? NULL : t + at,
-                     n->num_classes ? label + at : NULL, now, y + at * px * n->channels, err);
+        s = run_pass(n, in, at, now, y + at * px * n->channels, err);
     }
     pthread_mutex_unlock(&n->engine->device);
     return s;
@@ -191,7 +204,7 @@ enum status network_forward(struct network *n, const float *x, const float *t,
 size_t network_bytes(const struct network *n)
 {
     return program_bytes(n->program) +
-           n->rows * (size_t)n->h * n->w * (3 + n->channels) * sizeof(float);
+           n->rows * (size_t)n->h * n->w * (n->in_channels + n->channels) * sizeof(float);
 }
 
 uint64_t network_flop(const struct network *n)

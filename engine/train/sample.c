@@ -40,7 +40,8 @@ static enum status run(struct sampling *p, const struct sample_options *o,
         const int next = k ? (int)((uint64_t)(k - 1) * SCHEDULE_LAST / (o->steps - 1)) : -1;
         for (uint32_t i = 0; i < o->count; i++)
             p->t[i] = (float)t;
-        s = network_forward(p->net, p->x, p->t, NULL, o->count, p->y, err);
+        s = network_forward(p->net, &(struct network_input){ .x = p->x, .t = p->t }, o->count, p->y,
+                            err);
         if (!s) step(p, schedule, o->count, t, next);
     }
     return s;

@@ -56,7 +56,7 @@ def main():
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    net = UNet(**ARCHS[args.arch]).eval().to(memory_format=torch.channels_last)
+    net = UNet(ARCHS[args.arch]).eval().to(memory_format=torch.channels_last)
     for name in args.dtype.split(","):
         dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[name]
         net = net.to(dtype)

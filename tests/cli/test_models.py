@@ -77,12 +77,55 @@ def test_forward_reproduces_the_golden_network(tmp_path):
     assert np.abs(y[:, :, ::stride, ::stride] - want).max() <= 1e-4 * np.abs(want).max()
 
 
+@pytest.fixture
+def told_network(tmp_path):
+    """Of golden/levers_cells2: six channels, and labels, sigma and level are told. Returns `forward`, which leaves inputs out or changes them."""
+    golden, meta = read_safetensors(GOLDEN / "levers_cells2.safetensors")
+    config, seed = json.loads(meta["david.config"]), int(meta["seed"])
+    shapes = parameter_shapes(config)
+    assert sum(int(np.prod(s)) for s in shapes.values()) == int(meta["params"])
+    model, given, out = (tmp_path / n for n in ("m.safetensors", "i.safetensors", "o.safetensors"))
+    write_safetensors(model, {n: hash_parameter(n, seed, s) for n, s in shapes.items()},
+                      {"david.config": json.dumps(config)})
+    side = config["image_size"]
+    inputs = {"x": hash_values("x", seed, (2, 6, side, side)),
+              **{name: golden[name] for name in ("t", "label", "sigma", "level")}}
+
+    def forward(code=0, **changes):
+        write_safetensors(given, {k: v for k, v in {**inputs, **changes}.items() if v is not None}, {})
+        done = run("forward", "--dtype", "f32", "--model", model, "--in", given, "--out", out, code=code)
+        return done.stderr.decode() if code else read_safetensors(out)[0]["y"]
+
+    return forward, golden["y"]
+
+
+def test_forward_takes_noise_labels_sigma_and_level(told_network):
+    forward, want = told_network
+    assert np.abs(forward() - want).max() <= 1e-4 * np.abs(want).max()
+    for name in ("label", "sigma", "level"):
+        assert np.abs(forward(**{name: np.zeros(2, np.float32)}) - want).max() > 1e-3 * np.abs(want).max(), name
+
+
+@pytest.mark.parametrize("code,changes,words", [
+    (2, {"label": None}, "label is missing; the network has 5 classes"),
+    (2, {"sigma": None}, "sigma is missing; the network is told it"),
+    (2, {"level": None}, "level is missing; the network is told it"),
+    (2, {"x": np.zeros((2, 3, 16, 16), np.float32)}, "x has 3 channels; the network takes 6"),
+    (2, {"label": np.float32([0, 5])}, "label = 5; the network has 5 classes"),
+    (1, {"x": np.zeros((2, 4, 16, 16), np.float32)}, "a tensor x of"),
+    (1, {"sigma": np.zeros(3, np.float32)}, "the tensor sigma is not [N]"),
+    (1, {"level": np.float32([0, np.nan])}, "level[1] is not finite"),
+    (1, {"t": None}, "a tensor t of [N] is needed")])
+def test_forward_says_what_is_missing_or_wrong(told_network, code, changes, words):
+    assert words in told_network[0](code=code, **changes)
+
+
 def parameter_shapes(config):
-    """Names and shapes of the network of engine/README.md section 2, where resblock_updown is true."""
+    """Names and shapes of the network of engine/README.md sections 2 and 9, with scale and shift."""
     ch, shapes = config["num_channels"], {}
     widths = [ch * int(m) for m in config["channel_mult"].split(",")]
-    rates = [config["image_size"] // int(r) for r in config["attention_resolutions"].split(",")]
-    emb = 4 * ch
+    rates = [config["image_size"] // int(r) for r in config["attention_resolutions"].split(",") if r]
+    emb, patch = 4 * ch, config.get("patch", 1)
 
     def layer(name, *shape):
         shapes[name + ".weight"], shapes[name + ".bias"] = shape, shape[:1]
@@ -101,10 +144,21 @@ def parameter_shapes(config):
         layer(name + ".qkv", 3 * c, c, 1)
         layer(name + ".proj_out", c, c, 1)
 
-    layer("time_embed.0", emb, ch)
-    layer("time_embed.2", emb, emb)
-    layer("input_blocks.0.0", widths[0], 3, 3, 3)
-    skips, c, block, rate = [widths[0]], widths[0], 1, 1
+    def resample(name, part, c):
+        if config["resblock_updown"]:
+            res(name, c, c)
+        else:
+            layer(f"{name}.{part}", c, c, 3, 3)
+
+    for told in ("time", "sigma", "level"):
+        if told == "time" or config.get(told + "_cond"):
+            layer(told + "_embed.0", emb, ch)
+            layer(told + "_embed.2", emb, emb)
+    if config.get("class_cond"):
+        shapes["label_emb.weight"] = (config["num_classes"], emb)
+    inputs = 6 if config.get("noise") == "channels" else 3
+    layer("input_blocks.0.0", widths[0], inputs * patch**2, 3, 3)
+    skips, c, block, rate = [widths[0]], widths[0], 1, patch
     for level, width in enumerate(widths):
         for _ in range(config["num_res_blocks"]):
             res(f"input_blocks.{block}.0", c, width)
@@ -114,12 +168,13 @@ def parameter_shapes(config):
             skips.append(c)
             block += 1
         if level + 1 < len(widths):
-            res(f"input_blocks.{block}.0", c, c)
+            resample(f"input_blocks.{block}.0", "op", c)
             skips.append(c)
             block += 1
             rate *= 2
     res("middle_block.0", c, c)
-    attention("middle_block.1", c)
+    if config.get("middle_attention", True):
+        attention("middle_block.1", c)
     res("middle_block.2", c, c)
     block = 0
     for level, width in reversed(list(enumerate(widths))):
@@ -130,9 +185,9 @@ def parameter_shapes(config):
                 attention(f"output_blocks.{block}.1", c)
                 part = 2
             if level and i == config["num_res_blocks"]:
-                res(f"output_blocks.{block}.{part}", c, c)
+                resample(f"output_blocks.{block}.{part}", "conv", c)
                 rate //= 2
             block += 1
     layer("out.0", c)
-    layer("out.2", 6 if config["learn_sigma"] else 3, c, 3, 3)
+    layer("out.2", (6 if config["learn_sigma"] else 3) * patch**2, c, 3, 3)
     return shapes

@@ -5,6 +5,7 @@
 #ifndef DAVID_TESTS_GOLDEN_H
 #define DAVID_TESTS_GOLDEN_H
 
+#include <glob.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,6 +76,60 @@ GOLDEN_FN void golden_note(struct golden *g, const char *name, double relative)
         g->worst = isfinite(relative) ? relative : 1e9;
         (void)snprintf(g->worst_name, sizeof g->worst_name, "%s", name);
     }
+}
+
+/* What the rows are told: [rows] each, malloc'd; NULL where the file has none. */
+struct golden_told {
+    uint32_t rows;
+    float *t, *sigma, *level;
+    uint32_t *label;
+};
+
+GOLDEN_FN float *golden_told_one(const struct golden *g, const char *name, size_t rows)
+{
+    size_t count = 0;
+    float *v = golden_values(g, name, &count);
+    if (v && count != rows) fail_msg("%s has %zu values for %zu rows", name, count, rows);
+    return v;
+}
+
+GOLDEN_FN struct golden_told golden_told(const struct golden *g)
+{
+    size_t rows = 0;
+    struct golden_told told = { .t = golden_values(g, "t", &rows) };
+    assert_non_null(told.t);
+    told.rows = (uint32_t)rows;
+    told.sigma = golden_told_one(g, "sigma", rows);
+    told.level = golden_told_one(g, "level", rows);
+    float *label = golden_told_one(g, "label", rows);
+    if (!label) return told;
+    told.label = malloc(rows * sizeof *told.label);
+    assert_non_null(told.label);
+    for (size_t i = 0; i < rows; i++)
+        told.label[i] = (uint32_t)label[i];
+    free(label);
+    return told;
+}
+
+GOLDEN_FN void golden_told_done(struct golden_told *told)
+{
+    free(told->t);
+    free(told->sigma);
+    free(told->level);
+    free(told->label);
+    *told = (struct golden_told){ 0 };
+}
+
+/* The files of networks in the golden folder: unet_*, and levers_* where there are such. For globfree. */
+GOLDEN_FN void golden_networks(glob_t *found)
+{
+    const char *folder = golden_setting("DAVID_GOLDEN", DAVID_GOLDEN_DEFAULT);
+    char pattern[512];
+    (void)snprintf(pattern, sizeof pattern, "%s/unet_*.safetensors", folder);
+    assert_int_equal(glob(pattern, 0, NULL, found), 0);
+    (void)snprintf(pattern, sizeof pattern, "%s/levers_*.safetensors", folder);
+    const int code = glob(pattern, GLOB_APPEND, NULL, found);
+    assert_true(code == 0 || code == GLOB_NOMATCH);
 }
 
 /* Flat NCHW index to the place in NHWC. */

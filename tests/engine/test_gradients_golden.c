@@ -5,7 +5,6 @@
 #include <stddef.h>
 
 #include <cmocka.h>
-#include <glob.h>
 
 #include "engine/graph/backward.h"
 #include "engine/nets/unet.h"
@@ -82,45 +81,49 @@ static void learning_done(struct learning *l)
     free(l->dy);
 }
 
-static void learn(struct learning *l, const float *t, const uint32_t *label)
+static void learn_told(struct learning *l, const struct tape_input *in)
 {
-    static const float sigma[] = { 50, 400, 0 }, level[] = { 300, 100, 250 };
-    struct tape_input in = { .x = l->x, .t = t, .sigma = sigma, .level = level, .label = label };
     struct seed seed = { l->g->output, l->dy };
-    EXPECT_OK(tape_forward(l->tape, &in, &err));
+    EXPECT_OK(tape_forward(l->tape, in, &err));
     EXPECT_OK(tape_value(l->tape, l->g->output, l->y, &err));
     EXPECT_OK(tape_backward(l->tape, &seed, 1, l->gradients, l->dx, &err));
 }
 
+static void learn(struct learning *l, const float *t, const uint32_t *label)
+{
+    static const float sigma[] = { 50, 400, 0 }, level[] = { 300, 100, 250 };
+    learn_told(l, &(struct tape_input){
+                      .x = l->x, .t = t, .sigma = sigma, .level = level, .label = label });
+}
+
 static void compare_file(struct golden *g, const struct unet_arch *arch)
 {
-    size_t rows = 0, px = (size_t)arch->image_size * arch->image_size;
-    float *t = golden_values(g, "t", &rows);
-    assert_non_null(t);
-    struct backward_options o = { .rows = (uint32_t)rows, .dtype = dtype, .input_gradient = true };
+    const size_t px = (size_t)arch->image_size * arch->image_size;
+    struct golden_told told = golden_told(g);
+    struct backward_options o = { .rows = told.rows, .dtype = dtype, .input_gradient = true };
     struct learning l;
     learning_init(&l, arch, arch->image_size, arch->image_size, golden_seed(g), &o);
-    learn(&l, t, NULL);
-    golden_whole(g, "dx", l.dx, px, 3);
+    learn_told(
+        &l,
+        &(struct tape_input){
+            .x = l.x, .t = told.t, .sigma = told.sigma, .level = told.level, .label = told.label });
+    golden_whole(g, "dx", l.dx, px, arch_input_channels(arch));
     for (uint32_t i = 0; i < l.g->n_params; i++) {
         char name[PARAM_NAME_MAX + 8];
         (void)snprintf(name, sizeof name, "grad.%s", l.g->params[i].name);
         golden_sampled(g, name, l.gradients + l.layout.offset[i], l.g->params[i].count);
     }
     learning_done(&l);
-    free(t);
+    golden_told_done(&told);
 }
 
 static void gradients_are_the_published_ones(void **state)
 {
     (void)state;
-    char pattern[512];
     glob_t found;
     if (dtype != DT_F32) skip();
     uint64_t most = strtoull(golden_setting("DAVID_TEST_MAX_PARAMS", "1000000000"), NULL, 10);
-    (void)snprintf(pattern, sizeof pattern, "%s/unet_*.safetensors",
-                   golden_setting("DAVID_GOLDEN", DAVID_GOLDEN_DEFAULT));
-    assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+    golden_networks(&found);
     unsigned ran = 0, failed = 0;
     for (size_t i = 0; i < found.gl_pathc; i++) {
         struct golden g;

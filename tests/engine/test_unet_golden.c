@@ -1,4 +1,4 @@
-/* Every unet_*.safetensors of the golden folder through a back end: output and activations of every block (engine/README.md
+/* Every unet_*.safetensors and levers_*.safetensors of the golden folder through a back end: output and activations of every block (engine/README.md
  * section 7). back_end.h says which, or it is the reference; $DAVID_TEST_DTYPE: F32, BF16 or F16; $DAVID_TEST_MIN_PARAMS,
  * $DAVID_TEST_MAX_PARAMS: smaller and larger networks are left out (and named). One line a file. */
 #include <setjmp.h>
@@ -6,7 +6,6 @@
 #include <stddef.h>
 
 #include <cmocka.h>
-#include <glob.h>
 
 #include "engine/graph/program.h"
 #include "engine/nets/unet.h"
@@ -17,8 +16,9 @@ struct network {
     struct golden file;
     struct unet_arch arch;
     uint64_t seed;
-    uint32_t rows, stride, channels; /* channels of y */
-    float *t, *x, *y;                /* x, y: NHWC, [rows] */
+    struct golden_told told;
+    uint32_t rows, stride, in_channels, channels; /* of x, of y */
+    float *x, *y;                                 /* NHWC, [rows] */
 };
 
 /* v: [rows][px][c] */
@@ -59,26 +59,26 @@ static void open_network(struct network *n, const char *path)
     n->arch = golden_arch(&n->file);
     n->seed = golden_seed(&n->file);
     n->stride = (uint32_t)strtoul(golden_text(&n->file, "stride"), NULL, 10);
-    size_t rows = 0;
-    n->t = golden_values(&n->file, "t", &rows);
-    assert_non_null(n->t);
-    n->rows = (uint32_t)rows;
+    n->told = golden_told(&n->file);
+    n->rows = n->told.rows;
+    n->in_channels = arch_input_channels(&n->arch);
 
-    size_t px = (size_t)n->arch.image_size * n->arch.image_size, count = rows * px * 3;
+    size_t px = (size_t)n->arch.image_size * n->arch.image_size;
+    size_t count = n->rows * px * n->in_channels;
     assert_true(count > 0);
     float *flat = malloc(count * sizeof *flat);
     n->x = malloc(count * sizeof *n->x);
     assert_non_null(flat);
     assert_non_null(n->x);
     hash_values("x", n->seed, flat, count);
-    golden_to_nhwc(n->x, flat, count, px, 3);
+    golden_to_nhwc(n->x, flat, count, px, n->in_channels);
     free(flat);
 }
 
 static void close_network(struct network *n)
 {
     safetensors_close(n->file.file);
-    free(n->t);
+    golden_told_done(&n->told);
     free(n->x);
     free(n->y);
 }
@@ -104,14 +104,18 @@ static void run(struct network *n, struct backend *b, const struct graph *graph,
     float **taps = calloc(graph->n_nodes, sizeof *taps);
     assert_non_null(n->y);
     assert_non_null(taps);
-    const size_t x_bytes = n->rows * px * 3 * sizeof *n->x;
+    const size_t x_bytes = n->rows * px * n->in_channels * sizeof *n->x;
     const size_t y_bytes = n->rows * px * n->channels * sizeof *n->y;
     float *x = bytes_to_device(b, n->x, x_bytes), *y = bytes_to_device(b, n->y, y_bytes);
     for (uint32_t first = 0; first < n->rows; first += per_pass) {
         uint32_t rows = n->rows - first < per_pass ? n->rows - first : per_pass;
-        struct program_io io = { .x = x + first * px * 3,
+        const struct golden_told *told = &n->told;
+        struct program_io io = { .x = x + first * px * n->in_channels,
                                  .y = y + first * px * n->channels,
-                                 .t = n->t + first };
+                                 .t = told->t + first,
+                                 .sigma = told->sigma ? told->sigma + first : NULL,
+                                 .level = told->level ? told->level + first : NULL,
+                                 .label = told->label ? told->label + first : NULL };
         if (program_run(p, &io, rows, &err)) fail_msg("%s", err.detail);
         for (uint32_t i = 0; i < graph->n_nodes; i++) {
             const struct node *node = &graph->nodes[i];
@@ -153,13 +157,16 @@ static double folded_error(const struct network *n, struct backend *b, const str
     assert_non_null(set);
     assert_non_null(y);
     for (uint32_t i = 0; i < n->rows; i++) {
-        sets[i] = (struct condition){ .t = n->t[i], .label = -1 };
+        sets[i] = (struct condition){ .t = n->told.t[i],
+                                      .label = n->told.label ? (int32_t)n->told.label[i] : -1,
+                                      .sigma = n->told.sigma ? n->told.sigma[i] : 0,
+                                      .level = n->told.level ? n->told.level[i] : 0 };
         set[i] = i;
     }
     struct program_options o = { .dtype = dtype, .sets = sets, .n_sets = n->rows };
     struct program *p = NULL;
     if (program_new(&p, b, graph, &src, &o, &err)) fail_msg("%s", err.detail);
-    const size_t x_bytes = count / n->channels * 3 * sizeof *n->x;
+    const size_t x_bytes = count / n->channels * n->in_channels * sizeof *n->x;
     struct program_io io = { .x = bytes_to_device(b, n->x, x_bytes),
                              .y = bytes_to_device(b, y, count * sizeof *y),
                              .set = set };
@@ -205,11 +212,8 @@ static void outputs_and_activations_are_the_published_ones(void **state)
         b->ops->close(b);
         skip();
     }
-    char pattern[512];
     glob_t found;
-    (void)snprintf(pattern, sizeof pattern, "%s/unet_*.safetensors",
-                   golden_setting("DAVID_GOLDEN", DAVID_GOLDEN_DEFAULT));
-    assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+    golden_networks(&found);
     unsigned failed = 0, ran = 0;
     for (size_t i = 0; i < found.gl_pathc; i++) {
         struct network n;

@@ -49,7 +49,7 @@ def peak(args):
 def network(args):
     torch.manual_seed(0)
     dtype, size = DTYPES[args.dtype], args.size
-    net = UNet(**ARCHS[args.arch]).eval().to(args.device, dtype=dtype, memory_format=torch.channels_last)
+    net = UNet(ARCHS[args.arch]).eval().to(args.device, dtype=dtype, memory_format=torch.channels_last)
     x = torch.randn(args.batch, 3, size, size).to(args.device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     t = torch.full((args.batch,), 999, device=args.device)
     start = time.perf_counter()

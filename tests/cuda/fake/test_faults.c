@@ -184,6 +184,7 @@ static void no_fault_at_any_work_of_a_pass_is_taken_for_a_result(void **state)
     (void)state;
     enum { PX = SIDE * SIDE, VALUES = 2 * 3 * PX };
     float x[VALUES], y[2 * VALUES], want[2 * VALUES], t[2] = { 999, 17 };
+    const struct network_input in = { .x = x, .t = t };
     unsigned faults = 0;
     hash_values("x", 1, x, VALUES);
     for (uint64_t items = 0;; items++) {
@@ -191,10 +192,10 @@ static void no_fault_at_any_work_of_a_pass_is_taken_for_a_result(void **state)
         struct network *n = network_on(&e);
         struct error err = { 0 };
         for (int k = 0; k < 2; k++) /* loaded, recorded */
-            assert_int_equal(network_forward(n, x, t, NULL, 2, want, &err), ST_OK);
+            assert_int_equal(network_forward(n, &in, 2, want, &err), ST_OK);
         fake_break_after(items);
         memset(y, 0, sizeof y);
-        enum status s = network_forward(n, x, t, NULL, 2, y, &err);
+        enum status s = network_forward(n, &in, 2, y, &err);
         if (s == ST_OK)
             assert_memory_equal(y, want, sizeof y);
         else
@@ -216,6 +217,7 @@ static void no_run_that_cudnn_refuses_is_taken_for_a_result(void **state)
     (void)state;
     enum { PX = SIDE * SIDE, VALUES = 2 * 3 * PX };
     float x[VALUES], y[2 * VALUES], t[2] = { 999, 17 };
+    const struct network_input in = { .x = x, .t = t };
     hash_values("x", 1, x, VALUES);
     for (int passes = 0; passes < 2; passes++)
         for (uint64_t nth = 1;; nth++) {
@@ -223,10 +225,10 @@ static void no_run_that_cudnn_refuses_is_taken_for_a_result(void **state)
             struct network *n = network_on(&e);
             struct error err = { 0 };
             for (int k = 0; k < passes; k++)
-                assert_int_equal(network_forward(n, x, t, NULL, 2, y, &err), ST_OK);
+                assert_int_equal(network_forward(n, &in, 2, y, &err), ST_OK);
             const uint64_t before = fake_count().dnn_runs;
             fake_fail_dnn(nth);
-            enum status s = network_forward(n, x, t, NULL, 2, y, &err);
+            enum status s = network_forward(n, &in, 2, y, &err);
             fake_fail_dnn(0);
             const bool has_met = s != ST_OK;
             if (has_met) {
@@ -234,7 +236,7 @@ static void no_run_that_cudnn_refuses_is_taken_for_a_result(void **state)
                 assert_non_null(strstr(err.detail, "as was asked"));
                 /* for good: a card on which cuDNN fails is not trusted again */
                 struct error later = { 0 };
-                assert_int_equal(network_forward(n, x, t, NULL, 2, y, &later), ST_DEVICE_FAULT);
+                assert_int_equal(network_forward(n, &in, 2, y, &later), ST_DEVICE_FAULT);
             } else {
                 assert_true(nth > 10);
                 assert_int_equal(fake_count().dnn_runs - before, nth - 1);
