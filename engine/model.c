@@ -173,7 +173,7 @@ static enum status check_level(struct model_task *t, struct error *err)
 {
     const struct task_desc *desc = task_find(t->name);
     struct error why = { 0 };
-    if (t->level == 0) t->level = t->level_range[0] = t->level_range[1] = desc->level;
+    if (t->level_range[1] == 0) t->level = t->level_range[0] = t->level_range[1] = desc->level;
     enum status s = task_check_level(desc, t->level_range[0], &why);
     if (!s) s = task_check_level(desc, t->level_range[1], &why);
     return s ? error_set(err, ST_BAD_FILE, "david.tasks: %s", why.detail) : ST_OK;

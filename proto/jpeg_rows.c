@@ -143,5 +143,5 @@ enum status jpeg_rows_run(const struct jpeg_rows *j, struct error *err)
 size_t jpeg_rows_bytes(uint32_t width, uint32_t channels)
 {
     const size_t row = ((size_t)width + MCU_SIDE) * channels;
-    return sizeof(struct trip) + JPEG_LIBRARY_BYTES + row * MCU_SIDE * 5;
+    return sizeof(struct trip) + JPEG_LIBRARY_BYTES + (size_t)5 * MCU_SIDE * row;
 }

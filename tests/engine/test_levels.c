@@ -226,6 +226,8 @@ static void a_file_s_levels_are_filled_in_and_checked(void **state)
         { "{\"deblur\":{\"sigma\":0.05,\"h\":0.1,\"level\":3,\"level_range\":[0.1,4]}}",
           "level = 0.1" },
         { "{\"dejpeg\":{\"sigma\":0,\"h\":0.1,\"level\":0.5}}", "level = 0.5 is not in 1..100" },
+        { "{\"dejpeg\":{\"sigma\":0,\"h\":0.1,\"level\":0,\"level_range\":[0,80]}}",
+          "level = 0 is not in 1..100" },
     };
     struct engine *e = engine();
     struct model *m = model_of(e, SINGLE);
