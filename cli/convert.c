@@ -16,7 +16,8 @@ static const char about[] =
     "Makes a model file OUT of a checkpoint: a .pt of PyTorch (never executed, only read) or a\n"
     ".safetensors. A .pt holds no architecture: --arch names it. Without --task the result is a\n"
     "prior; with --task it is a restorer of these tasks: NAME, or NAME:SIGMA:H, with commas. Of a\n"
-    "model file (without --arch) all is kept that no option changes: so weights are stored smaller\n"
+    "model file (without --arch) all is kept that no option changes: so weights are stored "
+    "smaller\n"
     "and tiles chosen anew.";
 
 /* The tensors of a file, from either format; names without the checkpoint's prefix. */
@@ -126,6 +127,7 @@ static void parse_tasks(struct model_info *info, const char *command, const char
         if (task_defaults(t, one, &err)) usage_error(command, "--task: %s", err.detail);
         if (colon && sscanf(colon + 1, "%lf:%lf%c", &t->sigma, &t->h, &rest) != 2)
             usage_error(command, "--task %.64s: NAME or NAME:SIGMA:H is needed", at);
+        t->sigma_range[0] = t->sigma_range[1] = t->sigma;
         if (info->arch.class_cond) t->label = 0;
         at += len + (at[len] == ',');
     }
@@ -137,8 +139,8 @@ static char *provenance(const char *path, const char *key, const char *before, s
     char digest[DIGEST_HEX], *text = NULL;
     if (digest_file(digest, path, err)) return NULL;
     if (asprintf(&text,
-                 "{\"converted_from\":{\"sha256\":\"%s\",\"key\":\"%s\"%s%s},\"by\":\"david " DAVID_VERSION
-                 "\"}",
+                 "{\"converted_from\":{\"sha256\":\"%s\",\"key\":\"%s\"%s%s},\"by\":"
+                 "\"david " DAVID_VERSION "\"}",
                  digest, key, before ? ",\"provenance\":" : "", before ? before : "") < 0) {
         error_set(err, ST_NO_MEMORY_NOW, "no memory for the provenance");
         return NULL;
@@ -178,9 +180,10 @@ int cmd_convert(int argc, char **argv)
         { "tile", OPTION_COUNT, &tile, "PX", "side of a tile (image_size)", 8, 4096, NULL },
         { "overlap", OPTION_COUNT, &overlap, "PX", "of neighbouring tiles (tile / 4, even)", 0,
           4096, &has_overlap },
-        { "margin", OPTION_COUNT, &margin, "PX", "mirrored around a picture before it is cut (0)", 0,
-          4096, &has_margin },
-        { "schedule", OPTION_TEXT, &schedule, "S", "davi or linear (the file's, else davi)", 0, 0, NULL },
+        { "margin", OPTION_COUNT, &margin, "PX", "mirrored around a picture before it is cut (0)",
+          0, 4096, &has_margin },
+        { "schedule", OPTION_TEXT, &schedule, "S", "davi or linear (the file's, else davi)", 0, 0,
+          NULL },
         { "json", OPTION_FLAG, &is_json, NULL, "facts as one JSON object on stdout", 0, 0, NULL },
     };
     const struct command c = { "convert", "IN OUT", about, rows, sizeof rows / sizeof *rows, 2, 2 };

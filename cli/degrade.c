@@ -9,19 +9,20 @@
 
 static const char about[] =
     "Simulates a measurement y = A x + n of IN. OUT: .png, .jpg or - clip and round y to 8 bits;\n"
-    ".safetensors keeps the float y ([1,C,H,W], units of [-1,1]; metadata task, sigma, seed).";
+    ".safetensors keeps the float y ([1,C,H,W], units of [-1,1]; metadata task, sigma, seed, "
+    "level).";
 
 int cmd_degrade(int argc, char **argv)
 {
     const char *task = NULL, *mask_file = NULL;
-    double sigma = -1;
+    double sigma = -1, level = 0;
     uint64_t seed = 0;
-    bool has_seed = false, is_json = false;
+    bool has_seed = false, has_level = false, is_json = false;
     const struct option_row rows[] = {
-        { "task", OPTION_TEXT, &task, "T", "deblur, sr4, inpaint, denoise or colorize", 0, 0,
-          NULL },
+        { "task", OPTION_TEXT, &task, "T", task_names, 0, 0, NULL },
         { "sigma", OPTION_NUMBER, &sigma, "S", "of the noise, units of [-1,1] (the task's)", 0, 10,
           NULL },
+        { "level", OPTION_NUMBER, &level, "L", LEVEL_HELP " (the task's)", 0, 100, &has_level },
         { "seed", OPTION_SEED, &seed, "N", "of the noise (drawn, and told on stderr)", 0, 0,
           &has_seed },
         { "mask", OPTION_TEXT, &mask_file, "M.png",
@@ -32,6 +33,7 @@ int cmd_degrade(int argc, char **argv)
     int at = options_parse(&c, argc, argv);
     const char *in = argv[at], *out = argv[at + 1];
     if (!task) usage_error(c.name, "--task is needed");
+    usage_above_zero(c.name, "level", has_level, level);
     if (is_json && strcmp(out, "-") == 0)
         usage_error(c.name, "--json and the picture cannot both go to stdout");
 
@@ -48,22 +50,23 @@ int cmd_degrade(int argc, char **argv)
     if (!s && mask_file) s = picture_read(&mask, mask_file, &err);
     if (s) goto done;
     if (sigma < 0) sigma = known.sigma;
-    s = measurement_make(&y, task, sigma, seed, &img, mask_file ? &mask : NULL, &err);
+    if (!has_level) level = known.level;
+    s = measurement_make(&y, task, sigma, level, seed, &img, mask_file ? &mask : NULL, &err);
     if (s) goto done;
     if (is_float) {
-        s = measurement_write(out, &y, task, sigma, seed, &err);
+        s = measurement_write(out, &y, task, sigma, has_level ? level : 0, seed, &err);
     } else {
         s = measurement_image(&y, &clipped, &err);
         if (!s) s = picture_write(out, &clipped, &err);
     }
     if (s) goto done;
     if (is_json)
-        printf("{\"task\":\"%s\",\"sigma\":%.9g,\"seed\":\"%" PRIu64
+        printf("{\"task\":\"%s\",\"sigma\":%.9g,\"level\":%s,\"seed\":\"%" PRIu64
                "\",\"width\":%u,\"height\":%u,\"channels\":%u}\n",
-               known.name, sigma, seed, y.width, y.height, y.channels);
+               known.name, sigma, level_text(level).json, seed, y.width, y.height, y.channels);
     else
-        fprintf(stderr, "task %s, sigma %g, seed %" PRIu64 ", %ux%u px\n", known.name, sigma, seed,
-                y.width, y.height);
+        fprintf(stderr, "task %s, sigma %g%s, seed %" PRIu64 ", %ux%u px\n", known.name, sigma,
+                level_text(level).words, seed, y.width, y.height);
 done:
     image_done(&img);
     image_done(&mask);

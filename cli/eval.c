@@ -1,6 +1,7 @@
 /* david eval: degrade, restore and score every picture of a folder. */
 #include <dirent.h>
 #include <errno.h>
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -18,7 +19,9 @@
 static const char about[] =
     "Degrades (nothing clipped), restores and scores the PNG and JPEG files of a folder, in "
     "natural\n"
-    "order; picture i (from 0) has seed N + i for its noise and its sample. inpaint: the hole is\n"
+    "order. The restoration is told sigma and level where the model was trained for a range of "
+    "them;\n"
+    "picture i (from 0) has seed N + i for its noise and its sample. inpaint: the hole is\n"
     "--mask, else a centred rectangle of half the width and height. Scores are of the 8-bit "
     "picture\n"
     "returned, on [-1,1]: PSNR = 20 log10(2/RMSE); SSIM with a Gaussian window of 11x11, sigma "
@@ -30,7 +33,8 @@ static const char about[] =
 
 struct run {
     const char *task, *data, *out;
-    double sigma;
+    double sigma, level;           /* of the measurement */
+    double told_sigma, told_level; /* of the restoration; 0: the model's own */
     uint64_t seed;
     struct image mask; /* pixels NULL: none given */
     struct session session;
@@ -110,16 +114,17 @@ static float *rgb_of_measurement(const struct measurement *y)
     return rgb;
 }
 
-static enum status score(struct scores *out, const struct image *truth, const struct image *x,
-                         const struct measurement *y, struct error *err)
+/* scale: of the task */
+static enum status score(struct scores *out, uint32_t scale, const struct image *truth,
+                         const struct image *x, const struct measurement *y, struct error *err)
 {
     enum status s = ST_OK;
     float *a = NULL, *b = NULL, *m = NULL;
     const uint32_t w = x->width, h = x->height;
     if (w != truth->width || h != truth->height)
         return error_set(err, ST_BAD_PARAMETER,
-                         "restored to %ux%u px, not %ux%u: sides divisible by 4 are needed", w, h,
-                         truth->width, truth->height);
+                         "restored to %ux%u px, not %ux%u: sides divisible by %u are needed", w, h,
+                         truth->width, truth->height, scale);
     a = rgb_of(truth);
     b = rgb_of(x);
     m = rgb_of_measurement(y);
@@ -175,16 +180,21 @@ static enum status evaluate(struct run *run, struct scores *out, const char *nam
     struct image truth = { 0 }, hole = { 0 }, x = { 0 };
     struct measurement y = { 0 };
     struct restoration *r = NULL;
-    const struct restore_params p = { .task = run->task, .seed = seed, .h = -1, .samples = 1 };
+    const struct restore_params p = { .task = run->task,
+                                      .seed = seed,
+                                      .h = -1,
+                                      .sigma = run->told_sigma,
+                                      .level = run->told_level,
+                                      .samples = 1 };
     if (snprintf(path, sizeof path, "%s/%s", run->data, name) >= (int)sizeof path)
         return error_set(err, ST_IO, "%s: the path is too long", run->data);
     enum status s = picture_read(&truth, path, err);
     const struct image *mask = run->mask.pixels ? &run->mask : NULL;
-    if (!s && !mask && strcmp(run->task, "inpaint") == 0) {
+    if (!s && !mask && task_shape(run->task).takes_mask) {
         s = centred_hole(&hole, truth.width, truth.height, err);
         mask = &hole;
     }
-    if (!s) s = measurement_make(&y, run->task, run->sigma, seed, &truth, mask, err);
+    if (!s) s = measurement_make(&y, run->task, run->sigma, run->level, seed, &truth, mask, err);
     if (s) goto done;
     const uint64_t start = clock_ns();
     s = restoration_of_measurement(&r, run->session.model, &p, &y, mask, err);
@@ -193,7 +203,7 @@ static enum status evaluate(struct run *run, struct scores *out, const char *nam
     if (s) goto done;
     out->ms = (double)(clock_ns() - start) / 1e6;
     out->residual = restoration_facts(r)->residual_rms;
-    s = score(out, &truth, &x, &y, err);
+    s = score(out, task_shape(run->task).scale, &truth, &x, &y, err);
     if (!s && run->out) s = keep_pair(run, name, &truth, &x, &y, err);
 done:
     restoration_free(r);
@@ -258,10 +268,10 @@ static enum status evaluate_all(struct run *run, FILE *f, char **names, size_t n
         print_scores(f, &sum, true);
         const struct engine_facts *e = engine_describe(run->session.engine);
         fprintf(f,
-                "},\"count\":%zu,\"task\":\"%s\",\"sigma\":%.9g,\"seed\":\"%" PRIu64
+                "},\"count\":%zu,\"task\":\"%s\",\"sigma\":%.9g,\"level\":%s,\"seed\":\"%" PRIu64
                 "\",\"model\":\"%s\",\"backend\":\"%s\",\"dtype\":\"%s\",\"threads\":%d}\n",
-                n, run->task, run->sigma, run->seed, model_digest(run->session.model), e->backend,
-                e->dtype, e->threads);
+                n, run->task, run->sigma, level_text(run->level).json, run->seed,
+                model_digest(run->session.model), e->backend, e->dtype, e->threads);
     } else {
         fprintf(f, "%-24s", "mean");
         print_scores(f, &sum, false);
@@ -284,20 +294,39 @@ static enum status evaluate_whole(struct run *run, char **names, size_t n, struc
     return s;
 }
 
+/* What is measured, and what of it the restoration is told. */
+static enum status choose_degradation(struct run *run, struct error *err)
+{
+    const struct model_task *t = model_find_task(run->session.model, run->task);
+    if (!t) return ST_OK; /* the first restoration says what the model offers */
+    if (run->sigma < 0) run->sigma = t->sigma;
+    if (run->level == 0) run->level = t->level;
+    if (t->level_range[0] < t->level_range[1]) run->told_level = run->level;
+    if (t->sigma_range[0] == t->sigma_range[1]) return ST_OK;
+    if (run->sigma == 0 && t->sigma_range[0] > 0)
+        return error_set(err, ST_BAD_PARAMETER,
+                         "sigma = 0 is not in %g..%g, what the model's task %s was trained for",
+                         t->sigma_range[0], t->sigma_range[1], t->name);
+    run->told_sigma = fmax(run->sigma, DBL_MIN); /* 0 would be the model's own */
+    return ST_OK;
+}
+
 int cmd_eval(int argc, char **argv)
 {
     struct engine_options engine = { 0 };
     struct run run = { .sigma = -1 };
     const char *model = NULL, *mask_file = NULL;
     uint32_t threads = 0, limit = 0;
+    bool has_level = false;
     const struct option_row rows[] = {
-        { "task", OPTION_TEXT, &run.task, "T", "deblur, sr4, inpaint, denoise or colorize", 0, 0,
-          NULL },
+        { "task", OPTION_TEXT, &run.task, "T", task_names, 0, 0, NULL },
         { "data", OPTION_TEXT, &run.data, "DIR", "the folder of pictures", 0, 0, NULL },
         { "model", OPTION_TEXT, &model, "FILE|NAME", "the model (default)", 0, 0, NULL },
         { "seed", OPTION_SEED, &run.seed, "N", "of the first picture (0)", 0, 0, NULL },
-        { "sigma", OPTION_NUMBER, &run.sigma, "S", "of the noise, units of [-1,1] (the task's)", 0,
+        { "sigma", OPTION_NUMBER, &run.sigma, "S", "of the noise, units of [-1,1] (the model's)", 0,
           10, NULL },
+        { "level", OPTION_NUMBER, &run.level, "L", LEVEL_HELP " (the model's)", 0, 100,
+          &has_level },
         { "mask", OPTION_TEXT, &mask_file, "M.png", "inpaint: white = missing", 0, 0, NULL },
         { "limit", OPTION_COUNT, &limit, "N", "only the first N pictures", 1, 1000000, NULL },
         { "out", OPTION_TEXT, &run.out, "DIR", "keep the pictures as PNG", 0, 0, NULL },
@@ -308,6 +337,7 @@ int cmd_eval(int argc, char **argv)
     options_parse(&c, argc, argv);
     if (!run.task) usage_error(c.name, "--task is needed");
     if (!run.data) usage_error(c.name, "--data is needed");
+    usage_above_zero(c.name, "level", has_level, run.level);
 
     struct error err = { 0 };
     struct model_task known;
@@ -318,8 +348,8 @@ int cmd_eval(int argc, char **argv)
     if (!s) s = names_read(&names, &n, run.data, &err);
     if (!s && mask_file) s = picture_read(&run.mask, mask_file, &err);
     if (!s) s = session_open(&run.session, &engine, model, &err);
+    if (!s) s = choose_degradation(&run, &err);
     if (!s) {
-        if (run.sigma < 0) run.sigma = known.sigma;
         const size_t used = limit && limit < n ? limit : n;
         s = run.is_json ? evaluate_whole(&run, names, used, &err)
                         : evaluate_all(&run, stdout, names, used, &err);

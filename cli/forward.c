@@ -148,7 +148,7 @@ int cmd_forward(int argc, char **argv)
     if (s) goto done;
     const uint32_t channels = network_channels(net);
     const size_t count = (size_t)in.n * channels * in.h * in.w;
-    y = malloc(count * sizeof *y);
+    y = malloc(count * sizeof *y + 1);
     const struct network_input of = { in.x, in.t, in.sigma, in.level, in.label };
     s = y ? network_forward(net, &of, in.n, y, &err)
           : error_set(&err, ST_NO_MEMORY_NOW, "no memory for y");

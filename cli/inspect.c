@@ -25,17 +25,25 @@ static void print_json(const struct model_info *m, const char *arch, const char 
     for (uint32_t i = 0; i < m->n_tasks; i++) {
         fputs(i ? "," : "", stdout);
         json_text(stdout, m->tasks[i].name);
-        printf(":{\"sigma\":%.9g,\"h\":%.9g,\"label\":", m->tasks[i].sigma, m->tasks[i].h);
-        if (m->tasks[i].label < 0)
-            fputs("null}", stdout);
+        const struct model_task *t = &m->tasks[i];
+        printf(":{\"sigma\":%.9g,\"h\":%.9g,\"label\":", t->sigma, t->h);
+        if (t->label < 0)
+            fputs("null", stdout);
         else
-            printf("%d}", m->tasks[i].label);
+            printf("%d", t->label);
+        if (t->sigma_range[0] < t->sigma_range[1])
+            printf(",\"sigma_range\":[%.9g,%.9g]", t->sigma_range[0], t->sigma_range[1]);
+        if (t->level > 0)
+            printf(",\"level\":%.9g,\"level_range\":[%.9g,%.9g]", t->level, t->level_range[0],
+                   t->level_range[1]);
+        putchar('}');
     }
-    printf("},\"tile\":{\"size\":%u,\"overlap\":%u,\"margin\":%u},\"schedule\":\"%s\",\"provenance\":%s,"
+    printf("},\"tile\":{\"size\":%u,\"overlap\":%u,\"margin\":%u},\"schedule\":\"%s\","
+           "\"provenance\":%s,"
            "\"metrics\":%s}\n",
            m->tile_size, m->tile_overlap, m->tile_margin,
-           m->schedule == SCHEDULE_DAVI ? "davi" : "linear",
-           m->provenance ? m->provenance : "null", m->metrics ? m->metrics : "null");
+           m->schedule == SCHEDULE_DAVI ? "davi" : "linear", m->provenance ? m->provenance : "null",
+           m->metrics ? m->metrics : "null");
 }
 
 static void print_text(const struct model_info *m, const char *arch, const char *digest,
@@ -44,13 +52,21 @@ static void print_text(const struct model_info *m, const char *arch, const char 
     printf("digest      %s\nrole        %s\nparameters  %" PRIu64 " in %zu tensors, %s\n"
            "arch        %s\n",
            digest, m->role == ROLE_PRIOR ? "prior" : "restorer", params, tensors, dtype, arch);
-    for (uint32_t i = 0; i < m->n_tasks; i++)
-        printf("task        %s, sigma %g, h %g\n", m->tasks[i].name, m->tasks[i].sigma,
-               m->tasks[i].h);
-    printf("tile        %u px, overlap %u px, margin %u px\nschedule    %s\nprovenance  %s\nmetrics     %s\n",
+    for (uint32_t i = 0; i < m->n_tasks; i++) {
+        const struct model_task *t = &m->tasks[i];
+        printf("task        %s, sigma %g", t->name, t->sigma);
+        if (t->sigma_range[0] < t->sigma_range[1])
+            printf(" (%g to %g)", t->sigma_range[0], t->sigma_range[1]);
+        if (t->level > 0) printf(", level %g", t->level);
+        if (t->level_range[0] < t->level_range[1])
+            printf(" (%g to %g)", t->level_range[0], t->level_range[1]);
+        printf(", h %g\n", t->h);
+    }
+    printf("tile        %u px, overlap %u px, margin %u px\nschedule    %s\nprovenance  "
+           "%s\nmetrics     %s\n",
            m->tile_size, m->tile_overlap, m->tile_margin,
-           m->schedule == SCHEDULE_DAVI ? "davi" : "linear",
-           m->provenance ? m->provenance : "none", m->metrics ? m->metrics : "none");
+           m->schedule == SCHEDULE_DAVI ? "davi" : "linear", m->provenance ? m->provenance : "none",
+           m->metrics ? m->metrics : "none");
 }
 
 static enum status inspect_model(const char *path, bool is_json, struct error *err)

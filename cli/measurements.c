@@ -60,25 +60,26 @@ done:
 }
 
 enum status measurement_write(const char *path, const struct measurement *y, const char *task,
-                              double sigma, uint64_t seed, struct error *err)
+                              double sigma, double level, uint64_t seed, struct error *err)
 {
-    char sigma_text[32], seed_text[32];
+    char sigma_text[32], seed_text[32], level_text[32];
     const size_t px = (size_t)y->width * y->height, count = px * y->channels;
     float *planes = malloc(count * sizeof *planes);
     if (!planes) return error_set(err, ST_NO_MEMORY_NOW, "no memory for %zu values", count);
     to_planes(planes, y->y, px, y->channels);
     snprintf(sigma_text, sizeof sigma_text, "%.17g", sigma);
     snprintf(seed_text, sizeof seed_text, "%" PRIu64, seed);
-    const struct st_meta meta[] = { { "task", task },
-                                    { "sigma", sigma_text },
-                                    { "seed", seed_text } };
+    snprintf(level_text, sizeof level_text, "%.17g", level);
+    const struct st_meta meta[] = {
+        { "task", task }, { "sigma", sigma_text }, { "seed", seed_text }, { "level", level_text }
+    };
     const struct st_tensor t = { .name = "y",
                                  .dtype = DT_F32,
                                  .dims = 4,
                                  .shape = { 1, y->channels, y->height, y->width },
                                  .count = count,
                                  .data = planes };
-    enum status s = safetensors_write(path, &t, 1, meta, 3, NULL, NULL, err);
+    enum status s = safetensors_write(path, &t, 1, meta, level > 0 ? 4 : 3, NULL, NULL, err);
     free(planes);
     return s;
 }

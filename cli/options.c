@@ -23,6 +23,11 @@ _Noreturn void usage_error(const char *command, const char *format, ...)
     exit(EXIT_USAGE);
 }
 
+void usage_above_zero(const char *command, const char *option, bool is_given, double value)
+{
+    if (is_given && value == 0) usage_error(command, "--%s 0: more than 0 is needed", option);
+}
+
 int report_error(const char *command, const struct error *err)
 {
     fprintf(stderr, "david %s: %s\n", command,

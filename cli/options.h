@@ -49,6 +49,9 @@ int options_parse(const struct command *c, int argc, char **argv);
 _Noreturn void usage_error(const char *command, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* A usage error where an option is given as 0, which its range has but which means nothing. */
+void usage_above_zero(const char *command, const char *option, bool is_given, double value);
+
 /* One line on stderr; the exit code for it: 2 where what was asked for is wrong, 1 where it failed. */
 int report_error(const char *command, const struct error *err);
 

@@ -1,5 +1,6 @@
 /* david restore: one picture (or a float measurement) through the daemon's own engine. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "cli/commands.h"
@@ -36,8 +37,11 @@ static void report(FILE *f, bool is_json, const struct session *s, const struct 
 {
     const char *task = task_name(s->model, p);
     if (!is_json) {
-        fprintf(f, "task %s, seed %" PRIu64 ", h %g, %ux%u px, residual %.5f (expected %.5f)", task,
-                p->seed, r->h, r->width, r->height, r->residual_rms, r->sigma);
+        fprintf(f,
+                "task %s, seed %" PRIu64
+                ", h %g, sigma %g%s, %ux%u px, residual %.5f (expected %.5f)",
+                task, p->seed, r->h, r->sigma, level_text(r->level).words, r->width, r->height,
+                r->residual_rms, r->sigma);
         if (p->output == OUTPUT_STD) fprintf(f, ", std scale %.6g", r->std_scale);
         fputc('\n', f);
         return;
@@ -48,6 +52,9 @@ static void report(FILE *f, bool is_json, const struct session *s, const struct 
     json_text(f, model_digest(s->model));
     fprintf(f, ",\"seed\":\"%" PRIu64 "\",\"h\":", p->seed);
     json_number(f, r->h);
+    fputs(",\"sigma\":", f);
+    json_number(f, r->sigma);
+    fprintf(f, ",\"level\":%s", level_text(r->level).json);
     fprintf(f, ",\"samples\":%u,\"width\":%u,\"height\":%u,\"residual_rms\":", p->samples, r->width,
             r->height);
     json_number(f, r->residual_rms);
@@ -66,17 +73,24 @@ int cmd_restore(int argc, char **argv)
     struct restore_params p = { .h = -1 };
     const char *model = NULL, *mask_file = NULL, *output = "image";
     uint32_t threads = 0;
-    bool has_seed = false, has_samples = false, is_json = false;
+    bool has_seed = false, has_samples = false, has_sigma = false, has_level = false,
+         is_json = false;
+    char task_help[256];
+    (void)snprintf(task_help, sizeof task_help, "%s (needed where the model has several)",
+                   task_names);
     const struct option_row rows[] = {
-        { "task", OPTION_TEXT, &p.task, "T",
-          "deblur, sr4, inpaint, denoise or colorize (needed where the model has several)", 0, 0,
-          NULL },
+        { "task", OPTION_TEXT, &p.task, "T", task_help, 0, 0, NULL },
         { "model", OPTION_TEXT, &model, "FILE|NAME", "the model (default)", 0, 0, NULL },
         { "seed", OPTION_SEED, &p.seed, "N", "of the sample (drawn, and told on stderr)", 0, 0,
           &has_seed },
         { "samples", OPTION_COUNT, &p.samples, "K", "samples of mean and std (8)", 1, 4096,
           &has_samples },
         { "h", OPTION_NUMBER, &p.h, "H", "perturbation (the model's)", 0, 10, NULL },
+        { "sigma", OPTION_NUMBER, &p.sigma, "S",
+          "of the noise in IN, within the model's range (the model's)", 0, 10, &has_sigma },
+        { "level", OPTION_NUMBER, &p.level, "L",
+          LEVEL_HELP "; within the model's range (that of a JPEG, else the model's)", 0, 100,
+          &has_level },
         { "mask", OPTION_TEXT, &mask_file, "M.png",
           "inpaint: white = missing (or alpha 0 in IN = missing)", 0, 0, NULL },
         { "output", OPTION_TEXT, &output, "KIND", "image, mean or std (image)", 0, 0, NULL },
@@ -88,6 +102,8 @@ int cmd_restore(int argc, char **argv)
     const char *in = argv[at], *out = argv[at + 1];
     if (is_json && strcmp(out, "-") == 0)
         usage_error(c.name, "--json and the picture cannot both go to stdout");
+    usage_above_zero(c.name, "sigma", has_sigma, p.sigma);
+    usage_above_zero(c.name, "level", has_level, p.level);
 
     struct error err = { 0 };
     struct session session = { 0 };

@@ -1,6 +1,7 @@
 #include "cli/session.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -55,6 +56,16 @@ enum status session_run(struct session *s, struct restoration *r, bool is_shown,
     progress_end(&progress);
     free(rows);
     return status;
+}
+
+struct level_text level_text(double level)
+{
+    struct level_text t = { "null", "" };
+    if (level > 0) {
+        (void)snprintf(t.json, sizeof t.json, "%.9g", level);
+        (void)snprintf(t.words, sizeof t.words, ", level %g", level);
+    }
+    return t;
 }
 
 enum status draw_seed(uint64_t *out, struct error *err)

@@ -37,6 +37,13 @@ void session_close(struct session *s); /* takes a zeroed struct */
 /* Every row of `r`; progress on a terminal where `is_shown`. */
 enum status session_run(struct session *s, struct restoration *r, bool is_shown, struct error *err);
 
+/* How a level is told; 0: the task has none. */
+#define LEVEL_HELP "deblur: standard deviation in px; dejpeg: quality"
+struct level_text {
+    char json[24], words[32]; /* "3" or "null"; ", level 3" or "" */
+};
+struct level_text level_text(double level);
+
 enum status draw_seed(uint64_t *out, struct error *err); /* getrandom */
 uint64_t clock_ns(void);                                 /* monotonic */
 

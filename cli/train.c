@@ -77,12 +77,12 @@ static void validation(void *ctx, const struct train_validation *v)
 {
     const struct telling *t = ctx;
     if (t->is_json) {
-        printf("{\"step\":%" PRIu64 ",\"score\":%.4f,\"best\":%s,\"validation\":{", v->step, v->score,
-               v->is_best ? "true" : "false");
+        printf("{\"step\":%" PRIu64 ",\"score\":%.4f,\"best\":%s,\"validation\":{", v->step,
+               v->score, v->is_best ? "true" : "false");
         for (uint32_t i = 0; i < v->n_tasks; i++) {
             const struct train_task_score *k = &v->tasks[i];
-            printf("%s\"%s\":{\"psnr\":%.4f,\"mean_psnr\":%.4f,\"coverage\":", i ? "," : "", k->name,
-                   k->psnr, k->mean_psnr);
+            printf("%s\"%s\":{\"psnr\":%.4f,\"mean_psnr\":%.4f,\"coverage\":", i ? "," : "",
+                   k->name, k->psnr, k->mean_psnr);
             json_number(stdout, k->coverage);
             putchar('}');
         }
@@ -90,8 +90,9 @@ static void validation(void *ctx, const struct train_validation *v)
         (void)fflush(stdout);
         return;
     }
-    fprintf(stderr, "%sdavid train: step %" PRIu64 ": validation %.2f dB%s", t->is_terminal ? "\r\033[K" : "",
-            v->step, v->score, v->is_best ? ", the best so far" : "");
+    fprintf(stderr, "%sdavid train: step %" PRIu64 ": validation %.2f dB%s",
+            t->is_terminal ? "\r\033[K" : "", v->step, v->score,
+            v->is_best ? ", the best so far" : "");
     for (uint32_t i = 0; i < v->n_tasks; i++)
         fprintf(stderr, ", %s %.2f", v->tasks[i].name, v->tasks[i].mean_psnr);
     fputc('\n', stderr);
@@ -169,17 +170,18 @@ int cmd_train(int argc, char **argv)
     uint32_t threads = 0, cache_mib = 1024, warmup = 0, decay = 0;
     train_defaults(&o, kind_of(argc, argv));
     uint32_t steps = (uint32_t)o.steps;
+    char task_help[256];
+    (void)snprintf(task_help, sizeof task_help, "davi: %s, drawn by weight", task_names);
     const struct option_row rows[] = {
         { "data", OPTION_TEXT, &o.data, "DIR", "the folder of pictures", 0, 0, NULL },
         { "out", OPTION_TEXT, &o.out, "FILE", "the model file", 0, 0, NULL },
-        { "task", OPTION_TEXT, &o.tasks, "T[:W],..",
-          "davi: deblur, sr4, inpaint, denoise, colorize, drawn by weight", 0, 0, NULL },
+        { "task", OPTION_TEXT, &o.tasks, "T[:W],..", task_help, 0, 0, NULL },
         { "objective", OPTION_TEXT, &o.objective, "O[:W],..",
           "davi: davi, regression, energy, or a weighted sum (davi)", 0, 0, NULL },
         { "prior", OPTION_TEXT, &prior, "FILE|NAME", "davi: the prior", 0, 0, NULL },
         { "init", OPTION_TEXT, &init, "FILE|NAME", "weights to begin from", 0, 0, NULL },
-        { "arch", OPTION_TEXT, &o.arch, "JSON|NAME", "the architecture, to begin anew or with more than --init has", 0, 0,
-          NULL },
+        { "arch", OPTION_TEXT, &o.arch, "JSON|NAME",
+          "the architecture, to begin anew or with more than --init has", 0, 0, NULL },
         { "size", OPTION_COUNT, &o.size, "PX", "side of a crop (the architecture's)", 8, 4096,
           NULL },
         { "steps", OPTION_COUNT, &steps, "N", "of all (10000)", 1, UINT32_MAX, NULL },
@@ -190,20 +192,22 @@ int cmd_train(int argc, char **argv)
         { "lr-end", OPTION_NUMBER, &o.lr_end, "X", "where it falls to in the end (0)", 0, 1, NULL },
         { "warmup", OPTION_COUNT, &warmup, "N", "steps over which it rises (0)", 0, UINT32_MAX,
           NULL },
-        { "decay", OPTION_COUNT, &decay, "N", "last steps, over which it falls along a cosine (0)", 0,
-          UINT32_MAX, NULL },
+        { "decay", OPTION_COUNT, &decay, "N", "last steps, over which it falls along a cosine (0)",
+          0, UINT32_MAX, NULL },
         { "clip", OPTION_NUMBER, &o.clip, "X", "longest gradient (0: any)", 0, 1e6, NULL },
         { "average-decay", OPTION_NUMBER, &o.average_decay, "X",
           "of the weights' running average, at most (0.9999)", 0, 0.999999, NULL },
         { "weight-decay", OPTION_NUMBER, &o.weight_decay, "X", "AdamW's (0.01)", 0, 1, NULL },
-        { "l2", OPTION_FLAG, &o.regression_l2, NULL, "regression of squares, not of absolute differences", 0, 0,
-          NULL },
+        { "l2", OPTION_FLAG, &o.regression_l2, NULL,
+          "regression of squares, not of absolute differences", 0, 0, NULL },
         { "energy-norm", OPTION_FLAG, &o.energy_norm, NULL,
           "energy score of colours together, not of each channel", 0, 0, NULL },
-        { "validate", OPTION_TEXT, &o.validate, "DIR", "davi: a folder to score, and keep the best by",
-          0, 0, NULL },
-        { "validate-every", OPTION_COUNT, &o.validate_every, "N", "steps (1000)", 1, UINT32_MAX, NULL },
-        { "validate-crops", OPTION_COUNT, &o.validate_crops, "N", "of each task (16)", 1, 1024, NULL },
+        { "validate", OPTION_TEXT, &o.validate, "DIR",
+          "davi: a folder to score, and keep the best by", 0, 0, NULL },
+        { "validate-every", OPTION_COUNT, &o.validate_every, "N", "steps (1000)", 1, UINT32_MAX,
+          NULL },
+        { "validate-crops", OPTION_COUNT, &o.validate_crops, "N", "of each task (16)", 1, 1024,
+          NULL },
         { "discriminator-lr", OPTION_NUMBER, &o.discriminator_lr, "X",
           "davi: the discriminator's (1e-4)", 0, 1, NULL },
         { "discriminator-width", OPTION_COUNT, &o.discriminator_width, "N",
@@ -212,6 +216,12 @@ int cmd_train(int argc, char **argv)
         { "sigma-low", OPTION_NUMBER, &o.sigma_low, "S",
           "davi: drawn from here, where the network is told (the task's)", 0, 10, NULL },
         { "sigma-high", OPTION_NUMBER, &o.sigma_high, "S", "davi: up to here", 0, 10, NULL },
+        { "weight-con", OPTION_NUMBER, &o.weight_con, "X",
+          "of the consistency in the objective davi (the task's)", 0, 1e6, NULL },
+        { "reg-coeff", OPTION_NUMBER, &o.reg_coeff, "X", "of its truth term (the task's)", 0, 1e6,
+          NULL },
+        { "t-ikl", OPTION_NUMBER, &o.t_ikl, "T", "below which its scores are compared (the task's)",
+          1, 1000, NULL },
         { "h", OPTION_NUMBER, &o.h, "H", "davi: of the sampler's noise (the task's)", 0, 10, NULL },
         { "seed", OPTION_SEED, &o.seed, "N", "of every draw (0)", 0, 0, NULL },
         { "jitter", OPTION_NUMBER, &o.jitter, "X", "crops are shrunk by up to this factor (2)", 1,

@@ -52,19 +52,25 @@ enum status arch_check_tensors(const struct unet_arch *arch, const struct st_ten
     return s;
 }
 
+static const char all_names[] = ""
+#define TASK(id, name, ...) ", " name
+#include "engine/davi/tasks.def"
+#undef TASK
+    ;
+const char *const task_names = all_names + 2;
+
 enum status task_defaults(struct model_task *out, const char *name, struct error *err)
 {
     const struct task_desc *t = task_find(name);
-    if (!t) {
-        char known[256] = "";
-        for (int i = 0; i < TASK_COUNT; i++) {
-            size_t len = strlen(known);
-            snprintf(known + len, sizeof known - len, "%s%s", i ? ", " : "", task_table[i].name);
-        }
+    if (!t)
         return error_set(err, ST_UNKNOWN_TASK, "there is no task \"%.32s\"; there are: %s", name,
-                         known);
-    }
-    struct model_task task = { .sigma = t->sigma, .h = t->h, .label = -1 };
+                         task_names);
+    struct model_task task = { .sigma = t->sigma,
+                               .h = t->h,
+                               .label = -1,
+                               .sigma_range = { t->sigma, t->sigma },
+                               .level = t->level,
+                               .level_range = { t->level, t->level } };
     snprintf(task.name, sizeof task.name, "%s", t->name);
     *out = task;
     return ST_OK;

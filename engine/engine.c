@@ -157,16 +157,29 @@ static enum status check_range(const char *name, double value, const double rang
                                const char *task, struct error *err)
 {
     if (value >= range[0] && value <= range[1]) return ST_OK;
-    return range[0] < range[1]
-               ? error_set(err, ST_BAD_PARAMETER, "%s = %g is not in %g..%g, what the model's task %s "
-                           "was trained for", name, value, range[0], range[1], task)
-               : error_set(err, ST_BAD_PARAMETER,
-                           "%s = %g: the model's task %s was trained for %g alone", name, value, task,
-                           range[0]);
+    return range[0] < range[1] ? error_set(err, ST_BAD_PARAMETER,
+                                           "%s = %g is not in %g..%g, what the model's task %s "
+                                           "was trained for",
+                                           name, value, range[0], range[1], task)
+                               : error_set(err, ST_BAD_PARAMETER,
+                                           "%s = %g: the model's task %s was trained for %g alone",
+                                           name, value, task, range[0]);
 }
 
+/* What a request leaves out: a file may tell its level, else it is the task's own. */
+static double level_of(const struct restore_params *p, const struct model_task *t,
+                       const struct image *img)
+{
+    const struct operator_traits *op = operator_of(task_find(t->name)->op);
+    const double told = img && op->level_of ? op->level_of(img) : 0;
+    if (p->level != 0) return p->level;
+    return told > 0 ? fmin(fmax(told, t->level_range[0]), t->level_range[1]) : t->level;
+}
+
+/* img: NULL: nothing is known of it yet, or it is a measurement of floats */
 static enum status check_params(struct restoration_setup *s, const struct model *m,
-                                const struct restore_params *p, struct error *err)
+                                const struct restore_params *p, const struct image *img,
+                                struct error *err)
 {
     const struct model_info *info = &m->info;
     const struct model_task *task = NULL;
@@ -191,9 +204,11 @@ static enum status check_params(struct restoration_setup *s, const struct model 
     if (!(h >= 0 && h <= RESTORE_MAX_H))
         return error_set(err, ST_BAD_PARAMETER, "h = %g is not in 0..%g", h, RESTORE_MAX_H);
     const double sigma = p->sigma != 0 ? p->sigma : task->sigma;
-    const double level = p->level != 0 ? p->level : task->level;
+    const double level = level_of(p, task, img);
     enum status status = check_range("sigma", sigma, task->sigma_range, task->name, err);
-    if (!status) status = check_range("level", level, task->level_range, task->name, err);
+    if (!status && task->level == 0) status = task_check_level(task_find(task->name), level, err);
+    if (!status && task->level != 0)
+        status = check_range("level", level, task->level_range, task->name, err);
     if (status) return status;
     if (p->samples < 1)
         return error_set(err, ST_BAD_PARAMETER, "samples = 0; at least 1 is needed");
@@ -210,9 +225,9 @@ static enum status check_params(struct restoration_setup *s, const struct model 
                                      .sigma = sigma,
                                      .level = level,
                                      .h = h,
-                                     .program_set = conditions_find(
-                                         &m->conditions, info, (uint32_t)(task - info->tasks),
-                                         sigma, level),
+                                     .program_set = conditions_find(&m->conditions, info,
+                                                                    (uint32_t)(task - info->tasks),
+                                                                    sigma, level),
                                      .seed = p->seed,
                                      .samples = p->samples,
                                      .output = p->output,
@@ -229,12 +244,19 @@ static enum status check_params(struct restoration_setup *s, const struct model 
     return ST_OK;
 }
 
+enum status restore_params_check(const struct restore_params *p, const struct model *m,
+                                 struct error *err)
+{
+    struct restoration_setup s;
+    return check_params(&s, m, p, NULL, err);
+}
+
 enum status restoration_new(struct restoration **out, struct model *m,
                             const struct restore_params *p, const struct image *img,
                             const struct image *mask, struct error *err)
 {
     struct restoration_setup s;
-    enum status status = check_params(&s, m, p, err);
+    enum status status = check_params(&s, m, p, img, err);
     if (status) return status;
     s.img = img;
     s.mask = mask;
@@ -246,7 +268,7 @@ enum status restoration_of_measurement(struct restoration **out, struct model *m
                                        const struct image *mask, struct error *err)
 {
     struct restoration_setup s;
-    enum status status = check_params(&s, m, p, err);
+    enum status status = check_params(&s, m, p, NULL, err);
     if (status) return status;
     s.y = y;
     s.mask = mask;
@@ -259,7 +281,7 @@ size_t restoration_peak_bytes(const struct model *m, const struct restore_params
 {
     struct restoration_setup s;
     struct restoration_shape shape;
-    if (check_params(&s, m, p, NULL) ||
+    if (check_params(&s, m, p, NULL, NULL) ||
         restoration_shape_of(&shape, s.task, width, height, channels, depth, NULL))
         return SIZE_MAX;
     const size_t allocator = 1 << 16, kinds = p->output == OUTPUT_ALL ? 3 : 1;
@@ -267,7 +289,7 @@ size_t restoration_peak_bytes(const struct model *m, const struct restore_params
     const size_t parts[] = { restoration_room(&s, &shape),
                              (size_t)width * height * (channels * (depth / 8) + has_mask),
                              kinds * out_px * (shape.out.c + shape.has_alpha) * (shape.depth / 8),
-                             allocator };
+                             operator_working_bytes(s.task->op, shape.out), allocator };
     size_t total = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (__builtin_add_overflow(total, parts[i], &total)) return SIZE_MAX;

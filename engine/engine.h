@@ -80,12 +80,18 @@ enum output_kind { OUTPUT_IMAGE, OUTPUT_MEAN, OUTPUT_STD, OUTPUT_ALL };
 struct restore_params {
     const char *task; /* NULL where the model has exactly one */
     uint64_t seed;
-    double h;         /* < 0: the task's own */
-    double sigma, level; /* of this measurement, in the task's ranges; 0: the task's own */
+    double h; /* < 0: the task's own */
+    /* Of this measurement, in the task's ranges. 0: the task's own; a level that the picture's file
+     * tells (the quality of a JPEG, for dejpeg) comes before that, brought into the range. */
+    double sigma, level;
     uint32_t samples; /* >= 1; IMAGE needs 1, MEAN and STD >= 2 */
     enum output_kind output;
     bool keep_samples; /* OUTPUT_ALL: every sample's picture is kept */
 };
+
+/* What restoration_new will say of these, of the parameters alone. */
+enum status restore_params_check(const struct restore_params *p, const struct model *m,
+                                 struct error *err);
 
 /* What a restoration of this size will hold at its peak (accumulators, kept samples, prepared output), decoded picture included. */
 size_t restoration_peak_bytes(const struct model *m, const struct restore_params *p, uint32_t width,
@@ -129,7 +135,7 @@ bool restoration_is_done(const struct restoration *r); /* every row has come bac
 
 struct restoration_result {
     uint32_t width, height; /* px */
-    double h, sigma;        /* as used */
+    double h, sigma, level; /* as used; level 0: the task has none */
     double
         residual_rms; /* RMS of A x - y over measured entries, x the float picture returned; units of [-1,1] */
     double std_scale; /* MEAN/STD/ALL: units of [-1,1] that a std picture's full white stands for */
@@ -148,8 +154,9 @@ struct measurement {
     uint32_t width, height, channels;
 };
 enum status measurement_make(struct measurement *out, const char *task,
-                             double sigma /* < 0: the task's */, uint64_t seed,
-                             const struct image *img, const struct image *mask, struct error *err);
+                             double sigma /* < 0: the task's */, double level /* 0: the task's */,
+                             uint64_t seed, const struct image *img, const struct image *mask,
+                             struct error *err);
 void measurement_done(struct measurement *m);
 enum status measurement_image(const struct measurement *m, struct image *out,
                               struct error *err); /* clips and rounds to 8 bit */
@@ -189,7 +196,19 @@ size_t network_op_times(struct network *n, const char **names, uint64_t *ns, siz
  * at. ST_BAD_FILE names the offender. */
 enum status arch_check_tensors(const struct unet_arch *arch, const struct st_tensor *tensors,
                                size_t n, struct error *err);
-/* A task with the sigma and h it is trained with, label -1. ST_UNKNOWN_TASK lists those that exist. */
+/* A task with the sigma, h and level it is trained with, label -1. ST_UNKNOWN_TASK lists those that
+ * exist. */
 enum status task_defaults(struct model_task *out, const char *name, struct error *err);
+extern const char *const task_names; /* all that exist: "deblur, sr4, ..." */
+
+struct task_shape {
+    uint32_t scale;    /* the restored picture has this many times the width and height */
+    bool gives_colour; /* of a gray picture too */
+    bool takes_mask;
+};
+/* Of a task that exists. */
+struct task_shape task_shape(const char *name);
+/* ST_BAD_MASK, naming the tasks that take one, where this one does not. */
+enum status task_check_mask(const char *name, struct error *err);
 
 #endif

@@ -168,15 +168,29 @@ enum status file_param_load(void *ctx, const struct param_desc *d, float *dst, s
 
 /* ---- the model ---- */
 
-static enum status check_tasks(const struct model_info *info, struct error *err)
+/* Of a task whose operator has a level: as the file says, else as the table does. */
+static enum status check_level(struct model_task *t, struct error *err)
+{
+    const struct task_desc *desc = task_find(t->name);
+    struct error why = { 0 };
+    if (t->level_range[1] == 0) t->level = t->level_range[0] = t->level_range[1] = desc->level;
+    enum status s = task_check_level(desc, t->level_range[0], &why);
+    if (!s) s = task_check_level(desc, t->level_range[1], &why);
+    return s ? error_set(err, ST_BAD_FILE, "david.tasks: %s", why.detail) : ST_OK;
+}
+
+/* Fills in the levels that the file leaves out. */
+static enum status check_tasks(struct model_info *info, struct error *err)
 {
     if (info->n_tasks == 0)
         return error_set(err, ST_BAD_FILE, "the model offers no task (role %s): it cannot restore",
                          info->role == ROLE_PRIOR ? "prior" : "restorer");
     for (uint32_t i = 0; i < info->n_tasks; i++) {
-        const struct model_task *t = &info->tasks[i];
+        struct model_task *t = &info->tasks[i];
         if (!task_find(t->name))
             return error_set(err, ST_BAD_FILE, "david.tasks: there is no task \"%s\"", t->name);
+        enum status s = check_level(t, err);
+        if (s) return s;
         bool fits = info->arch.class_cond
                         ? t->label >= 0 && (uint32_t)t->label < info->arch.num_classes
                         : t->label == -1;
@@ -222,8 +236,8 @@ static enum status pack(struct model *m, const struct graph *g, const struct par
                                  .output_channels = 3 };
     pthread_mutex_lock(&m->engine->device);
     s = m->engine->residence ? ST_OK
-                                         : residence_open(&m->engine->residence, m->engine->backend,
-                                                          m->engine->facts.max_batch, err);
+                             : residence_open(&m->engine->residence, m->engine->backend,
+                                              m->engine->facts.max_batch, err);
     if (!s) s = make_program(m, g, src, &o, err);
     pthread_mutex_unlock(&m->engine->device);
     return s;

@@ -25,6 +25,7 @@ enum status image_init(struct image *out, uint32_t width, uint32_t height, uint3
     out->channels = channels;
     out->depth = depth;
     out->pixels = pixels;
+    out->jpeg_quality = 0;
     return ST_OK;
 }
 

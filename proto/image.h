@@ -16,6 +16,7 @@ struct image {
     uint32_t channels;      /* 1..4 */
     uint32_t depth;         /* 8 or 16 bits a channel */
     void *pixels;           /* [height][width][channels] uint8_t or uint16_t */
+    uint32_t jpeg_quality;  /* 1..100: of the JPEG it comes from, by its luminance table; 0: none */
 };
 
 /* Zeroed pixels; sizes are checked for overflow. ST_NO_MEMORY_NOW where the allocation fails. */

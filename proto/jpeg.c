@@ -1,68 +1,15 @@
-/* JPEG by libjpeg. Its errors become statuses, and so do its warnings of damaged data: half a picture is no picture. */
-#include <setjmp.h>
-#include <stddef.h>
-#include <stdio.h>
+/* JPEG files by libjpeg: half a picture is no picture. */
 #include <stdlib.h>
 #include <string.h>
 
-/* These need FILE and size_t. */
-#include <jerror.h>
-#include <jpeglib.h>
-
 #include "proto/exif.h"
 #include "proto/formats.h"
+#include "proto/jpeg_run.h"
 
 enum {
     MAX_SCANS = 100, /* a progressive file has about ten; each one costs a walk over the picture */
-    LIBRARY_BYTES = 256 << 10, /* libjpeg's pools, tables and structs */
-    DEFAULT_QUALITY = 92,
-    FULL_CHROMA_QUALITY = 90, /* from here on colours are not subsampled */
-    SINK_STEP_BYTES = 16 << 10
+    DEFAULT_QUALITY = 92 /* of what is written */
 };
-
-struct jpeg_run {
-    struct jpeg_error_mgr errors; /* first: libjpeg's pointers to it are cast back */
-    jmp_buf env;
-    enum status status;
-    struct error *err;
-    struct jpeg_progress_mgr progress;
-    struct jpeg_destination_mgr destination;
-    struct byte_sink *out; /* writing */
-    uint8_t *strip;        /* rows that are not the picture's as they are */
-};
-
-static void run_error(j_common_ptr info)
-{
-    struct jpeg_run *r = (struct jpeg_run *)(void *)info->err;
-    char text[JMSG_LENGTH_MAX];
-    if (info->err->msg_code == JERR_OUT_OF_MEMORY) {
-        r->status = error_set(r->err, ST_NO_MEMORY_NOW, "no memory for a JPEG");
-    } else {
-        info->err->format_message(info, text);
-        r->status = error_set(r->err, ST_CORRUPT_IMAGE, "the JPEG cannot be %s: %s",
-                              r->out ? "written" : "decoded", text);
-    }
-    longjmp(r->env, 1);
-}
-
-/* Level -1 warns of damage. Some cameras write stray bytes between segments and odd versions or transform codes, which
- * cost no pixel. */
-static void run_message(j_common_ptr info, int level)
-{
-    if (level >= 0) return;
-    switch (info->err->msg_code) {
-    case JWRN_EXTRANEOUS_DATA:
-    case JWRN_JFIF_MAJOR:
-    case JWRN_ADOBE_XFORM:
-    case JWRN_NOT_SEQUENTIAL: return;
-    default: run_error(info);
-    }
-}
-
-static void run_silent(j_common_ptr info)
-{
-    (void)info;
-}
 
 static void run_progress(j_common_ptr info)
 {
@@ -71,17 +18,6 @@ static void run_progress(j_common_ptr info)
     r->status = error_set(r->err, ST_CORRUPT_IMAGE,
                           "the JPEG has more than %d scans, the most that are read", MAX_SCANS);
     longjmp(r->env, 1);
-}
-
-static struct jpeg_error_mgr *run_init(struct jpeg_run *r, struct error *err)
-{
-    *r = (struct jpeg_run){ .err = err };
-    jpeg_std_error(&r->errors);
-    r->errors.error_exit = run_error;
-    r->errors.emit_message = run_message;
-    r->errors.output_message = run_silent;
-    r->progress.progress_monitor = run_progress;
-    return &r->errors;
 }
 
 static bool is_exif_segment(const uint8_t *p, size_t body)
@@ -115,7 +51,7 @@ static unsigned stored_orientation(const uint8_t *bytes, size_t len)
 /* What libjpeg and the strip take beside the picture, from the sampling factors; all factors are 1..4 here. */
 static size_t working_bytes(const struct jpeg_decompress_struct *info, bool is_turned)
 {
-    size_t sum = LIBRARY_BYTES;
+    size_t sum = JPEG_LIBRARY_BYTES;
     size_t mcu_w = 8 * (size_t)info->max_h_samp_factor, mcu_h = 8 * (size_t)info->max_v_samp_factor;
     size_t mcus_x = (info->image_width + mcu_w - 1) / mcu_w;
     size_t mcus_y = (info->image_height + mcu_h - 1) / mcu_h;
@@ -172,7 +108,7 @@ enum status probe_jpeg(struct image_header *header, unsigned *orientation, const
     struct jpeg_decompress_struct info = { 0 };
     struct jpeg_run r;
     *orientation = stored_orientation(bytes, len);
-    info.err = run_init(&r, err);
+    info.err = jpeg_run_init(&r, err);
     enum status s = probe_guarded(&r, &info, header, *orientation, bytes, len);
     jpeg_destroy_decompress(&info);
     if (s == ST_OK && *orientation != 1) {
@@ -227,6 +163,7 @@ static enum status decode_guarded(struct jpeg_run *r, j_decompress_ptr info, str
 {
     if (setjmp(r->env)) return r->status;
     jpeg_create_decompress(info);
+    r->progress.progress_monitor = run_progress;
     info->progress = &r->progress;
     enum status s = read_header(r, info, bytes, len);
     if (s) return s;
@@ -235,6 +172,7 @@ static enum status decode_guarded(struct jpeg_run *r, j_decompress_ptr info, str
                             : info->num_components == 3 ? JCS_RGB
                                                         : JCS_CMYK;
     info->do_block_smoothing = FALSE; /* only guesses at what a cut file lacks */
+    img->jpeg_quality = jpeg_quality_of(info);
     if (orientation != 1 || info->out_color_space == JCS_CMYK) {
         r->strip =
             malloc((size_t)info->image_width * (size_t)info->num_components * ORIENT_STRIP_ROWS);
@@ -252,34 +190,11 @@ enum status decode_jpeg(struct image *img, unsigned orientation, const uint8_t *
 {
     struct jpeg_decompress_struct info = { 0 };
     struct jpeg_run r;
-    info.err = run_init(&r, err);
+    info.err = jpeg_run_init(&r, err);
     enum status s = decode_guarded(&r, &info, img, orientation, bytes, len);
     jpeg_destroy_decompress(&info);
     free(r.strip);
     return s;
-}
-
-/* libjpeg's own memory destination loses its buffer on errors: this one writes into the caller's sink. */
-static void sink_grow(j_compress_ptr info)
-{
-    struct jpeg_run *r = (struct jpeg_run *)(void *)info->err;
-    if (!byte_sink_reserve(r->out, SINK_STEP_BYTES)) ERREXIT1(info, JERR_OUT_OF_MEMORY, 0);
-    info->dest->next_output_byte = r->out->data + r->out->len;
-    info->dest->free_in_buffer = r->out->cap - r->out->len;
-}
-
-static boolean sink_full(j_compress_ptr info)
-{
-    struct jpeg_run *r = (struct jpeg_run *)(void *)info->err;
-    r->out->len = r->out->cap; /* the contract of libjpeg: whole, whatever free_in_buffer says */
-    sink_grow(info);
-    return TRUE;
-}
-
-static void sink_end(j_compress_ptr info)
-{
-    struct jpeg_run *r = (struct jpeg_run *)(void *)info->err;
-    r->out->len = r->out->cap - info->dest->free_in_buffer;
 }
 
 /* One row to 8 bits without alpha. 65535 = 257 * 255. */
@@ -303,21 +218,13 @@ static enum status encode_guarded(struct jpeg_run *r, j_compress_ptr info, const
     bool is_direct = img->depth == 8 && img->channels != 2;
     if (setjmp(r->env)) return r->status;
     jpeg_create_compress(info);
-    r->destination = (struct jpeg_destination_mgr){ .init_destination = sink_grow,
-                                                    .empty_output_buffer = sink_full,
-                                                    .term_destination = sink_end };
-    info->dest = &r->destination;
     info->image_width = img->width;
     info->image_height = img->height;
     info->input_components = img->channels <= 2 ? 1 : is_direct ? (int)img->channels : 3;
     info->in_color_space = img->channels <= 2                ? JCS_GRAYSCALE
                            : is_direct && img->channels == 4 ? JCS_EXT_RGBX
                                                              : JCS_RGB;
-    jpeg_set_defaults(info);
-    jpeg_set_quality(info, quality, TRUE);
-    if (quality >= FULL_CHROMA_QUALITY) {
-        info->comp_info[0].h_samp_factor = info->comp_info[0].v_samp_factor = 1;
-    }
+    jpeg_run_encode(r, info, quality);
     if (!is_direct) {
         r->strip = malloc((size_t)img->width * (size_t)info->input_components);
         if (!r->strip) return error_set(r->err, ST_NO_MEMORY_NOW, "no memory for a JPEG's row");
@@ -344,7 +251,7 @@ enum status encode_jpeg(struct byte_sink *out, const struct image *img,
     }
     struct jpeg_compress_struct info = { 0 };
     struct jpeg_run r;
-    info.err = run_init(&r, err);
+    info.err = jpeg_run_init(&r, err);
     r.out = out;
     enum status s =
         encode_guarded(&r, &info, img, opt->jpeg_quality ? opt->jpeg_quality : DEFAULT_QUALITY);

@@ -53,6 +53,12 @@ static json_t *number_value(double v)
     return isfinite(v) ? json_real(v) : json_null();
 }
 
+/* null where a task has no level. */
+static json_t *level_value(double level)
+{
+    return level > 0 ? number_value(level) : json_null();
+}
+
 /* Dumps and drops `v`; NULL in, NULL out. Into memory of our own: where the buffer of jansson 2.14 cannot grow, json_dumps
  * leaves out a key and calls that success. */
 static char *dumped(size_t *len, json_t *v)
@@ -98,9 +104,10 @@ char *message_restored(size_t *len, const struct message_restored *m)
     size_t head_len = 0;
     char *head =
         dumped(&head_len,
-               json_pack("{s:o, s:o, s:o, s:s, s:o, s:i, s:i, s:o, s:o, s:o}", "request_id",
-                         text_value(m->request_id), "model", text_value(m->model), "task",
-                         text_value(m->task), "seed", seed, "h", number_value(m->h), "width",
+               json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:i, s:i, s:o, s:o, s:o}",
+                         "request_id", text_value(m->request_id), "model", text_value(m->model),
+                         "task", text_value(m->task), "seed", seed, "h", number_value(m->h),
+                         "sigma", number_value(m->sigma), "level", level_value(m->level), "width",
                          (int)m->width, "height", (int)m->height, "std_scale",
                          number_value(m->std_scale), "residual_rms", number_value(m->residual_rms),
                          "residual_expected", number_value(m->residual_expected)));
@@ -141,14 +148,22 @@ static json_t *parsed_again(const char *text)
     return text ? json_loads(text, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL) : json_null();
 }
 
+static json_t *range_value(const double range[2])
+{
+    return json_pack("[o, o]", number_value(range[0]), number_value(range[1]));
+}
+
 static json_t *tasks_value(const struct model_info *info)
 {
     json_t *tasks = json_object();
     for (uint32_t i = 0; tasks && i < info->n_tasks; i++) {
         const struct model_task *t = &info->tasks[i];
-        json_t *v =
-            json_pack("{s:o, s:o, s:o}", "sigma", number_value(t->sigma), "h", number_value(t->h),
-                      "label", t->label < 0 ? json_null() : json_integer(t->label));
+        const bool has_level = t->level > 0;
+        json_t *v = json_pack(
+            "{s:o, s:o, s:o, s:o, s:o, s:o}", "sigma", number_value(t->sigma), "sigma_range",
+            range_value(t->sigma_range), "level", level_value(t->level), "level_range",
+            has_level ? range_value(t->level_range) : json_null(), "h", number_value(t->h), "label",
+            t->label < 0 ? json_null() : json_integer(t->label));
         if (json_object_set_new(tasks, t->name, v)) {
             json_decref(tasks);
             tasks = NULL;

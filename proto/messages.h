@@ -25,7 +25,8 @@ struct message_picture {
 struct message_restored {
     const char *request_id, *model, *task;
     uint64_t seed;
-    double h, std_scale, residual_rms, residual_expected;
+    double h, sigma, level; /* level 0: the task has none: null in the answer */
+    double std_scale, residual_rms, residual_expected;
     uint32_t width, height;
     const struct message_picture *images; /* [n_images] */
     size_t n_images;

@@ -26,6 +26,21 @@ static enum status parse_text(json_t **out, const char *key, const char *text, s
     return ST_OK;
 }
 
+/* Written so that a NaN fails. */
+static enum status check_range(const double range[2], double at, double most, const char *key,
+                               const char *task, struct error *err)
+{
+    if (!(range[0] >= 0 && range[1] <= most))
+        return error_set(err, ST_BAD_FILE,
+                         "david.tasks: %s_range = [%g, %g] of %s is outside [0, %g]", key, range[0],
+                         range[1], task, most);
+    if (!(range[0] <= at && at <= range[1]))
+        return error_set(err, ST_BAD_FILE,
+                         "david.tasks: %s_range = [%g, %g] of %s does not hold %s = %g", key,
+                         range[0], range[1], task, key, at);
+    return ST_OK;
+}
+
 static enum status check_task(const struct model_task *t, const struct unet_arch *arch,
                               struct error *err)
 {
@@ -39,16 +54,12 @@ static enum status check_task(const struct model_task *t, const struct unet_arch
     if (!(t->sigma >= 0 && t->sigma <= MAX_SIGMA))
         return error_set(err, ST_BAD_FILE, "david.tasks: sigma = %g of %s is outside [0, %g]",
                          t->sigma, t->name, MAX_SIGMA);
-    if (!(t->sigma_range[0] >= 0 && t->sigma_range[0] <= t->sigma &&
-          t->sigma <= t->sigma_range[1] && t->sigma_range[1] <= MAX_SIGMA))
-        return error_set(err, ST_BAD_FILE,
-                         "david.tasks: sigma_range = [%g, %g] of %s does not hold sigma = %g",
-                         t->sigma_range[0], t->sigma_range[1], t->name, t->sigma);
-    if (!(t->level_range[0] >= 0 && t->level_range[0] <= t->level &&
-          t->level <= t->level_range[1] && t->level_range[1] <= MAX_LEVEL))
-        return error_set(err, ST_BAD_FILE,
-                         "david.tasks: level_range = [%g, %g] of %s does not hold level = %g",
-                         t->level_range[0], t->level_range[1], t->name, t->level);
+    if (!(t->level >= 0 && t->level <= MAX_LEVEL))
+        return error_set(err, ST_BAD_FILE, "david.tasks: level = %g of %s is outside [0, %g]",
+                         t->level, t->name, MAX_LEVEL);
+    enum status s = check_range(t->sigma_range, t->sigma, MAX_SIGMA, "sigma", t->name, err);
+    if (!s) s = check_range(t->level_range, t->level, MAX_LEVEL, "level", t->name, err);
+    if (s) return s;
     if (!(t->h >= 0 && t->h <= MAX_H))
         return error_set(err, ST_BAD_FILE, "david.tasks: h = %g of %s is outside [0, %g]", t->h,
                          t->name, MAX_H);
@@ -119,7 +130,7 @@ static enum status parse_range(double out[2], const json_t *v, const char *task,
 static enum status parse_task(struct model_task *t, const char *name, const json_t *object,
                               struct error *err)
 {
-    static const char *const known[] = { "sigma", "h",     "label",
+    static const char *const known[] = { "sigma",       "h",     "label",
                                          "sigma_range", "level", "level_range" };
     const json_t *label = json_object_get(object, "label");
     const json_t *level = json_object_get(object, "level");
@@ -310,13 +321,14 @@ static char *tasks_text(const struct model_info *m)
             used += (size_t)snprintf(text + used, size - used, ", \"sigma_range\": [%s, %s]", low,
                                      high);
         }
-        if (t->level > 0) {
+        if (t->level_range[1] > 0) { /* which holds the level */
             char level[32];
             print_double(level, t->level);
             print_double(low, t->level_range[0]);
             print_double(high, t->level_range[1]);
-            used += (size_t)snprintf(text + used, size - used,
-                                     ", \"level\": %s, \"level_range\": [%s, %s]", level, low, high);
+            used +=
+                (size_t)snprintf(text + used, size - used,
+                                 ", \"level\": %s, \"level_range\": [%s, %s]", level, low, high);
         }
         text[used++] = '}';
     }
@@ -329,7 +341,8 @@ static char *tile_text(const struct model_info *m)
     char *text = NULL;
     char margin[32] = "";
     if (m->tile_margin) (void)snprintf(margin, sizeof margin, ", \"margin\": %u", m->tile_margin);
-    if (asprintf(&text, "{\"size\": %u, \"overlap\": %u%s}", m->tile_size, m->tile_overlap, margin) < 0)
+    if (asprintf(&text, "{\"size\": %u, \"overlap\": %u%s}", m->tile_size, m->tile_overlap,
+                 margin) < 0)
         return NULL;
     return text;
 }

@@ -23,11 +23,11 @@ struct unet_arch {
     uint32_t num_classes;                 /* of label_emb; 0 unless class_cond */
     bool learn_sigma, class_cond, use_scale_shift_norm, resblock_updown, use_new_attention_order;
     /* Options beyond the published networks (engine/README.md section 9); all off or 1 for those. */
-    uint32_t patch;          /* px a side of the cells that the network sees: 1, 2 or 4 */
-    bool noise_channels;     /* the generator takes h z as three channels of its own */
-    bool linear_output;      /* x_in - std eps without tanh */
-    bool sigma_cond;         /* the network is told sigma */
-    bool level_cond;         /* the network is told the task's level */
+    uint32_t patch;           /* px a side of the cells that the network sees: 1, 2 or 4 */
+    bool noise_channels;      /* the generator takes h z as three channels of its own */
+    bool linear_output;       /* x_in - std eps without tanh */
+    bool sigma_cond;          /* the network is told sigma */
+    bool level_cond;          /* the network is told the task's level */
     bool no_middle_attention; /* the middle block has none */
 };
 
@@ -50,8 +50,10 @@ struct model_task {
     char name[TASK_NAME_MAX];
     double sigma, h; /* sigma in units of [-1,1]; h: perturb_h */
     int32_t label;   /* -1: none */
-    double sigma_range[2]; /* that the model was trained for; both `sigma` where the file names none */
-    double level, level_range[2]; /* of the operator: blur's deviation in px, JPEG quality; 0: it has none */
+    double
+        sigma_range[2]; /* that the model was trained for; both `sigma` where the file names none */
+    double level,
+        level_range[2]; /* of the operator: blur's deviation in px, JPEG quality; 0: it has none */
 };
 
 struct model_info {

@@ -262,8 +262,8 @@ static enum status parse_object(struct unet_arch *out, const json_t *object, str
     a.use_scale_shift_norm = take_bool(&r, "use_scale_shift_norm", true);
     a.resblock_updown = take_bool(&r, "resblock_updown", false);
     a.use_new_attention_order = take_bool(&r, "use_new_attention_order", false);
-    a.num_classes =
-        (uint32_t)take_integer(&r, "num_classes", a.class_cond ? IMAGENET_CLASSES : 0, 0, MAX_CLASSES);
+    a.num_classes = (uint32_t)take_integer(&r, "num_classes", a.class_cond ? IMAGENET_CLASSES : 0,
+                                           0, MAX_CLASSES);
     a.patch = (uint32_t)take_integer(&r, "patch", 1, 1, MAX_PATCH);
     a.noise_channels = take_word(&r, "noise", "added", "channels");
     a.linear_output = take_word(&r, "output", "tanh", "linear");

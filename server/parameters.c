@@ -52,14 +52,41 @@ static enum status set_seed(struct parameters *p, const char *v, struct error *e
     return ST_OK;
 }
 
-static enum status set_h(struct parameters *p, const char *v, struct error *err)
+/* A decimal number, and finite. */
+static bool read_number(double *out, const char *v)
 {
     char *end;
-    double h = strtod(v, &end);
+    const double n = strtod(v, &end);
     bool is_decimal = v[0] != '\0' && strspn(v, "0123456789.eE+-") == strlen(v);
-    if (!is_decimal || *end != '\0' || !isfinite(h) || h < 0 || h > 10)
-        return bad(err, "h", v, "a number from 0 to 10");
+    if (!is_decimal || *end != '\0' || !isfinite(n)) return false;
+    *out = n;
+    return true;
+}
+
+static enum status set_h(struct parameters *p, const char *v, struct error *err)
+{
+    double h;
+    if (!read_number(&h, v) || h < 0 || h > 10) return bad(err, "h", v, "a number from 0 to 10");
     p->h = h;
+    return ST_OK;
+}
+
+/* What a model was trained for is narrower, and the engine's to say. */
+static enum status set_sigma(struct parameters *p, const char *v, struct error *err)
+{
+    double sigma;
+    if (!read_number(&sigma, v) || sigma <= 0 || sigma > 10)
+        return bad(err, "sigma", v, "a number above 0 and up to 10");
+    p->sigma = sigma;
+    return ST_OK;
+}
+
+static enum status set_level(struct parameters *p, const char *v, struct error *err)
+{
+    double level;
+    if (!read_number(&level, v) || level <= 0 || level > 100)
+        return bad(err, "level", v, "a number above 0 and up to 100");
+    p->level = level;
     return ST_OK;
 }
 
@@ -99,6 +126,8 @@ static const struct {
     { "model", set_model },
     { "seed", set_seed },
     { "h", set_h },
+    { "sigma", set_sigma },
+    { "level", set_level },
     { "samples", set_samples },
     { "output", set_output },
     { "deadline_ms", set_deadline },
@@ -124,11 +153,11 @@ enum status parameters_set(struct parameters *p, const char *name, size_t name_l
         return names[i].set(p, text, err);
     }
     bool is_plain = text_is_plain(name, name_len);
-    return error_set(
-        err, ST_BAD_PARAMETER,
-        "there is no parameter '%.*s'; there are task, model, seed, h, samples, output "
-        "and deadline_ms",
-        is_plain ? (int)(name_len < 40 ? name_len : 40) : 1, is_plain ? name : "?");
+    return error_set(err, ST_BAD_PARAMETER,
+                     "there is no parameter '%.*s'; there are task, model, seed, h, sigma, level, "
+                     "samples, output "
+                     "and deadline_ms",
+                     is_plain ? (int)(name_len < 40 ? name_len : 40) : 1, is_plain ? name : "?");
 }
 
 enum status parameters_read_query(struct parameters *p, const char *query, struct error *err)

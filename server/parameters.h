@@ -14,6 +14,7 @@ struct parameters {
     char task[TASK_NAME_MAX], model[65];
     uint64_t seed, deadline_ms; /* deadline_ms 0: none given */
     double h;                   /* < 0: the task's own */
+    double sigma, level;        /* 0: none given */
     uint32_t samples;           /* 0: none given */
     enum output_kind output;
     bool has_task, has_model, has_seed, has_output;

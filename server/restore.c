@@ -117,6 +117,13 @@ static enum status find_model(struct request *r, struct error *err)
                      list);
 }
 
+/* The task asked for, or the only one. */
+static const struct model_task *task_of(const struct request *r)
+{
+    return r->params.task ? model_find_task(r->served->model, r->params.task)
+                          : &model_describe(r->served->model)->tasks[0];
+}
+
 static enum status complete(struct request *r, struct error *err)
 {
     struct parameters *p = &r->parameters;
@@ -126,12 +133,15 @@ static enum status complete(struct request *r, struct error *err)
     r->params = (struct restore_params){ .task = p->has_task ? p->task : NULL,
                                          .seed = p->seed,
                                          .h = p->h,
+                                         .sigma = p->sigma,
+                                         .level = p->level,
                                          .samples = p->samples,
                                          .output = p->output,
                                          .keep_samples = p->output == OUTPUT_ALL };
     uint64_t within = p->deadline_ms ? p->deadline_ms * NS_PER_MS : c->default_deadline;
     r->deadline_ns = within ? r->call->started_ns + within : NO_DEADLINE;
-    return find_model(r, err);
+    s = find_model(r, err);
+    return s ? s : restore_params_check(&r->params, r->served->model, err);
 }
 
 static enum status admit(struct server *s, struct http_call *call, struct error *err)
@@ -236,9 +246,8 @@ static enum status reserve_peak(struct request *r, const struct image_header *h,
                                 bool has_mask, struct error *err)
 {
     const struct config *c = r->server->config;
-    const char *task =
-        r->params.task ? r->params.task : model_describe(r->served->model)->tasks[0].name;
-    uint64_t px = (uint64_t)h->width * h->height, out_px = strcmp(task, "sr4") == 0 ? px * 16 : px;
+    const struct task_shape shape = task_shape(task_of(r)->name);
+    uint64_t px = (uint64_t)h->width * h->height, out_px = px * shape.scale * shape.scale;
     if (px > c->max_pixels)
         return error_set(err, ST_TOO_MANY_PX,
                          "the image is %u x %u px, more than max_pixels = %" PRIu64, h->width,
@@ -250,13 +259,16 @@ static enum status reserve_peak(struct request *r, const struct image_header *h,
                          out_px, c->max_output_pixels);
     uint64_t pictures = r->params.output == OUTPUT_ALL ? r->params.samples + 2u : 1;
     /* A picture without colours has one (and alpha) or gets three; each row of a PNG has a byte before it. */
-    uint64_t channels = h->channels + (strcmp(task, "colorize") == 0 && h->channels < 3 ? 2u : 0u);
-    uint64_t encoded = out_px * channels * (h->depth / 8) + h->height * UINT64_C(4) + 65536;
+    uint64_t channels = h->channels + (shape.gives_colour && h->channels < 3 ? 2u : 0u);
+    uint64_t rows = (uint64_t)h->height * shape.scale;
+    uint64_t encoded = out_px * channels * (h->depth / 8) + rows + 65536;
     uint64_t peak = restoration_peak_bytes(r->served->model, &r->params, h->width, h->height,
                                            h->channels, h->depth, has_mask);
     if (peak ==
         SIZE_MAX) { /* there can be no such restoration; the engine says why, of the size alone */
-        struct image sized = { h->width, h->height, h->channels, h->depth, NULL };
+        struct image sized = {
+            .width = h->width, .height = h->height, .channels = h->channels, .depth = h->depth
+        };
         enum status why =
             restoration_new(&r->restoration, r->served->model, &r->params, &sized, NULL, err);
         return why ? why : error_set(err, ST_NEVER_FITS, "larger than can be counted");
@@ -284,10 +296,8 @@ static enum status decode(struct request *r, struct error *err)
     if (image.len == 0) return error_set(err, ST_UNKNOWN_FORMAT, "there is no image: 0 bytes");
     s = codec_probe(&head, image.at, image.len, err);
     if (!s && mask.at) {
-        const char *task = r->params.task;
-        if (!task || strcmp(task, "inpaint") != 0)
-            return error_set(err, ST_BAD_MASK, "a mask goes with task = inpaint only");
-        s = codec_probe(&mask_head, mask.at, mask.len, err);
+        s = task_check_mask(task_of(r)->name, err);
+        if (!s) s = codec_probe(&mask_head, mask.at, mask.len, err);
         if (!s && (mask_head.width != head.width || mask_head.height != head.height))
             s = error_set(err, ST_BAD_MASK, "the mask is %u x %u px, the image %u x %u",
                           mask_head.width, mask_head.height, head.width, head.height);
@@ -395,6 +405,7 @@ static enum status encode(struct request *r, struct reply *reply, struct error *
     uint64_t from = clock_now_ns();
     const struct restoration_result *f = restoration_facts(r->restoration);
     const struct parameters *p = &r->parameters;
+    const struct model_task *task = task_of(r);
     char model[MODEL_NAME_MAX + 16];
     (void)snprintf(model, sizeof model, "%s@%.12s", r->served->name,
                    model_digest(r->served->model));
@@ -403,10 +414,11 @@ static enum status encode(struct request *r, struct reply *reply, struct error *
         struct message_restored m = {
             .request_id = r->call->request_id,
             .model = model,
-            .task =
-                r->params.task ? r->params.task : model_describe(r->served->model)->tasks[0].name,
+            .task = task->name,
             .seed = p->seed,
             .h = f->h,
+            .sigma = f->sigma,
+            .level = f->level,
             .std_scale = f->std_scale,
             .residual_rms = f->residual_rms,
             .residual_expected = f->sigma,
@@ -425,6 +437,10 @@ static enum status encode(struct request *r, struct reply *reply, struct error *
     reply_header(reply, "David-Model", "%s", model);
     reply_header(reply, "David-Seed", "%" PRIu64, p->seed);
     reply_header(reply, "David-H", "%g", f->h);
+    if (p->sigma > 0 || task->sigma_range[0] < task->sigma_range[1])
+        reply_header(reply, "David-Sigma", "%g", f->sigma);
+    if (p->level > 0 || task->level_range[0] < task->level_range[1])
+        reply_header(reply, "David-Level", "%g", f->level);
     reply_header(reply, "David-Residual-Rms", "%.6g", f->residual_rms);
     reply_header(reply, "David-Residual-Expected", "%g", f->sigma);
     if (p->output == OUTPUT_STD || p->output == OUTPUT_ALL)

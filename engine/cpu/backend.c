@@ -272,11 +272,10 @@ static enum status patch(struct backend *b, const struct tensor *x, const struct
     struct cpu_backend *cpu = (struct cpu_backend *)b;
     const struct tensor *cells = to_cells ? y : x, *pixels = to_cells ? x : y;
     const uint32_t p = cells->h ? pixels->h / cells->h : 0;
-    enum status s =
-        cpu_expect(p > 0 && pixels->h == p * cells->h && pixels->w == p * cells->w &&
-                       cells->c == p * p * pixels->c && x->n == y->n && x->dtype == y->dtype &&
-                       has_dtype(b, x->dtype),
-                   "cells that do not hold their pixels", err);
+    enum status s = cpu_expect(p > 0 && pixels->h == p * cells->h && pixels->w == p * cells->w &&
+                                   cells->c == p * p * pixels->c && x->n == y->n &&
+                                   x->dtype == y->dtype && has_dtype(b, x->dtype),
+                               "cells that do not hold their pixels", err);
     for (uint32_t n = 0; !s && n < y->n; n++) {
         struct patch_job j = { .x = cpu_row(x, n),
                                .y = cpu_row(y, n),

@@ -270,6 +270,38 @@ static enum status downsample(struct backend *b, const struct tensor *x, const s
     return resample(b, x, y, false, err);
 }
 
+/* Of a picture of pixels and one of cells of them. */
+static enum status permute(struct backend *b, const struct tensor *pixels,
+                           const struct tensor *cells, bool to_cells, struct error *err)
+{
+    struct cuda_backend *c = cuda_of(b);
+    const uint32_t p = cells->h ? pixels->h / cells->h : 0;
+    enum status s = gpu_enter(&c->gpu, err);
+    if (!s)
+        s = cuda_expect(p > 0 && pixels->h == p * cells->h && pixels->w == p * cells->w &&
+                            cells->c == p * p * pixels->c && pixels->n == cells->n &&
+                            pixels->dtype == cells->dtype && has_dtype(b, cells->dtype) &&
+                            pixels->data != cells->data,
+                        "cells that do not hold their pixels", err);
+    if (s) return s;
+    return launched(c,
+                    to_cells ? gpu_space_to_depth(pixels, cells, c->gpu.stream)
+                             : gpu_depth_to_space(cells, pixels, c->gpu.stream),
+                    "cells of pixels", err);
+}
+
+static enum status space_to_depth(struct backend *b, const struct tensor *x, const struct tensor *y,
+                                  struct error *err)
+{
+    return permute(b, x, y, true, err);
+}
+
+static enum status depth_to_space(struct backend *b, const struct tensor *x, const struct tensor *y,
+                                  struct error *err)
+{
+    return permute(b, y, x, false, err);
+}
+
 /* x (+ e) into channels first .. of y; nothing where it stands there already. */
 static enum status copy(struct cuda_backend *c, const struct tensor *x, const struct tensor *e,
                         const struct tensor *y, uint32_t first, struct error *err)
@@ -349,6 +381,16 @@ static enum status sampler_in(struct backend *b, const float *y_in, const float 
                         "the sampler", err);
 }
 
+static enum status sampler_join(struct backend *b, const float *y_in, const float *z, float hz,
+                                float *x, size_t pixels, struct error *err)
+{
+    struct cuda_backend *c = cuda_of(b);
+    enum status s = gpu_enter(&c->gpu, err);
+    return s ? s
+             : launched(c, gpu_sampler_join(y_in, z, NULL, hz, x, 1, pixels, c->gpu.stream),
+                        "the sampler", err);
+}
+
 static enum status sampler_out(struct backend *b, const struct tensor *x, const struct tensor *eps,
                                float std, bool linear, const struct tensor *x0, struct error *err)
 {
@@ -359,8 +401,9 @@ static enum status sampler_out(struct backend *b, const struct tensor *x, const 
                             x->w == eps->w && x->n == eps->n && same_shape(x, x0) &&
                             x->dtype == DT_F32 && x0->dtype == DT_F32,
                         "the sampler's pictures do not fit", err);
-    if (!s && linear) s = error_set(err, ST_UNSUPPORTED, "a linear output");
-    return s ? s : launched(c, gpu_sampler_out(x, eps, std, x0, c->gpu.stream), "the sampler", err);
+    return s ? s
+             : launched(c, gpu_sampler_out(x, eps, std, linear, x0, c->gpu.stream), "the sampler",
+                        err);
 }
 
 /* ---- birth and death ---- */
@@ -418,6 +461,8 @@ static const struct backend_ops cuda_ops = {
     .norm_resamples = true,
     .upsample = upsample,
     .downsample = downsample,
+    .space_to_depth = space_to_depth,
+    .depth_to_space = depth_to_space,
     .concat = concat,
     .add_channel = add_channel,
     .timestep = timestep,
@@ -427,6 +472,7 @@ static const struct backend_ops cuda_ops = {
     .cast = cast,
     .normals = normals,
     .sampler_in = sampler_in,
+    .sampler_join = sampler_join,
     .sampler_out = sampler_out,
     .pictures = &cuda_pictures,
 };
@@ -457,7 +503,7 @@ static enum status make(struct cuda_backend *c, const struct plugin_options *o, 
         selector.ctx = c->timer;
     }
     if (!s) s = dnn_cache_new(&c->plans, &selector, err);
-    if (!s) s = gpu_alloc(&c->gpu, (size_t)3 * MAX_PASS_ROWS * 4, &c->values, err);
+    if (!s) s = gpu_alloc(&c->gpu, (size_t)VALUE_ARRAYS * MAX_PASS_ROWS * 4, &c->values, err);
     if (!s) s = has_kernels(c, err);
     return s ? s : cuda_lanes_init(c, err);
 }

@@ -1,8 +1,9 @@
 /* inside.h - what the files of the CUDA back end share.
  *
  * A pass is a few hundred kernels, the same ones on the same memory each time, so it is recorded the second time it is run and replayed from
- * then on; the first time is for what cuDNN and CUDA load late. While a pass is open, `set`, `t` and `label` are the pass's own
- * arrays, which lie at fixed places on the device and are sent before every replay. */
+ * then on; the first time is for what cuDNN and CUDA load late. While a pass is open, its sets,
+ * labels and scalars are the pass's own arrays, which lie at fixed places on the device and are sent
+ * before every replay. */
 #ifndef DAVID_CUDA_INSIDE_H
 #define DAVID_CUDA_INSIDE_H
 
@@ -27,6 +28,9 @@ struct record {
 
 enum recording { PASS_NONE, PASS_RUNNING, PASS_RECORDED };
 
+/* Arrays of a pass's values; one of each enum scalar. */
+enum { VALUE_SETS, VALUE_LABELS, VALUE_SCALARS, VALUE_ARRAYS = VALUE_SCALARS + SCALARS };
+
 struct cuda_backend {
     struct backend base;
     struct gpu gpu;
@@ -41,7 +45,7 @@ struct cuda_backend {
     enum recording recording;
     struct pass pass;
     struct record *record, *records;
-    void *values; /* device: [3][MAX_PASS_ROWS] of four bytes: set, t, label */
+    void *values; /* device: [VALUE_ARRAYS][MAX_PASS_ROWS] of four bytes */
     /* copies beside computing */
     cudaStream_t in, out;
     struct lane lanes[MAX_LANES];

@@ -46,6 +46,12 @@ int gpu_upsample(const struct tensor *x, const struct tensor *y, void *stream);
 /* y: [n][h][w][c] = mean of 2 x 2 of x: [n][2h][2w][c]; one dtype. */
 int gpu_downsample(const struct tensor *x, const struct tensor *y, void *stream);
 
+/* Cells of p x p pixels become channels, p the ratio of the sides: x: [n][p h][p w][c],
+ * y: [n][h][w][p p c], channel (dy p + dx) c + k of a cell is channel k of its pixel (dy, dx). And
+ * back. One dtype; bits are moved as they are. x is not y. */
+int gpu_space_to_depth(const struct tensor *x, const struct tensor *y, void *stream);
+int gpu_depth_to_space(const struct tensor *x, const struct tensor *y, void *stream);
+
 /* y[first + k] = x[k] (+ add[k]) for k < x.c, 0 for the next `zeros` channels of y; converts between any two dtypes. Concat, cast, padding and the
  * sum with an embedding are all this. Same n, h, w; x may be y where the dtypes and ld are the same and first = 0. */
 struct gpu_copy {
@@ -116,8 +122,13 @@ int gpu_normals(const struct gpu_normals *a, void *stream);
 /* x = y_in + hz z; [n][count] each; hz: rows[n].hz, or `hz` for all where rows is NULL. x may be y_in or z. */
 int gpu_sampler_in(const float *y_in, const float *z, const struct gpu_row *rows, float hz,
                    float *x, uint32_t n, size_t count, void *stream);
-/* x0 = tanh(x - std eps); x, x0: [n][h][w][3] F32, eps: [n][h][w][>= 3] any dtype; x0 may be x. */
-int gpu_sampler_out(const struct tensor *x, const struct tensor *eps, float std,
+/* The noise beside y_in: x: [n][pixels][6], three of y_in and then three of hz z;
+ * y_in, z: [n][pixels][3]; hz as above. */
+int gpu_sampler_join(const float *y_in, const float *z, const struct gpu_row *rows, float hz,
+                     float *x, uint32_t n, size_t pixels, void *stream);
+/* x0 = tanh(x - std eps), or x - std eps clamped to [-1, 1], where a NaN stays one; x, x0:
+ * [n][h][w][3] F32 (ld), eps: [n][h][w][>= 3] any dtype; x0 may be x. */
+int gpu_sampler_out(const struct tensor *x, const struct tensor *eps, float std, bool linear,
                     const struct tensor *x0, void *stream);
 
 /* ---- pictures on the device (engine/graph/pictures.h): same arithmetic and the same bytes as engine/davi on the host ---- */
@@ -131,6 +142,11 @@ int gpu_mean(const struct finished *f, float *x, void *stream);
 int gpu_round(const struct finished *f, uint32_t depth, void *pixels, void *stream);
 /* pixels may be NULL: only the largest is wanted. 128-bit integers as on the host. */
 int gpu_deviation(const struct finished *f, double *largest, uint8_t *pixels, void *stream);
+/* Bits of enum operator_kind: those that it has. */
+enum {
+    GPU_OPERATORS = 1 << OPERATOR_BLUR | 1 << OPERATOR_POOL4 | 1 << OPERATOR_POOL2 |
+                    1 << OPERATOR_MASK | 1 << OPERATOR_IDENTITY | 1 << OPERATOR_GRAY
+};
 int gpu_operator(const struct operator_args *a, void *stream);
 size_t gpu_residual_scratch(size_t px); /* host only; doubles */
 int gpu_residual(const struct residual_args *a, void *stream);

@@ -3,8 +3,6 @@
 
 #include "engine/cuda/inside.h"
 
-enum { VALUE_SETS, VALUE_TIMES, VALUE_LABELS };
-
 uint32_t cuda_pass_rows(struct backend *b, uint32_t rows)
 {
     const struct cuda_backend *c = cuda_of(b);
@@ -19,15 +17,25 @@ static char *values_at(const struct cuda_backend *c, int which)
     return (char *)c->values + (size_t)which * MAX_PASS_ROWS * 4;
 }
 
+/* Where they are on the host; NULL: the pass has none. */
+static void arrays_of(const struct pass *p, const void *all[VALUE_ARRAYS])
+{
+    all[VALUE_SETS] = p->set;
+    all[VALUE_LABELS] = p->label;
+    for (int i = 0; i < SCALARS; i++)
+        all[VALUE_SCALARS + i] = p->scalar[i];
+}
+
 enum status cuda_values(struct cuda_backend *c, const void *host, uint32_t n, const void **device,
                         struct error *err)
 {
     *device = NULL;
     if (!host) return ST_OK;
     if (c->recording != PASS_NONE) {
-        if (host == c->pass.set) *device = values_at(c, VALUE_SETS);
-        if (host == c->pass.scalar[SCALAR_TIME]) *device = values_at(c, VALUE_TIMES);
-        if (host == c->pass.label) *device = values_at(c, VALUE_LABELS);
+        const void *all[VALUE_ARRAYS];
+        arrays_of(&c->pass, all);
+        for (int i = 0; i < VALUE_ARRAYS; i++)
+            if (host == all[i]) *device = values_at(c, i);
         if (*device) return ST_OK;
         if (c->recording == PASS_RECORDED)
             return error_set(err, ST_INTERNAL, "values that are not the pass's own");
@@ -37,11 +45,10 @@ enum status cuda_values(struct cuda_backend *c, const void *host, uint32_t n, co
 
 static enum status send_values(struct cuda_backend *c, const struct pass *p, struct error *err)
 {
-    const void *const all[] = {
-        [VALUE_SETS] = p->set, [VALUE_TIMES] = p->scalar[SCALAR_TIME], [VALUE_LABELS] = p->label
-    };
+    const void *all[VALUE_ARRAYS];
+    arrays_of(p, all);
     enum status s = ST_OK;
-    for (int i = 0; !s && i < 3; i++)
+    for (int i = 0; !s && i < VALUE_ARRAYS; i++)
         if (all[i])
             s = gpu_send_values(&c->gpu, all[i], (size_t)p->rows * 4, values_at(c, i), NULL, err);
     return s;

@@ -72,6 +72,7 @@ static enum status residual(struct backend *b, const struct residual_args *a, st
 }
 
 const struct picture_ops cuda_pictures = {
+    .operators = GPU_OPERATORS,
     .room = room,
     .clear = clear,
     .cut = cut,

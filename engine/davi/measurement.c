@@ -44,32 +44,36 @@ static void add_noise(float *y, struct extent m, double sigma, uint64_t seed)
             }
 }
 
-enum status measurement_make(struct measurement *out, const char *task, double sigma, uint64_t seed,
-                             const struct image *img, const struct image *mask, struct error *err)
+enum status measurement_make(struct measurement *out, const char *task, double sigma, double level,
+                             uint64_t seed, const struct image *img, const struct image *mask,
+                             struct error *err)
 {
     const struct task_desc *t = task_find(task);
     if (!t) return error_set(err, ST_UNKNOWN_TASK, "there is no task \"%.32s\"", task);
+    const struct operator_traits *op = operator_of(t->op);
+    const uint32_t most = op->most_side ? op->most_side : RESTORE_MAX_SIDE;
     if (sigma < 0) sigma = t->sigma;
+    if (level == 0) level = t->level;
     if (!isfinite(sigma) || sigma > 10)
         return error_set(err, ST_BAD_PARAMETER, "sigma = %g is not in 0..10", sigma);
     if (img->width < RESTORE_MIN_SIDE || img->height < RESTORE_MIN_SIDE)
         return error_set(err, ST_TOO_FEW_PX, "the image is %u x %u px; at least %d x %d are needed",
                          img->width, img->height, RESTORE_MIN_SIDE, RESTORE_MIN_SIDE);
-    if (img->width > RESTORE_MAX_SIDE || img->height > RESTORE_MAX_SIDE)
-        return error_set(err, ST_TOO_MANY_PX, "the image is %u x %u px; a side has at most %d px",
-                         img->width, img->height, RESTORE_MAX_SIDE);
-    if (mask && t->op != OPERATOR_MASK)
-        return error_set(err, ST_BAD_MASK, "task %s takes no mask", t->name);
+    if (img->width > most || img->height > most)
+        return error_set(err, ST_TOO_MANY_PX, "the image is %u x %u px; a side has at most %u px",
+                         img->width, img->height, most);
+    enum status s = task_check_level(t, level, err);
+    if (!s && mask) s = task_check_mask(t->name, err);
+    if (s) return s;
 
     struct degraded d = { .img = img, .x = { img->width, img->height, img->channels < 3 ? 1 : 3 } };
     struct extent m = operator_extent(t->op, d.x);
     d.y_row = (size_t)m.w * m.c;
     uint8_t *kept = NULL;
     float *scratch = malloc(operator_scratch_floats(t->op, d.x) * sizeof *scratch);
-    enum status s = ST_OK;
     d.y = malloc(d.y_row * m.h * sizeof *d.y);
-    if (t->op == OPERATOR_MASK) kept = malloc((size_t)img->width * img->height);
-    if (!d.y || !scratch || (t->op == OPERATOR_MASK && !kept)) {
+    if (op->needs_mask) kept = malloc((size_t)img->width * img->height);
+    if (!d.y || !scratch || (op->needs_mask && !kept)) {
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a measurement of %u x %u px", m.w, m.h);
         goto done;
     }
@@ -77,8 +81,10 @@ enum status measurement_make(struct measurement *out, const char *task, double s
         s = hole_read(kept, img, mask, t->name, err);
         if (s) goto done;
     }
-    operator_rows(t->op, d.x, kept, (struct row_source){ image_row, &d },
-                  (struct row_sink){ keep_row, &d }, scratch);
+    const struct operation a = { .op = t->op, .level = level, .x = d.x, .kept = kept };
+    s = operator_rows(&a, (struct row_source){ image_row, &d }, (struct row_sink){ keep_row, &d },
+                      scratch, err);
+    if (s) goto done;
     add_noise(d.y, m, sigma, seed);
     *out = (struct measurement){ .y = d.y, .width = m.w, .height = m.h, .channels = m.c };
     d.y = NULL;

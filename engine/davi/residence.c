@@ -34,10 +34,10 @@ static struct returned lay_out_returned(const struct restoration *r)
     return l;
 }
 
-/* Where A leaves what is measured as it is, and nothing else is compared: the residual is the picture's own. */
+/* Nothing but what A leaves as it is is compared: the residual is the picture's own. */
 static bool is_compared_itself(const struct restoration *r)
 {
-    return r->s.task->op == OPERATOR_IDENTITY || r->s.task->op == OPERATOR_MASK;
+    return r->op->keeps_values;
 }
 
 static struct extent measured_extent(const struct restoration *r)
@@ -68,9 +68,7 @@ static size_t lay_out_resident(struct resident *d, const struct restoration *r, 
     d->ax =
         (float *)(void *)(base +
                           reserve(&n, is_compared_itself(r) ? 0 : measured * m.c * sizeof(float)));
-    d->scratch =
-        (float *)(void *)(base +
-                          reserve(&n, r->s.task->op == OPERATOR_BLUR ? values * sizeof(float) : 0));
+    d->scratch = (float *)(void *)(base + reserve(&n, r->taps ? values * sizeof(float) : 0));
     d->partial =
         (double *)(void *)(base +
                            reserve(&n, d->home->backend->ops->pictures->residual_scratch(measured) *
@@ -86,6 +84,7 @@ bool residence_settle(struct residence *h, struct restoration *r)
 {
     struct resident d = { .home = h, .tiles_left = r->n_tiles };
     size_t on_device, on_host;
+    if (!(h->backend->ops->pictures->operators & 1u << r->s.task->op)) return false;
     const size_t bytes = lay_out_resident(&d, r, h->device);
     pthread_mutex_lock(&h->lock);
     bool fits = spans_take(&h->device_spans, bytes, &on_device);
@@ -130,7 +129,7 @@ static struct measured measured_of(const struct restoration *r)
                               .channels = r->shape.in.c,
                               .depth = r->s.img ? r->s.img->depth : 32,
                               .y_channels = r->y_channels,
-                              .op = r->s.task->op,
+                              .scale = r->op->scale,
                               .kept = r->kept ? in_tables(r, r->kept) : NULL,
                               .seed = r->s.seed,
                               .sigma = (float)r->s.sigma };
@@ -210,7 +209,7 @@ static enum status finish(struct restoration *r, uint32_t lane, struct error *er
                                      .h = r->shape.out.h,
                                      .c = r->shape.out.c,
                                      .kept = r->kept ? in_tables(r, r->kept) : NULL,
-                                     .taps = d->home->taps,
+                                     .taps = r->taps ? in_tables(r, r->taps) : NULL,
                                      .x = d->mean,
                                      .y = d->ax,
                                      .scratch = d->scratch };
@@ -304,7 +303,6 @@ void residence_close(struct residence *h)
     if (!h) return;
     const struct backend_ops *ops = h->backend->ops;
     ops->free(h->backend, h->device);
-    ops->free(h->backend, h->taps);
     ops->free(h->backend, h->bad[0]);
     ops->host_free(h->backend, h->host);
     ops->host_free(h->backend, h->host_bad[0]);
@@ -316,24 +314,23 @@ static enum status take_memory(struct residence *h, struct error *err)
 {
     struct backend *b = h->backend;
     const struct backend_ops *ops = b->ops;
-    const size_t taps = BLUR_TAPS * sizeof(float), flags = h->rows * sizeof(uint32_t);
-    void *device = NULL, *host = NULL, *kernel = NULL, *bad = NULL, *host_bad = NULL;
+    const size_t flags = h->rows * sizeof(uint32_t);
+    void *device = NULL, *host = NULL, *bad = NULL, *host_bad = NULL;
     enum status s = ops->alloc(b, h->device_spans.bytes, &device, err);
-    if (!s) s = ops->alloc(b, taps, &kernel, err);
     if (!s) s = ops->alloc(b, SAMPLER_LANES * flags, &bad, err);
     if (!s) s = ops->host_alloc(b, h->host_spans.bytes, &host, err);
     if (!s) s = ops->host_alloc(b, SAMPLER_LANES * flags, &host_bad, err);
     h->device = device;
     h->host = host;
-    h->taps = kernel;
     for (uint32_t i = 0; i < SAMPLER_LANES; i++) {
         h->bad[i] = bad ? (uint32_t *)bad + (size_t)i * h->rows : NULL;
         h->host_bad[i] = host_bad ? (uint32_t *)host_bad + (size_t)i * h->rows : NULL;
     }
-    return s ? s : ops->copy_in(b, h->taps, blur_kernel(), taps, err);
+    return s;
 }
 
-/* One restoration of every task and depth by a network that returns its input. tile: memory of the back end. */
+/* One restoration of every task and depth by a network that returns its input; nothing of tasks
+ * that stay on the host. tile: memory of the back end. */
 static enum status restore_once(struct residence *h, enum task_id task, const struct image *img,
                                 const struct image *mask, float *tile, struct error *err)
 {
@@ -346,8 +343,9 @@ static enum status restore_once(struct residence *h, enum task_id task, const st
                                              .overlap = 1,
                                              .rows_in_flight = 1,
                                              .img = img,
-                                             .mask = task_table[task].op == OPERATOR_MASK ? mask
-                                                                                          : NULL };
+                                             .mask = operator_of(task_table[task].op)->needs_mask
+                                                         ? mask
+                                                         : NULL };
     enum status s = restoration_make(&r, &setup, err);
     if (s) return s;
     restoration_settle(r, h, true);

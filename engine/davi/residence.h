@@ -21,7 +21,6 @@ struct residence {
     pthread_mutex_t lock;
     struct spans device_spans, host_spans; /* under the lock */
     char *device, *host;
-    float *taps; /* of the blur; [BLUR_TAPS] */
     /* Of each lane's rows: whether one is not finite. [rows] */
     uint32_t *bad[SAMPLER_LANES], *host_bad[SAMPLER_LANES];
 };
@@ -52,7 +51,8 @@ enum status residence_open(struct residence **out, struct backend *b, uint32_t r
                            struct error *err);
 void residence_close(struct residence *h); /* takes NULL; nobody lives there any more */
 
-/* Takes room for `r`, which has none of its rows in an engine. False: there is too little. */
+/* Takes room for `r`, which has none of its rows in an engine. False: there is too little, or the
+ * back end lacks the operator. */
 bool residence_settle(struct residence *h, struct restoration *r);
 void residence_leave(struct restoration *r); /* also where it does not live anywhere */
 

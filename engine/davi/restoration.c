@@ -14,21 +14,23 @@ enum status restoration_shape_of(struct restoration_shape *out, const struct tas
                                  uint32_t width, uint32_t height, uint32_t channels, uint32_t depth,
                                  struct error *err)
 {
-    const uint32_t grow = task->op == OPERATOR_POOL4 ? 4 : 1;
+    const struct operator_traits *op = operator_of(task->op);
+    const uint32_t grow = op->scale;
+    const uint32_t most = op->most_side ? op->most_side : RESTORE_MAX_SIDE;
     if (width < RESTORE_MIN_SIDE || height < RESTORE_MIN_SIDE)
         return error_set(err, ST_TOO_FEW_PX, "the image is %u x %u px; at least %d x %d are needed",
                          width, height, RESTORE_MIN_SIDE, RESTORE_MIN_SIDE);
-    if (width > RESTORE_MAX_SIDE / grow || height > RESTORE_MAX_SIDE / grow)
+    if (width > most / grow || height > most / grow)
         return error_set(err, ST_TOO_MANY_PX,
                          "the image is %u x %u px; for task %s a side has at most %u px", width,
-                         height, task->name, RESTORE_MAX_SIDE / grow);
-    bool is_gray = channels < 3 && task->op != OPERATOR_GRAY;
+                         height, task->name, most / grow);
+    bool is_gray = channels < 3 && !op->is_gray;
     *out = (struct restoration_shape){
         .in = { width, height, channels },
         .out = { grow * width, grow * height, is_gray ? 1 : 3 },
         .depth = depth == 16 ? 16 : 8,
         .float_y = depth == 32,
-        .has_alpha = channels % 2 == 0 && task->op != OPERATOR_MASK,
+        .has_alpha = channels % 2 == 0 && !op->needs_mask,
     };
     return ST_OK;
 }
@@ -41,7 +43,7 @@ static struct extent tiled(const struct restoration_setup *s, const struct resto
 
 /* Offsets into the one block of memory. */
 struct layout {
-    size_t slots, tiles_x, tiles_y, kept, accs, sum, sum2, pictures, scratch, total;
+    size_t slots, tiles_x, tiles_y, kept, taps, accs, sum, sum2, pictures, scratch, total;
     uint32_t n_slots;
     bool has_sum, has_sum2, has_pictures;
     bool overflows;
@@ -59,6 +61,7 @@ static size_t reserve(struct layout *l, size_t count, size_t size)
 static struct layout lay_out(const struct restoration_setup *s, const struct restoration_shape *h)
 {
     struct layout l = { 0 };
+    const struct operator_traits *op = operator_of(s->task->op);
     const size_t values = (size_t)h->out.w * h->out.h * h->out.c; /* at most 3 * 2^36 */
     const struct extent all = tiled(s, h);
     uint64_t tiles = (uint64_t)tile_axis_count(all.w, s->tile, s->overlap, s->shift_x) *
@@ -77,7 +80,8 @@ static struct layout lay_out(const struct restoration_setup *s, const struct res
     /* what the tiles need: one stretch, so that it can be copied as one (residence.h) */
     l.tiles_x = reserve(&l, tile_axis_bytes(all.w, s->tile, s->overlap, s->shift_x), 1);
     l.tiles_y = reserve(&l, tile_axis_bytes(all.h, s->tile, s->overlap, s->shift_y), 1);
-    l.kept = reserve(&l, s->task->op == OPERATOR_MASK ? (size_t)h->in.w * h->in.h : 0, 1);
+    l.kept = reserve(&l, op->needs_mask ? (size_t)h->in.w * h->in.h : 0, 1);
+    l.taps = reserve(&l, op->taps ? BLUR_TAPS : 0, sizeof(float));
     l.accs = reserve(&l, l.n_slots, values * sizeof(int64_t));
     l.sum = reserve(&l, l.has_sum ? values : 0, sizeof(int64_t));
     l.sum2 = reserve(&l, l.has_sum2 ? values : 0, sizeof(int64_t));
@@ -138,9 +142,10 @@ enum status restoration_make(struct restoration **out, const struct restoration_
                              : restoration_shape_of(&shape, s->task, s->y->width, s->y->height,
                                                     s->y->channels, 32, err);
     if (status) return status;
-    if (s->mask && s->task->op != OPERATOR_MASK)
-        return error_set(err, ST_BAD_MASK, "task %s takes no mask", s->task->name);
+    if (s->mask) status = task_check_mask(s->task->name, err);
+    if (status) return status;
 
+    const struct operator_traits *op = operator_of(s->task->op);
     struct layout l = lay_out(s, &shape);
     char *block = l.overflows ? NULL : calloc(1, l.total);
     if (!block)
@@ -148,8 +153,10 @@ enum status restoration_make(struct restoration **out, const struct restoration_
                          shape.out.w, shape.out.h);
     struct restoration *r = (struct restoration *)(void *)block;
     r->s = *s;
+    if (s->level == 0) r->s.level = s->task->level;
+    r->op = op;
     r->shape = shape;
-    r->y_channels = s->task->op == OPERATOR_GRAY ? 1 : shape.out.c;
+    r->y_channels = op->is_gray ? 1 : shape.out.c;
     r->tables = block + l.tiles_x;
     r->tables_bytes = l.accs - l.tiles_x;
     const struct extent all = tiled(s, &shape);
@@ -167,7 +174,12 @@ enum status restoration_make(struct restoration **out, const struct restoration_
     r->scratch = (float *)(void *)(block + l.scratch);
     for (int i = 0; i < 256; i++)
         r->level[i] = (float)(i / 127.5 - 1);
-    if (s->task->op == OPERATOR_MASK) {
+    if (op->taps) {
+        float *taps = (float *)(void *)(block + l.taps);
+        op->taps(r->s.level, taps);
+        r->taps = taps;
+    }
+    if (op->needs_mask) {
         uint8_t *kept = (uint8_t *)block + l.kept;
         /* a measurement of floats has no alpha: only its size is looked at */
         struct image sized = { .width = shape.in.w, .height = shape.in.h };
@@ -223,7 +235,7 @@ static void measured_at(const struct restoration *r, uint32_t x, uint32_t y, flo
     uint32_t colors = channels < 3 ? 1 : 3;
     for (uint32_t c = 0; c < colors; c++)
         rgb[c] = r->shape.float_y ? r->s.y->y[at + c] : level_of(r, at + c);
-    if (colors == 3 && r->y_channels == 1) /* colorize, given as RGB */
+    if (colors == 3 && r->y_channels == 1) /* a gray measurement, given as RGB */
         rgb[0] = 0.3333f * rgb[0] + 0.3334f * rgb[1] + 0.3333f * rgb[2];
     for (uint32_t c = 0; c < r->y_channels; c++)
         v[c] = rgb[c];
@@ -259,11 +271,11 @@ static void noise_at(const struct restoration *r, struct hole_noise *h, uint32_t
 static void input_at(const struct restoration *r, struct hole_noise *h, uint32_t x, uint32_t y,
                      float *v)
 {
-    if (r->s.task->op == OPERATOR_POOL4) {
+    if (r->op->scale > 1) {
         uint32_t xs[2], ys[2];
         float wx, wy, corner[2][2][3];
-        resize4_at(x, r->shape.in.w, &xs[0], &xs[1], &wx);
-        resize4_at(y, r->shape.in.h, &ys[0], &ys[1], &wy);
+        resize_at(r->op->scale, x, r->shape.in.w, &xs[0], &xs[1], &wx);
+        resize_at(r->op->scale, y, r->shape.in.h, &ys[0], &ys[1], &wy);
         for (int i = 0; i < 2; i++)
             for (int j = 0; j < 2; j++)
                 measured_at(r, xs[j], ys[i], corner[i][j]);
@@ -335,9 +347,9 @@ static void blend(const struct restoration *r, int64_t *acc, uint64_t row, const
     const uint16_t *wy = r->tiles.y.weight + (tile_index / r->tiles.x.count) * tile;
     for (uint32_t y = down.first; y < down.end; y++) {
         const uint32_t row_of_picture = at.y0 + y - r->s.margin;
-        int64_t *dst = acc + ((size_t)row_of_picture * r->shape.out.w + at.x0 + across.first -
-                              r->s.margin) *
-                                 colors;
+        int64_t *dst =
+            acc +
+            ((size_t)row_of_picture * r->shape.out.w + at.x0 + across.first - r->s.margin) * colors;
         for (uint32_t x = across.first; x < across.end; x++, dst += colors) {
             const float *v = x0 + ((size_t)y * tile + x) * 3;
             int64_t weight = (int64_t)wy[y] * wx[x];
@@ -430,10 +442,9 @@ void restoration_fail(struct restoration *r, enum status why)
 void restoration_settle(struct restoration *r, struct residence *h, bool is_whole)
 {
     pthread_mutex_lock(&r->lock);
-    if (r->home == HOME_OPEN)
-        /* Back ends cut and blend pictures without a margin. */
-        r->home = h && is_whole && !r->s.margin && residence_settle(h, r) ? HOME_RESIDENCE
-                                                                          : HOME_HOST;
+    if (r->home == HOME_OPEN) /* Back ends cut and blend pictures without a margin. */
+        r->home =
+            h && is_whole && !r->s.margin && residence_settle(h, r) ? HOME_RESIDENCE : HOME_HOST;
     pthread_mutex_unlock(&r->lock);
 }
 

@@ -23,7 +23,9 @@ enum {
 
 struct restoration_setup {
     const struct task_desc *task;
-    double sigma, level, h; /* of the hole's noise and of the result; of the operator; as used */
+    double sigma; /* of the hole's noise and of the result */
+    double level; /* of the operator; 0: the task's own */
+    double h;
     uint32_t program_set; /* of the model's folded constants */
     uint64_t seed;
     uint32_t samples;
@@ -61,12 +63,14 @@ enum home { HOME_OPEN, HOME_HOST, HOME_RESIDENCE };
 
 struct restoration {
     struct restoration_setup s;
+    const struct operator_traits *op; /* the task's */
     struct restoration_shape shape;
     uint32_t y_channels; /* of the measurement: 1 or 3 */
     struct tiles tiles;
     uint64_t n_tiles;
-    const uint8_t *kept; /* [in.h][in.w] nonzero where measured; inpaint only */
-    const char *tables;  /* the tiles' weights and `kept`, one stretch of the block */
+    const uint8_t *kept; /* [in.h][in.w] nonzero where measured; NULL where there is no hole */
+    const float *taps;   /* [BLUR_TAPS] of the operator; NULL where it has none */
+    const char *tables;  /* the tiles' weights, `kept` and `taps`, one stretch of the block */
     size_t tables_bytes;
     float level[256]; /* of an 8-bit sample, in [-1,1] */
     /* Of whoever begins rows; the members below are unused where it does not live on the host. */

@@ -81,15 +81,21 @@ static double root_mean(double sum, double count)
     return count > 0 ? sqrt(sum / count) : 0;
 }
 
-static double residual_rms(const struct restoration *r)
+static enum status find_residual(double *rms, const struct restoration *r)
 {
-    if (restoration_is_resident(r))
-        return root_mean(residence_number(r, RESIDUAL_SUM), residence_number(r, RESIDUAL_COUNT));
+    if (restoration_is_resident(r)) {
+        *rms = root_mean(residence_number(r, RESIDUAL_SUM), residence_number(r, RESIDUAL_COUNT));
+        return ST_OK;
+    }
     const size_t room = operator_scratch_floats(r->s.task->op, r->shape.out);
+    const struct operation a = {
+        .op = r->s.task->op, .level = r->s.level, .x = r->shape.out, .kept = r->kept
+    };
     struct residual s = { .r = r, .measured = r->scratch + room };
-    operator_rows(r->s.task->op, r->shape.out, r->kept, (struct row_source){ restored_row, &s },
-                  (struct row_sink){ compare_row, &s }, r->scratch);
-    return root_mean(s.sum, (double)s.count);
+    enum status status = operator_rows(&a, (struct row_source){ restored_row, &s },
+                                       (struct row_sink){ compare_row, &s }, r->scratch, NULL);
+    if (!status) *rms = root_mean(s.sum, (double)s.count);
+    return status;
 }
 
 static double std_largest(const struct restoration *r)
@@ -108,11 +114,14 @@ const struct restoration_result *restoration_facts(struct restoration *r)
 {
     pthread_mutex_lock(&r->lock);
     if (!r->has_result) {
+        double rms = NAN;
+        if (!r->failure) r->failure = find_residual(&rms, r);
         r->result = (struct restoration_result){ .width = r->shape.out.w,
                                                  .height = r->shape.out.h,
                                                  .h = r->s.h,
                                                  .sigma = r->s.sigma,
-                                                 .residual_rms = r->failure ? NAN : residual_rms(r),
+                                                 .level = r->s.level,
+                                                 .residual_rms = rms,
                                                  .std_scale = r->failure ? NAN : std_largest(r) };
         r->has_result = true;
     }
@@ -133,11 +142,11 @@ static uint32_t alpha_at(const struct image *img, uint32_t x, uint32_t y)
 static uint32_t alpha_of(const struct restoration *r, uint32_t x, uint32_t y)
 {
     const struct image *img = r->s.img;
-    if (r->s.task->op != OPERATOR_POOL4) return alpha_at(img, x, y);
+    if (r->op->scale == 1) return alpha_at(img, x, y);
     uint32_t xs[2], ys[2];
     float wx, wy;
-    resize4_at(x, img->width, &xs[0], &xs[1], &wx);
-    resize4_at(y, img->height, &ys[0], &ys[1], &wy);
+    resize_at(r->op->scale, x, img->width, &xs[0], &xs[1], &wx);
+    resize_at(r->op->scale, y, img->height, &ys[0], &ys[1], &wy);
     double top =
         (1 - (double)wx) * alpha_at(img, xs[0], ys[0]) + (double)wx * alpha_at(img, xs[1], ys[0]);
     double bottom =

@@ -17,13 +17,13 @@ struct sampler {
     struct backend *backend;
     struct program *program; /* folded, three output channels */
     struct sampler_constants constants;
-    uint32_t channels; /* of x_t: 3, or 6 with the noise beside */
-    bool linear;       /* clamped, not tanh */
+    uint32_t channels;    /* of x_t: 3, or 6 with the noise beside */
+    bool linear;          /* clamped, not tanh */
     uint32_t tile, rows;  /* px; rows of one pass */
     uint32_t lanes, lane; /* batches in flight, at most; whose the next rows are */
     float *y_in[SAMPLER_LANES], *z, *x_t,
-        *eps;      /* [rows][tile][tile][3], x_t [channels], memory of the back end; x0 replaces y_in */
-    double *h;     /* [rows] host */
+        *eps;  /* [rows][tile][tile][3], x_t [channels], memory of the back end; x0 replaces y_in */
+    double *h; /* [rows] host */
     uint32_t *set; /* [rows] host: the program's */
     bool *stays;   /* [rows] host: it comes from the back end's memory, and stays there */
     float *host[SAMPLER_LANES]; /* y_in on the host; NULL where the back end's memory is */

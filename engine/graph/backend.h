@@ -92,7 +92,7 @@ struct pass {
     const void *key;
     uint32_t rows;
     const float *scalar[SCALARS]; /* host, [rows]; NULL: no op embeds it */
-    const uint32_t *label, *set; /* the pointers that the ops will be given */
+    const uint32_t *label, *set;  /* the pointers that the ops will be given */
 };
 
 /* How a device is doing; NAN: not known. */

@@ -68,7 +68,7 @@ struct tape {
     struct place_of_node *at; /* [nodes] */
     void *arena;
     float *scalar[SCALARS]; /* [rows] of the last forward pass */
-    uint32_t *label; /* [rows] */
+    uint32_t *label;        /* [rows] */
     uint64_t forward_ns[OP_COUNT], backward_ns[OP_COUNT];
 };
 

@@ -36,10 +36,10 @@ uint32_t tape_rows(const struct tape *t);
 enum status tape_pack(struct tape *t, struct error *err);
 
 struct tape_input {
-    const float *x;        /* [rows][h][w][c] F32, memory of the back end */
-    const float *t;        /* [rows] host; NULL where the graph has no timestep */
+    const float *x;             /* [rows][h][w][c] F32, memory of the back end */
+    const float *t;             /* [rows] host; NULL where the graph has no timestep */
     const float *sigma, *level; /* [rows] host; NULL where it is not told (enum scalar) */
-    const uint32_t *label; /* [rows] host; NULL where it has no labels */
+    const uint32_t *label;      /* [rows] host; NULL where it has no labels */
 };
 enum status tape_forward(struct tape *t, const struct tape_input *in, struct error *err);
 /* The value of the output or of a kept tap, as F32: y: [rows][h][w][c], memory of the back end. */

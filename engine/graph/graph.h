@@ -39,8 +39,9 @@ struct node {
     uint32_t heads;          /* ATTENTION */
     uint32_t patch;          /* SPACE_TO_DEPTH, DEPTH_TO_SPACE: px a side of a cell */
     enum scalar scalar;      /* TIMESTEP: which of a row's numbers it embeds */
-    uint32_t of, wanted;     /* CONV: of every `of` output channels only the first `wanted` are computed; 0: all */
-    bool new_order;          /* ATTENTION */
+    uint32_t of,
+        wanted; /* CONV: of every `of` output channels only the first `wanted` are computed; 0: all */
+    bool new_order;         /* ATTENTION */
     int32_t norm;           /* CONV: the norm absorbed into its input stage (absorb.h); NODE_NONE */
     enum resample resample; /* CONV with a norm, GROUP_NORM: what follows the norm */
     int32_t

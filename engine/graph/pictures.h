@@ -15,13 +15,15 @@
 
 struct backend;
 
-/* The measurement operators A (engine/README.md section 4). */
+/* The measurement operators A (engine/README.md section 4). A back end may lack some. */
 enum operator_kind {
     OPERATOR_BLUR,
     OPERATOR_POOL4,
     OPERATOR_MASK,
     OPERATOR_IDENTITY,
-    OPERATOR_GRAY
+    OPERATOR_GRAY,
+    OPERATOR_POOL2,
+    OPERATOR_JPEG
 };
 
 enum {
@@ -39,9 +41,9 @@ struct measured {
     uint32_t w, h, channels, depth; /* 1..4 channels, alpha counted (the last of 2 or 4) */
     uint32_t
         y_channels; /* 1 or 3: 1 where gray (repeated) or colorize (0.3333 R + 0.3334 G + 0.3333 B) */
-    enum operator_kind op; /* POOL4: the network's input is the measurement resized x4 */
-    const uint8_t *kept;   /* [h][w] nonzero where measured; NULL but for MASK */
-    uint64_t seed;         /* of the hole's noise: stream 1, sample 0; not used with depth 32 */
+    uint32_t scale;      /* 1, 2 or 4: the network's input is the measurement resized by it */
+    const uint8_t *kept; /* [h][w] nonzero where measured; NULL but for MASK */
+    uint64_t seed;       /* of the hole's noise: stream 1, sample 0; not used with depth 32 */
     float sigma;
 };
 
@@ -88,6 +90,7 @@ struct residual_args {
 };
 
 struct picture_ops {
+    uint32_t operators; /* 1 << enum operator_kind of those that `operate` has */
     /* Bytes of the back end's memory that pictures should take at most. */
     size_t (*room)(struct backend *b);
     enum status (*clear)(struct backend *b, void *p, size_t bytes, struct error *err);

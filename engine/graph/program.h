@@ -55,12 +55,12 @@ enum status program_new(struct program **out, struct backend *b, const struct gr
 void program_free(struct program *p); /* takes NULL */
 
 struct program_io {
-    const float *x;        /* [rows][h][w][3 or 6] F32, memory of the back end */
-    float *y;              /* [rows][h][w][output channels] F32, memory of the back end */
-    const float *t;        /* unfolded: [rows], host */
+    const float *x;             /* [rows][h][w][3 or 6] F32, memory of the back end */
+    float *y;                   /* [rows][h][w][output channels] F32, memory of the back end */
+    const float *t;             /* unfolded: [rows], host */
     const float *sigma, *level; /* unfolded, as enum scalar: [rows], host; NULL: not told */
-    const uint32_t *label; /* unfolded, class_cond: [rows], host; else NULL */
-    const uint32_t *set;   /* folded: [rows], host; NULL = all 0 */
+    const uint32_t *label;      /* unfolded, class_cond: [rows], host; else NULL */
+    const uint32_t *set;        /* folded: [rows], host; NULL = all 0 */
 };
 /* Any number of rows, in passes of at most program_rows. */
 enum status program_run(struct program *p, const struct program_io *io, uint32_t rows,

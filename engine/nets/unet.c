@@ -206,6 +206,7 @@ static enum status check(const struct unet_arch *a, uint32_t height, uint32_t wi
     if (a->levels * ((uint64_t)a->num_res_blocks + 1) > MAX_SKIPS)
         return error_set(err, ST_BAD_FILE, "num_res_blocks = %u on %u levels is too deep",
                          a->num_res_blocks, a->levels);
+    if (a->patch == 0) return error_set(err, ST_BAD_FILE, "patch = 0 px are not a cell");
     uint32_t unit = arch_side_unit(a);
     if (height == 0 || width == 0 || height % unit || width % unit)
         return error_set(err, ST_BAD_PARAMETER,

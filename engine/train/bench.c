@@ -122,8 +122,10 @@ static enum status prior_step(struct rehearsal *r, struct error *err)
 
 static enum status davi_step(struct rehearsal *r, struct error *err)
 {
-    const struct davi_rows rows = { r->x, r->y, r->y, NULL };
-    const struct davi_draws draws = { r->t_bridge, r->t, r->z, r->noise, { 0 } };
+    const struct davi_rows rows = { .x = r->x, .y = r->y, .y_in = r->y };
+    const struct davi_draws draws = {
+        .t_bridge = r->t_bridge, .t = r->t, .z = r->z, .noise = r->noise
+    };
     struct score_report score;
     struct generator_report generator;
     enum status s = davi_score_step(&r->davi, &rows, &draws, 1, &score, err);

@@ -131,11 +131,13 @@ void mask_draw(const struct crop_options *o, uint64_t step, uint32_t row, uint8_
     }
 }
 
-void measure(const struct crop_options *o, enum operator_kind op, double sigma, uint64_t step,
-             uint32_t row, const uint8_t *kept, const float *x, float *y, float *scratch)
+enum status measure(const struct crop_options *o, const struct operation *a, double sigma,
+                    uint64_t step, uint32_t row, const float *x, float *y, float *scratch,
+                    struct error *err)
 {
-    const struct extent size = { o->side, o->side, 3 }, out = operator_extent(op, size);
-    const size_t count = (size_t)out.w * out.h * out.c;
-    operator_apply(op, size, kept, x, y, scratch);
-    draw_add_normals(o->seed, step, DRAW_MEASUREMENT, row, y, count, sigma);
+    const struct extent m = operator_extent(a->op, a->x);
+    enum status s = operator_apply(a, x, y, scratch, err);
+    if (!s)
+        draw_add_normals(o->seed, step, DRAW_MEASUREMENT, row, y, (size_t)m.w * m.h * m.c, sigma);
+    return s;
 }

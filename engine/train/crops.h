@@ -25,8 +25,9 @@ enum status crop_draw(struct dataset *d, const struct crop_options *o, uint64_t 
 /* kept: [side][side], 0 in the hole */
 void mask_draw(const struct crop_options *o, uint64_t step, uint32_t row, uint8_t *kept);
 
-/* y = A x + sigma n, of operator_extent; kept: MASK only. scratch: operator_scratch_floats */
-void measure(const struct crop_options *o, enum operator_kind op, double sigma, uint64_t step,
-             uint32_t row, const uint8_t *kept, const float *x, float *y, float *scratch);
+/* y = A x + sigma n, of operator_extent; a->x is a crop. scratch: operator_scratch_floats */
+enum status measure(const struct crop_options *o, const struct operation *a, double sigma,
+                    uint64_t step, uint32_t row, const float *x, float *y, float *scratch,
+                    struct error *err);
 
 #endif

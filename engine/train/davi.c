@@ -71,13 +71,13 @@ static enum status take_memory(struct davi *d, struct error *err)
     const struct {
         float **to;
         size_t count;
-    } parts[] = {
-        { &d->x_t, d->count },
-        { &d->d_ikl, d->count },  { &d->d_con, d->count },         { &d->d_truth, d->count },
-        { &d->d_gan, d->count },  { &d->y, 2 * d->count },         { &d->y_theta, 2 * d->count },
-        { &d->dy, 2 * d->count }, { &d->true_blocks, blocks },     { &d->pred_blocks, blocks },
-        { &d->d_blocks, blocks }, { &d->d_probe, d->probe_count }, { &d->scratch, scratch }
-    };
+    } parts[] = { { &d->x_t, d->count },         { &d->d_ikl, d->count },
+                  { &d->d_con, d->count },       { &d->d_truth, d->count },
+                  { &d->d_gan, d->count },       { &d->y, 2 * d->count },
+                  { &d->y_theta, 2 * d->count }, { &d->dy, 2 * d->count },
+                  { &d->true_blocks, blocks },   { &d->pred_blocks, blocks },
+                  { &d->d_blocks, blocks },      { &d->d_probe, d->probe_count },
+                  { &d->scratch, scratch } };
     size_t total = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         total += (parts[i].count + 15) / 16 * 16;
@@ -134,6 +134,7 @@ void davi_done(struct davi *d)
 void davi_choose(struct davi *d, const struct task_desc *task)
 {
     d->o.op = task->op;
+    d->o.level = task->level;
     d->o.h = task->h;
     d->o.weight_con = task->weight_con;
     d->o.reg_coeff = task->reg_coeff;
@@ -141,15 +142,15 @@ void davi_choose(struct davi *d, const struct task_desc *task)
 
 /* ---- the bridge ---- */
 
-static void enlarge4(uint32_t w, uint32_t h, const float *y, float *y_in)
+static void enlarge(uint32_t scale, uint32_t w, uint32_t h, const float *y, float *y_in)
 {
-    const uint32_t mw = w / 4, mh = h / 4;
+    const uint32_t mw = w / scale, mh = h / scale;
     for (uint32_t row = 0; row < h; row++)
         for (uint32_t col = 0; col < w; col++) {
             uint32_t y0, y1, x0, x1;
             float wy, wx;
-            resize4_at(row, mh, &y0, &y1, &wy);
-            resize4_at(col, mw, &x0, &x1, &wx);
+            resize_at(scale, row, mh, &y0, &y1, &wy);
+            resize_at(scale, col, mw, &x0, &x1, &wx);
             for (uint32_t c = 0; c < 3; c++) {
                 float top = y[((size_t)y0 * mw + x0) * 3 + c] * (1 - wx) +
                             y[((size_t)y0 * mw + x1) * 3 + c] * wx;
@@ -162,15 +163,15 @@ static void enlarge4(uint32_t w, uint32_t h, const float *y, float *y_in)
 
 void bridge_input(enum operator_kind op, uint32_t w, uint32_t h, const float *y, float *y_in)
 {
+    const struct operator_traits *o = operator_of(op);
     const size_t px = (size_t)w * h;
-    switch (op) {
-    case OPERATOR_POOL4: enlarge4(w, h, y, y_in); break;
-    case OPERATOR_GRAY:
+    if (o->scale > 1)
+        enlarge(o->scale, w, h, y, y_in);
+    else if (o->is_gray)
         for (size_t i = 0; i < 3 * px; i++)
             y_in[i] = y[i / 3];
-        break;
-    default: memcpy(y_in, y, 3 * px * sizeof *y); break;
-    }
+    else
+        memcpy(y_in, y, 3 * px * sizeof *y);
 }
 
 static enum status predict(struct davi *d, const struct davi_rows *rows,
@@ -301,9 +302,8 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
                                 struct generator_report *out, struct error *err)
 {
     const size_t px = (size_t)d->h * d->w;
-    const struct pictures p = {
-        d->o.op, d->rows, d->w, d->h, d->answer.pred, rows->x, rows->y, rows->kept
-    };
+    const struct pictures p = { d->o.op, d->rows, d->w,       d->h,       d->answer.pred,
+                                rows->x, rows->y, rows->kept, d->o.level, rows->levels };
     struct generator_report r = { 0 };
     double of_truth = 0, of_gan = 0;
     enum status s = predict(d, rows, draws, err);

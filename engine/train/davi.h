@@ -11,6 +11,7 @@
 
 struct davi_options {
     enum operator_kind op;
+    double level;                    /* of the operator, where rows bring none */
     double h, weight_con, reg_coeff; /* of the task: perturb_h and the weights of the terms */
     const struct schedule *schedule;
     struct team team;
@@ -51,7 +52,8 @@ const char *generator_probe(const struct graph *g);
 struct davi_rows {
     const float *x, *y,
         *y_in; /* [rows]: true pictures, measurements, and these as the network takes them */
-    const uint8_t *kept; /* [rows][h][w], MASK only */
+    const uint8_t *kept;  /* [rows][h][w]; NULL: there is no hole */
+    const double *levels; /* [rows] of the operator, or NULL */
 };
 
 struct davi_draws {
@@ -75,7 +77,8 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
                                 const struct davi_draws *draws, double share,
                                 struct generator_report *out, struct error *err);
 
-/* A measurement as the network takes it: resized (POOL4), repeated (GRAY), or as it is. y_in: [h][w][3] of one row. */
+/* A measurement as the network takes it: enlarged, repeated if it is gray, or as it is. y_in:
+ * [h][w][3] of one row. */
 void bridge_input(enum operator_kind op, uint32_t w, uint32_t h, const float *y, float *y_in);
 
 #endif

@@ -11,15 +11,17 @@ enum status direct_init(struct direct *out, const struct direct_options *o,
     struct direct d = { .o = *o, .w = in->w, .h = in->h };
     const uint32_t rows = tape_rows(generator->tape);
     if (o->energy > 0 && (rows % 2 || in->w % COARSEST || in->h % COARSEST))
-        return error_set(err, ST_BAD_PARAMETER,
-                         "the energy score needs an even micro-batch, not %u, and crops of a multiple "
-                         "of %d px, not %u x %u",
-                         rows, COARSEST, in->w, in->h);
+        return error_set(
+            err, ST_BAD_PARAMETER,
+            "the energy score needs an even micro-batch, not %u, and crops of a multiple "
+            "of %d px, not %u x %u",
+            rows, COARSEST, in->w, in->h);
     enum status s = generator_init(&d.answer, generator, o->schedule, o->form, err);
     if (s) return s;
     void *memory = NULL;
-    s = generator->b->ops->alloc(
-        generator->b, (d.answer.count + energy_scratch(in->w, in->h)) * sizeof(float), &memory, err);
+    s = generator->b->ops->alloc(generator->b,
+                                 (d.answer.count + energy_scratch(in->w, in->h)) * sizeof(float),
+                                 &memory, err);
     if (s) {
         generator_done(&d.answer);
         return s;
@@ -43,7 +45,9 @@ enum status direct_step(struct direct *d, const struct direct_rows *rows, double
                         struct direct_report *out, struct error *err)
 {
     struct generator *g = &d->answer;
-    struct generator_input in = { .y_in = rows->y_in, .z = rows->z, .row_h = rows->h, .told = rows->told };
+    struct generator_input in = {
+        .y_in = rows->y_in, .z = rows->z, .row_h = rows->h, .told = rows->told
+    };
     in.told.t = d->t;
     struct direct_report r = { 0 };
     enum status s = generator_predict(g, &in, err);

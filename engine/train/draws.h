@@ -18,7 +18,7 @@ enum draw {
     DRAW_CROP,        /* picture, place, scale, flip */
     DRAW_MASK,
     DRAW_TASK,
-    DRAW_WEIGHTS, /* of a network that begins */
+    DRAW_WEIGHTS,   /* of a network that begins */
     DRAW_CONDITIONS /* sigma and level */
 };
 

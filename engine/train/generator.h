@@ -45,7 +45,8 @@ enum status generator_init(struct generator *out, struct learner *net, const str
 void generator_done(struct generator *g); /* takes a zeroed struct */
 
 struct generator_input {
-    const float *x, *y_in, *z; /* [rows][h][w][3]; x NULL: t is 999 in every row; z NULL: no noise */
+    const float *x, *y_in,
+        *z;              /* [rows][h][w][3]; x NULL: t is 999 in every row; z NULL: no noise */
     double h;            /* of all rows, */
     const double *row_h; /* or of each: [rows] */
     struct row_conditions told; /* t: of the bridge */

@@ -111,6 +111,5 @@ enum status learner_follow(struct learner *l, struct error *err)
 {
     if (!l->average || l->updates % AVERAGE_EVERY) return ST_OK;
     return l->b->ops->gradients->average(l->b, l->average, l->params, l->layout.count,
-                                         (float)average_decay(l->updates, l->average_decay),
-                                         err);
+                                         (float)average_decay(l->updates, l->average_decay), err);
 }

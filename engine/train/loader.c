@@ -39,6 +39,7 @@ static void batch_done(struct batch *b)
     free(b->label);
     free(b->sigma);
     free(b->level);
+    free(b->levels);
     *b = (struct batch){ 0 };
 }
 
@@ -55,7 +56,9 @@ static bool batch_init(struct batch *b, const struct loader *l)
     b->label = calloc(rows, sizeof *b->label);
     b->sigma = calloc(rows, sizeof *b->sigma);
     b->level = calloc(rows, sizeof *b->level);
-    return b->x && b->y && b->y_in && b->kept && b->task && b->label && b->sigma && b->level;
+    b->levels = calloc(rows, sizeof *b->levels);
+    return b->x && b->y && b->y_in && b->kept && b->task && b->label && b->sigma && b->level &&
+           b->levels;
 }
 
 uint32_t loader_row(const struct loader_options *o, uint32_t i)
@@ -96,12 +99,15 @@ static enum status make_row(const struct loader *l, struct batch *b, uint64_t st
     const size_t y = o->mixed ? i * l->row_floats
                               : (size_t)micro * o->micro_rows * l->row_floats +
                                     (size_t)(i % o->micro_rows) * m.w * m.h * m.c;
-    const struct row_out out = { x, b->y + y, b->y_in + i * l->row_floats, b->kept + i * l->row_floats / 3 };
+    const struct row_out out = { x, b->y + y, b->y_in + i * l->row_floats,
+                                 b->kept + i * l->row_floats / 3 };
     b->task[i] = task;
     b->label[i] = drawn->label < 0 ? 0 : (uint32_t)drawn->label;
     b->sigma[i] = told_sigma(sigma);
     b->level[i] = told_level(drawn->task->name, level);
-    return row_draw(o->dataset, c, drawn, sigma, o->surroundings, step, row, scratch, &out, err);
+    b->levels[i] = level;
+    return row_draw(o->dataset, c, drawn, sigma, level, o->surroundings, step, row, scratch, &out,
+                    err);
 }
 
 static void *work(void *ctx)

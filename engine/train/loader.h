@@ -11,10 +11,10 @@ struct loader;
 
 struct loader_options {
     struct crop_options crops;
-    struct dataset *dataset;              /* borrowed */
-    uint32_t rows;                        /* that this process makes for a batch */
-    uint32_t micro_rows;                  /* of its micro-batches */
-    uint32_t process, processes;          /* which of how many */
+    struct dataset *dataset;     /* borrowed */
+    uint32_t rows;               /* that this process makes for a batch */
+    uint32_t micro_rows;         /* of its micro-batches */
+    uint32_t process, processes; /* which of how many */
     const struct drawn_task *tasks;
     bool in_pairs;             /* rows 2i and 2i + 1 are one measurement */
     bool mixed;                /* each row (or pair) has a task of its own; else each micro-batch */
@@ -33,6 +33,7 @@ struct batch {
     uint32_t *task;       /* [rows] */
     uint32_t *label;      /* [rows] */
     float *sigma, *level; /* [rows], as networks are told them */
+    double *levels;       /* [rows], of the operators */
 };
 
 enum status loader_open(struct loader **out, const struct loader_options *o, struct error *err);

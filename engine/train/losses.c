@@ -134,19 +134,27 @@ size_t consistency_scratch(enum operator_kind op, uint32_t w, uint32_t h)
 
 double consistency_loss(const struct pictures *p, float *dpred, float *scratch)
 {
+    const struct operator_traits *op = operator_of(p->op);
     const struct extent x = { p->w, p->h, 3 }, y = operator_extent(p->op, x);
     const size_t px = (size_t)p->w * p->h, each = (size_t)y.w * y.h * y.c, count = p->rows * each;
     float *residual = scratch + operator_scratch_floats(p->op, x);
     double sum = 0;
+    if (!op->transpose) {
+        memset(dpred, 0, p->rows * px * 3 * sizeof *dpred);
+        return 0;
+    }
     for (uint32_t n = 0; n < p->rows; n++) {
-        const uint8_t *kept = p->kept ? p->kept + n * px : NULL;
-        operator_apply(p->op, x, kept, p->pred + n * px * 3, residual, scratch);
+        const struct operation a = { .op = p->op,
+                                     .level = p->levels ? p->levels[n] : p->level,
+                                     .x = x,
+                                     .kept = p->kept ? p->kept + n * px : NULL };
+        (void)operator_apply(&a, p->pred + n * px * 3, residual, scratch, NULL); /* linear */
         for (size_t i = 0; i < each; i++) {
             double off = (double)residual[i] - (double)p->y[n * each + i];
             sum += off * off;
             residual[i] = (float)(2 * off / (double)count);
         }
-        operator_transpose(p->op, x, kept, residual, dpred + n * px * 3, scratch);
+        op->transpose(&a, residual, dpred + n * px * 3, scratch);
     }
     return sum / (double)count;
 }

@@ -42,8 +42,11 @@ struct pictures {
     const float *pred, *x; /* [rows][h][w][3] */
     const float *y;        /* [rows] of operator_extent: the measurement as it is */
     const uint8_t *kept;   /* [rows][h][w] or NULL */
+    double level;          /* of the operator, of all rows; */
+    const double *levels;  /* [rows]: of each; NULL: `level` */
 };
-/* mean (y - A pred)^2. scratch: consistency_scratch() floats. dpred: [rows][h][w][3] */
+/* mean (y - A pred)^2; 0, and no gradient, of an operator that is not linear.
+ * scratch: consistency_scratch() floats. dpred: [rows][h][w][3] */
 size_t consistency_scratch(enum operator_kind op, uint32_t w, uint32_t h);
 double consistency_loss(const struct pictures *p, float *dpred, float *scratch);
 /* mean (x - pred)^2; with a mask a tenth of it, and the mean over what is kept. kept: kept_values, or where processes share a batch

@@ -59,7 +59,8 @@ static void zero_noise(const struct unet_arch *a, const struct param_desc *d, fl
     const size_t taps = (size_t)d->shape[2] * d->shape[3];
     for (uint32_t o = 0; o < d->shape[0]; o++)
         for (uint32_t c = 0; c < d->shape[1]; c++)
-            if (is_noise(a, c)) memset(w + ((size_t)o * d->shape[1] + c) * taps, 0, taps * sizeof *w);
+            if (is_noise(a, c))
+                memset(w + ((size_t)o * d->shape[1] + c) * taps, 0, taps * sizeof *w);
 }
 
 static enum status begin_param(void *ctx, const struct param_desc *d, float *dst, struct error *err)
@@ -252,10 +253,10 @@ static enum status choose_arch(struct trainer *t, const struct model_file *prior
                          "an architecture or weights to begin from are needed");
     }
     if (!t->side) t->side = t->info.arch.image_size;
-    if (prior->bytes && (prior->info.arch.patch != t->info.arch.patch ||
-                         prior->info.schedule != t->info.schedule))
-        return error_set(err, ST_BAD_FILE, "%s: a prior and its restorer have one patch and schedule",
-                         t->o.prior);
+    if (prior->bytes &&
+        (prior->info.arch.patch != t->info.arch.patch || prior->info.schedule != t->info.schedule))
+        return error_set(err, ST_BAD_FILE,
+                         "%s: a prior and its restorer have one patch and schedule", t->o.prior);
     return ST_OK;
 }
 

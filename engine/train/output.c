@@ -51,22 +51,25 @@ static char *provenance(const struct trainer *t)
     plain(tasks, sizeof tasks, o->tasks ? o->tasks : "");
     recipe[0] = 0;
     if (o->kind == TRAIN_DAVI)
-        (void)snprintf(recipe, sizeof recipe,
-                       ", \"objective\": \"%s\", \"tasks\": \"%s\", \"regression\": \"%s\", "
-                       "\"energy_distance\": \"%s\", \"warmup\": %" PRIu64 ", \"decay\": %" PRIu64
-                       ", \"lr_end\": %.6g, \"clip\": %.6g, \"average_decay\": %.6g, "
-                       "\"weight_decay\": %.6g, \"jitter\": %.6g, \"texture\": %.6g",
-                       objective, tasks, o->regression_l2 ? "l2" : "l1",
-                       o->energy_norm ? "norm" : "l1", o->warmup, o->decay, o->lr_end, o->clip,
-                       o->average_decay, o->weight_decay, o->jitter, o->texture);
-    if (asprintf(&text,
-                 "{\"data\": \"%s\", \"data_digest\": \"%s\", \"kind\": \"%s\", \"steps\": %" PRIu64
-                 ", \"batch\": %u, \"micro_batch\": %u, \"size\": %u, \"lr\": %.17g, \"seed\": %" PRIu64
-                 ", \"dtype\": \"%s\", \"parent\": %s%s%s%s}",
-                 data, dataset_digest(t->dataset), t->o.kind == TRAIN_DAVI ? "davi" : "prior",
-                 t->checkpoint.step, t->o.batch, t->o.micro_batch, t->side, t->o.lr, t->o.seed,
-                 dtype_name(t->engine->dtype), *t->parent ? "\"" : "",
-                 *t->parent ? t->parent : "null", *t->parent ? "\"" : "", recipe) < 0)
+        (void)snprintf(
+            recipe, sizeof recipe,
+            ", \"objective\": \"%s\", \"tasks\": \"%s\", \"regression\": \"%s\", "
+            "\"energy_distance\": \"%s\", \"warmup\": %" PRIu64 ", \"decay\": %" PRIu64
+            ", \"lr_end\": %.6g, \"clip\": %.6g, \"average_decay\": %.6g, "
+            "\"weight_decay\": %.6g, \"jitter\": %.6g, \"texture\": %.6g, \"weight_con\": %.6g, "
+            "\"reg_coeff\": %.6g, \"t_ikl\": %.6g",
+            objective, tasks, o->regression_l2 ? "l2" : "l1", o->energy_norm ? "norm" : "l1",
+            o->warmup, o->decay, o->lr_end, o->clip, o->average_decay, o->weight_decay, o->jitter,
+            o->texture, o->weight_con, o->reg_coeff, o->t_ikl);
+    if (asprintf(
+            &text,
+            "{\"data\": \"%s\", \"data_digest\": \"%s\", \"kind\": \"%s\", \"steps\": %" PRIu64
+            ", \"batch\": %u, \"micro_batch\": %u, \"size\": %u, \"lr\": %.17g, \"seed\": %" PRIu64
+            ", \"dtype\": \"%s\", \"parent\": %s%s%s%s}",
+            data, dataset_digest(t->dataset), t->o.kind == TRAIN_DAVI ? "davi" : "prior",
+            t->checkpoint.step, t->o.batch, t->o.micro_batch, t->side, t->o.lr, t->o.seed,
+            dtype_name(t->engine->dtype), *t->parent ? "\"" : "", *t->parent ? t->parent : "null",
+            *t->parent ? "\"" : "", recipe) < 0)
         return NULL;
     return text;
 }
@@ -90,8 +93,7 @@ enum status write_model(struct trainer *t, const char *path, struct error *err)
         for (uint32_t k = 0; k < d->dims; k++)
             tensors[i].shape[k] = d->shape[k];
     }
-    if (!s)
-        s = safetensors_write(path, tensors, l->g->n_params, meta.meta, meta.n, fill, &w, err);
+    if (!s) s = safetensors_write(path, tensors, l->g->n_params, meta.meta, meta.n, fill, &w, err);
     model_metadata_done(&meta);
     free(tensors);
     return s;
@@ -214,7 +216,7 @@ static void columns_of(const struct trainer *t, const struct batch *batch, size_
     const size_t in_micro = at % ((size_t)t->o.micro_batch * t->side * t->side * 3);
     columns[0] = batch->x + at;
     columns[1] = davi ? batch->y_in + at : t->x_t + in_micro;
-    columns[2] = !davi ? x0 + in_micro
+    columns[2] = !davi                  ? x0 + in_micro
                  : trainer_is_direct(t) ? t->direct.answer.pred + in_micro
                                         : t->davi.answer.pred + in_micro;
 }

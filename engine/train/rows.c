@@ -5,7 +5,7 @@
 
 #include "engine/train/davi.h"
 
-enum { MARGIN = 16 }; /* px: 4 deviations of the widest blur */
+enum { MARGIN = 16 }; /* px: 4 deviations of the widest blur, the widest cell */
 static const double chance_of_side = 0.125;
 
 enum status row_scratch_init(struct row_scratch *s, uint32_t side, const struct drawn_task *tasks,
@@ -42,11 +42,17 @@ static void cut(const float *from, uint32_t stride, uint32_t x, uint32_t y, uint
                (size_t)w * 3 * sizeof *to);
 }
 
-/* x and its blur with what surrounds it, but for the sides that are the photo's own. */
-static enum status blur_with_surroundings(struct dataset *d, const struct crop_options *c,
-                                          const struct task_desc *task, uint64_t step, uint32_t row,
-                                          struct row_scratch *s, const struct row_out *out,
-                                          struct error *err)
+/* Whole, or so that x begins and ends anywhere in a cell. */
+static uint32_t margin_of(const struct operator_traits *op, struct dice *dice)
+{
+    return op->cell ? MARGIN - dice_below(dice, op->cell) : MARGIN;
+}
+
+/* x and A x with what surrounds it, but for the sides that are the photo's own. */
+static enum status measure_with_surroundings(struct dataset *d, const struct crop_options *c,
+                                             struct operation *a, uint64_t step, uint32_t row,
+                                             struct row_scratch *s, const struct row_out *out,
+                                             struct error *err)
 {
     const uint32_t side = c->side, large = side + 2 * MARGIN;
     struct crop_options more = *c;
@@ -56,35 +62,37 @@ static enum status blur_with_surroundings(struct dataset *d, const struct crop_o
     enum status status = crop_draw(d, &more, step, row, s->large, err);
     if (status) return status;
     for (int i = 0; i < 4; i++)
-        margin[i] = dice_unit(&dice) < chance_of_side ? 0 : MARGIN;
-    const uint32_t w = side + margin[0] + margin[1], h = side + margin[2] + margin[3];
+        margin[i] = dice_unit(&dice) < chance_of_side ? 0 : margin_of(operator_of(a->op), &dice);
+    a->x.w = side + margin[0] + margin[1];
+    a->x.h = side + margin[2] + margin[3];
     float *part = s->blurred + (size_t)large * large * 3;
     cut(s->large, large, MARGIN, MARGIN, side, side, out->x);
-    cut(s->large, large, MARGIN - margin[0], MARGIN - margin[2], w, h, part);
-    operator_apply(task->op, (struct extent){ w, h, 3 }, NULL, part, s->blurred, s->operate);
-    cut(s->blurred, w, margin[0], margin[2], side, side, out->y);
-    return ST_OK;
+    cut(s->large, large, MARGIN - margin[0], MARGIN - margin[2], a->x.w, a->x.h, part);
+    status = operator_apply(a, part, s->blurred, s->operate, err);
+    if (!status) cut(s->blurred, a->x.w, margin[0], margin[2], side, side, out->y);
+    return status;
 }
 
 enum status row_draw(struct dataset *d, const struct crop_options *c, const struct drawn_task *task,
-                     double sigma, bool surroundings, uint64_t step, uint32_t row,
+                     double sigma, double level, bool surroundings, uint64_t step, uint32_t row,
                      struct row_scratch *s, const struct row_out *out, struct error *err)
 {
-    const enum operator_kind op = task->task->op;
+    const struct operator_traits *op = operator_of(task->task->op);
     const size_t px = (size_t)c->side * c->side;
-    const bool hole = op == OPERATOR_MASK;
+    struct operation a = { .op = task->task->op, .level = level, .x = { c->side, c->side, 3 } };
     enum status status;
     memset(out->kept, 1, px);
-    if (op == OPERATOR_BLUR && surroundings) {
-        status = blur_with_surroundings(d, c, task->task, step, row, s, out, err);
-        if (status) return status;
-        draw_add_normals(c->seed, step, DRAW_MEASUREMENT, row, out->y, 3 * px, sigma);
+    if ((op->taps || op->cell) && surroundings) {
+        status = measure_with_surroundings(d, c, &a, step, row, s, out, err);
+        if (!status) draw_add_normals(c->seed, step, DRAW_MEASUREMENT, row, out->y, 3 * px, sigma);
     } else {
         status = crop_draw(d, c, step, row, out->x, err);
-        if (status) return status;
-        if (hole) mask_draw(c, step, row, out->kept);
-        measure(c, op, sigma, step, row, hole ? out->kept : NULL, out->x, out->y, s->operate);
+        if (!status && op->needs_mask) {
+            mask_draw(c, step, row, out->kept);
+            a.kept = out->kept;
+        }
+        if (!status) status = measure(c, &a, sigma, step, row, out->x, out->y, s->operate, err);
     }
-    bridge_input(op, c->side, c->side, out->y, out->y_in);
-    return ST_OK;
+    if (!status) bridge_input(task->task->op, c->side, c->side, out->y, out->y_in);
+    return status;
 }

@@ -1,8 +1,8 @@
 /* rows.h - a row of training: a crop, its measurement by a task with a drawn sigma and level, and what the network takes.
  *
- * A function of (seed, step, row) and the folder, as draws.h and crops.h have it. A blur reaches beyond a crop: with `surroundings` the
- * photo around it is blurred too and then cut off, as in a photo that is cut into tiles, but now and then a side of the crop is one of
- * the photo. (Without, every side is: so the consistency term wants it.) Scratch is the caller's, one for each thread. */
+ * A function of (seed, step, row) and the folder, as draws.h and crops.h have it. A blur reaches beyond a crop, and JPEG's
+ * cells begin anywhere in it: with `surroundings` the photo around it is degraded too and then cut off, as in a photo that is cut into
+ * tiles, but now and then a side of the crop is one of the photo. (Without, every side is: so the consistency term wants it.) Scratch is the caller's, one for each thread. */
 #ifndef DAVID_TRAIN_ROWS_H
 #define DAVID_TRAIN_ROWS_H
 
@@ -28,7 +28,7 @@ struct row_out {
     uint8_t *kept;       /* [side][side], all 1 where there is no hole */
 };
 enum status row_draw(struct dataset *d, const struct crop_options *c, const struct drawn_task *task,
-                     double sigma, bool surroundings, uint64_t step, uint32_t row,
+                     double sigma, double level, bool surroundings, uint64_t step, uint32_t row,
                      struct row_scratch *s, const struct row_out *out, struct error *err);
 
 #endif

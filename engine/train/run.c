@@ -165,8 +165,13 @@ static const char *const term_names[TERMS] = { "score_mse",   "score_vb",    "di
 static struct davi_rows rows_of(const struct trainer *t, const struct batch *b, uint32_t micro)
 {
     const size_t at = (size_t)micro * t->o.micro_batch * row_floats(t);
-    const bool hole = t->tasks[b->task[micro * t->o.micro_batch]].task->op == OPERATOR_MASK;
-    return (struct davi_rows){ b->x + at, b->y + at, b->y_in + at, hole ? b->kept + at / 3 : NULL };
+    const size_t first = (size_t)micro * t->o.micro_batch;
+    const bool hole = operator_of(t->tasks[b->task[first]].task->op)->needs_mask;
+    return (struct davi_rows){ .x = b->x + at,
+                               .y = b->y + at,
+                               .y_in = b->y_in + at,
+                               .kept = hole ? b->kept + at / 3 : NULL,
+                               .levels = b->levels + first };
 }
 
 static struct row_conditions told_of(const struct trainer *t, const struct batch *b, uint32_t micro)
@@ -177,11 +182,16 @@ static struct row_conditions told_of(const struct trainer *t, const struct batch
                                     .level = b->level + at };
 }
 
-static void choose_task(struct trainer *t, const struct batch *batch, uint32_t micro)
+/* Also tells below which the times of the scores are drawn. */
+static uint32_t choose_task(struct trainer *t, const struct batch *batch, uint32_t micro)
 {
-    const struct drawn_task *d = &t->tasks[batch->task[micro * t->o.micro_batch]];
+    const struct train_options *o = &t->o;
+    const struct drawn_task *d = &t->tasks[batch->task[(size_t)micro * o->micro_batch]];
     davi_choose(&t->davi, d->task);
     t->davi.o.h = d->h;
+    if (o->weight_con >= 0) t->davi.o.weight_con = o->weight_con;
+    if (o->reg_coeff >= 0) t->davi.o.reg_coeff = o->reg_coeff;
+    return (uint32_t)(o->t_ikl >= 0 ? o->t_ikl : d->task->t_ikl);
 }
 
 /* The two kinds of step go over all micro-batches one after the other: the generator meets the updated score. */
@@ -191,12 +201,10 @@ static enum status score_half(struct trainer *t, const struct batch *batch, uint
     enum status s = learner_zero(&t->nets[NET_SCORE], err);
     if (!s) s = learner_zero(&t->nets[NET_DISCRIMINATOR], err);
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
-        const struct task_desc *task = t->tasks[batch->task[k * t->o.micro_batch]].task;
         const struct davi_rows rows = rows_of(t, batch, k);
         struct times times;
         struct score_report r;
-        choose_task(t, batch, k);
-        draw_times(t, step, k, (uint32_t)task->t_ikl, &times);
+        draw_times(t, step, k, choose_task(t, batch, k), &times);
         s = draw_pictures(t, step, k, DRAW_SCORE_Z, t->z, err);
         if (!s) s = draw_pictures(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
         const struct davi_draws draws = { times.score_bridge, times.score, t->z, t->noise,
@@ -215,12 +223,10 @@ static enum status generator_half(struct trainer *t, const struct batch *batch, 
 {
     enum status s = ST_OK;
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
-        const struct task_desc *task = t->tasks[batch->task[k * t->o.micro_batch]].task;
         const struct davi_rows rows = rows_of(t, batch, k);
         struct times times;
         struct generator_report r;
-        choose_task(t, batch, k);
-        draw_times(t, step, k, (uint32_t)task->t_ikl, &times);
+        draw_times(t, step, k, choose_task(t, batch, k), &times);
         s = draw_pictures(t, step, k, DRAW_GENERATOR_Z, t->z, err);
         if (!s) s = draw_pictures(t, step, k, DRAW_GENERATOR_NOISE, t->noise, err);
         const struct davi_draws draws = { times.generator_bridge, times.generator, t->z, t->noise,

@@ -16,12 +16,16 @@ enum train_kind { TRAIN_PRIOR, TRAIN_DAVI };
 struct train_options {
     enum train_kind kind;
     struct engine_options engine;
-    const char *data;        /* folder */
-    const char *tasks;       /* DAVI: "sr4", or "sr4:1,denoise:2": each micro-batch has one of them, drawn by weight */
-    const char *objective;   /* DAVI: "davi", "regression", "energy", or a sum "energy:1,regression:0.5" */
-    const char *prior;       /* DAVI: the teacher of the objective davi, and what score and generator begin as */
-    const char *init;        /* the weights to begin from instead; NULL: none */
-    const char *arch;        /* JSON or a published name, where nothing is begun from or more is wanted of it */
+    const char *data; /* folder */
+    const char *
+        tasks; /* DAVI: "sr4", or "sr4:1,denoise:2": each micro-batch has one of them, drawn by weight */
+    const char
+        *objective; /* DAVI: "davi", "regression", "energy", or a sum "energy:1,regression:0.5" */
+    const char
+        *prior; /* DAVI: the teacher of the objective davi, and what score and generator begin as */
+    const char *init; /* the weights to begin from instead; NULL: none */
+    const char
+        *arch; /* JSON or a published name, where nothing is begun from or more is wanted of it */
     const char *validate;    /* DAVI: a folder whose pictures are scored; NULL: none */
     const char *out;         /* the model file */
     const char *checkpoints; /* folder; NULL: OUT with .checkpoints */
@@ -30,19 +34,21 @@ struct train_options {
     uint32_t batch,
         micro_batch; /* rows of a step, of all processes; rows at a time, of one; 0: all */
     uint32_t keep, checkpoint_every, sheet_every; /* checkpoints kept; steps between; 0: none */
-    uint32_t validate_every, validate_crops; /* steps between; crops of each task */
-    uint64_t warmup, decay; /* steps at the beginning over which lr rises, and at the end over which it falls along a cosine */
-    double lr_end;          /* where it falls to */
-    double clip;            /* norm beyond which a gradient is shortened; 0: none */
+    uint32_t validate_every, validate_crops;      /* steps between; crops of each task */
+    uint64_t warmup,
+        decay; /* steps at the beginning over which lr rises, and at the end over which it falls along a cosine */
+    double lr_end; /* where it falls to */
+    double clip;   /* norm beyond which a gradient is shortened; 0: none */
     double average_decay, weight_decay;
     bool regression_l2; /* squares, else absolute differences */
     bool energy_norm;   /* Euclidean norm over channels, else absolute differences */
     uint32_t loader_threads, discriminator_width;
     double lr, discriminator_lr;
-    double sigma;           /* < 0: the task's, or for a network that is told sigma drawn in a range */
-    double sigma_low, sigma_high; /* that range, for all tasks; < 0: each task's */
-    double h;               /* of the sampler's noise; < 0: the task's */
-    double jitter, texture; /* of crops (crops.h) */
+    double sigma; /* < 0: the task's, or for a network that is told sigma drawn in a range */
+    double sigma_low, sigma_high;        /* that range, for all tasks; < 0: each task's */
+    double h;                            /* of the sampler's noise; < 0: the task's */
+    double weight_con, reg_coeff, t_ikl; /* of the objective davi; < 0: the task's */
+    double jitter, texture;              /* of crops (crops.h) */
     size_t cache_bytes;
     bool resume;              /* from the newest checkpoint, where there is one */
     enum recompute recompute; /* less memory for more time */
@@ -66,19 +72,20 @@ struct train_validation {
     uint32_t n_tasks;
     struct train_task_score {
         const char *name;
-        double psnr, mean_psnr;  /* dB, of one sample and of the mean of VALIDATION_SAMPLES */
-        double coverage;         /* share of values within one deviation of the mean; NAN: samples do not differ */
+        double psnr, mean_psnr; /* dB, of one sample and of the mean of VALIDATION_SAMPLES */
+        double
+            coverage; /* share of values within one deviation of the mean; NAN: samples do not differ */
     } tasks[MODEL_MAX_TASKS];
-    double score;                /* dB, the mean of mean_psnr over the tasks */
-    bool is_best;                /* so far; FOLDER/best.safetensors is this one */
+    double score; /* dB, the mean of mean_psnr over the tasks */
+    bool is_best; /* so far; FOLDER/best.safetensors is this one */
 };
 enum { VALIDATION_SAMPLES = 8 };
 
 struct train_events {
     void (*progress)(void *ctx, const struct train_progress *p); /* after every step */
     void (*validation)(void *ctx, const struct train_validation *v);
-    void (*note)(void *ctx, const char *text);                   /* any thread, one at a time */
-    bool (*should_stop)(void *ctx);                              /* asked after every step */
+    void (*note)(void *ctx, const char *text); /* any thread, one at a time */
+    bool (*should_stop)(void *ctx);            /* asked after every step */
     uint64_t (*now_ns)(void);
     void *ctx;
 };

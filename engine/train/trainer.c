@@ -26,6 +26,9 @@ void train_defaults(struct train_options *o, enum train_kind kind)
                                  .sigma_low = -1,
                                  .sigma_high = -1,
                                  .h = -1,
+                                 .weight_con = -1,
+                                 .reg_coeff = -1,
+                                 .t_ikl = -1,
                                  .jitter = 2,
                                  .texture = 8,
                                  .cache_bytes = (size_t)1 << 30 };
@@ -61,6 +64,9 @@ static enum status check_numbers(const struct train_options *o, struct error *er
         { "discriminator-lr", o->discriminator_lr, 0, 1 },
         { "lr-end", o->lr_end, 0, 1 },
         { "clip", o->clip, 0, 1e6 },
+        { "weight-con", fmax(o->weight_con, 0), 0, 1e6 },
+        { "reg-coeff", fmax(o->reg_coeff, 0), 0, 1e6 },
+        { "t-ikl", o->t_ikl < 0 ? SCHEDULE_STEPS : o->t_ikl, 1, SCHEDULE_STEPS },
         { "average-decay", o->average_decay, 0, 0.999999 },
         { "weight-decay", o->weight_decay, 0, 1 },
         { "validate-every", o->validate_every, 1, 1e9 },
@@ -104,6 +110,9 @@ static enum status read_weighted(const char *text, const char *what, char name[T
             return error_set(err, ST_BAD_PARAMETER, "%s = %.64s: not a weight above 0", what,
                              text + len + 1);
     }
+    if (**end == ',' && !(*end)[1])
+        return error_set(err, ST_BAD_PARAMETER, "%s: a name is missing behind the last comma",
+                         what);
     if (**end == ',') (*end)++;
     return ST_OK;
 }
@@ -134,7 +143,8 @@ static enum status read_objective(struct trainer *t, struct error *err)
     const struct {
         const char *name;
         double *weight;
-    } known[] = { { "davi", &t->davi_weight }, { "regression", &d->regression },
+    } known[] = { { "davi", &t->davi_weight },
+                  { "regression", &d->regression },
                   { "energy", &d->energy } };
     const char *at = o->objective ? o->objective : "davi";
     d->kind = o->regression_l2 ? REGRESSION_L2 : REGRESSION_L1;
@@ -299,6 +309,8 @@ static enum status describe_run(struct trainer *t, struct error *err)
             t->o.sigma_high, t->o.h);
     setting(c, "objective", "%.100s%s%s", t->o.objective ? t->o.objective : "davi",
             t->o.regression_l2 ? " l2" : "", t->o.energy_norm ? " norm" : "");
+    setting(c, "davi", "consistency %.17g, truth %.17g, t %.17g", t->o.weight_con, t->o.reg_coeff,
+            t->o.t_ikl);
     setting(c, "update", "clip %.17g, weight decay %.17g, average %.17g", t->o.clip,
             t->o.weight_decay, t->o.average_decay);
     setting(c, "jitter", "%.17g", t->o.jitter);

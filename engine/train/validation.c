@@ -12,7 +12,7 @@
 #include "proto/atomic_file.h"
 #include "proto/codec.h"
 
-enum { SIDE = 128, ROWS = 4, COLUMNS = 5 };
+enum { ROWS = 4, COLUMNS = 5 };
 static const uint64_t seed_of_all = 20241125; /* of every draw, whatever the run's own seed */
 
 struct validation {
@@ -40,15 +40,8 @@ static enum status make_net(struct validation *v, struct trainer *t, struct erro
     };
     enum status s = unet_build(&g, &t->info.arch, v->side, v->side, err);
     if (!s) s = learner_init(&v->net, t->b, g, &o, err);
-    if (!s)
-        s = generator_init(&v->answer, &v->net, t->schedule, t->direct_options.form, err);
+    if (!s) s = generator_init(&v->answer, &v->net, t->schedule, t->direct_options.form, err);
     return s;
-}
-
-/* The numbers in the middle of a task's ranges. */
-static double middle(const double range[2], double usual)
-{
-    return usual > 0 ? usual : (range[0] + range[1]) / 2;
 }
 
 static enum status make_measurements(struct validation *v, struct trainer *t, struct error *err)
@@ -63,8 +56,8 @@ static enum status make_measurements(struct validation *v, struct trainer *t, st
         for (uint32_t i = 0; !s && i < v->crops; i++) {
             const size_t at = k * v->crops + i;
             const struct row_out out = { v->x + at * v->each, y, v->y_in + at * v->each, kept };
-            s = row_draw(v->dataset, &c, &t->tasks[k], t->info.tasks[k].sigma, true, 0, i, &scratch,
-                         &out, err);
+            s = row_draw(v->dataset, &c, &t->tasks[k], t->info.tasks[k].sigma,
+                         t->info.tasks[k].level, true, 0, i, &scratch, &out, err);
         }
     row_scratch_done(&scratch);
     free(kept);
@@ -87,12 +80,10 @@ static double best_before(const char *folder)
 
 enum status validation_open(struct validation **out, struct trainer *t, struct error *err)
 {
-    const uint32_t unit = arch_side_unit(&t->info.arch);
     struct validation *v = calloc(1, sizeof *v);
     if (!v) return error_set(err, ST_NO_MEMORY_NOW, "no memory to validate");
-    *out = v; /* closed with the run, also on failure */
-    v->side = t->side > SIDE ? t->side : SIDE / unit * unit;
-    if (v->side < t->side) v->side = t->side;
+    *out = v;              /* closed with the run, also on failure */
+    v->side = 2 * t->side; /* as restorations see more than a crop */
     v->crops = (t->o.validate_crops + ROWS - 1) / ROWS * ROWS;
     v->each = (size_t)v->side * v->side * 3;
     v->best = t->o.resume ? best_before(t->folder) : 0;
@@ -104,10 +95,11 @@ enum status validation_open(struct validation **out, struct trainer *t, struct e
     enum status s = dataset_open(&v->dataset, &d, err);
     if (!s) s = make_net(v, t, err);
     if (s) return s;
-    v->x = malloc(t->n_tasks * v->crops * v->each * sizeof *v->x);
-    v->y_in = malloc(t->n_tasks * v->crops * v->each * sizeof *v->y_in);
-    v->z = malloc(ROWS * v->each * sizeof *v->z);
-    v->samples = malloc(VALIDATION_SAMPLES * ROWS * v->each * sizeof *v->samples);
+    const size_t picture = v->each * sizeof(float), rows = ROWS * picture;
+    v->x = malloc(picture * v->crops * t->n_tasks);
+    v->y_in = malloc(picture * v->crops * t->n_tasks);
+    v->z = malloc(rows);
+    v->samples = malloc(VALIDATION_SAMPLES * rows);
     if (!v->x || !v->y_in || !v->z || !v->samples)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory to validate on %u crops", v->crops);
     return make_measurements(v, t, err);
@@ -150,7 +142,7 @@ static enum status sample_rows(struct validation *v, const struct trainer *t, ui
         times[i] = SCHEDULE_LAST;
         label[i] = m->label < 0 ? 0 : (uint32_t)m->label;
         sigma[i] = told_sigma(m->sigma);
-        level[i] = told_level(m->name, middle(m->level_range, m->level));
+        level[i] = told_level(m->name, m->level);
     }
     for (uint32_t k = 0; !s && k < samples; k++) {
         for (uint32_t i = 0; !s && i < ROWS && m->h > 0; i++) {
@@ -218,9 +210,9 @@ static enum status score_task(struct validation *v, const struct trainer *t, uin
     *out = (struct train_task_score){ .name = t->info.tasks[task].name,
                                       .psnr = psnr,
                                       .mean_psnr = mean_psnr,
-                                      .coverage = samples > 1 ? covered / (double)v->crops /
-                                                                    (double)v->each
-                                                              : (double)NAN };
+                                      .coverage = samples > 1
+                                                      ? covered / (double)v->crops / (double)v->each
+                                                      : (double)NAN };
     return ST_OK;
 }
 
@@ -231,7 +223,7 @@ static enum status write_scores_sheet(struct validation *v, struct trainer *t, s
 {
     const size_t picture = v->each * sizeof(float);
     const float *pictures[MODEL_MAX_TASKS * COLUMNS];
-    float *all = malloc(t->n_tasks * COLUMNS * picture);
+    float *all = malloc(picture * COLUMNS * t->n_tasks + 1);
     struct image img = { 0 };
     char path[PATH_MAX];
     void *bytes = NULL;
@@ -271,10 +263,10 @@ static char *metrics_text(const struct train_validation *r)
         char coverage[32] = "null";
         if (!isnan(r->tasks[i].coverage))
             (void)snprintf(coverage, sizeof coverage, "%.4f", r->tasks[i].coverage);
-        used += (size_t)snprintf(tasks + used, sizeof tasks - used,
-                                 "%s\"%s\": {\"psnr\": %.3f, \"mean_psnr\": %.3f, \"coverage\": %s}",
-                                 i ? ", " : "", r->tasks[i].name, r->tasks[i].psnr,
-                                 r->tasks[i].mean_psnr, coverage);
+        used += (size_t)snprintf(
+            tasks + used, sizeof tasks - used,
+            "%s\"%s\": {\"psnr\": %.3f, \"mean_psnr\": %.3f, \"coverage\": %s}", i ? ", " : "",
+            r->tasks[i].name, r->tasks[i].psnr, r->tasks[i].mean_psnr, coverage);
     }
     if (asprintf(&text, "{\"score\": %.4f, \"step\": %" PRIu64 ", \"validation\": {%s}}", r->score,
                  r->step, tasks) < 0)

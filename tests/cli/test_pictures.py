@@ -88,6 +88,43 @@ def test_degrade_is_the_operator_of_the_task(photo, tmp_path):
     assert np.abs(read_safetensors(out)[0]["y"][0, 0] - want).max() < 1e-5
 
 
+def test_degrade_has_levels(photo, tmp_path):
+    x = pixels(photo) / 127.5 - 1
+    out, jpeg = tmp_path / "y.safetensors", tmp_path / "y.png"
+    run("degrade", "--task", "sr2", "--sigma", "0", photo, out)
+    y, meta = read_safetensors(out)
+    assert np.abs(y["y"][0] - x.reshape(18, 2, 20, 2, 3).mean((1, 3)).transpose(2, 0, 1)).max() < 1e-5 and "level" not in meta
+    for std in (1.0, 2.0, 4.0):
+        taps = np.exp(-0.5 * (np.arange(-30, 31) / std) ** 2)
+        taps /= taps.sum()
+        want = np.apply_along_axis(lambda row: np.convolve(row, taps)[30:-30], 0, x)
+        want = np.apply_along_axis(lambda row: np.convolve(row, taps)[30:-30], 1, want)
+        run("degrade", "--task", "deblur", "--sigma", "0", "--level", std, photo, out)
+        y, meta = read_safetensors(out)
+        assert np.abs(y["y"][0].transpose(1, 2, 0) - want).max() < 1e-5 and float(meta["level"]) == std
+    for quality in (10, 37, 80):
+        run("degrade", "--task", "dejpeg", "--level", quality, photo, jpeg)
+        file = io.BytesIO()
+        Image.open(photo).save(file, "JPEG", quality=quality, subsampling=2)
+        assert np.array_equal(pixels(jpeg), pixels(file.getvalue()))
+    for bad in ("0", "0.1", "8", "x"):
+        run("degrade", "--task", "deblur", "--level", bad, photo, jpeg, code=2)
+    assert b"no level" in run("degrade", "--task", "denoise", "--level", "3", photo, jpeg, code=2).stderr
+
+
+def test_sigma_and_level_that_a_model_was_not_trained_for_are_refused(photo, tmp_path):
+    out = tmp_path / "o.png"
+    for option, value, word in (("--level", "2", b"3 alone"), ("--sigma", "0.2", b"0.05 alone"), ("--sigma", "0", b"more than 0"),
+                                ("--level", "0", b"more than 0")):
+        assert word in run("restore", "--task", "deblur", option, value, photo, out, code=2).stderr
+    facts = json.loads(run("restore", "--task", "deblur", "--level", "3", "--sigma", "0.05", "--json", photo, out).stdout)
+    assert facts["level"] == 3 and facts["sigma"] == facts["residual_expected"] == 0.05
+    (tmp_path / "data").mkdir()
+    Image.open(photo).save(tmp_path / "data/p.png")
+    facts = json.loads(run("eval", "--task", "deblur", "--level", "1.5", "--data", tmp_path / "data", "--json").stdout)
+    assert facts["level"] == 1.5 and facts["sigma"] == 0.05
+
+
 def test_a_float_measurement_restores(restorer, photo, tmp_path):
     y, out = tmp_path / "y.safetensors", tmp_path / "o.png"
     run("degrade", "--task", "denoise", "--sigma", "0", "--seed", 1, photo, y)

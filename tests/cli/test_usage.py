@@ -17,6 +17,12 @@ def test_help_goes_to_stdout_and_succeeds(command):
     assert done.stderr == b""
 
 
+@pytest.mark.parametrize("command", ["restore", "degrade", "eval", "train"])
+def test_help_lists_every_task_of_the_table(command):
+    tasks = re.findall(r'^TASK\(\w+, "(\w+)"', (TREE / "engine/davi/tasks.def").read_text(), re.M)
+    assert len(tasks) >= 7 and ", ".join(tasks) in run(command, "--help").stdout.decode()
+
+
 def test_top_help_lists_every_command_and_version_is_one_line():
     text = run("--help").stdout.decode()
     for command in COMMANDS:

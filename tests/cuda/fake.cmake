@@ -40,6 +40,7 @@ endfunction()
 foreach(kernels emulated cpu)
   david_fake_test(NAME fake_ops_${kernels} KERNELS ${kernels} PROGRAM backend_ops)
   david_fake_test(NAME fake_sampler_${kernels} KERNELS ${kernels} PROGRAM backend_sampler)
+  david_fake_test(NAME fake_networks_${kernels} KERNELS ${kernels} PROGRAM backend_networks)
   foreach(dtype BF16 F16)
     david_fake_test(NAME fake_unet_${kernels}_${dtype} KERNELS ${kernels} PROGRAM unet_golden_cpu
       SETTINGS DAVID_TEST_DTYPE=${dtype} DAVID_TEST_MAX_PARAMS=2000000)

@@ -1,5 +1,5 @@
-# cuda-plans: every cuDNN plan of the published networks and of the shipped model, without a GPU.
-set(plans_networks ffhq256 imagenet256 default)
+# cuda-plans: every cuDNN plan of the published networks, of the shipped model and of a network of cells (12 channels in and out), without a GPU.
+set(plans_networks ffhq256 imagenet256 default cells)
 if(NOT TARGET david_cuda_plans)
   foreach(network ${plans_networks})
     add_test(NAME cuda_plans_${network} COMMAND sh -c
@@ -19,6 +19,8 @@ add_dependencies(cuda_plans david_nodriver)
 function(david_plans_test name network architecture labels)
   if(network STREQUAL "default")
     set(network ${CMAKE_SOURCE_DIR}/models/default.safetensors)
+  elseif(network STREQUAL "cells")
+    set(network [[{"image_size":256,"num_channels":128,"num_res_blocks":1,"channel_mult":"1,2,3","attention_resolutions":"32","num_heads":4,"learn_sigma":true,"resblock_updown":true,"patch":2,"middle_attention":false}]])
   endif()
   add_test(NAME ${name} COMMAND cuda_plans ${network} ${CMAKE_CURRENT_SOURCE_DIR}/devices/${architecture}.json ${ARGN})
   set_tests_properties(${name} PROPERTIES LABELS "${labels}" TIMEOUT 1200

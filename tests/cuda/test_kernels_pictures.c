@@ -1,4 +1,5 @@
-/* Resampling, copies, concat: exact in F32, one rounding otherwise; every pair of dtypes. */
+/* Resampling, cells of pixels, copies, concat: exact in F32, one rounding otherwise; every pair of
+ * dtypes. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +54,75 @@ static void pictures_are_resampled(void **state)
             resampled(&shapes[i], dtypes[d], false);
         }
 }
+
+/* ---- cells of pixels ---- */
+
+static const struct cell_case {
+    const char *name;
+    uint32_t n, h, w, c, patch; /* of the cells; c: of a pixel */
+    uint32_t pixel_more, cell_more;
+} cells[] = {
+    { "one cell", 1, 1, 1, 3, 2, 0, 0 },
+    { "a picture", 2, 5, 7, 3, 2, 0, 0 },
+    { "a picture and noise", 3, 4, 9, 6, 2, 0, 0 },
+    { "cells of four", 2, 3, 5, 3, 4, 0, 0 },
+    { "cells of four, six channels", 2, 3, 5, 6, 4, 0, 0 },
+    { "pixels apart", 2, 4, 6, 3, 2, 5, 0 },
+    { "cells apart", 2, 4, 6, 3, 4, 0, 3 },
+    { "both apart, odd", 3, 3, 5, 5, 2, 2, 1 },
+    { "one channel, cells of three", 2, 4, 3, 1, 3, 0, 0 },
+    { "whole vectors", 2, 4, 6, 8, 2, 8, 16 },
+    { "more than a block", 2, 17, 33, 3, 2, 0, 0 },
+};
+
+struct permuting {
+    struct tensor x;
+    bool to_cells;
+};
+
+static void run_permute(void *ctx, const struct tensor *y)
+{
+    const struct permuting *r = ctx;
+    EXPECT_LAUNCH(r->to_cells ? gpu_space_to_depth(&r->x, y, NULL)
+                              : gpu_depth_to_space(&r->x, y, NULL));
+}
+
+static void permuted(const struct cell_case *t, enum dtype dt, bool to_cells)
+{
+    const uint32_t p = t->patch;
+    const struct tensor pixels = tensor_make(dt, t->n, p * t->h, p * t->w, t->c,
+                                             t->c + t->pixel_more, 1),
+                        whole = tensor_make(dt, t->n, t->h, t->w, p * p * t->c,
+                                            p * p * t->c + t->cell_more, 2);
+    struct permuting r = { to_cells ? pixels : whole, to_cells };
+    struct tensor y = to_cells ? whole : pixels;
+    /* Bits that no arithmetic passes on: a NaN's. */
+    memset(r.x.data, 0xff, dtype_size(dt));
+    struct tensor wx = tensor_wide(&r.x), wy = tensor_wide(&y);
+    ((float *)wx.data)[0] = 77;
+    EXPECT_OK(to_cells ? oracle->ops->space_to_depth(oracle, &wx, &wy, &err)
+                       : oracle->ops->depth_to_space(oracle, &wx, &wy, &err));
+    in_every_order(t->name, &y, run_permute, &r);
+    expect_same(t->name, y.data, r.x.data, dtype_size(dt)); /* the first number stays the first */
+    const float first = 77;
+    dtype_from_f32(y.data, dt, &first, 1);
+    expect_near(t->name, &y, &wy, 0);
+    struct tensor *all[] = { &r.x, &y, &wx, &wy };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        tensor_free(all[i]);
+}
+
+static void pixels_become_cells_and_cells_pixels(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cells / sizeof *cells; i++)
+        for (int d = 0; d < 3; d++) {
+            permuted(&cells[i], dtypes[d], true);
+            permuted(&cells[i], dtypes[d], false);
+        }
+}
+
+/* ---- copies ---- */
 
 static const struct copy_case {
     const char *name;
@@ -166,6 +236,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pictures_are_resampled),
+        cmocka_unit_test(pixels_become_cells_and_cells_pixels),
         cmocka_unit_test(copies_convert_join_pad_and_add),
         cmocka_unit_test(conversions_keep_what_is_no_number),
     };

@@ -17,13 +17,18 @@ static struct measured on_device(const struct restoration *r)
                               .channels = r->shape.in.c,
                               .depth = img ? img->depth : 32,
                               .y_channels = r->y_channels,
-                              .op = r->s.task->op,
+                              .scale = r->op->scale,
                               .kept = r->kept,
                               .seed = r->s.seed,
                               .sigma = (float)r->s.sigma };
 }
 
 /* ---- operators ---- */
+
+static bool is_on_device(enum operator_kind op)
+{
+    return (GPU_OPERATORS >> op & 1) != 0;
+}
 
 struct operating {
     struct operator_args a;
@@ -45,24 +50,28 @@ static void operators_give_the_bytes_of_the_host(void **state)
     static const struct extent sizes[] = {
         { 8, 8, 3 }, { 37, 21, 1 }, { 70, 75, 3 }, { 9, 130, 3 }, { 300, 11, 3 }
     };
+    static const double levels[] = { 3, 1, 2, 4, 7.5 };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        for (int op = OPERATOR_BLUR; op <= OPERATOR_GRAY; op++) {
-            const struct extent x = sizes[i], m = operator_extent((enum operator_kind)op, x);
+        for (int t = 0; t < TASK_COUNT; t++) {
+            const enum operator_kind op = task_table[t].op;
+            const struct operator_traits *traits = operator_of(op);
+            if (!is_on_device(op)) continue;
+            const struct extent x = sizes[i], m = operator_extent(op, x);
             const size_t n = (size_t)x.w * x.h * x.c;
-            struct operating o = { { .op = (enum operator_kind)op, .w = x.w, .h = x.h, .c = x.c },
-                                   op == OPERATOR_BLUR ? n : 0 };
+            struct operating o = { { .op = op, .w = x.w, .h = x.h, .c = x.c },
+                                   traits->taps ? n : 0 };
             uint8_t *kept = memory((size_t)x.w * x.h);
             for (size_t p = 0; p < (size_t)x.w * x.h; p++)
                 kept[p] = noise(9, p) > 0;
             float *in = floats(n, 1, 1, 0), *taps = memory(BLUR_TAPS * sizeof *taps);
-            float *scratch =
-                memory(operator_scratch_floats((enum operator_kind)op, x) * sizeof *scratch);
-            memcpy(taps, blur_kernel(), BLUR_TAPS * sizeof *taps);
-            o.a.kept = op == OPERATOR_MASK ? kept : NULL;
+            float *scratch = memory(operator_scratch_floats(op, x) * sizeof *scratch);
+            if (traits->taps) traits->taps(levels[i], taps);
+            o.a.kept = traits->needs_mask ? kept : NULL;
             o.a.taps = taps;
             o.a.x = in;
             struct tensor y = tensor_make(DT_F32, 1, m.h, m.w, m.c, m.c, 2), want = tensor_copy(&y);
-            operator_apply((enum operator_kind)op, x, o.a.kept, in, want.data, scratch);
+            const struct operation a = { op, levels[i], x, o.a.kept };
+            EXPECT_OK(operator_apply(&a, in, want.data, scratch, &err));
             in_every_order("operator", &y, run_operator, &o);
             expect_same("operator", y.data, want.data, tensor_bytes(&y));
             tensor_free(&y);
@@ -123,7 +132,7 @@ static void tiles_are_cut_as_on_the_host(void **state)
                     s.seed = 0xfedcba9876543210u;
                     s.img = depth == 32 ? NULL : &img;
                     s.y = depth == 32 ? &m : NULL;
-                    s.mask = s.task->op == OPERATOR_MASK ? &mask : NULL;
+                    s.mask = operator_of(s.task->op)->needs_mask ? &mask : NULL;
                     EXPECT_OK(restoration_make(&r, &s, &err));
                     rows_are_cut_as_on_the_host(r);
                     restoration_free(r);
@@ -231,7 +240,7 @@ static void expect_residual(const struct device *d, struct restoration *r)
     float *mean = memory(d->values * sizeof *mean), *scratch = memory(d->values * sizeof *scratch);
     float *ax = memory((size_t)m.w * m.h * m.c * sizeof *ax),
           *taps = memory(BLUR_TAPS * sizeof *taps);
-    memcpy(taps, blur_kernel(), BLUR_TAPS * sizeof *taps);
+    if (r->taps) memcpy(taps, r->taps, BLUR_TAPS * sizeof *taps);
     const struct finished f = finished_of(d);
     EXPECT_LAUNCH(gpu_mean(&f, mean, NULL));
     struct operator_args o = { r->s.task->op, x.w, x.h, x.c, r->kept, taps, mean, ax, scratch };
@@ -276,7 +285,7 @@ static void one_restoration(const struct restoration_setup *s)
         if (r->sum2) expect_same("sum of squares", d.sum2.data, r->sum2, values * sizeof(int64_t));
         expect_picture(&d, r, r->sum ? OUTPUT_MEAN : OUTPUT_IMAGE);
         if (r->sum2) expect_deviation(&d, r);
-        expect_residual(&d, r);
+        if (is_on_device(r->s.task->op)) expect_residual(&d, r);
     }
     struct tensor *all[] = { &room, &d.acc, &d.sum, &d.sum2 };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
@@ -293,12 +302,13 @@ static void whole_restorations_have_the_bytes_of_the_host(void **state)
         for (uint32_t channels = 1; channels <= 4; channels++)
             for (uint32_t samples = 1; samples <= 3; samples += 2) {
                 struct restoration_setup s = setup((enum task_id)task, 32, 8);
-                struct image img = picture(s.task->op == OPERATOR_POOL4 ? 11 : 53,
-                                           s.task->op == OPERATOR_POOL4 ? 9 : 21, channels,
-                                           samples == 3 ? 16 : 8, 5);
+                const struct operator_traits *traits = operator_of(s.task->op);
+                struct image img = picture(traits->scale > 1 ? 11 : 53, traits->scale > 1 ? 9 : 21,
+                                           channels, samples == 3 ? 16 : 8, 5);
                 struct image mask = picture(img.width, img.height, 1, 8, 78);
                 s.img = &img;
-                s.mask = s.task->op == OPERATOR_MASK ? &mask : NULL;
+                s.mask = traits->needs_mask ? &mask : NULL;
+                s.level = s.task->level > 0 && samples == 3 ? s.task->level_range[1] : 0;
                 s.samples = samples;
                 s.output = samples > 1 ? OUTPUT_ALL : OUTPUT_IMAGE;
                 one_restoration(&s);

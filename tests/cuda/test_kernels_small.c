@@ -161,7 +161,7 @@ struct step {
     struct tensor x, eps;
     const struct gpu_row *rows;
     float hz, std;
-    bool in_place;
+    bool in_place, linear;
 };
 
 static void run_in(void *ctx, const struct tensor *y)
@@ -172,10 +172,17 @@ static void run_in(void *ctx, const struct tensor *y)
                                  (size_t)y->h * y->w * 3, NULL));
 }
 
+static void run_join(void *ctx, const struct tensor *y)
+{
+    const struct step *s = ctx;
+    EXPECT_LAUNCH(gpu_sampler_join(s->x.data, s->eps.data, s->rows, s->hz, y->data, y->n,
+                                   (size_t)y->h * y->w, NULL));
+}
+
 static void run_out(void *ctx, const struct tensor *y)
 {
     const struct step *s = ctx;
-    EXPECT_LAUNCH(gpu_sampler_out(s->in_place ? y : &s->x, &s->eps, s->std, y, NULL));
+    EXPECT_LAUNCH(gpu_sampler_out(s->in_place ? y : &s->x, &s->eps, s->std, s->linear, y, NULL));
 }
 
 static void the_sampler_adds_noise_of_each_row(void **state)
@@ -188,7 +195,8 @@ static void the_sampler_adds_noise_of_each_row(void **state)
                               NULL,
                               0.3f,
                               0,
-                              mode % 2 == 1 };
+                              mode % 2 == 1,
+                              false };
             struct gpu_row *rows = memory(3 * sizeof *rows);
             for (uint32_t r = 0; r < 3; r++)
                 rows[r].hz = 0.1f * (float)(r + 1);
@@ -210,32 +218,69 @@ static void the_sampler_adds_noise_of_each_row(void **state)
         }
 }
 
-static void the_sampler_ends_in_tanh_and_lets_no_nan_vanish(void **state)
+static void the_sampler_sets_noise_beside_each_row(void **state)
+{
+    (void)state;
+    for (uint32_t w = 7; w <= 60; w += 53)
+        for (int by_row = 0; by_row < 2; by_row++) {
+            struct step s = { .x = tensor_make(DT_F32, 3, 5, w, 3, 3, 1),
+                              .eps = tensor_make(DT_F32, 3, 5, w, 3, 3, 2),
+                              .hz = 0.3f };
+            struct gpu_row *rows = memory(3 * sizeof *rows);
+            for (uint32_t r = 0; r < 3; r++)
+                rows[r].hz = 0.1f * (float)(r + 1);
+            if (by_row) s.rows = rows;
+            struct tensor y = tensor_make(DT_F32, 3, 5, w, 6, 6, 3), want = tensor_copy(&y);
+            for (uint32_t r = 0; r < 3; r++) {
+                struct tensor x = tensor_row(&s.x, r), z = tensor_row(&s.eps, r),
+                              to = tensor_row(&want, r);
+                EXPECT_OK(oracle->ops->sampler_join(oracle, x.data, z.data,
+                                                    by_row ? rows[r].hz : 0.3f, to.data,
+                                                    (size_t)5 * w, &err));
+            }
+            in_every_order("sampler_join", &y, run_join, &s);
+            expect_same("sampler_join", y.data, want.data, tensor_bytes(&y)); /* one product each */
+            struct tensor *all[] = { &s.x, &s.eps, &y, &want };
+            for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+                tensor_free(all[i]);
+            free(rows);
+        }
+}
+
+/* x: three channels, or the first three of six, as they stand where the noise is beside them. */
+static void sampler_ends(enum dtype dt, bool in_place, bool linear, size_t x_ld)
+{
+    struct step s = { .x = tensor_make(DT_F32, 2, 5, 7, 3, x_ld, 1),
+                      .eps = tensor_make(dt, 2, 5, 7, 3, 8, 2),
+                      .std = linear ? 1.5f : 11.0f,
+                      .in_place = in_place,
+                      .linear = linear };
+    struct tensor wide = tensor_wide(&s.eps),
+                  y = in_place ? tensor_copy(&s.x) : tensor_make(DT_F32, 2, 5, 7, 3, 3, 4),
+                  want = tensor_copy(&y);
+    EXPECT_OK(oracle->ops->sampler_out(oracle, &s.x, &wide, s.std, linear, &want, &err));
+    in_every_order("sampler_out", &y, run_out, &s);
+    expect_near("sampler_out", &y, &want, 1e-6);
+    unsigned clamped = 0;
+    for (size_t i = 0; i < (size_t)2 * 5 * 7 * 3; i++)
+        clamped += fabsf(((float *)y.data)[i / 3 * y.ld + i % 3]) >= 1;
+    if (linear) assert_in_range(clamped, 20, 150);
+    const float nan_value = NAN;
+    dtype_from_f32((char *)s.eps.data + (8 * 10 + 1) * dtype_size(dt), dt, &nan_value, 1);
+    run_out(&s, &y);
+    assert_true(isnan(((float *)y.data)[10 * y.ld + 1]));
+    assert_false(isnan(((float *)y.data)[10 * y.ld + 2]));
+    struct tensor *all[] = { &s.x, &s.eps, &wide, &y, &want };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        tensor_free(all[i]);
+}
+
+static void the_sampler_ends_in_tanh_or_a_clamp_and_lets_no_nan_vanish(void **state)
 {
     (void)state;
     for (int d = 0; d < 3; d++)
-        for (int in_place = 0; in_place < 2; in_place++) {
-            struct step s = { tensor_make(DT_F32, 2, 5, 7, 3, 3, 1),
-                              tensor_make(dtypes[d], 2, 5, 7, 3, 8, 2),
-                              NULL,
-                              0,
-                              11.0f,
-                              in_place };
-            struct tensor wide = tensor_wide(&s.eps), y = tensor_copy(&s.x),
-                          want = tensor_copy(&s.x);
-            EXPECT_OK(oracle->ops->sampler_out(oracle, &s.x, &wide, s.std, false, &want, &err));
-            in_every_order("sampler_out", &y, run_out, &s);
-            expect_near("sampler_out", &y, &want, 1e-6);
-            const float nan_value = NAN;
-            dtype_from_f32((char *)s.eps.data + (8 * 10 + 1) * dtype_size(dtypes[d]), dtypes[d],
-                           &nan_value, 1);
-            run_out(&s, &y);
-            assert_true(isnan(((float *)y.data)[31]));
-            assert_false(isnan(((float *)y.data)[32]));
-            struct tensor *all[] = { &s.x, &s.eps, &wide, &y, &want };
-            for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-                tensor_free(all[i]);
-        }
+        for (int how = 0; how < 8; how++)
+            sampler_ends(dtypes[d], how & 1, how & 2, how & 4 ? 6 : 3);
 }
 
 int main(void)
@@ -244,7 +289,8 @@ int main(void)
         cmocka_unit_test(embeddings_agree),
         cmocka_unit_test(normals_agree_within_2e_6_wherever_they_begin),
         cmocka_unit_test(the_sampler_adds_noise_of_each_row),
-        cmocka_unit_test(the_sampler_ends_in_tanh_and_lets_no_nan_vanish),
+        cmocka_unit_test(the_sampler_sets_noise_beside_each_row),
+        cmocka_unit_test(the_sampler_ends_in_tanh_or_a_clamp_and_lets_no_nan_vanish),
     };
     return RUN_TESTS("embeddings and sampler", tests);
 }

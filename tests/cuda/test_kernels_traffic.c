@@ -1,5 +1,6 @@
 /* What the kernels of the network move: no byte of a picture twice where once is enough, and whole sectors. The shapes are the network's
  * own, or cut ones of the same kind where those would take the emulation too long. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -142,7 +143,7 @@ static void walks_move_each_byte_once(void **state)
         switch ((enum walk)what) {
         case UP: EXPECT_LAUNCH(gpu_upsample(&x, &y, NULL)); break;
         case DOWN: EXPECT_LAUNCH(gpu_downsample(&x, &y, NULL)); break;
-        case OUT: EXPECT_LAUNCH(gpu_sampler_out(&x, &eps, 1, &y, NULL)); break;
+        case OUT: EXPECT_LAUNCH(gpu_sampler_out(&x, &eps, 1, false, &y, NULL)); break;
         default: EXPECT_LAUNCH(gpu_copy(&copy, NULL)); break;
         }
         emu_traffic_end(&t);
@@ -156,6 +157,62 @@ static void walks_move_each_byte_once(void **state)
         tensor_free(&y);
         tensor_free(&eps);
     }
+}
+
+/* Of a network of cells: three channels of a picture, or six with the noise; and back. */
+static const struct cells {
+    const char *name;
+    uint32_t patch, c;
+    enum dtype dtype;
+    double most; /* a warp's piece of a line of pixels begins and ends within a sector */
+} cells[] = {
+    { "cells of 2 x 2, 3 channels", 2, 3, DT_BF16, 1.2 },
+    { "cells of 2 x 2, 6 channels", 2, 6, DT_BF16, 1.2 },
+    { "cells of 4 x 4, 3 channels", 4, 3, DT_BF16, 1.2 },
+    { "cells of 4 x 4, 6 channels", 4, 6, DT_BF16, 1.2 },
+    { "cells of 2 x 2, 3 channels, F32", 2, 3, DT_F32, 1.2 },
+};
+
+static void cells_move_each_byte_once(void **state)
+{
+    (void)state;
+    enum { SIDE = 128 };
+    for (size_t i = 0; i < sizeof cells / sizeof *cells; i++)
+        for (int back = 0; back < 2; back++) {
+            const struct cells *k = &cells[i];
+            const uint32_t h = SIDE / k->patch, c = k->c * k->patch * k->patch;
+            struct tensor pixels = tensor_make(k->dtype, 1, SIDE, SIDE, k->c, k->c, 1),
+                          whole = tensor_make(k->dtype, 1, h, h, c, c, 2);
+            const double bytes = (double)tensor_bytes(&pixels);
+            char name[64];
+            struct emu_traffic t;
+            (void)snprintf(name, sizeof name, "%s%s", k->name, back ? ", back" : "");
+            emu_traffic_begin();
+            EXPECT_LAUNCH(back ? gpu_depth_to_space(&whole, &pixels, NULL)
+                               : gpu_space_to_depth(&pixels, &whole, NULL));
+            emu_traffic_end(&t);
+            expect_traffic(name, bytes, bytes, &t, k->most);
+            tensor_free(&pixels);
+            tensor_free(&whole);
+        }
+}
+
+static void noise_beside_moves_each_byte_once(void **state)
+{
+    (void)state;
+    enum { SIDE = 64 };
+    struct tensor y_in = tensor_make(DT_F32, 1, SIDE, SIDE, 3, 3, 1), z = tensor_copy(&y_in),
+                  x = tensor_make(DT_F32, 1, SIDE, SIDE, 6, 6, 2);
+    struct emu_traffic t;
+    emu_traffic_begin();
+    EXPECT_LAUNCH(
+        gpu_sampler_join(y_in.data, z.data, NULL, 0.1f, x.data, 1, (size_t)SIDE * SIDE, NULL));
+    emu_traffic_end(&t);
+    expect_traffic("sampler_join, 64 x 64", (double)tensor_bytes(&x), (double)tensor_bytes(&x), &t,
+                   1.2);
+    tensor_free(&y_in);
+    tensor_free(&z);
+    tensor_free(&x);
 }
 
 static void narrow_convolutions_read_and_write_once(void **state)
@@ -192,6 +249,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(norms_read_once_or_twice),
         cmocka_unit_test(walks_move_each_byte_once),
+        cmocka_unit_test(cells_move_each_byte_once),
+        cmocka_unit_test(noise_beside_moves_each_byte_once),
         cmocka_unit_test(narrow_convolutions_read_and_write_once),
     };
     return RUN_TESTS("traffic", tests);

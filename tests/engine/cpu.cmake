@@ -1,5 +1,5 @@
 # Every op against the naive one in double: one ctest entry per instruction set (one that the machine lacks is skipped).
-foreach(part ops sampler)
+foreach(part ops sampler networks)
   david_test(NAME backend_${part} LABEL unit SOURCES test_backend_${part}.c LIBS david_reference)
   foreach(isa sse avx2 avx512 avx512bf16 amx)
     add_test(NAME backend_${part}_${isa} COMMAND backend_${part})

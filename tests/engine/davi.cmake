@@ -1,5 +1,10 @@
+david_test(NAME test_conditions LABEL unit SOURCES test_conditions.c LIBS david_engine)
 david_test(NAME test_noise LABEL unit SOURCES test_noise.c LIBS david_reference)
 david_test(NAME test_operators LABEL unit SOURCES test_operators.c LIBS david_engine)
+if(NOT DAVID_ENGINE_ONLY) # it needs the codec
+  david_test(NAME test_dejpeg LABEL unit SOURCES test_dejpeg.c LIBS david_engine)
+endif()
+david_test(NAME test_levels LABEL unit SOURCES test_levels.c LIBS david_engine)
 david_test(NAME test_tiles LABEL unit SOURCES test_tiles.c LIBS david_engine)
 david_test(NAME test_spans LABEL unit SOURCES test_spans.c LIBS david_engine)
 david_test(NAME test_restoration LABEL unit SOURCES test_restoration.c LIBS david_engine)

@@ -7,7 +7,7 @@
 /* Of a constant; side: of its pictures, px. */
 #define NANO_ARCH(side)                                                                            \
     {                                                                                              \
-        .image_size = (side), .patch = 1, .num_channels = 32, .num_res_blocks = 1, .levels = 1,                \
+        .image_size = (side), .patch = 1, .num_channels = 32, .num_res_blocks = 1, .levels = 1,    \
         .channel_mult = { 1 }, .num_heads = 1, .num_head_channels = -1, .learn_sigma = true,       \
         .use_scale_shift_norm = true, .resblock_updown = true                                      \
     }

@@ -438,6 +438,79 @@ static void walks_over_a_picture_agree(void **state)
         }
 }
 
+static const struct cell_case {
+    const char *name;
+    uint32_t n, h, w, c, patch; /* of the cells; c: of a pixel */
+    uint32_t pixel_more, cell_more;
+} cells[] = {
+    { "one cell", 1, 1, 1, 1, 2, 0, 0 },
+    { "pictures", 3, 5, 7, 3, 2, 0, 0 },
+    { "pictures and noise", 2, 6, 5, 6, 2, 0, 0 },
+    { "cells of four", 2, 3, 5, 3, 4, 0, 0 },
+    { "odd channels, pixels apart", 2, 4, 3, 5, 2, 3, 0 },
+    { "odd channels, both apart", 4, 2, 3, 7, 4, 1, 9 },
+    { "many channels", 1, 9, 11, 45, 2, 0, 4 },
+};
+
+/* The same numbers in F32. */
+static struct tensor widened(const struct tensor *x)
+{
+    const size_t count = tensor_bytes(x) / dtype_size(x->dtype);
+    struct tensor wide = *x;
+    wide.dtype = DT_F32;
+    wide.data = malloc(count * sizeof(float));
+    assert_non_null(wide.data);
+    dtype_to_f32(wide.data, x->data, x->dtype, count);
+    return wide;
+}
+
+static void one_permutation(const struct cell_case *t, const struct way *w, bool to_cells)
+{
+    struct backend *b = w->b;
+    const uint32_t p = t->patch, c = p * p * t->c;
+    struct tensor pixels =
+        tensor_make(w->dtype, t->n, p * t->h, p * t->w, t->c, t->c + t->pixel_more, 1);
+    struct tensor whole = tensor_make(w->dtype, t->n, t->h, t->w, c, c + t->cell_more, 2);
+    struct tensor *x = to_cells ? &pixels : &whole, *y = to_cells ? &whole : &pixels;
+    struct tensor wx = widened(x), want = widened(y);
+    const struct tensor dx = to_device(b, x), dy = to_device(b, y);
+    EXPECT_OK((to_cells ? b->ops->space_to_depth : b->ops->depth_to_space)(b, &dx, &dy, &err));
+    EXPECT_OK((to_cells ? reference->ops->space_to_depth
+                        : reference->ops->depth_to_space)(reference, &wx, &want, &err));
+    from_device(b, &dy, y);
+    off_device(b, &dx);
+    if (difference(y, &want) != 0) fail_msg("%s, %s: not the same numbers", t->name, w->name);
+    free(wx.data);
+    free(want.data);
+    free(pixels.data);
+    free(whole.data);
+}
+
+static void pixels_become_cells_and_cells_pixels(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cells / sizeof *cells; i++)
+        for (size_t k = 0; k < n_ways; k++) {
+            one_permutation(&cells[i], &ways[k], true);
+            one_permutation(&cells[i], &ways[k], false);
+        }
+    struct backend *b = ways[0].b;
+    struct tensor pixels = tensor_make(DT_F32, 1, 4, 4, 3, 3, 1),
+                  whole = tensor_make(DT_F32, 1, 2, 2, 12, 12, 2), x = pixels, y = whole;
+    struct error e = { 0 }; /* refused before the tensors are looked into */
+    y.c = 11;
+    assert_int_equal(b->ops->space_to_depth(b, &x, &y, &e), ST_INTERNAL);
+    assert_int_equal(b->ops->depth_to_space(b, &y, &x, &e), ST_INTERNAL);
+    y = whole;
+    x.w = 5;
+    assert_int_equal(b->ops->space_to_depth(b, &x, &y, &e), ST_INTERNAL);
+    x = pixels;
+    y.dtype = DT_BF16;
+    assert_int_equal(b->ops->space_to_depth(b, &x, &y, &e), ST_INTERNAL);
+    free(pixels.data);
+    free(whole.data);
+}
+
 static void casts_round_as_proto_does(void **state)
 {
     (void)state;
@@ -497,6 +570,7 @@ int main(void)
         cmocka_unit_test(a_norm_resamples_to_the_bytes_of_both_ops),
         cmocka_unit_test(attention_agrees),
         cmocka_unit_test(walks_over_a_picture_agree),
+        cmocka_unit_test(pixels_become_cells_and_cells_pixels),
         cmocka_unit_test(casts_round_as_proto_does),
         cmocka_unit_test(an_unknown_instruction_set_is_refused),
     };

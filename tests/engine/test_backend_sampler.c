@@ -174,6 +174,65 @@ static void the_sampler_agrees_and_lets_no_nan_vanish(void **state)
     }
 }
 
+/* x0 of the first three of six channels of x, clamped. */
+static void ends_linearly(const struct way *w, const struct tensor *x, struct tensor *e)
+{
+    struct backend *b = w->b;
+    struct tensor out = tensor_make(DT_F32, 2, 5, 7, 3, 3, 3),
+                  want = tensor_make(DT_F32, 2, 5, 7, 3, 3, 3), three = *x;
+    three.c = 3;
+    struct tensor dx = to_device(b, x);
+    const struct tensor de = to_device(b, e), dout = to_device(b, &out);
+    dx.c = 3;
+    EXPECT_OK(b->ops->sampler_out(b, &dx, &de, 1.5f, true, &dout, &err));
+    from_device(b, &dout, &out);
+    off_device(b, &de);
+    EXPECT_OK(reference->ops->sampler_out(reference, &three, e, 1.5f, true, &want, &err));
+    expect_near("sampler_out, linear", w, &out, &want, 2e-7);
+    unsigned ends = 0;
+    for (size_t i = 0; i < 210; i++)
+        ends += fabsf(((float *)out.data)[i]) == 1;
+    assert_in_range(ends, 20, 150);
+    const float odd[] = { NAN, INFINITY, -INFINITY };
+    memcpy((float *)e->data + 6 * 10, odd, sizeof odd);
+    const struct tensor bad = to_device(b, e), again = to_device(b, &out);
+    EXPECT_OK(b->ops->sampler_out(b, &dx, &bad, 1.5f, true, &again, &err));
+    from_device(b, &again, &out);
+    off_device(b, &bad);
+    off_device(b, &dx);
+    assert_true(isnan(((float *)out.data)[30]));
+    assert_true(((float *)out.data)[31] == -1 && ((float *)out.data)[32] == 1);
+    assert_false(isnan(((float *)out.data)[33]));
+    free(out.data);
+    free(want.data);
+}
+
+static void noise_stands_beside_and_a_linear_end_is_clamped(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < n_ways; k++) {
+        struct backend *b = ways[k].b;
+        if (ways[k].dtype != DT_F32) continue;
+        struct tensor y_in = tensor_make(DT_F32, 2, 5, 7, 3, 3, 1),
+                      z = tensor_make(DT_F32, 2, 5, 7, 3, 3, 2),
+                      x = tensor_make(DT_F32, 2, 5, 7, 6, 6, 3),
+                      want = tensor_make(DT_F32, 2, 5, 7, 6, 6, 3),
+                      e = tensor_make(DT_F32, 2, 5, 7, 3, 6, 4);
+        const struct tensor dy = to_device(b, &y_in), dz = to_device(b, &z), dx = to_device(b, &x);
+        EXPECT_OK(b->ops->sampler_join(b, dy.data, dz.data, 0.3f, dx.data, 70, &err));
+        from_device(b, &dx, &x);
+        off_device(b, &dy);
+        off_device(b, &dz);
+        EXPECT_OK(
+            reference->ops->sampler_join(reference, y_in.data, z.data, 0.3f, want.data, 70, &err));
+        expect_same_bytes("sampler_join", x.data, want.data, tensor_bytes(&x));
+        ends_linearly(&ways[k], &x, &e);
+        struct tensor *all[] = { &y_in, &z, &x, &want, &e };
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+            free(all[i]->data);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -181,6 +240,7 @@ int main(void)
         cmocka_unit_test(values_on_their_way_are_not_written_over),
         cmocka_unit_test(normals_agree_within_2e_6_wherever_they_begin),
         cmocka_unit_test(the_sampler_agrees_and_lets_no_nan_vanish),
+        cmocka_unit_test(noise_stands_beside_and_a_linear_end_is_clamped),
     };
     return run_on_all_ways(tests, sizeof tests / sizeof *tests);
 }

@@ -514,6 +514,13 @@ static void folded_and_unfolded_networks_agree(void **state)
     assert_true(network_flop(whole) > 0 && network_bytes(whole) > 0);
     network_free(whole);
     network_free(folded);
+    struct unet_arch beside = nano;
+    beside.noise_channels = true;
+    whole = NULL;
+    assert_int_equal(network_hash(&whole, e, &beside, 3, 16, 24, true, false, &err), ST_OK);
+    assert_int_equal(network_input_channels(whole), 6);
+    assert_int_equal(network_channels(whole), 3);
+    network_free(whole);
     engine_close(e);
 }
 

@@ -190,6 +190,11 @@ static void networks_that_cannot_be_are_refused(void **state)
     a.num_channels = 100;
     assert_int_equal(unet_build(&g, &a, 64, 64, NULL), ST_BAD_FILE);
     a = ffhq256;
+    a.patch = 2;
+    assert_int_equal(unet_build(&g, &a, 32, 64, NULL), ST_BAD_PARAMETER);
+    a.patch = 0;
+    assert_int_equal(unet_build(&g, &a, 64, 64, NULL), ST_BAD_FILE);
+    a = ffhq256;
     a.num_head_channels = 60;
     assert_int_equal(unet_build(&g, &a, 64, 64, NULL), ST_BAD_FILE);
     a = ffhq256;

@@ -15,15 +15,18 @@
 enum { ROWS = 3 }; /* one more than a pass of the reference */
 static uint64_t seed = 7;
 static const struct param_source hashes = { hash_param_load, &seed };
-static const struct condition sets[] = { { 999, 2, 0, 0 }, { 3, 0, 0, 0 }, { 500, 4, 0, 0 } };
-static const float t[ROWS] = { 999, 3, 500 };
+static const struct condition sets[] = { { 999, 2, 20, 300 },
+                                         { 3, 0, 401.5, 0 },
+                                         { 500, 4, 0, 99 } };
+static const float t[ROWS] = { 999, 3, 500 }, sigma[ROWS] = { 20, 401.5, 0 },
+                   level[ROWS] = { 300, 0, 99 };
 static const uint32_t label[ROWS] = { 2, 0, 4 }, set[ROWS] = { 0, 1, 2 };
 
 struct net {
     struct backend *b;
     struct graph *g;
     float *x, *y;
-    size_t x_row, y_row; /* elements */
+    size_t px, x_row, y_row; /* of a row; elements */
 };
 
 static struct net net_of(const struct named_arch *a)
@@ -31,7 +34,8 @@ static struct net net_of(const struct named_arch *a)
     struct net n = { 0 };
     assert_int_equal(reference_backend_open(&n.b, NULL), ST_OK);
     assert_int_equal(unet_build(&n.g, &a->arch, a->h, a->w, NULL), ST_OK);
-    n.x_row = (size_t)a->h * a->w * 3;
+    n.px = (size_t)a->h * a->w;
+    n.x_row = n.px * arch_input_channels(&a->arch);
     n.y_row = (size_t)a->h * a->w * n.g->nodes[n.g->output].c;
     n.x = malloc(ROWS * n.x_row * sizeof *n.x);
     n.y = malloc(ROWS * n.y_row * sizeof *n.y);
@@ -76,7 +80,9 @@ static void folded_and_unfolded_forms_agree(void **state)
         float *folded = malloc(ROWS * n.y_row * sizeof *folded);
         assert_non_null(folded);
         struct program *p = program_of(&n, (struct program_options){ 0 });
-        struct program_io io = { .x = n.x, .y = n.y, .t = t, .label = label };
+        struct program_io io = {
+            .x = n.x, .y = n.y, .t = t, .sigma = sigma, .level = level, .label = label
+        };
         assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
         program_free(p);
         p = program_of(&n, (struct program_options){ .sets = sets, .n_sets = 3 });
@@ -148,7 +154,13 @@ static void norms_that_resample_change_no_byte(void **state)
         assert_non_null(fused);
         for (int folded = 0; folded < 2; folded++) {
             const struct program_options o = { .sets = folded ? sets : NULL, .n_sets = 3 };
-            struct program_io io = { .x = n.x, .y = n.y, .t = t, .label = label, .set = set };
+            struct program_io io = { .x = n.x,
+                                     .y = n.y,
+                                     .t = t,
+                                     .sigma = sigma,
+                                     .level = level,
+                                     .label = label,
+                                     .set = set };
             struct program *p = program_of(&n, o);
             assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
             program_free(p);
@@ -168,27 +180,33 @@ static void norms_that_resample_change_no_byte(void **state)
     }
 }
 
+/* Of a network of cells: those of each pixel of a cell. */
 static void the_first_output_channels_are_those_of_the_whole(void **state)
 {
     (void)state;
-    struct net n = net_of(&archs[0]);
-    size_t px = n.x_row / 3;
-    float *three = malloc(ROWS * px * 3 * sizeof *three);
-    assert_non_null(three);
-    struct program *whole = program_of(&n, (struct program_options){ .sets = sets, .n_sets = 3 });
-    struct program *part =
-        program_of(&n, (struct program_options){ .sets = sets, .n_sets = 3, .output_channels = 3 });
-    struct program_io io = { .x = n.x, .y = n.y, .set = set };
-    assert_int_equal(program_run(whole, &io, ROWS, NULL), ST_OK);
-    io.y = three;
-    assert_int_equal(program_run(part, &io, ROWS, NULL), ST_OK);
-    for (size_t i = 0; i < ROWS * px; i++)
-        assert_memory_equal(three + 3 * i, n.y + 6 * i, 3 * sizeof *three);
-    assert_true(program_bytes(part) < program_bytes(whole));
-    free(three);
-    program_free(whole);
-    program_free(part);
-    net_done(&n);
+    for (int i = 0; i < N_ARCHS; i++) {
+        struct net n = net_of(&archs[i]);
+        const size_t all = n.y_row / n.px;
+        float *some = malloc(ROWS * n.y_row * sizeof *some);
+        assert_non_null(some);
+        struct program_options o = { .sets = sets, .n_sets = 3 };
+        struct program *whole = program_of(&n, o);
+        struct program_io io = { .x = n.x, .y = n.y, .set = set };
+        assert_int_equal(program_run(whole, &io, ROWS, NULL), ST_OK);
+        for (uint32_t c = 1; c <= all; c += 2) {
+            o.output_channels = c;
+            struct program *part = program_of(&n, o);
+            io.y = some;
+            assert_int_equal(program_run(part, &io, ROWS, NULL), ST_OK);
+            for (size_t k = 0; k < ROWS * n.px; k++)
+                assert_memory_equal(some + c * k, n.y + all * k, c * sizeof *some);
+            assert_true(c == all || program_bytes(part) < program_bytes(whole));
+            program_free(part);
+        }
+        free(some);
+        program_free(whole);
+        net_done(&n);
+    }
 }
 
 static void taps_are_kept_only_when_asked_for(void **state)
@@ -217,7 +235,7 @@ static void taps_are_kept_only_when_asked_for(void **state)
 static void impossible_inputs_are_refused(void **state)
 {
     (void)state;
-    struct net n = net_of(&archs[3]);
+    struct net n = net_of(&archs[LABELS_ARCH]);
     struct program *p = NULL;
     struct program_options o = { .dtype = DT_BF16 };
     assert_int_equal(program_new(&p, n.b, n.g, &hashes, &o, NULL), ST_UNSUPPORTED);
@@ -242,6 +260,50 @@ static void impossible_inputs_are_refused(void **state)
     net_done(&n);
 }
 
+static void what_a_network_is_told_must_be_said(void **state)
+{
+    (void)state;
+    struct net n = net_of(&archs[CELLS_ARCH]);
+    struct program *p = NULL;
+    struct program_options o = { .dtype = DT_F32, .output_channels = 7 };
+    assert_int_equal(program_new(&p, n.b, n.g, &hashes, &o, NULL), ST_BAD_PARAMETER);
+    assert_null(p);
+    p = program_of(&n, (struct program_options){ 0 });
+    const struct program_io whole = {
+        .x = n.x, .y = n.y, .t = t, .sigma = sigma, .level = level, .label = label
+    };
+    const float none = NAN, *const without[] = { NULL, &none };
+    for (size_t i = 0; i < sizeof without / sizeof *without; i++) {
+        struct program_io io = whole;
+        struct error err = { 0 };
+        io.sigma = without[i];
+        assert_int_equal(program_run(p, &io, 1, &err), ST_BAD_PARAMETER);
+        assert_non_null(strstr(err.detail, "finite sigma"));
+        io = whole;
+        io.level = without[i];
+        err = (struct error){ 0 };
+        assert_int_equal(program_run(p, &io, 1, &err), ST_BAD_PARAMETER);
+        assert_non_null(strstr(err.detail, "finite level"));
+    }
+    /* Each of them counts. */
+    float *other = malloc(n.y_row * sizeof *other);
+    assert_non_null(other);
+    assert_int_equal(program_run(p, &whole, 1, NULL), ST_OK);
+    for (int i = 0; i < 4; i++) {
+        struct program_io io = whole;
+        io.y = other;
+        if (i == 0) io.t = t + 1;
+        if (i == 1) io.sigma = sigma + 1;
+        if (i == 2) io.level = level + 1;
+        if (i == 3) io.label = label + 1;
+        assert_int_equal(program_run(p, &io, 1, NULL), ST_OK);
+        assert_true(relative_error(other, n.y, n.y_row) > 1e-3);
+    }
+    free(other);
+    program_free(p);
+    net_done(&n);
+}
+
 /* The source fails at each parameter in turn; what was made before is given back (a sanitizer build sees to that). */
 static enum status load_some(void *ctx, const struct param_desc *d, float *dst, struct error *err)
 {
@@ -254,9 +316,9 @@ static enum status load_some(void *ctx, const struct param_desc *d, float *dst, 
 static void a_missing_parameter_fails_the_whole(void **state)
 {
     (void)state;
-    struct net n = net_of(&archs[3]);
-    for (int form = 0; form < 2; form++) {
-        struct program_options o = { .dtype = DT_F32, .sets = form ? sets : NULL, .n_sets = 3 };
+    for (int form = 0; form < 4; form++) {
+        struct net n = net_of(&archs[form / 2 ? CELLS_ARCH : LABELS_ARCH]);
+        struct program_options o = { .dtype = DT_F32, .sets = form % 2 ? sets : NULL, .n_sets = 3 };
         unsigned good = 0;
         for (;; good++) {
             unsigned left = good;
@@ -270,8 +332,8 @@ static void a_missing_parameter_fails_the_whole(void **state)
             assert_null(p);
         }
         assert_in_range(good, n.g->n_params, n.g->n_params + 1);
+        net_done(&n);
     }
-    net_done(&n);
 }
 
 static void time_is_accounted_per_op(void **state)
@@ -301,6 +363,7 @@ int main(void)
         cmocka_unit_test(the_first_output_channels_are_those_of_the_whole),
         cmocka_unit_test(taps_are_kept_only_when_asked_for),
         cmocka_unit_test(impossible_inputs_are_refused),
+        cmocka_unit_test(what_a_network_is_told_must_be_said),
         cmocka_unit_test(a_missing_parameter_fails_the_whole),
         cmocka_unit_test(time_is_accounted_per_op),
     };

@@ -102,16 +102,18 @@ static void gray_stays_gray_but_for_colorize_and_alpha_is_kept(void **state)
         { TASK_DENOISE, 4, 8, 4 },  { TASK_DEBLUR, 4, 16, 4 },   { TASK_COLORIZE, 1, 8, 3 },
         { TASK_COLORIZE, 2, 8, 4 }, { TASK_COLORIZE, 3, 16, 3 }, { TASK_SR4, 4, 8, 4 },
         { TASK_SR4, 1, 8, 1 },      { TASK_INPAINT, 4, 8, 3 },   { TASK_INPAINT, 2, 16, 1 },
+        { TASK_SR2, 4, 16, 4 },     { TASK_SR2, 2, 8, 2 },       { TASK_DEJPEG, 1, 8, 1 },
+        { TASK_DEJPEG, 4, 16, 4 },
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         struct image img = picture(20, 12, all[i].channels, all[i].depth, i);
         struct image out = restored(all[i].task, &img, NULL);
-        const uint32_t grow = all[i].task == TASK_SR4 ? 4 : 1;
+        const uint32_t grow = all[i].task == TASK_SR4 ? 4 : all[i].task == TASK_SR2 ? 2 : 1;
         assert_int_equal(out.width, 20 * grow);
         assert_int_equal(out.height, 12 * grow);
         assert_int_equal(out.channels, all[i].want);
         assert_int_equal(out.depth, all[i].depth);
-        if (all[i].task == TASK_DENOISE) /* identity: alpha included */
+        if (all[i].task == TASK_DENOISE || all[i].task == TASK_DEJPEG) /* identity, with alpha */
             assert_memory_equal(out.pixels, img.pixels, image_bytes(&img));
         image_done(&img);
         image_done(&out);
@@ -130,6 +132,13 @@ static void alpha_is_resized_with_the_picture(void **state)
     assert_int_equal(row[4 * 63 + 3], 200);
     assert_int_equal(row[4 * 30 + 3], 25); /* an eighth of the way */
     assert_int_equal(row[4 * 31 + 3], 75);
+    image_done(&out);
+    out = restored(TASK_SR2, &img, NULL);
+    row = (uint8_t *)out.pixels + (size_t)32 * 4 * 15;
+    assert_int_equal(row[4 * 14 + 3], 0);
+    assert_int_equal(row[4 * 15 + 3], 50); /* a quarter of the way */
+    assert_int_equal(row[4 * 16 + 3], 150);
+    assert_int_equal(row[4 * 31 + 3], 200);
     image_done(&img);
     image_done(&out);
 }

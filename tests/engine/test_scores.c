@@ -75,9 +75,9 @@ static double plain_energy(const struct pictures *p, enum distance kind)
             const float *a = p->pred + (size_t)2 * pair * EACH, *b = a + EACH;
             const float *x = p->x + (size_t)2 * pair * EACH;
             int s = 1 << k;
-            sum += weights[k] * (0.5 * plain_distance(a, x, s, kind) +
-                                 0.5 * plain_distance(b, x, s, kind) -
-                                 0.5 * plain_distance(a, b, s, kind));
+            sum += weights[k] *
+                   (0.5 * plain_distance(a, x, s, kind) + 0.5 * plain_distance(b, x, s, kind) -
+                    0.5 * plain_distance(a, b, s, kind));
         }
     return sum / (ROWS / 2.0);
 }

@@ -88,8 +88,10 @@ static void a_margin_is_mirrored_around_the_picture_and_cut_off_again(void **sta
             restoration_cut(r, 0, tile);
             for (uint32_t y = 0; y < TILE; y++)
                 for (uint32_t x = 0; x < TILE; x++) {
-                    const uint32_t from_x = reflect(x < MARGIN ? MARGIN - x : x - MARGIN, sides[i][0]);
-                    const uint32_t from_y = reflect(y < MARGIN ? MARGIN - y : y - MARGIN, sides[i][1]);
+                    const uint32_t from_x =
+                        reflect(x < MARGIN ? MARGIN - x : x - MARGIN, sides[i][0]);
+                    const uint32_t from_y =
+                        reflect(y < MARGIN ? MARGIN - y : y - MARGIN, sides[i][1]);
                     const size_t at = ((size_t)from_y * img.width + from_x) * channels;
                     const double want = ((const uint8_t *)img.pixels)[at] / 127.5 - 1;
                     assert_true(fabs((double)tile[(y * TILE + x) * 3] - want) < 1e-6);

@@ -131,7 +131,7 @@ static void open_training(struct training *t, const char *path)
                                   .weight_con = number(&t->g, "weight_con"),
                                   .reg_coeff = number(&t->g, "reg_coeff"),
                                   .schedule = t->schedule };
-    t->rows = (struct davi_rows){ t->x, t->y, t->y_in, t->kept };
+    t->rows = (struct davi_rows){ .x = t->x, .y = t->y, .y_in = t->y_in, .kept = t->kept };
     open_nets(t, &arch, rows);
     EXPECT_OK(davi_init(&t->davi, &t->o, &t->nets[0], &t->nets[1], &t->nets[2], &t->nets[3], &err));
 }
@@ -189,7 +189,8 @@ static void draw(const struct training *t, const char *step, struct drawn *d)
     draw_times(t, name, d->t_bridge);
     d->z = draw_noise(t, step, 1);
     d->noise = draw_noise(t, step, 2);
-    d->draws = (struct davi_draws){ .t_bridge = d->t_bridge, .t = d->t, .z = d->z, .noise = d->noise };
+    d->draws =
+        (struct davi_draws){ .t_bridge = d->t_bridge, .t = d->t, .z = d->z, .noise = d->noise };
 }
 
 /* ---- comparing ---- */

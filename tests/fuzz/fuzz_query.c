@@ -1,10 +1,12 @@
-/* Any query string: what is accepted is plain, terminated, inside the struct, and reads back from its escaped form. */
+/* Any query string: what is accepted is plain, terminated, inside the struct, and reads back from its
+ * escaped form; of the parameters of /restore only numbers within their bounds are taken. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "proto/query.h"
+#include "server/parameters.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -16,10 +18,27 @@ static char *escape(char *to, const char *text)
     return to;
 }
 
+/* Written so that a NaN ends it. */
+static void read_parameters(const uint8_t *data, size_t size)
+{
+    static char text[QUERY_MAX_BYTES + 1];
+    struct parameters p;
+    if (size > QUERY_MAX_BYTES || memchr(data, 0, size)) return;
+    memcpy(text, data, size);
+    text[size] = '\0';
+    parameters_init(&p);
+    if (parameters_read_query(&p, text, NULL) || parameters_complete(&p, false, 64, NULL)) return;
+    if (!(p.h == -1 || (p.h >= 0 && p.h <= 10))) abort();
+    if (!(p.sigma >= 0 && p.sigma <= 10) || !(p.level >= 0 && p.level <= 100)) abort();
+    if (p.samples < 1 || p.samples > 64 || p.deadline_ms > 86400000) abort();
+    if (strlen(p.task) >= sizeof p.task || strlen(p.model) >= sizeof p.model) abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct query q, again;
     static char escaped[3 * QUERY_MAX_BYTES + 2 * QUERY_MAX_PARAMS];
+    read_parameters(data, size);
     if (query_parse(&q, (const char *)data, size, NULL)) return 0;
     char *end = escaped;
     for (size_t i = 0; i < q.n; i++) {

@@ -78,6 +78,8 @@ def multiparts():
 
 def queries():
     yield b"task=denoise&model=a%2Fb&seed=18446744073709551615&h=0.1&samples=8&output=mean&deadline_ms=1000"
+    yield b"task=deblur&sigma=0.05&level=2.5"
+    yield b"sigma=1e-3&level=1e2&samples=1&output=image"
     yield b"task=sr4&&task=sr4&flag&empty=&=nameless&a=b=c&plus=a+b"
     yield "utf8=é€😀&escaped=%C3%A9%e2%82%ac%F0%9F%98%80".encode()
     yield b"bad=%zz&cut=%4&low=%c0%80&surrogate=%ed%a0%80&nul=%00"

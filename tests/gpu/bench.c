@@ -101,18 +101,19 @@ static void net_done(struct net *n, struct backend *b)
     *n = (struct net){ 0 };
 }
 
-static enum status fill_noise(struct backend *b, float *dst, uint32_t side, uint32_t n,
-                              struct error *err)
+static enum status fill_noise(struct backend *b, float *dst, uint32_t side, uint32_t channels,
+                              uint32_t n, struct error *err)
 {
     enum status s = ST_OK;
     for (uint32_t i = 0; !s && i < n; i++)
-        s = b->ops->normals(b,
-                            &(struct normals_args){ .seed = i,
-                                                    .w = side,
-                                                    .h = side,
-                                                    .channels = 3,
-                                                    .dst = dst + (size_t)i * side * side * 3 },
-                            err);
+        s = b->ops->normals(
+            b,
+            &(struct normals_args){ .seed = i,
+                                    .w = side,
+                                    .h = side,
+                                    .channels = channels,
+                                    .dst = dst + (size_t)i * side * side * channels },
+            err);
     return s;
 }
 
@@ -135,11 +136,12 @@ static enum status net_make(struct net *n, struct engine *e, const struct option
     if (s) return s;
     const uint32_t side = arch.image_size, most = largest_batch(o);
     const uint32_t rows = program_rows(n->p) > most ? program_rows(n->p) : most;
-    const size_t bytes = (size_t)rows * side * side * 3 * sizeof(float);
+    const uint32_t channels = arch_input_channels(&arch);
+    const size_t floats = (size_t)rows * side * side;
     n->load_ms = now_ms() - from;
-    s = b->ops->alloc(b, bytes, &n->x, err);
-    if (!s) s = b->ops->alloc(b, bytes, &n->y, err);
-    return s ? s : fill_noise(b, n->x, side, rows, err);
+    s = b->ops->alloc(b, floats * channels * sizeof(float), &n->x, err);
+    if (!s) s = b->ops->alloc(b, floats * 3 * sizeof(float), &n->y, err);
+    return s ? s : fill_noise(b, n->x, side, channels, rows, err);
 }
 
 static enum status run_passes(struct net *n, struct backend *b, uint32_t batch, uint32_t count,

@@ -42,12 +42,13 @@ static enum status list_ops(struct ledger *l, const struct unet_arch *arch, uint
     const uint32_t side = arch->image_size;
     struct graph *g = NULL;
     struct program *p = NULL;
-    void *x = NULL;
+    void *x = NULL; /* and y: of as many channels or fewer */
     ledger_init(l, batch);
     struct backend *b = &l->recorder.base;
     enum status s = unet_build(&g, arch, side, side, err);
     if (!s) s = program_new(&p, b, g, &src, &o, err);
-    if (!s) s = b->ops->alloc(b, (size_t)batch * side * side * 3 * sizeof(float), &x, err);
+    const size_t values = (size_t)batch * side * side * arch_input_channels(arch);
+    if (!s) s = b->ops->alloc(b, values * sizeof(float), &x, err);
     const struct program_io io = { .x = x, .y = x };
     if (!s) s = program_run(p, &io, batch, err);
     b->ops->free(b, x);
@@ -85,7 +86,7 @@ static void print_row(const struct options *o, const char *op, const char *what,
 {
     printf(o->is_json ? "%s{\"op\":\"%s\",\"what\":\"%s\",\"count\":%u,\"gflop\":%.4f,\"mb\":%.4f,"
                         "\"floor_us\":%.3f}"
-                      : "%s%-11s %-34s %5u %10.2f %10.2f %10.2f\n",
+                      : "%s%-14s %-34s %5u %10.2f %10.2f %10.2f\n",
            before, op, what, s.count, s.flop / 1e9, s.bytes / 1e6, s.floor_s * 1e6);
 }
 
@@ -96,7 +97,7 @@ static void print_batch(const struct ledger *l, const struct options *o, uint32_
         printf("{\"arch\":\"%s\",\"batch\":%u,\"tflops\":%g,\"tbytes\":%g,\"ops\":[",
                o->arch[0] == '{' ? "own" : o->arch, batch, o->flops / 1e12, o->bytes / 1e12);
     else
-        printf("%s, batch %u, at %g TFLOP/s and %g TB/s\n%-11s %-34s %5s %10s %10s %10s\n", o->arch,
+        printf("%s, batch %u, at %g TFLOP/s and %g TB/s\n%-14s %-34s %5s %10s %10s %10s\n", o->arch,
                batch, o->flops / 1e12, o->bytes / 1e12, "op", "", "times", "GFLOP", "MB",
                "floor us");
     const char *before = "";

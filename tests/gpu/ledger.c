@@ -149,6 +149,20 @@ static enum status downsample(struct backend *b, const struct tensor *x, const s
     NOTED(e, downsample(b, x, y, err));
 }
 
+static enum status space_to_depth(struct backend *b, const struct tensor *x, const struct tensor *y,
+                                  struct error *err)
+{
+    const struct entry e = walk(OP_SPACE_TO_DEPTH, x, y);
+    NOTED(e, space_to_depth(b, x, y, err));
+}
+
+static enum status depth_to_space(struct backend *b, const struct tensor *x, const struct tensor *y,
+                                  struct error *err)
+{
+    const struct entry e = walk(OP_DEPTH_TO_SPACE, x, y);
+    NOTED(e, depth_to_space(b, x, y, err));
+}
+
 static bool stands_in(const struct tensor *part, const struct tensor *y, size_t first)
 {
     const char *to = (const char *)y->data + first * dtype_size(y->dtype);
@@ -193,6 +207,8 @@ static void take_ops(struct ledger *l, struct backend *b)
     l->ops.group_norm = group_norm;
     l->ops.upsample = upsample;
     l->ops.downsample = downsample;
+    l->ops.space_to_depth = space_to_depth;
+    l->ops.depth_to_space = depth_to_space;
     l->ops.concat = concat;
     l->ops.add_channel = add_channel;
     l->ops.cast = cast;

@@ -17,4 +17,5 @@ endfunction()
 
 david_gpu_library(JANSSON jansson.h libjansson.a jansson)
 david_gpu_library(CRYPTO openssl/evp.h libcrypto.a crypto)
+david_gpu_library(JPEG jpeglib.h libjpeg.a jpeg)
 david_gpu_library(CMOCKA cmocka.h cmocka libcmocka.so.0)

@@ -132,8 +132,8 @@ static enum status compare_homes(const struct ctx *c, int *homes, struct error *
 {
     enum status s = ST_OK;
     for (int task = 0; !s && task < TASK_COUNT; task++) {
-        const bool is_small = task_table[task].op == OPERATOR_POOL4,
-                   has_mask = task_table[task].op == OPERATOR_MASK;
+        const bool is_small = operator_of(task_table[task].op)->scale > 1,
+                   has_mask = operator_of(task_table[task].op)->needs_mask;
         const uint32_t w = is_small ? c->side / 4 + 3 : c->side + 5, h = is_small ? 9 : c->side;
         struct image img = { 0 }, mask = { 0 }, on_host[3] = { { 0 } }, here[3] = { { 0 } };
         s = image_init(&img, w, h, 3, 8, err);
@@ -143,8 +143,10 @@ static enum status compare_homes(const struct ctx *c, int *homes, struct error *
         for (size_t i = 0; !s && i < image_bytes(&mask); i++)
             ((uint8_t *)mask.pixels)[i] = i % 31 < 9 ? 255 : 0;
         const struct image *hole = has_mask ? &mask : NULL;
+        const struct picture_ops *pictures = c->e->backend->ops->pictures;
+        const bool has_device = pictures && (pictures->operators >> task_table[task].op & 1);
         if (!s) s = restore_at(c, task_table[task].name, &img, hole, true, on_host, err);
-        if (!s) s = restore_at(c, task_table[task].name, &img, hole, false, here, err);
+        if (!s) s = restore_at(c, task_table[task].name, &img, hole, !has_device, here, err);
         for (int i = 0; !s && i < 3; i++) {
             const int d =
                 largest_difference(on_host[i].pixels, here[i].pixels, image_bytes(&on_host[i])) -

@@ -7,7 +7,7 @@
 # stops within its budget (560 s) and then ends with 75: run it again, it goes on. A failed step does not stop the others, and the end is 1.
 # Needs CUDA's nvcc, cuDNN, CMake, a C compiler and, for `torch`, a python3 with torch. Logs, results and the table go to $OUT (build/gpu).
 #   --again    do everything anew
-#   --debs     unpacked Debian packages (libjansson-dev, libssl-dev, libcmocka-dev, libcmocka0), where the system has none
+#   --debs     unpacked Debian packages (libjansson-dev, libssl-dev, libjpeg62-turbo-dev, libcmocka-dev, libcmocka0), where the system has none
 #   --fake     no GPU: a build of david whose fake device is used, with tiny networks, to try this script
 set -uo pipefail
 
@@ -98,6 +98,8 @@ step() {
 build=$work/build
 plugin=$build/libdavid_cuda.so
 small='{"image_size":32,"num_channels":32,"num_res_blocks":1,"channel_mult":"1,2","attention_resolutions":"16","num_heads":1,"learn_sigma":true,"use_scale_shift_norm":true,"resblock_updown":true}'
+# Every option beyond the published networks (engine/README.md section 9).
+cells='{"image_size":32,"num_channels":32,"num_res_blocks":1,"channel_mult":"1,2","attention_resolutions":"16","num_heads":1,"learn_sigma":true,"resblock_updown":true,"class_cond":true,"num_classes":5,"patch":2,"noise":"channels","output":"linear","sigma_cond":true,"level_cond":true,"middle_attention":false}'
 networks=(ffhq256 imagenet256) batches=1,8,32 most=32 quick=() peak_options=() params=()
 if [ -n "$fake" ]; then
     build=$fake plugin=$fake/tests/cuda/fake/cpu/libdavid_cuda.so
@@ -127,14 +129,17 @@ run_build() {
     if [ ! -e "$build/CMakeCache.txt" ] && command -v ninja >/dev/null; then options+=(-G Ninja); fi
     step build.card 5 60 sh -c 'command -v nvidia-smi >/dev/null || { echo "no nvidia-smi"; exit 77; }; nvidia-smi'
     step build.configure 30 120 cmake -S "$top" -B "$build" "${options[@]}"
-    step build.compile 60 540 cmake --build "$build" -j "$(nproc)" --target david_cuda backend_ops backend_sampler unet_golden_cpu \
-        test_davi_golden forecast gpu_bench one_result deviceprop
+    step build.compile 60 540 cmake --build "$build" -j "$(nproc)" --target david_cuda backend_ops backend_sampler backend_networks \
+        unet_golden_cpu test_davi_golden forecast gpu_bench one_result deviceprop
 }
 
 run_check() {
-    local tests=$build/tests/engine tool dtype sanitizer
+    local tests=$build/tests/engine tool dtype sanitizer cells_once
+    # Its times are of no interest: none of them go to the results.
+    cells_once=("$build/tests/gpu/gpu_bench" network --arch "$cells" --batch '1,2' --runs 1 --repeats 1)
     step check.ops 60 300 "$tests/backend_ops"
     step check.sampler 20 120 "$tests/backend_sampler"
+    step check.networks 60 300 "$tests/backend_networks"
     for dtype in F32 BF16 F16; do
         step "check.golden_$dtype" 90 540 env "${params[@]}" "DAVID_TEST_DTYPE=$dtype" "$tests/unet_golden_cpu"
     done
@@ -142,6 +147,8 @@ run_check() {
     for dtype in bf16 f16 f32; do
         step "check.one_result_$dtype" 90 540 "$build/tests/gpu/one_result" --arch "${networks[0]}" --batch "$most" --dtype "$dtype"
     done
+    step check.one_result_cells 60 300 "$build/tests/gpu/one_result" --arch "$cells" --batch "$most" --dtype bf16
+    step check.cells 60 300 sh -c '"$@" >/dev/null' sh "${cells_once[@]}"
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
     if [ -n "$fake" ]; then
         sanitizer='' # there is nothing for it to see
@@ -151,6 +158,7 @@ run_check() {
     for tool in ${sanitizer:+memcheck racecheck initcheck synccheck}; do
         step "check.$tool" 60 300 "$sanitizer" --tool "$tool" --error-exitcode 9 "$build/tests/gpu/gpu_bench" network --arch "$small" \
             --batch 1,2 --runs 1 --repeats 1
+        step "check.cells_$tool" 60 300 sh -c '"$@" >/dev/null' sh "$sanitizer" --tool "$tool" --error-exitcode 9 "${cells_once[@]}"
     done
 }
 

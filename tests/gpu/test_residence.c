@@ -171,9 +171,17 @@ static void compare(const struct serving *s, const struct job *jobs, size_t n, s
     }
 }
 
-/* `which` of 40: task, channels, depth (or floats), samples and output. */
+static bool has_device(const struct serving *s, const struct task_desc *t)
+{
+    return (s->e->backend->ops->pictures->operators >> t->op & 1) != 0;
+}
+
+/* `which` of 48: task, channels, depth (or floats), samples and output. */
 static struct job job_of(const struct serving *s, uint32_t which)
 {
+    uint32_t tasks[TASK_COUNT], n = 0;
+    for (uint32_t t = 0; t < TASK_COUNT; t++)
+        if (has_device(s, &task_table[t])) tasks[n++] = t;
     static const struct {
         uint32_t samples;
         enum output_kind output;
@@ -183,9 +191,10 @@ static struct job job_of(const struct serving *s, uint32_t which)
                   { 3, OUTPUT_STD, false },
                   { 2, OUTPUT_ALL, true },
                   { 3, OUTPUT_ALL, false } };
-    const uint32_t task = which % TASK_COUNT, channels = 1 + which / TASK_COUNT % 4,
+    const uint32_t task = tasks[which % n], channels = 1 + which / n % 4,
                    depth = which % 3 == 0 ? 16 : 8;
-    const bool is_small = task_table[task].op == OPERATOR_POOL4;
+    const uint32_t scale = operator_of(task_table[task].op)->scale;
+    const bool is_small = scale > 1;
     const uint32_t w = is_small ? 8 + which % 3 : 17 + which % 20,
                    h = is_small ? 9 : 13 + which % 9;
     struct job j = { .p = { .task = task_table[task].name,
@@ -194,24 +203,23 @@ static struct job job_of(const struct serving *s, uint32_t which)
                             .samples = wants[which % 5].samples,
                             .output = wants[which % 5].output,
                             .keep_samples = wants[which % 5].keep } };
-    const bool has_mask = task_table[task].op == OPERATOR_MASK && (channels % 2 || which % 2);
+    const bool has_mask =
+        operator_of(task_table[task].op)->needs_mask && (channels % 2 || which % 2);
     j.img = picture(w, h, channels, depth, which + 1);
     if (has_mask) j.mask = picture(w, h, 1, 8, which + 100);
     if (which % 7 == 0 && channels % 2) { /* from floats, nothing rounded */
         struct error err = { 0 };
-        struct image sharp =
-            picture(is_small ? 4 * w : w, is_small ? 4 * h : h, channels, 8, which);
-        if (measurement_make(&j.y, j.p.task, -1, which, &sharp, has_mask ? &j.mask : NULL, &err))
+        struct image sharp = picture(scale * w, scale * h, channels, 8, which);
+        if (measurement_make(&j.y, j.p.task, -1, 0, which, &sharp, has_mask ? &j.mask : NULL, &err))
             fail_msg("%s", err.detail);
         image_done(&sharp);
     }
-    (void)s;
     return j;
 }
 
 static void every_kind_of_restoration_has_the_bytes_of_the_host(void **state)
 {
-    enum { KINDS = 40 };
+    enum { KINDS = 48 };
     struct serving s = serving_of(1);
     unsigned floats = 0, masked = 0;
     (void)state;
@@ -223,6 +231,31 @@ static void every_kind_of_restoration_has_the_bytes_of_the_host(void **state)
         job_done(&j);
     }
     assert_true(floats > 2 && masked > 2);
+    serving_done(&s);
+}
+
+/* A task whose operator the device lacks: its pictures stay on the host. */
+static void what_the_device_lacks_the_host_restores(void **state)
+{
+    struct serving s = serving_of(1);
+    unsigned lacking = 0;
+    (void)state;
+    for (uint32_t t = 0; t < TASK_COUNT; t++) {
+        if (has_device(&s, &task_table[t])) continue;
+        struct job j = { .p = { .task = task_table[t].name, .h = -1, .samples = 1, .seed = t } };
+        j.img = picture(40, 33, 3, 8, t);
+        struct restoration *r[2] = { begin(&s, &j), begin(&s, &j) };
+        run_all(&s, r, 2, 3);
+        for (int i = 0; i < 2; i++)
+            assert_true(restoration_is_done(r[i]) && !restoration_is_resident(r[i]));
+        assert_true(restoration_facts(r[0])->residual_rms > 0);
+        expect_same_picture(r[0], r[1], OUTPUT_IMAGE, 0);
+        restoration_free(r[0]);
+        restoration_free(r[1]);
+        job_done(&j);
+        lacking++;
+    }
+    assert_true(lacking > 0 && lacking < TASK_COUNT);
     serving_done(&s);
 }
 
@@ -417,6 +450,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_of_restoration_has_the_bytes_of_the_host),
+        cmocka_unit_test(what_the_device_lacks_the_host_restores),
         cmocka_unit_test(many_in_flight_have_the_bytes_of_each),
         cmocka_unit_test(who_finds_no_room_is_restored_by_the_host),
         cmocka_unit_test(with_several_engines_only_the_whole_ones_stay),

@@ -1,13 +1,12 @@
-"""Documents in step with the tables: README's settings are server/config.def's, its commands and tasks are the program's, the
-API description lists every status. Run from the top folder; --write puts the settings into README.md."""
+"""Documents in step with the tables: README's settings are server/config.def's, its tasks engine/davi/tasks.def's, its commands the
+program's; the API description lists every task, parameter and status. Run from the top folder; --write puts the tables into README.md."""
 
 import json
 import pathlib
 import re
 import sys
 
-BEGIN = "<!-- settings: made from server/config.def by tests/lint/docs.py --write -->\n"
-END = "<!-- end of settings -->"
+TASK_FIELDS = 15
 
 
 def rows(path, macro, fields):
@@ -25,32 +24,52 @@ def settings_table():
     return "\n".join(lines) + "\n"
 
 
+def tasks():
+    return rows("engine/davi/tasks.def", "TASK", TASK_FIELDS)
+
+
+def tasks_table():
+    lines = ["| task | what it undoes |", "|---|---|"]
+    lines += [f"| `{task[1]}` | {task[-1]} |" for task in tasks()]
+    return "\n".join(lines) + "\n"
+
+
+def with_table(text, name, source, table):
+    """`text` with the table between the marks of that name."""
+    begin, end = f"<!-- {name}: made from {source} by tests/lint/docs.py --write -->\n", f"<!-- end of {name} -->"
+    before, rest = text.split(begin)
+    return before + begin + table + end + rest.split(end, 1)[1]
+
+
 def main():
     readme = pathlib.Path("README.md")
     text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END, 1)[1]
-    whole = before + BEGIN + settings_table() + END + after
+    whole = with_table(text, "settings", "server/config.def", settings_table())
+    whole = with_table(whole, "tasks", "engine/davi/tasks.def", tasks_table())
     if "--write" in sys.argv:
         readme.write_text(whole)
         return 0
     wrong = []
     if whole != text:
-        wrong.append("README.md: the settings differ from server/config.def: run tests/lint/docs.py --write")
+        wrong.append("README.md: settings or tasks differ from their tables: run tests/lint/docs.py --write")
     commands = re.findall(r'^\s*\{ "(\w+)", cmd_', pathlib.Path("cli/main.c").read_text(), re.M)
     wrong += [f"README.md: no word of `david {c}`" for c in commands if f"david {c}" not in text]
-    wrong += [f"README.md: no word of the task {t[1]}" for t in rows("engine/davi/tasks.def", "TASK", 8) if f"`{t[1]}`" not in text]
     api = json.loads(pathlib.Path("proto/openapi.yaml").read_text())
     restore = api["paths"]["/restore"]["post"]
     unused = {"200", "401", "403"}
     for name, code, title in rows("proto/status.def", "STATUS", 3):
         if code not in unused and title not in restore["responses"].get(code, {}).get("description", ""):
             wrong.append(f"proto/openapi.yaml: /restore does not list {code}: {title}")
-    tasks = {t[1] for t in rows("engine/davi/tasks.def", "TASK", 8)}
-    listed = next(p["schema"]["enum"] for p in restore["parameters"] if p["name"] == "task")
-    if not tasks <= set(listed):
-        wrong.append(f"proto/openapi.yaml: tasks {listed}, the table has {sorted(tasks)}")
-    if not (commands and tasks):
+    form = restore["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    query = {p["name"]: p["schema"] for p in restore["parameters"]}
+    names = [t[1] for t in tasks()]
+    for where, listed in ("query", query["task"]["enum"]), ("form", form["task"]["enum"]):
+        if listed != names + ["auto"]:
+            wrong.append(f"proto/openapi.yaml: the {where}'s tasks are {listed}, the table has {names}")
+    if query != {name: form[name] for name in form if name not in ("image", "mask")}:
+        wrong.append("proto/openapi.yaml: the fields of the form are not the parameters of the query")
+    wrong += [f"README.md: no word of the parameter {p}" for p in query if p != "task" and f"`{p}`" not in text]
+    if not (commands and names):
         wrong.append("the tables could not be read")
     print("\n".join(wrong) or "documents and tables agree")
     return 1 if wrong else 0

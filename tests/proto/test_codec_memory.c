@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "pictures.h"
+#include "proto/jpeg_rows.h"
 
 static size_t held_bytes, peak_bytes, allocations, fail_at; /* fail_at 0: none fails */
 
@@ -194,6 +195,65 @@ static void any_allocation_of_the_encoders_may_fail(void **state)
     image_done(&img);
 }
 
+static void get_noise(void *ctx, uint32_t y, uint8_t *row)
+{
+    const struct image *img = ctx;
+    memcpy(row, (uint8_t *)img->pixels + (size_t)y * img->width * img->channels,
+           (size_t)img->width * img->channels);
+}
+
+static void put_nowhere(void *ctx, uint32_t y, const uint8_t *row)
+{
+    (void)ctx;
+    (void)y;
+    (void)row;
+}
+
+/* Whatever the height, and even for noise at the finest steps. */
+static void rows_through_jpeg_hold_no_more_than_they_say(void **state)
+{
+    (void)state;
+    static const uint32_t sizes[][2] = { { 1, 1 }, { 300, 40 }, { 5000, 64 }, { 20, 3000 } };
+    for (size_t i = 0; i < 4; i++)
+        for (uint32_t channels = 1; channels <= 3; channels += 2)
+            for (int quality = 1; quality <= 100; quality += 33) {
+                struct image img = noise_image(sizes[i][0], sizes[i][1], channels, 8);
+                const struct jpeg_rows j = { img.width, img.height,  channels, quality,
+                                             get_noise, put_nowhere, &img };
+                size_t before = held_bytes;
+                start_count();
+                assert_int_equal(jpeg_rows_run(&j, NULL), ST_OK);
+                const size_t took = peak_bytes - before, said = jpeg_rows_bytes(j.width, channels);
+                if (took > said)
+                    fail_msg("%u x %u x %u, quality %d: %zu > %zu", j.width, j.height, channels,
+                             quality, took, said);
+                assert_true(said < 4 * took + (256 << 10));
+                assert_int_equal(held_bytes, before);
+                image_done(&img);
+            }
+}
+
+static void any_allocation_of_rows_through_jpeg_may_fail(void **state)
+{
+    (void)state;
+    struct image img = noise_image(900, 70, 3, 8);
+    const struct jpeg_rows j = { 900, 70, 3, 100, get_noise, put_nowhere, &img };
+    bool did_fail = true;
+    for (size_t n = 1; did_fail; n++) {
+        struct error err = { 0 };
+        size_t before = held_bytes;
+        start_count();
+        fail_at = n;
+        enum status s = jpeg_rows_run(&j, &err);
+        did_fail = allocations >= n;
+        fail_at = 0;
+        /* libjpeg asks for less where it does not get much */
+        if (s && !(did_fail && s == ST_NO_MEMORY_NOW)) fail_msg("%zu: %s", n, err.detail);
+        assert_int_equal(held_bytes, before);
+    }
+    image_done(&img);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -202,6 +262,8 @@ int main(void)
         cmocka_unit_test(a_jpeg_over_the_limit_costs_the_same_whatever_its_size),
         cmocka_unit_test(any_allocation_may_fail_and_nothing_is_lost),
         cmocka_unit_test(any_allocation_of_the_encoders_may_fail),
+        cmocka_unit_test(rows_through_jpeg_hold_no_more_than_they_say),
+        cmocka_unit_test(any_allocation_of_rows_through_jpeg_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

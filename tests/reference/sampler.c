@@ -41,8 +41,7 @@ enum status reference_sampler_join(struct backend *b, const float *y_in, const f
     (void)err;
     for (size_t i = 0; i < 6 * pixels; i++) {
         const size_t pixel = i / 6, c = i % 6;
-        x[i] = c < 3 ? y_in[3 * pixel + c]
-                     : (float)((double)hz * (double)z[3 * pixel + c - 3]);
+        x[i] = c < 3 ? y_in[3 * pixel + c] : (float)((double)hz * (double)z[3 * pixel + c - 3]);
     }
     return ST_OK;
 }
@@ -58,8 +57,8 @@ enum status reference_sampler_out(struct backend *b, const struct tensor *x,
     for (uint32_t n = 0; !s && n < x->n; n++)
         for (uint32_t i = 0; i < x->h * x->w; i++)
             for (uint32_t c = 0; c < 3; c++) {
-                const double v = (double)pixel(x, n, 0, i)[c] -
-                                 (double)std * (double)pixel(eps, n, 0, i)[c];
+                const double v =
+                    (double)pixel(x, n, 0, i)[c] - (double)std * (double)pixel(eps, n, 0, i)[c];
                 pixel(x0, n, 0, i)[c] = (float)(!linear ? tanh(v) : v < -1 ? -1 : v > 1 ? 1 : v);
             }
     return s;

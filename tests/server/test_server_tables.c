@@ -128,6 +128,18 @@ static const struct {
     { "h=inf", ST_BAD_PARAMETER },
     { "h=0x1", ST_BAD_PARAMETER },
     { "h=1e9", ST_BAD_PARAMETER },
+    { "sigma=0.05&level=3", ST_OK },
+    { "sigma=1e-3&level=100", ST_OK },
+    { "sigma=0", ST_BAD_PARAMETER },
+    { "sigma=-0.1", ST_BAD_PARAMETER },
+    { "sigma=10.5", ST_BAD_PARAMETER },
+    { "sigma=nan", ST_BAD_PARAMETER },
+    { "sigma=", ST_BAD_PARAMETER },
+    { "sigma=0.1&sigma=0.1", ST_BAD_PARAMETER },
+    { "level=0", ST_BAD_PARAMETER },
+    { "level=101", ST_BAD_PARAMETER },
+    { "level=1e999", ST_BAD_PARAMETER },
+    { "level=3px", ST_BAD_PARAMETER },
     { "samples=0", ST_BAD_PARAMETER },
     { "samples=2", ST_BAD_PARAMETER },
     { "samples=1&output=std", ST_BAD_PARAMETER },
@@ -222,6 +234,31 @@ static void every_status_has_a_metric_of_its_code(void **state)
     free(text);
 }
 
+static const char *const answer_headers[] = { "X-Request-Id",       "David-Model",
+                                              "David-Seed",         "David-H",
+                                              "David-Sigma",        "David-Level",
+                                              "David-Residual-Rms", "David-Residual-Expected",
+                                              "David-Std-Scale",    "Server-Timing" };
+
+/* The task's enum is the engine's table, in its order, and `auto`. */
+static void expect_all_tasks(json_t *parameters)
+{
+    char listed[256] = "";
+    json_t *parameter, *task;
+    size_t i, k;
+    json_array_foreach (parameters, i, parameter) {
+        if (strcmp(json_string_value(json_object_get(parameter, "name")), "task") != 0) continue;
+        json_array_foreach (json_object_get(json_object_get(parameter, "schema"), "enum"), k,
+                            task) {
+            const size_t len = strlen(listed);
+            (void)snprintf(listed + len, sizeof listed - len, "%s, ", json_string_value(task));
+        }
+    }
+    char want[256];
+    (void)snprintf(want, sizeof want, "%s, auto, ", task_names);
+    assert_string_equal(listed, want);
+}
+
 /* The description names every route with its method, every status code, parameter and metric. */
 static void openapi_agrees_with_the_tables(void **state)
 {
@@ -253,7 +290,13 @@ static void openapi_agrees_with_the_tables(void **state)
         if (strncmp(err.detail, "there is no parameter", 21) == 0) fail_msg("%s", err.detail);
         known++;
     }
-    assert_int_equal(known, 7);
+    assert_int_equal(known, 9);
+    expect_all_tasks(json_object_get(post, "parameters"));
+    json_t *answer = json_object_get(responses, "200"),
+           *headers = json_object_get(answer, "headers");
+    for (size_t k = 0; k < sizeof answer_headers / sizeof *answer_headers; k++)
+        if (!json_object_get(headers, answer_headers[k])) fail_msg("no %s", answer_headers[k]);
+    assert_int_equal(json_object_size(headers), sizeof answer_headers / sizeof *answer_headers);
     json_t *metrics = json_object_get(api, "x-metrics");
     size_t n = 0;
 #define METRIC(field, name, type, help)                                                            \

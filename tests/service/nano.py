@@ -26,7 +26,7 @@ ARCH = {
 }
 FFHQ256 = {**ARCH, "image_size": 256, "num_channels": 128, "channel_mult": "1,1,2,2,4,4", "attention_resolutions": "16",
            "num_head_channels": 64}
-SIGMA = {"deblur": 0.05, "sr4": 0.05, "inpaint": 0.05, "denoise": 0.2, "colorize": 0.05}
+SIGMA = {"deblur": 0.05, "sr4": 0.05, "inpaint": 0.05, "denoise": 0.2, "colorize": 0.05, "sr2": 0.05, "dejpeg": 0}
 
 
 def metadata(tasks=tuple(SIGMA), arch=ARCH):
@@ -60,7 +60,9 @@ def shapes(arch=ARCH):
     def attention(name, c):
         yield from {f"{name}.norm": (c,), f"{name}.qkv": (3 * c, c, 1), f"{name}.proj_out": (c, c, 1)}.items()
 
-    yield from {"time_embed.0": (e, c0), "time_embed.2": (e, e), "input_blocks.0.0": (widths[0], 3, 3, 3)}.items()
+    for scalar in ("time", *(s for s in ("sigma", "level") if arch.get(f"{s}_cond"))):
+        yield from {f"{scalar}_embed.0": (e, c0), f"{scalar}_embed.2": (e, e)}.items()
+    yield "input_blocks.0.0", (widths[0], 3, 3, 3)
     h, n, skips = widths[0], 1, [widths[0]]
     for level, c in enumerate(widths):
         for _ in range(blocks):

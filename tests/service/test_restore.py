@@ -11,8 +11,8 @@ from PIL import Image
 
 from daemon import DAVID, decoded, encoded, picture, png, wait_for
 
-TASKS = ["deblur", "sr4", "denoise", "colorize"]
-SIGMA = {"deblur": "0.05", "sr4": "0.05", "denoise": "0.2", "colorize": "0.05", "inpaint": "0.05"}
+TASKS = ["deblur", "sr4", "denoise", "colorize", "sr2", "dejpeg"]
+SCALE = {"sr4": 4, "sr2": 2}
 
 
 def mask_of(width, height):
@@ -26,7 +26,7 @@ def test_every_task_answers_a_picture_of_its_size(daemon, task):
     answer = daemon.restore(png(40, 24), task=task, seed=1)
     assert answer.status_code == 200, answer.text
     assert answer.headers["Content-Type"] == "image/png"
-    scale = 4 if task == "sr4" else 1
+    scale = SCALE.get(task, 1)
     image = decoded(answer.content)
     assert image.size == (40 * scale, 24 * scale) and image.mode == "RGB"
 
@@ -130,7 +130,7 @@ def test_accept_chooses_the_format(daemon, accept, kind):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-@pytest.mark.parametrize("task", ["denoise", "sr4"])
+@pytest.mark.parametrize("task", ["denoise", "sr4", "sr2", "dejpeg"])
 def test_gray_stays_gray_and_alpha_is_kept(daemon, mode, task):
     source = picture(24, 24, mode)
     image = decoded(daemon.restore(encoded(source), task=task).content)

@@ -27,10 +27,12 @@ def run(*args, code=0, **kwargs):
     return done
 
 
-def options(kind, data, out, prior=None, arch=ARCH, **more):
-    """The arguments of a run; a value of True is a flag, None leaves an option out."""
+def options(kind, data, out, prior=None, arch=ARCH, grown=None, **more):
+    """The arguments of a run; a value of True is a flag, None leaves an option out. grown: the architecture of a restorer."""
     text = json.dumps(arch) if isinstance(arch, dict) else arch
-    begin = {"task": "denoise", "prior": prior, "discriminator-width": 8} if kind == "davi" else {"arch": text}
+    begin = {"arch": text}
+    if kind == "davi":
+        begin = {"task": "denoise", "prior": prior, "discriminator-width": 8, "arch": grown and json.dumps(grown)}
     args = ["train", kind, "--data", data, "--out", out]
     for name, value in {"batch": 4, "seed": 7, **begin, **{k.replace("_", "-"): v for k, v in more.items()}}.items():
         if value is not None:
@@ -52,8 +54,26 @@ def start(args, **kwargs):
 def lines(done):
     """The JSON lines of a run without what depends on the clock."""
     out = [json.loads(line) for line in done.stdout.splitlines()]
+    out = [line for line in out if "validation" not in line]
     for line in out:
-        assert line.pop("images_per_second") > 0
+        assert line.pop("images_per_second") > 0 and line.pop("processor_seconds") >= 0
+    return out
+
+
+def validations(done):
+    """Its other lines: the scores on the validation folder."""
+    return [line for line in map(json.loads, done.stdout.splitlines()) if "validation" in line]
+
+
+def tensors(path):
+    """The F32 tensors of a model file by name."""
+    data = pathlib.Path(path).read_bytes()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    out = {}
+    for name, t in header_of(path).items():
+        if name != "__metadata__" and t["dtype"] == "F32":
+            first, end = t["data_offsets"]
+            out[name] = np.frombuffer(data[begin + first:begin + end], "<f4").reshape(t["shape"])
     return out
 
 

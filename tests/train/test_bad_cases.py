@@ -169,7 +169,7 @@ def test_priors_that_cannot_teach(photos, prior, tmp_path):
     assert b"restorer" in run("sample", "--prior", restorer, tmp_path / "s2.png", code=1).stderr
     wide = tmp_path / "wide.safetensors"
     train("prior", photos, wide, arch={**ARCH, "channel_mult": "1,2"}, steps=1)
-    refused(tmp_path, "davi", photos, wide, prior=prior, init=wide)
+    refused(tmp_path, "davi", photos, wide, "another architecture", prior=prior, init=wide, grown=ARCH)
     train("davi", photos, tmp_path / "i.safetensors", prior=prior, init=prior, steps=1)
 
 

@@ -19,7 +19,7 @@ from conftest import (DAVID, TREE, checkpoints, header_of, leftovers, lines, opt
 PRIOR = {"step", "steps", "loss", "mse", "vb", "gradient"}
 DAVI = {"step", "steps", "score_mse", "score_vb", "score_gradient", "discriminator", "discriminator_gradient", "ikl",
         "consistency", "truth", "adversarial", "features", "lambda", "total", "generator_gradient"}
-TASKS = ("deblur", "sr4", "inpaint", "denoise", "colorize")
+TASKS = ("deblur", "sr4", "inpaint", "denoise", "colorize", "sr2", "dejpeg")
 
 
 def test_a_prior_learns_and_tells_every_step(photos, tmp_path):
@@ -45,7 +45,9 @@ def test_a_restorer_of_every_task(task, photos, prior, tmp_path):
     photo = save(np.full((20, 24, 3), 90), tmp_path / "photo.png")
     mask = save(np.pad(np.full((6, 6), 255), ((7, 7), (9, 9))), tmp_path / "mask.png")
     run("restore", "--model", out, "--task", task, *(["--mask", mask] if task == "inpaint" else []), photo, tmp_path / "o.png")
-    assert Image.open(tmp_path / "o.png").size == ((96, 80) if task == "sr4" else (24, 20))
+    scale = {"sr4": 4, "sr2": 2}.get(task, 1)
+    assert Image.open(tmp_path / "o.png").size == (24 * scale, 20 * scale)
+    assert all((line["consistency"] == 0) == (task == "dejpeg") for line in told)  # it has no adjoint
 
 
 def test_one_restorer_of_all_tasks(photos, prior, tmp_path):

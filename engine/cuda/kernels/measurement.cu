@@ -44,15 +44,17 @@ DEVICE uint32_t reflected(uint32_t at, uint32_t n)
     return r < n ? r : period - r;
 }
 
-/* Bilinear x4: pixel `at` reads `low` and `high` with weight w on the second; eighths are exact in integers. */
+/* Bilinear: pixel `at` reads `low` and `high` with weight w on the second; parts of 2 scale are
+ * exact in integers. */
 struct between {
     uint32_t low, high;
     float w;
 };
-DEVICE between between_of(uint32_t at, uint32_t n)
+DEVICE between between_of(uint32_t scale, uint32_t at, uint32_t n)
 {
-    const uint32_t eighths = 2 * at < 3 ? 0 : 2 * at - 3, low = eighths / 8;
-    return { min(low, n - 1), min(low + 1, n - 1), (float)(eighths % 8) / 8 };
+    const uint32_t parts = 2 * at + 1 < scale ? 0 : 2 * at + 1 - scale, low = parts / (2 * scale);
+    return { min(low, n - 1), min(low + 1, n - 1),
+             (float)(parts % (2 * scale)) / (float)(2 * scale) };
 }
 
 DEVICE float mixed(float a, float b, float w)
@@ -62,7 +64,7 @@ DEVICE float mixed(float a, float b, float w)
 
 DEVICE void resized_at(const struct measured &m, uint32_t x, uint32_t y, float (&v)[3])
 {
-    const between bx = between_of(x, m.w), by = between_of(y, m.h);
+    const between bx = between_of(m.scale, x, m.w), by = between_of(m.scale, y, m.h);
     float a[3], b[3], c[3], d[3];
     measured_at(m, bx.low, by.low, a);
     measured_at(m, bx.high, by.low, b);
@@ -90,7 +92,7 @@ __global__ void __launch_bounds__(THREADS) cut(struct cut_args a)
     if (tx >= a.tile) return;
     const uint32_t x = reflected(a.x0 + tx, a.out_w), y = reflected(a.y0 + ty, a.out_h);
     float v[3] = {};
-    if (a.m.op == OPERATOR_POOL4)
+    if (a.m.scale > 1)
         resized_at(a.m, x, y, v);
     else if (a.m.kept && a.m.depth != 32 && !get(a.m.kept + (size_t)y * a.m.w + x))
         noise_at(a.m, x, y, v); /* a simulated measurement brings its own */

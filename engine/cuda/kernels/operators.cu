@@ -66,16 +66,17 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
+template <int SIDE>
 __global__ void __launch_bounds__(THREADS) pool(const float *x, float *y, uint32_t w, uint32_t c)
 {
-    const uint32_t i = blockIdx.y * THREADS + threadIdx.x, out_row = w / 4 * c;
+    const uint32_t i = blockIdx.y * THREADS + threadIdx.x, out_row = w / SIDE * c;
     if (i >= out_row) return;
-    const float *from = x + (size_t)blockIdx.x * 4 * w * c + (size_t)(i / c) * 4 * c + i % c;
+    const float *from = x + (size_t)blockIdx.x * SIDE * w * c + (size_t)(i / c) * SIDE * c + i % c;
     float sum = 0;
 #pragma unroll
-    for (int k = 0; k < 16; k++)
-        sum = __fadd_rn(sum, get(from + ((size_t)(k / 4) * w + k % 4) * c));
-    put(y + (size_t)blockIdx.x * out_row + i, __fmul_rn(sum, 0.0625f));
+    for (int k = 0; k < SIDE * SIDE; k++)
+        sum = __fadd_rn(sum, get(from + ((size_t)(k / SIDE) * w + k % SIDE) * c));
+    put(y + (size_t)blockIdx.x * out_row + i, __fmul_rn(sum, 1.0f / (SIDE * SIDE)));
 }
 
 __global__ void __launch_bounds__(THREADS) gray(const float *x, float *y, size_t pixels, uint32_t c)
@@ -112,8 +113,11 @@ extern "C" int gpu_operator(const struct operator_args *a, void *stream)
         return launch(blur_down, dim3(blocks_of(a->h, DOWN_ROWS), blocks_of(row, DOWN_COLUMNS)),
                       THREADS, 0, stream, a->scratch, a->taps, a->y, row, a->h);
     case OPERATOR_POOL4:
-        return launch(pool, dim3(a->h / 4, blocks_of(a->w / 4 * a->c, THREADS)), THREADS, 0, stream,
-                      a->x, a->y, a->w, a->c);
+        return launch(pool<4>, dim3(a->h / 4, blocks_of(a->w / 4 * a->c, THREADS)), THREADS, 0,
+                      stream, a->x, a->y, a->w, a->c);
+    case OPERATOR_POOL2:
+        return launch(pool<2>, dim3(a->h / 2, blocks_of(a->w / 2 * a->c, THREADS)), THREADS, 0,
+                      stream, a->x, a->y, a->w, a->c);
     case OPERATOR_GRAY:
         return launch(gray, dim3(blocks_of(pixels, THREADS)), THREADS, 0, stream, a->x, a->y,
                       pixels, a->c);
@@ -121,6 +125,7 @@ extern "C" int gpu_operator(const struct operator_args *a, void *stream)
     case OPERATOR_IDENTITY:
         return launch(masked, dim3(blocks_of(count, THREADS)), THREADS, 0, stream, a->x,
                       a->op == OPERATOR_MASK ? a->kept : nullptr, a->y, count, a->c);
+    case OPERATOR_JPEG: break; /* on the host alone */
     }
     return cudaErrorInvalidValue;
 }

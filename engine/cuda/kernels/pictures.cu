@@ -1,5 +1,6 @@
-/* Walks over pictures: resampling, copies that convert, join and add. Each number is read once and written once; a thread has a vector
- * of channels of one pixel, neighbours have neighbouring vectors. */
+/* Walks over pictures: resampling, cells of pixels, copies that convert, join and add. Each number
+ * is read once and written once; a thread has a vector of channels of one pixel, neighbours have
+ * neighbouring vectors. */
 #include "engine/cuda/kernels/resample.cuh"
 
 namespace
@@ -76,6 +77,68 @@ static int resampled(const struct tensor *x, const struct tensor *y, bool up, vo
     });
 }
 
+/* ---- cells of pixels ---- */
+
+/* The numbers of a cell stand in runs that are runs of the picture of pixels too: a line of the cell
+ * where pixels stand side by side, else a pixel. They are moved as they are, whatever their type, in
+ * words as wide as both pictures allow; lengths and distances are in words. */
+struct permutation {
+    uint32_t w, cells, patch; /* cells on a line and of a row of the batch; px a side of a cell */
+    uint32_t across, run;     /* runs on a line of a cell; words of one */
+    uint32_t words;           /* of a cell */
+    size_t step, cell_ld;     /* from run to run of the pixels, from cell to cell */
+    bool to_cells;
+};
+
+/* A warp's words stand side by side in the cells; in the pixels they are a piece of a few lines. */
+template <typename Word>
+__global__ void __launch_bounds__(THREADS) permute(const Word *from, Word *to, permutation p)
+{
+    const uint32_t i = blockIdx.x * THREADS + threadIdx.x, cell = i / p.words, at = i % p.words;
+    if (cell >= p.cells) return;
+    const uint32_t run = at / p.run, y = cell / p.w * p.patch + run / p.across;
+    const size_t line = (size_t)blockIdx.y * (p.cells / p.w) * p.patch + y,
+                 in_cells = ((size_t)blockIdx.y * p.cells + cell) * p.cell_ld + at,
+                 in_pixels =
+                     ((line * p.w + cell % p.w) * p.across + run % p.across) * p.step + at % p.run;
+    put(to + (p.to_cells ? in_cells : in_pixels), get(from + (p.to_cells ? in_pixels : in_cells)));
+}
+
+template <typename Word>
+static int run_permute(const void *from, void *to, permutation p, uint32_t n, void *stream)
+{
+    p.run /= sizeof(Word);
+    p.words /= sizeof(Word);
+    p.step /= sizeof(Word);
+    p.cell_ld /= sizeof(Word);
+    return launch(permute<Word>, dim3(blocks_of((uint64_t)p.cells * p.words, THREADS), n), THREADS,
+                  0, stream, static_cast<const Word *>(from), static_cast<Word *>(to), p);
+}
+
+static int permuted(const struct tensor *pixels, const struct tensor *cells, bool to_cells,
+                    void *stream)
+{
+    const uint32_t size = (uint32_t)dtype_bytes(cells->dtype), patch = pixels->h / cells->h;
+    const bool is_tight = pixels->ld == pixels->c;
+    const struct tensor *x = to_cells ? pixels : cells, *y = to_cells ? cells : pixels;
+    permutation p = {};
+    p.w = cells->w;
+    p.cells = cells->h * cells->w;
+    p.patch = patch;
+    p.across = is_tight ? 1 : patch;
+    p.run = (is_tight ? patch : 1) * pixels->c * size;
+    p.words = cells->c * size;
+    p.step = is_tight ? p.run : pixels->ld * size;
+    p.cell_ld = cells->ld * size;
+    p.to_cells = to_cells;
+    const uint64_t all = p.run | p.step | p.cell_ld | (uintptr_t)x->data | (uintptr_t)y->data;
+    auto run = all % 16 == 0  ? run_permute<uint4>
+               : all % 8 == 0 ? run_permute<uint2>
+               : all % 4 == 0 ? run_permute<uint32_t>
+                              : run_permute<uint16_t>;
+    return run(x->data, y->data, p, x->n, stream);
+}
+
 /* ---- copy ---- */
 
 struct addend {
@@ -129,6 +192,16 @@ extern "C" int gpu_upsample(const struct tensor *x, const struct tensor *y, void
 extern "C" int gpu_downsample(const struct tensor *x, const struct tensor *y, void *stream)
 {
     return resampled(x, y, false, stream);
+}
+
+extern "C" int gpu_space_to_depth(const struct tensor *x, const struct tensor *y, void *stream)
+{
+    return permuted(x, y, true, stream);
+}
+
+extern "C" int gpu_depth_to_space(const struct tensor *x, const struct tensor *y, void *stream)
+{
+    return permuted(y, x, false, stream);
 }
 
 extern "C" int gpu_copy(const struct gpu_copy *a, void *stream)

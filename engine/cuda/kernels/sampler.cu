@@ -1,4 +1,5 @@
-/* The sampler's own steps: noise in, tanh out. F32; a row's parameters stand in device memory, so that one recorded launch serves any. */
+/* The sampler's own steps: noise in, tanh or a clamp out. F32; a row's parameters stand in device
+ * memory, so that one recorded launch serves any. */
 #include "engine/cuda/kernels/memory.cuh"
 #include "engine/graph/philox.h"
 
@@ -58,15 +59,34 @@ __global__ void __launch_bounds__(THREADS)
     store(x + at, y);
 }
 
+/* count: numbers of a row of x. */
+__global__ void __launch_bounds__(THREADS)
+    sampler_join(const float *y_in, const float *z, const struct gpu_row *rows, float hz, float *x,
+                 size_t count)
+{
+    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x,
+                 from = blockIdx.y * (count / 2) + i / 6 * 3 + i % 3;
+    if (i >= count) return;
+    if (rows) hz = get(&rows[blockIdx.y].hz);
+    put(x + blockIdx.y * count + i, i % 6 < 3 ? get(y_in + from) : hz * get(z + from));
+}
+
+/* fminf and fmaxf would make a number of a NaN, which is looked for later. */
+DEVICE float clamped(float v)
+{
+    return v < -1.0f ? -1.0f : v > 1.0f ? 1.0f : v;
+}
+
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-    sampler_out(const float *x, size_t x_ld, const T *eps, size_t eps_ld, float std, float *x0,
-                size_t x0_ld, size_t count)
+    sampler_out(const float *x, size_t x_ld, const T *eps, size_t eps_ld, float std, bool linear,
+                float *x0, size_t x0_ld, size_t count)
 {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x, pixel = i / 3, channel = i % 3;
     if (i >= count) return;
-    const float noise = as_float(get(eps + pixel * eps_ld + channel));
-    put(x0 + pixel * x0_ld + channel, tanhf(fmaf(-std, noise, get(x + pixel * x_ld + channel))));
+    const float noise = as_float(get(eps + pixel * eps_ld + channel)),
+                v = fmaf(-std, noise, get(x + pixel * x_ld + channel));
+    put(x0 + pixel * x0_ld + channel, linear ? clamped(v) : tanhf(v));
 }
 
 } // namespace
@@ -89,14 +109,22 @@ extern "C" int gpu_sampler_in(const float *y_in, const float *z, const struct gp
                   y_in, z, rows, hz, x, count);
 }
 
+extern "C" int gpu_sampler_join(const float *y_in, const float *z, const struct gpu_row *rows,
+                                float hz, float *x, uint32_t n, size_t pixels, void *stream)
+{
+    const size_t count = 6 * pixels;
+    return launch(sampler_join, dim3(blocks_of(count, THREADS), n), THREADS, 0, stream, y_in, z,
+                  rows, hz, x, count);
+}
+
 extern "C" int gpu_sampler_out(const struct tensor *x, const struct tensor *eps, float std,
-                               const struct tensor *x0, void *stream)
+                               bool linear, const struct tensor *x0, void *stream)
 {
     const size_t count = (size_t)3 * x->n * x->h * x->w;
     return with_type(eps->dtype, [&](auto type) {
         typedef typename decltype(type)::type T;
         return launch(sampler_out<T>, dim3(blocks_of(count, THREADS)), THREADS, 0, stream,
                       static_cast<const float *>(x->data), x->ld, static_cast<const T *>(eps->data),
-                      eps->ld, std, static_cast<float *>(x0->data), x0->ld, count);
+                      eps->ld, std, linear, static_cast<float *>(x0->data), x0->ld, count);
     });
 }

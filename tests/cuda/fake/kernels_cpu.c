@@ -166,6 +166,29 @@ int gpu_downsample(const struct tensor *x, const struct tensor *y, void *stream)
     return LAUNCH(run_resample, a);
 }
 
+static void run_permute(void *job)
+{
+    const struct resampling *a = job;
+    struct error err = { 0 };
+    struct tensor x = widened(&a->x, "pixels or cells"), y = tight(&a->y);
+    const struct backend_ops *ops = the_cpu()->ops;
+    must((a->up ? ops->depth_to_space : ops->space_to_depth)(the_cpu(), &x, &y, &err), &err);
+    free(x.data);
+    narrow(&a->y, &y, "cells or pixels");
+}
+
+int gpu_space_to_depth(const struct tensor *x, const struct tensor *y, void *stream)
+{
+    const struct resampling a = { *x, *y, false };
+    return LAUNCH(run_permute, a);
+}
+
+int gpu_depth_to_space(const struct tensor *x, const struct tensor *y, void *stream)
+{
+    const struct resampling a = { *x, *y, true };
+    return LAUNCH(run_permute, a);
+}
+
 static void run_copy(void *job)
 {
     const struct gpu_copy *a = job;
@@ -429,9 +452,40 @@ int gpu_sampler_in(const float *y_in, const float *z, const struct gpu_row *rows
     return LAUNCH(run_sampler_in, a);
 }
 
+static void run_sampler_join(void *job)
+{
+    const struct vectors *a = job;
+    struct error err = { 0 };
+    const size_t pixels = a->count;
+    (void)vector(a->x, a->n, (uint32_t)(3 * pixels), "y_in");
+    (void)vector(a->e, a->n, (uint32_t)(3 * pixels), "z");
+    (void)vector(a->y, a->n, (uint32_t)(6 * pixels), "x");
+    for (uint32_t i = 0; i < a->n; i++) {
+        const struct gpu_row *rows = (const struct gpu_row *)(const void *)a->label;
+        must(the_cpu()->ops->sampler_join(the_cpu(), a->x + i * 3 * pixels, a->e + i * 3 * pixels,
+                                          rows ? rows[i].hz : a->hz, a->y + i * 6 * pixels, pixels,
+                                          &err),
+             &err);
+    }
+}
+
+int gpu_sampler_join(const float *y_in, const float *z, const struct gpu_row *rows, float hz,
+                     float *x, uint32_t n, size_t pixels, void *stream)
+{
+    const struct vectors a = { .x = y_in,
+                               .e = z,
+                               .label = (const uint32_t *)(const void *)rows,
+                               .y = x,
+                               .n = n,
+                               .count = pixels,
+                               .hz = hz };
+    return LAUNCH(run_sampler_join, a);
+}
+
 struct sampler_end {
     struct tensor x, eps, x0;
     float std;
+    bool linear;
 };
 
 static void run_sampler_out(void *job)
@@ -441,13 +495,14 @@ static void run_sampler_out(void *job)
     struct tensor eps = widened(&a->eps, "eps");
     expect(&a->x, "x");
     expect(&a->x0, "x0");
-    must(the_cpu()->ops->sampler_out(the_cpu(), &a->x, &eps, a->std, false, &a->x0, &err), &err);
+    must(the_cpu()->ops->sampler_out(the_cpu(), &a->x, &eps, a->std, a->linear, &a->x0, &err),
+         &err);
     free(eps.data);
 }
 
-int gpu_sampler_out(const struct tensor *x, const struct tensor *eps, float std,
+int gpu_sampler_out(const struct tensor *x, const struct tensor *eps, float std, bool linear,
                     const struct tensor *x0, void *stream)
 {
-    const struct sampler_end a = { *x, *eps, *x0, std };
+    const struct sampler_end a = { *x, *eps, *x0, std, linear };
     return LAUNCH(run_sampler_out, a);
 }

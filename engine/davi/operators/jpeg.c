@@ -1,0 +1,68 @@
+/* What libjpeg makes of the picture, rounded to 8 bits; its level is the quality. Not linear: there
+ * is neither a transpose nor an inverse. */
+#include <math.h>
+
+#include "engine/davi/operators/rows.h"
+#include "proto/jpeg_rows.h"
+
+struct trip {
+    struct row_source from;
+    struct row_sink to;
+    float *row; /* one in or out */
+    size_t n;   /* floats of it */
+};
+
+static void get(void *ctx, uint32_t y, uint8_t *levels)
+{
+    struct trip *t = ctx;
+    t->from.get(t->from.ctx, y, t->row);
+    for (size_t i = 0; i < t->n; i++) {
+        const double v = ((double)t->row[i] + 1) * 127.5;
+        levels[i] = (uint8_t)lrint(v < 0 ? 0 : v > 255 ? 255 : v);
+    }
+}
+
+static void put(void *ctx, uint32_t y, const uint8_t *levels)
+{
+    struct trip *t = ctx;
+    for (size_t i = 0; i < t->n; i++)
+        t->row[i] = (float)(levels[i] / 127.5 - 1);
+    t->to.put(t->to.ctx, y, t->row);
+}
+
+static enum status rows(const struct operation *a, struct row_source from, struct row_sink to,
+                        float *scratch, struct error *err)
+{
+    struct trip t = { .from = from, .to = to, .row = scratch, .n = (size_t)a->x.w * a->x.c };
+    const struct jpeg_rows j = { .width = a->x.w,
+                                 .height = a->x.h,
+                                 .channels = a->x.c,
+                                 .quality = (int)lrint(a->level),
+                                 .get = get,
+                                 .put = put,
+                                 .ctx = &t };
+    return jpeg_rows_run(&j, err);
+}
+
+static size_t working_bytes(struct extent x)
+{
+    return jpeg_rows_bytes(x.w, x.c);
+}
+
+static double level_of(const struct image *img)
+{
+    return img->jpeg_quality;
+}
+
+const struct operator_traits jpeg_operator = {
+    .scale = 1,
+    .cell = 16,
+    .level = "quality",
+    .level_least = 1,
+    .level_most = 100,
+    .level_of = level_of,
+    .most_side = JPEG_ROWS_MAX_SIDE,
+    .scratch = two_rows,
+    .working_bytes = working_bytes,
+    .rows = rows,
+};

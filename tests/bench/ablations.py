@@ -1,0 +1,146 @@
+"""What each option of a model file and each objective buys in equal processor time, as a markdown table.
+
+  python ablations.py --david build/david --train DIR --test 'FOLDER/test_*.jpg' --out DIR [--minutes 5] [--only NAME,..]
+
+Every row is a training run of its own, of one task (denoise, sigma 0.2), ended when it has used --minutes of processor time (rows that
+go on from another row use as much again). Scores are of the centre 256 px of --count photographs that no run has seen: PSNR of one sample and
+of the mean of 8, coverage of one deviation, from `david restore`; HaarPSI and GMSD of one sample where piq is installed; seconds
+an image of `david restore`'s network by `david bench`. What a run leaves is kept in --out, so that a row that is there already is not
+trained again. Needs numpy and Pillow (piq with torch if wanted); nothing else should run on the machine."""
+import argparse
+import json
+import pathlib
+import signal
+import subprocess
+import tempfile
+
+import numpy as np
+
+from quality import cut, psnr, read_picture, spread
+
+PUBLISHED = {"image_size": 64, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2,2", "attention_resolutions": "16",
+             "num_heads": 4, "num_head_channels": 32, "learn_sigma": True, "class_cond": False, "use_scale_shift_norm": True,
+             "resblock_updown": True}
+PATCH = {**PUBLISHED, "num_channels": 64, "channel_mult": "1,1,2,2", "attention_resolutions": "32,16", "patch": 2}
+LINEAR = {**PATCH, "output": "linear"}
+BESIDE = {**LINEAR, "noise": "channels"}
+BARE = {**BESIDE, "attention_resolutions": "", "middle_attention": False}
+PLAIN = {**BARE, "resblock_updown": False}
+REGRESSION = ["--objective", "regression"]
+
+# name, architecture, options of training, the row it goes on from
+ROWS = [
+    ("published network, regression", PUBLISHED, [*REGRESSION], None),
+    ("+ patch 2, 64 channels", PATCH, [*REGRESSION], None),
+    ("+ linear output", LINEAR, [*REGRESSION], None),
+    ("+ noise in channels (h 0: none)", BESIDE, [*REGRESSION, "--h", "0"], None),
+    ("+ no attention", BARE, [*REGRESSION, "--h", "0"], None),
+    ("+ plain resampling (long run's network)", PLAIN, [*REGRESSION, "--h", "0"], None),
+    ("the same with squares (L2)", PLAIN, [*REGRESSION, "--l2", "--h", "0"], None),
+    ("96 channels, three levels", {**PLAIN, "num_channels": 96, "channel_mult": "1,1,1"}, [*REGRESSION, "--h", "0"], None),
+    ("then as long again of regression", PLAIN, [*REGRESSION, "--h", "0"], "+ plain resampling (long run's network)"),
+    ("then as long again of energy", PLAIN, ["--objective", "energy", "--h", "1", "--lr", "5e-4"],
+     "+ plain resampling (long run's network)"),
+    ("then as long again of energy + regression", PLAIN, ["--objective", "energy,regression:0.5", "--h", "1", "--lr", "5e-4"],
+     "+ plain resampling (long run's network)"),
+]
+
+
+def file_of(args, name):
+    return args.out / ("".join(c if c.isalnum() else "-" for c in name) + ".safetensors")
+
+
+def train(args, name, arch, options, begin):
+    """Until the processor time is used; then the model of what there is."""
+    out = file_of(args, name)
+    if out.exists():
+        return out
+    command = [args.david, "train", "davi", "--data", args.train, "--out", out, "--task", "denoise", "--sigma", "0.2", "--batch", "16",
+               "--size", "64", "--lr", "1e-3", "--warmup", "100", "--clip", "1", "--average-decay", "0.99", "--seed", "3",
+               "--arch", json.dumps(arch), "--json", *(["--init", file_of(args, begin)] if begin else []), *options]
+    run = subprocess.Popen([*map(str, command), "--steps", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    steps = 0
+    for line in run.stdout:
+        told = json.loads(line)
+        steps = told["step"]
+        if told["processor_seconds"] >= 60 * args.minutes:
+            run.send_signal(signal.SIGTERM)
+            break
+    run.stdout.read()
+    if run.wait() != 0:
+        raise SystemExit(f"{name}: training failed")
+    subprocess.run([*map(str, command), "--resume", "--steps", "1"], check=True, capture_output=True)
+    (out.with_suffix(".steps")).write_text(str(steps))
+    return out
+
+
+def perceptual(pairs):
+    try:
+        import piq
+        import torch
+    except ImportError:
+        return float("nan"), float("nan")
+    scores = []
+    for truth, x in pairs:
+        a, b = (torch.tensor((v + 1) / 2, dtype=torch.float32).permute(2, 0, 1)[None].clamp(0, 1) for v in (truth, x))
+        scores.append((piq.haarpsi(b, a).item(), piq.gmsd(b, a).item()))
+    return tuple(np.mean(scores, 0))
+
+
+def restore(args, model, seed, y, out, *more):
+    subprocess.run([args.david, "restore", "--task", "denoise", "--model", model, "--seed", str(seed), *more, y, out], check=True,
+                   capture_output=True)
+    return read_picture(out)
+
+
+def score(args, model):
+    arch = json.loads(subprocess.run([args.david, "inspect", "--json", model], check=True, capture_output=True).stdout)
+    spreads = arch["tasks"]["denoise"]["h"] > 0
+    one, mean, covered, pairs = [], [], [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        tiled, y, out = folder / "m.safetensors", folder / "y.safetensors", folder / "x.png"
+        subprocess.run([args.david, "convert", model, tiled, "--tile", "128", "--overlap", "32", "--margin", "16"], check=True,
+                       capture_output=True)
+        for i, photo in enumerate(spread(args.test, args.count, 256)):
+            cut(photo, 256, folder / "truth.png")
+            subprocess.run([args.david, "degrade", "--task", "denoise", "--seed", str(i), folder / "truth.png", y], check=True,
+                           capture_output=True)
+            truth, x = read_picture(folder / "truth.png"), restore(args, tiled, i, y, out)
+            one.append(psnr(truth, x))
+            pairs.append((truth, x))
+            if not spreads:
+                continue
+            samples = np.stack([x, *(restore(args, tiled, 1000 * k + i, y, out) for k in range(1, 8))])
+            mean.append(psnr(truth, samples.mean(0)))
+            covered.append(np.mean(abs(truth - samples.mean(0)) <= samples.std(0, ddof=1)))
+    timed = json.loads(subprocess.run([args.david, "bench", "--model", model, "--size", "256x256", "--batch", "1", "--json"], check=True,
+                                      capture_output=True).stdout)["results"][0]["ms_per_image"]
+    return np.mean(one), np.mean(mean) if mean else np.mean(one), np.mean(covered) if covered else None, *perceptual(pairs), timed
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--david", required=True)
+    p.add_argument("--train", required=True)
+    p.add_argument("--test", required=True, help="pattern of the photographs to score")
+    p.add_argument("--out", required=True, type=pathlib.Path)
+    p.add_argument("--minutes", type=float, default=5)
+    p.add_argument("--count", type=int, default=12)
+    p.add_argument("--only", help="parts of the names of rows, with commas")
+    args = p.parse_args()
+    args.out.mkdir(exist_ok=True, parents=True)
+    print("| network and objective | steps | one sample, dB | mean of 8, dB | within one deviation | HaarPSI | GMSD | ms, 256 px |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, arch, options, begin in ROWS:
+        if args.only and not any(part in name for part in args.only.split(",")):
+            continue
+        model = train(args, name, arch, options, begin)
+        one, mean, covered, haar, gmsd, ms = score(args, model)
+        steps = model.with_suffix(".steps").read_text()
+        print(f"| {name} | {steps} | {one:.2f} | {mean:.2f} | {'–' if covered is None else f'{100 * covered:.0f} %'} | {haar:.4f} | "
+              f"{gmsd:.4f} | {ms:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
