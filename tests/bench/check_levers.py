@@ -7,6 +7,7 @@ torch_unet.py, which shares no line with it; noise and crops are drawn anew in n
 that the tests of the engine compare with; the weights are hashes. Needs torch and Pillow; not part of any test run.
 """
 import argparse
+import io
 import itertools
 import json
 import pathlib
@@ -26,12 +27,13 @@ BASE = dict(image_size=32, num_channels=32, num_res_blocks=1, channel_mult="1,2"
             num_head_channels=-1, learn_sigma=True, use_scale_shift_norm=True, resblock_updown=True,
             use_new_attention_order=False)
 # What each option is where it is on; the values of all off are those of a published network.
-OPTIONS = dict(noise=dict(noise="channels"), output=dict(output="linear"), classes=dict(class_cond=True, num_classes=5),
+OPTIONS = dict(noise=dict(noise="channels"), output=dict(output="linear"), classes=dict(class_cond=True, num_classes=7),
                sigma=dict(sigma_cond=True), level=dict(level_cond=True), no_middle=dict(middle_attention=False),
                strided=dict(resblock_updown=False), added=dict(use_scale_shift_norm=False), three=dict(learn_sigma=False),
                attention=dict(attention_resolutions=None), new_order=dict(use_new_attention_order=True))
 SEED = 20241201
 TOLERANCE = 1e-4
+POOLED = {"sr4": 4, "sr2": 2}
 
 
 class Checks:
@@ -110,10 +112,12 @@ class David:
     def __init__(self, program):
         self.program = program
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="levers-"))
-        self.has_levels = b"--level" in self.run("degrade", "--help")
 
     def run(self, *args):
-        return subprocess.run([self.program, *map(str, args)], capture_output=True, check=True).stdout
+        done = subprocess.run([self.program, *map(str, args)], capture_output=True)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(map(str, args))}: {done.stderr.decode()}")
+        return done.stdout
 
     def on_cpu(self, *args):
         return self.run(*args, "--backend", "cpu", "--dtype", "f32", "--threads", 1)
@@ -167,19 +171,19 @@ def check_restore(david, checks):
     model, given, made = (david.folder / n for n in ("model.safetensors", "in.png", "out.png"))
     all_options = tuple(n for n in OPTIONS if n not in ("added", "three"))
     some = [(1, ()), (1, all_options), (2, ()), (2, all_options), (2, ("noise", "sigma")), (4, ("output", "classes")), (4, all_options)]
-    for i, ((patch, options), task) in enumerate(itertools.product(some, ("denoise", "sr4", "deblur", "colorize"))):
+    for i, ((patch, options), task) in enumerate(itertools.product(some, ("denoise", "sr4", "deblur", "colorize", "sr2"))):
         arch = arch_of(patch, options)
         net, tensors = network(arch, SEED + i)
-        names = ["sr4", "denoise", "colorize", "deblur"]
+        names = ["sr4", "denoise", "colorize", "deblur", "sr2"]
         tasks = restore_tasks(arch, names)
         side = arch["image_size"]
-        out_side, channels = (side // 4 if task == "sr4" else side), (1 if task == "colorize" else 3)
-        picture = np.random.default_rng(i).integers(0, 256, (out_side, out_side, channels), np.uint8)
+        measured_side, channels = side // POOLED.get(task, 1), (1 if task == "colorize" else 3)
+        picture = np.random.default_rng(i).integers(0, 256, (measured_side, measured_side, channels), np.uint8)
         Image.fromarray(picture.squeeze()).save(given)
         write_safetensors(model, tensors, model_meta(arch, tasks))
         david.on_cpu("restore", "--model", model, "--task", task, "--seed", 77 + i, given, made)
         y = torch.from_numpy((picture / 127.5 - 1).astype(np.float32)).permute(2, 0, 1)[None]
-        y = y.expand(1, 3, -1, -1) if task == "colorize" else resized(y, 4) if task == "sr4" else y
+        y = y.expand(1, 3, -1, -1) if task == "colorize" else resized(y, POOLED[task]) if task in POOLED else y
         told = {"label": [names.index(task)], "sigma": [200.0], "level": [400.0 if task == "deblur" else 0.0]}
         told = {k: torch.tensor(v) for k, v in told.items() if arch.get({"label": "class_cond"}.get(k, k + "_cond"))}
         hz = 0.1 * torch.from_numpy(sampler_noise(77 + i, 0, side))
@@ -195,9 +199,10 @@ def check_restore(david, checks):
 # ---- a training step ----
 
 SIDE, PHOTO, MARGIN = 32, 80, 16
-LABELS = {"denoise": 0, "sr4": 1, "colorize": 2, "deblur": 3}
-RANGES = {"denoise": (0.02, 0.4), "sr4": (0.02, 0.2), "colorize": (0.02, 0.2), "deblur": (0.02, 0.2)}
-SIGMA = {"denoise": 0.2, "sr4": 0.05, "colorize": 0.05, "deblur": 0.05}
+# sigma and its range, level and its range, what the level is multiplied by
+TASKS = {"denoise": (0.2, (0.02, 0.4), 0, (0, 0), 0), "sr4": (0.05, (0.02, 0.2), 0, (0, 0), 0), "colorize": (0.05, (0.02, 0.2), 0, (0, 0), 0),
+         "deblur": (0.05, (0.02, 0.2), 3, (1, 4), 100), "sr2": (0.05, (0.02, 0.2), 0, (0, 0), 0), "dejpeg": (0, (0, 0), 20, (10, 80), 10)}
+LABELS = {task: i for i, task in enumerate(TASKS)}
 
 
 def crop(photo, dice, side):
@@ -221,39 +226,51 @@ def blur(x, std):
     return np.apply_along_axis(line, 1, x).astype(np.float32)
 
 
+def jpeg(x, quality):
+    """What libjpeg, Pillow's own, makes of it."""
+    from PIL import Image
+    file = io.BytesIO()
+    Image.fromarray(np.rint((x.astype(np.float64) + 1) * 127.5).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality,
+                                                                                                      subsampling="4:2:0")
+    return (np.asarray(Image.open(file)) / 127.5 - 1).astype(np.float32)
+
+
 def measured(photo, task, level, seed, step, row):
-    if task != "deblur":
+    if task not in ("deblur", "dejpeg"):
         x = crop(photo, Dice(seed, step, CROP, row), SIDE)
-        if task == "sr4":
-            return x, x.reshape(SIDE // 4, 4, SIDE // 4, 4, 3).mean((1, 3))
+        if task in POOLED:
+            by = POOLED[task]
+            return x, x.reshape(SIDE // by, by, SIDE // by, by, 3).mean((1, 3))
         return x, (x @ np.float32([0.3333, 0.3334, 0.3333]))[..., None] if task == "colorize" else x
     large = crop(photo, Dice(seed, step, CROP, row), SIDE + 2 * MARGIN)
     dice = Dice(seed, step, MASK, row)
-    left, right, above, below = (0 if dice.unit() < 0.125 else MARGIN for _ in range(4))
+    whole = (lambda: MARGIN) if task == "deblur" else (lambda: MARGIN - dice.below(16))
+    left, right, above, below = (0 if dice.unit() < 0.125 else whole() for _ in range(4))
     part = large[MARGIN - above:MARGIN + SIDE + below, MARGIN - left:MARGIN + SIDE + right]
-    y = blur(part, level)
+    y = blur(part, level) if task == "deblur" else jpeg(part, int(np.rint(level)))
     return large[MARGIN:MARGIN + SIDE, MARGIN:MARGIN + SIDE], y[above:above + SIDE, left:left + SIDE]
 
 
-def rows_of_step(photo, tasks, arch, seed, step, batch, in_pairs, has_levels):
+def rows_of_step(photo, tasks, arch, seed, step, batch, in_pairs):
     """What the loader makes: x, y_in, h z and what is told."""
     x, y_in, told = [], [], {"label": [], "sigma": [], "level": []}
     for i in range(batch):
         row = i - i % 2 if in_pairs else i
         task = tasks[min(int(Dice(seed, step, TASK, row).unit() * len(tasks)), len(tasks) - 1)]
         dice = Dice(seed, step, CONDITIONS, row)
-        low, high = RANGES[task] if arch.get("sigma_cond") else (SIGMA[task],) * 2
-        sigma, level = low + dice.unit() * (high - low), 0
-        if task == "deblur":
-            level = 1 + dice.unit() * 3 if arch.get("level_cond") else 3
-        one, y = measured(photo, task, level if has_levels else 3, seed, step, row)
+        sigma, sigmas, level, levels, gain = TASKS[task]
+        low, high = sigmas if arch.get("sigma_cond") else (sigma, sigma)
+        sigma = low + dice.unit() * (high - low)
+        low, high = levels if arch.get("level_cond") else (level, level)
+        level = low + dice.unit() * (high - low)
+        one, y = measured(photo, task, level, seed, step, row)
         y = y + measurement_noise(seed, step, row, y.shape) * np.float32(sigma)
         y = torch.from_numpy(np.ascontiguousarray(y, np.float32)).permute(2, 0, 1)[None]
         x.append(torch.from_numpy(one.copy()).permute(2, 0, 1)[None])
-        y_in.append(resized(y, 4) if task == "sr4" else y.expand(1, 3, -1, -1))
+        y_in.append(resized(y, POOLED[task]) if task in POOLED else y.expand(1, 3, -1, -1))
         told["label"].append(LABELS[task])
         told["sigma"].append(1000 * sigma)
-        told["level"].append(100 * level)
+        told["level"].append(gain * level)
     keys = {"label": "class_cond", "sigma": "sigma_cond", "level": "level_cond"}
     told = {k: torch.tensor(v) for k, v in told.items() if arch.get(keys[k])}
     hz = 0.1 * torch.from_numpy(np.concatenate([pictures(seed, step, GENERATOR_Z, row, SIDE) for row in range(batch)]))
@@ -334,20 +351,20 @@ def check_step(david, checks):
     long_run = ("noise", "output", "classes", "sigma", "level", "no_middle", "strided", "three")
     cases = [(1, (), "regression", ()), (2, long_run, "regression", ("--l2",)), (2, long_run, "energy", ()),
              (2, long_run, "energy", ("--energy-norm",)), (4, ("noise", "sigma", "classes"), "energy:2,regression:0.5", ()),
-             (1, ("output", "classes", "attention"), "regression:1,energy:1", ("--l2", "--energy-norm"))]
+             (1, ("output", "classes", "attention", "level"), "regression:1,energy:1", ("--l2", "--energy-norm"))]
     for i, (patch, options, objective, flags) in enumerate(cases):
         # Without labels or sigma the tasks of a network are not told apart, which is no matter here.
-        arch, tasks = arch_of(patch, options), ["denoise", "sr4", "colorize", "deblur"]
+        arch, tasks = arch_of(patch, options), list(TASKS)
         net, tensors = network(arch, SEED + 100 + i)
         init, out = david.folder / f"init{i}.safetensors", david.folder / f"out{i}.safetensors"
-        meta = {t: {"sigma": SIGMA[t], "h": 0.1, "label": LABELS[t] if arch.get("class_cond") else None} for t in tasks}
+        meta = {t: {"sigma": TASKS[t][0], "h": 0.1, "label": LABELS[t] if arch.get("class_cond") else None} for t in tasks}
         write_safetensors(init, tensors, model_meta(arch, meta))
-        seed, batch, lr = 11 + i, 8, 1e-3
+        seed, batch, lr = 11 + i, 12, 1e-3
         david.on_cpu("train", "davi", "--data", photos, "--out", out, "--init", init, "--task", ",".join(tasks), "--objective", objective,
                      "--steps", 1, "--batch", batch, "--micro-batch", 4, "--size", SIDE, "--jitter", 1, "--texture", 0, "--lr", lr,
                      "--seed", seed, *flags)
         in_pairs = "energy" in objective
-        x, y_in, hz, told = rows_of_step(photo, tasks, arch, seed, 0, batch, in_pairs, david.has_levels)
+        x, y_in, hz, told = rows_of_step(photo, tasks, arch, seed, 0, batch, in_pairs)
         pred = predict(net, net.arch, Schedule(), y_in, torch.full((batch,), 999), hz, **told)
         loss = 0
         for part in objective.split(","):

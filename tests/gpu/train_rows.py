@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 
 TABLE = pathlib.Path(__file__).resolve().parents[2] / "engine" / "davi" / "tasks.def"
-MARGIN = 16  # px around a crop that is blurred: 4 deviations of the widest blur
+MARGIN, CELL = 16, 16  # px around a crop that is blurred or compressed: 4 deviations of the widest blur, a cell of JPEG
 TRIES, LEAST_CHANCE, BLOCK = 8, 0.1, 8
-PHOTO_SIDE_CHANCE = 0.125  # that a side of a blurred crop is one of the photo
+PHOTO_SIDE_CHANCE = 0.125  # that a side of such a crop is one of the photo
+WITH_SURROUNDINGS = ("OPERATOR_BLUR", "OPERATOR_JPEG")
 KEYS = ("name", "operator", "sigma", "sigma_low", "sigma_high", "h", "level", "level_low", "level_high", "gain")
 
 
@@ -236,8 +237,17 @@ def jpeg(x, quality):
 
 
 def compressed(rows, x, level):
-    levels = ((x + 1) * 127.5).clamp(0, 255).round()
-    return jpeg(levels, level) / 127.5 - 1, lambda y: y
+    """x has a margin, of which so much is left that the crop begins and ends anywhere in a cell."""
+    n, side = len(x), x.shape[-1] - 2 * MARGIN
+    own = rows.rng.random((n, 2, 2)) < PHOTO_SIDE_CHANCE  # of down and across, before and behind
+    margin = torch.from_numpy(np.where(own, 0, MARGIN - rows.rng.integers(0, CELL, (n, 2, 2)))).to(x.device)
+    row, at = torch.arange(n, device=x.device)[:, None, None], torch.arange(side + 2 * MARGIN, device=x.device)
+    # What lies behind the end is the last pixel again, as libjpeg has it.
+    part = torch.minimum(MARGIN - margin[:, :, :1] + at, MARGIN + side + margin[:, :, 1:] - 1)
+    levels = ((x + 1) * 127.5).clamp(0, 255).round().permute(0, 2, 3, 1)[row, part[:, 0, :, None], part[:, 1, None, :]]
+    y = jpeg(levels.permute(0, 3, 1, 2), level.round()).permute(0, 2, 3, 1)
+    crop = margin[:, :, :1] + at[:side]
+    return y[row, crop[:, 0, :, None], crop[:, 1, None, :]].permute(0, 3, 1, 2) / 127.5 - 1, lambda y: y
 
 
 OPERATORS = {"OPERATOR_IDENTITY": identity, "OPERATOR_BLUR": blurred, "OPERATOR_POOL4": pooled(4), "OPERATOR_POOL2": pooled(2),
@@ -268,7 +278,7 @@ class Rows:
 
     def measured(self, task, sigma, level):
         """x and y_in of rows of one task; sigma, level: [n] numpy."""
-        has_margin = task["operator"] == "OPERATOR_BLUR"
+        has_margin = task["operator"] in WITH_SURROUNDINGS
         x = self.photos.crops(self.rng, len(sigma), self.side + 2 * MARGIN * has_margin, self.jitter, self.texture)
         put = lambda v: torch.from_numpy(v.astype(np.float32)).to(x.device)
         y, sized = OPERATORS[task["operator"]](self, x, put(level))
@@ -289,8 +299,6 @@ class Rows:
         sigma = self.rng.uniform(low, high, n)
         low, high = (task["level"],) * 2 if middle or not self.arch["level_cond"] else task["level_range"]
         level = self.rng.uniform(low, high, n)
-        if task["operator"] == "OPERATOR_JPEG":
-            level = level.round()
         x, y_in = self.measured(task, sigma, level)
         return x, y_in, torch.full((n, 1, 1, 1), task["h"], device=x.device), self.told(task, sigma, level)
 

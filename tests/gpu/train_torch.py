@@ -34,9 +34,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
 from tensors import read_safetensors, write_safetensors  # noqa: E402
 from torch_davi import Schedule, at, begin, energy, grow, hybrid, predict, regression  # noqa: E402
 from torch_unet import ARCHS, UNet, whole_arch  # noqa: E402
-from train_rows import MARGIN, Photos, Rows, read_tasks  # noqa: E402
+from train_rows import MARGIN, WITH_SURROUNDINGS, Photos, Rows, read_tasks  # noqa: E402
 
-SAMPLES, VALIDATION_SIDE, VALIDATION_SEED, VALIDATION_ROWS = 8, 128, 20241125, 8
+SAMPLES, VALIDATION_SEED, VALIDATION_ROWS = 8, 20241125, 8
 AVERAGE_EVERY, AVERAGE_AFTER = 5, 100
 
 
@@ -124,12 +124,12 @@ class Run:
         if self.in_pairs and (o.batch % 2 or self.side % 8):
             raise SystemExit("the energy score needs an even batch and crops of a multiple of 8 px")
         self.rows = self.rows_of(o.data, self.side)
-        self.validation = self.rows_of(o.validate, max(VALIDATION_SIDE, self.side)) if o.validate and self.tasks else None
+        self.validation = self.rows_of(o.validate, 2 * self.side) if o.validate and self.tasks else None
         self.load()
 
     def rows_of(self, folder, side):
-        has_blur = any(t["operator"] == "OPERATOR_BLUR" for t in self.tasks)
-        photos = Photos(folder, side + 2 * MARGIN * has_blur, self.o.device)
+        has_margin = any(t["operator"] in WITH_SURROUNDINGS for t in self.tasks)
+        photos = Photos(folder, side + 2 * MARGIN * has_margin, self.o.device)
         self.say(f"{folder}: {len(photos.width)} photographs, {photos.left_out} left out, {photos.pixels.numel() >> 20} MiB")
         return Rows(photos, self.arch, self.tasks, side, self.o.jitter, self.o.texture)
 
