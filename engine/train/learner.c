@@ -17,10 +17,7 @@ static enum status array(struct learner *l, float **out, struct error *err)
 enum status learner_init(struct learner *out, struct backend *b, struct graph *g,
                          const struct learner_options *o, struct error *err)
 {
-    struct learner l = { .b = b,
-                         .g = g,
-                         .average_decay = o->average_decay > 0 ? o->average_decay : 0.9999,
-                         .weight_decay = o->weight_decay > 0 ? o->weight_decay : 0.01 };
+    struct learner l = { .b = b, .g = g, .average_decay = 0.9999, .weight_decay = 0.01 };
     enum status s = b->ops->gradients ? param_layout_init(&l.layout, g, err)
                                       : error_set(err, ST_UNSUPPORTED,
                                                   "the back end %s cannot train", b->ops->name);

@@ -15,13 +15,13 @@ struct learner {
     float *average;                    /* NULL: none is kept */
     struct tape *tape;
     uint64_t updates;
-    double average_decay, weight_decay;
+    double average_decay,
+        weight_decay; /* 0.9999, 0.01 from learner_init on; who wants others sets them */
 };
 
 struct learner_options {
     struct backward_options tape;
     bool has_average;
-    double average_decay, weight_decay; /* 0: 0.9999, 0.01 */
 };
 
 /* Takes the graph over, also on failure. forward_only tapes get neither gradients nor moments. */

@@ -187,9 +187,7 @@ static enum status make_unet(struct trainer *t, enum net net, const struct unet_
                              struct error *err)
 {
     struct graph *g = NULL;
-    struct learner_options o = { .has_average = net == NET_GENERATOR,
-                                 .average_decay = t->o.average_decay,
-                                 .weight_decay = t->o.weight_decay };
+    struct learner_options o = { .has_average = net == NET_GENERATOR };
     o.tape = (struct backward_options){ .rows = t->o.micro_batch,
                                         .dtype = t->engine->dtype,
                                         .forward_only = net == NET_TEACHER,
@@ -198,7 +196,10 @@ static enum status make_unet(struct trainer *t, enum net net, const struct unet_
     if (s) return s;
     if (net == NET_GENERATOR && t->o.kind == TRAIN_DAVI && t->davi_weight > 0)
         o.tape.probe = generator_probe(g);
-    return learner_init(&t->nets[net], t->b, g, &o, err);
+    s = learner_init(&t->nets[net], t->b, g, &o, err);
+    t->nets[net].average_decay = t->o.average_decay;
+    t->nets[net].weight_decay = t->o.weight_decay;
+    return s;
 }
 
 static enum status make_discriminator(struct trainer *t, struct error *err)

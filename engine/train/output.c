@@ -111,7 +111,8 @@ static bool is_leftover(const char *name, const char *target)
     const size_t target_len = (size_t)(number - name) - 2;
     if (number[-1] != '.' || strspn(number, "0123456789abcdef") != digits) return false;
     if (target) return strlen(target) == target_len && memcmp(name + 1, target, target_len) == 0;
-    return strncmp(name + 1, "step-", 5) == 0 || strncmp(name + 1, "sheet-", 6) == 0;
+    return strncmp(name + 1, "step-", 5) == 0 || strncmp(name + 1, "sheet-", 6) == 0 ||
+           strncmp(name + 1, "best.", 5) == 0;
 }
 
 /* target: the file that was written; NULL: checkpoints and sheets. */

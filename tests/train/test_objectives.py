@@ -127,6 +127,16 @@ def test_the_rate_rises_stays_and_falls(photos, tmp_path):
     assert 0 < slow < 6e-3 * fast and 0.4 * fast < falls < 0.8 * fast
 
 
+def test_no_weight_decay_is_none(photos, tmp_path):
+    """0 is a value like any other, not what stands where nothing was asked."""
+    def weights(name, decay):
+        learn(photos, tmp_path / name, "regression", h=0, steps=5, lr=1e-3, weight_decay=decay)
+        return tensors(tmp_path / name)["input_blocks.1.0.in_layers.2.weight"]
+    none, usual, strong = weights("a", 0), weights("b", 0.01), weights("c", 1)
+    assert not np.array_equal(none, usual)
+    assert np.abs(strong).sum() < 0.999 * np.abs(none).sum()
+
+
 BAD = [
     ("an objective that does not exist", {"objective": "gan"}, "davi, regression or energy"),
     ("a weight that is none", {"objective": "energy:x"}, "not a weight"),
