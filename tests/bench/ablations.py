@@ -1,11 +1,13 @@
 """What each option of a model file and each objective buys in equal processor time, as a markdown table.
 
-  python ablations.py --david build/david --train DIR --test 'FOLDER/test_*.jpg' --out DIR [--minutes 5] [--only NAME,..]
+  python ablations.py --david build/david --train DIR --test 'FOLDER/test_*.jpg' --out DIR [--minutes 5] [--only NAME,..] \
+      [--pictures 'DIR/*.jpg']
 
 Every row is a training run of its own, of one task (denoise, sigma 0.2), ended when it has used --minutes of processor time (rows that
 go on from another row use as much again). Scores are of the centre 256 px of --count photographs that no run has seen: PSNR of one sample and
 of the mean of 8, coverage of one deviation, from `david restore`; HaarPSI and GMSD of one sample where piq is installed; seconds
-an image of `david restore`'s network by `david bench`. What a run leaves is kept in --out, so that a row that is there already is not
+an image of `david restore`'s network by `david bench`. --pictures writes OUT/pictures.png: for each row, one sample (and the mean
+of 8) of the first three photographs of the pattern, beside truth and measurement. What a run leaves is kept in --out, so that a row that is there already is not
 trained again. Needs numpy and Pillow (piq with torch if wanted); nothing else should run on the machine."""
 import argparse
 import json
@@ -15,8 +17,9 @@ import subprocess
 import tempfile
 
 import numpy as np
+from PIL import Image, ImageDraw
 
-from quality import cut, psnr, read_picture, spread
+from quality import cut, psnr, read_picture, read_y, spread
 
 PUBLISHED = {"image_size": 64, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2,2", "attention_resolutions": "16",
              "num_heads": 4, "num_head_channels": 32, "learn_sigma": True, "class_cond": False, "use_scale_shift_norm": True,
@@ -27,6 +30,7 @@ BESIDE = {**LINEAR, "noise": "channels"}
 BARE = {**BESIDE, "attention_resolutions": "", "middle_attention": False}
 PLAIN = {**BARE, "resblock_updown": False}
 REGRESSION = ["--objective", "regression"]
+PRIOR = ["--lr", "4e-4"]  # what DAVI's row needs: trained as long as the others, not scored
 
 # name, architecture, options of training, the row it goes on from
 ROWS = [
@@ -43,6 +47,11 @@ ROWS = [
      "+ plain resampling (long run's network)"),
     ("then as long again of energy + regression", PLAIN, ["--objective", "energy,regression:0.5", "--h", "1", "--lr", "5e-4"],
      "+ plain resampling (long run's network)"),
+    ("prior", PLAIN, PRIOR, None),
+    ("then as long again of DAVI", PLAIN, ["--objective", "davi", "--h", "1", "--lr", "1e-4", "--prior", "prior"],
+     "+ plain resampling (long run's network)"),
+    ("then as long again of DAVI + regression", PLAIN,
+     ["--objective", "davi,regression", "--h", "1", "--lr", "1e-4", "--prior", "prior"], "+ plain resampling (long run's network)"),
 ]
 
 
@@ -55,7 +64,9 @@ def train(args, name, arch, options, begin):
     out = file_of(args, name)
     if out.exists():
         return out
-    command = [args.david, "train", "davi", "--data", args.train, "--out", out, "--task", "denoise", "--sigma", "0.2", "--batch", "16",
+    options = [file_of(args, o) if before == "--prior" else o for before, o in zip(["", *options], options)]
+    task = [] if name == "prior" else ["--task", "denoise", "--sigma", "0.2"]
+    command = [args.david, "train", "davi" if task else "prior", "--data", args.train, "--out", out, *task, "--batch", "16",
                "--size", "64", "--lr", "1e-3", "--warmup", "100", "--clip", "1", "--average-decay", "0.99", "--seed", "3",
                "--arch", json.dumps(arch), "--json", *(["--init", file_of(args, begin)] if begin else []), *options]
     run = subprocess.Popen([*map(str, command), "--steps", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -93,30 +104,74 @@ def restore(args, model, seed, y, out, *more):
     return read_picture(out)
 
 
+def answers(args, model, spreads, y, folder, seed):
+    """One sample, and the mean and the deviation of 8 where it spreads."""
+    one = restore(args, model, seed, y, folder / "x.png")
+    if not spreads:
+        return one, one, None
+    samples = np.stack([one, *(restore(args, model, 1000 * k + seed, y, folder / "x.png") for k in range(1, 8))])
+    return one, samples.mean(0), samples.std(0, ddof=1)
+
+
+def measure(args, photo, side, seed, folder):
+    cut(photo, side, folder / "truth.png")
+    y = folder / "y.safetensors"
+    subprocess.run([args.david, "degrade", "--task", "denoise", "--seed", str(seed), folder / "truth.png", y], check=True,
+                   capture_output=True)
+    return read_picture(folder / "truth.png"), y
+
+
+def served(args, model, folder):
+    subprocess.run([args.david, "convert", model, folder / "m.safetensors", "--tile", "128", "--overlap", "32", "--margin", "16"],
+                   check=True, capture_output=True)
+    return folder / "m.safetensors"
+
+
+def spreads(args, model):
+    told = json.loads(subprocess.run([args.david, "inspect", "--json", model], check=True, capture_output=True).stdout)
+    return told["tasks"]["denoise"]["h"] > 0
+
+
+def pictures(args, rows, side=192):
+    """One line of pictures a row, under truth and measurement."""
+    photos = spread(args.pictures, 3, side)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        lines = [("truth, measurement", [])]
+        for i, photo in enumerate(photos):
+            truth, y = measure(args, photo, side, i, folder)
+            lines[0][1].extend([truth, read_y(y)])
+        for label, model in rows:
+            tiled = served(args, model, folder)
+            lines.append((label + ": one sample, mean of 8", []))
+            for i, photo in enumerate(photos):
+                _, y = measure(args, photo, side, i, folder)
+                lines[-1][1].extend(answers(args, tiled, spreads(args, model), y, folder, i)[:2])
+    sheet = Image.new("RGB", (2 * len(photos) * side, len(lines) * (side + 16)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for k, (label, row) in enumerate(lines):
+        draw.text((4, k * (side + 16) + 2), label, "black")
+        for i, x in enumerate(row):
+            sheet.paste(Image.fromarray(np.rint((x.clip(-1, 1) + 1) * 127.5).astype(np.uint8)), (i * side, k * (side + 16) + 16))
+    sheet.save(args.out / "pictures.png")
+
+
 def score(args, model):
-    arch = json.loads(subprocess.run([args.david, "inspect", "--json", model], check=True, capture_output=True).stdout)
-    spreads = arch["tasks"]["denoise"]["h"] > 0
     one, mean, covered, pairs = [], [], [], []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        tiled, y, out = folder / "m.safetensors", folder / "y.safetensors", folder / "x.png"
-        subprocess.run([args.david, "convert", model, tiled, "--tile", "128", "--overlap", "32", "--margin", "16"], check=True,
-                       capture_output=True)
+        tiled = served(args, model, folder)
         for i, photo in enumerate(spread(args.test, args.count, 256)):
-            cut(photo, 256, folder / "truth.png")
-            subprocess.run([args.david, "degrade", "--task", "denoise", "--seed", str(i), folder / "truth.png", y], check=True,
-                           capture_output=True)
-            truth, x = read_picture(folder / "truth.png"), restore(args, tiled, i, y, out)
+            truth, y = measure(args, photo, 256, i, folder)
+            x, average, deviation = answers(args, tiled, spreads(args, model), y, folder, i)
             one.append(psnr(truth, x))
+            mean.append(psnr(truth, average))
             pairs.append((truth, x))
-            if not spreads:
-                continue
-            samples = np.stack([x, *(restore(args, tiled, 1000 * k + i, y, out) for k in range(1, 8))])
-            mean.append(psnr(truth, samples.mean(0)))
-            covered.append(np.mean(abs(truth - samples.mean(0)) <= samples.std(0, ddof=1)))
+            if deviation is not None:
+                covered.append(np.mean(abs(truth - average) <= deviation))
     timed = json.loads(subprocess.run([args.david, "bench", "--model", model, "--size", "256x256", "--batch", "1", "--json"], check=True,
                                       capture_output=True).stdout)["results"][0]["ms_per_image"]
-    return np.mean(one), np.mean(mean) if mean else np.mean(one), np.mean(covered) if covered else None, *perceptual(pairs), timed
+    return np.mean(one), np.mean(mean), np.mean(covered) if covered else None, *perceptual(pairs), timed
 
 
 def main():
@@ -128,18 +183,25 @@ def main():
     p.add_argument("--minutes", type=float, default=5)
     p.add_argument("--count", type=int, default=12)
     p.add_argument("--only", help="parts of the names of rows, with commas")
+    p.add_argument("--pictures", help="pattern of the photographs to show")
     args = p.parse_args()
     args.out.mkdir(exist_ok=True, parents=True)
     print("| network and objective | steps | one sample, dB | mean of 8, dB | within one deviation | HaarPSI | GMSD | ms, 256 px |")
     print("|---|---|---|---|---|---|---|---|")
+    rows = []
     for name, arch, options, begin in ROWS:
         if args.only and not any(part in name for part in args.only.split(",")):
             continue
         model = train(args, name, arch, options, begin)
+        if options is PRIOR:
+            continue
+        rows.append((name, model))
         one, mean, covered, haar, gmsd, ms = score(args, model)
         steps = model.with_suffix(".steps").read_text()
         print(f"| {name} | {steps} | {one:.2f} | {mean:.2f} | {'–' if covered is None else f'{100 * covered:.0f} %'} | {haar:.4f} | "
               f"{gmsd:.4f} | {ms:.1f} |", flush=True)
+    if args.pictures:
+        pictures(args, rows)
 
 
 if __name__ == "__main__":
