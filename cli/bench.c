@@ -171,7 +171,7 @@ int cmd_bench(int argc, char **argv)
         { "arch", OPTION_TEXT, &arch, "A", "ffhq256, imagenet256 or JSON (ffhq256)", 0, 0, NULL },
         { "model", OPTION_TEXT, &model, "FILE|NAME", "the architecture of this model instead", 0, 0,
           NULL },
-        { "size", OPTION_SIDES, sides, "HxW", "of the picture in px (image_size)", 1, 8192, NULL },
+        { "size", OPTION_SIDES, sides, "HxW", "of the image in px (image_size)", 1, 8192, NULL },
         { "batch", OPTION_TEXT, &batch, "LIST", "batch sizes with commas (1)", 0, 0, NULL },
         { "runs", OPTION_COUNT, &b.runs, "N", "timed runs of each (5)", 1, MOST_RUNS, NULL },
         { "train", OPTION_FLAG, &train, NULL, "the steps of training", 0, 0, NULL },
@@ -190,7 +190,7 @@ int cmd_bench(int argc, char **argv)
     o.threads = (int)threads;
     enum status s = choose_arch(&net, arch, model, &err);
     if (!s && train) {
-        if (sides[0] != sides[1]) usage_error(c.name, "--train: pictures are square");
+        if (sides[0] != sides[1]) usage_error(c.name, "--train: images are square");
         const struct train_bench_options t = { .engine = o,
                                                .arch = &net,
                                                .size = sides[0],

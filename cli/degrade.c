@@ -1,4 +1,4 @@
-/* david degrade: a measurement y = A x + n of a picture. */
+/* david degrade: a measurement y = A x + n of a image. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -35,7 +35,7 @@ int cmd_degrade(int argc, char **argv)
     if (!task) usage_error(c.name, "--task is needed");
     usage_above_zero(c.name, "level", has_level, level);
     if (is_json && strcmp(out, "-") == 0)
-        usage_error(c.name, "--json and the picture cannot both go to stdout");
+        usage_error(c.name, "--json and the image cannot both go to stdout");
 
     struct error err = { 0 };
     struct model_task known;
@@ -46,8 +46,8 @@ int cmd_degrade(int argc, char **argv)
     enum status s = task_defaults(&known, task, &err);
     if (!s) s = is_float ? output_check(out, &err) : output_format(&format, out, &err);
     if (!s && !has_seed) s = draw_seed(&seed, &err);
-    if (!s) s = picture_read(&img, in, &err);
-    if (!s && mask_file) s = picture_read(&mask, mask_file, &err);
+    if (!s) s = image_read(&img, in, &err);
+    if (!s && mask_file) s = image_read(&mask, mask_file, &err);
     if (s) goto done;
     if (sigma < 0) sigma = known.sigma;
     if (!has_level) level = known.level;
@@ -57,7 +57,7 @@ int cmd_degrade(int argc, char **argv)
         s = measurement_write(out, &y, task, sigma, has_level ? level : 0, seed, &err);
     } else {
         s = measurement_image(&y, &clipped, &err);
-        if (!s) s = picture_write(out, &clipped, &err);
+        if (!s) s = image_write(out, &clipped, &err);
     }
     if (s) goto done;
     if (is_json)

@@ -1,4 +1,4 @@
-/* david eval: degrade, restore and score every picture of a folder. */
+/* david eval: degrade, restore and score every image of a folder. */
 #include <dirent.h>
 #include <errno.h>
 #include <float.h>
@@ -21,14 +21,14 @@ static const char about[] =
     "natural\n"
     "order. The restoration is told sigma and level where the model was trained for a range of "
     "them;\n"
-    "picture i (from 0) has seed N + i for its noise and its sample. inpaint: the hole is\n"
+    "image i (from 0) has seed N + i for its noise and its sample. inpaint: the hole is\n"
     "--mask, else a centred rectangle of half the width and height. Scores are of the 8-bit "
-    "picture\n"
+    "image\n"
     "returned, on [-1,1]: PSNR = 20 log10(2/RMSE); SSIM with a Gaussian window of 11x11, sigma "
     "1.5,\n"
     "K1 0.01, K2 0.03, range 2, whole windows only, mean over R, G, B. \"input\" scores are those "
     "of\n"
-    "the measurement itself where it has the picture's size. --out keeps truth/, measured/ and\n"
+    "the measurement itself where it has the image's size. --out keeps truth/, measured/ and\n"
     "restored/ FILE.png.";
 
 struct run {
@@ -158,7 +158,7 @@ static enum status keep(const struct run *run, const char *kind, const char *nam
         return error_set(err, ST_IO, "%s: %s", path, strerror(errno));
     n = snprintf(path, sizeof path, "%s/%s/%s.png", run->out, kind, name);
     if (n >= (int)sizeof path) return error_set(err, ST_IO, "%s: the path is too long", run->out);
-    return picture_write(path, img, err);
+    return image_write(path, img, err);
 }
 
 static enum status keep_pair(const struct run *run, const char *name, const struct image *truth,
@@ -188,7 +188,7 @@ static enum status evaluate(struct run *run, struct scores *out, const char *nam
                                       .samples = 1 };
     if (snprintf(path, sizeof path, "%s/%s", run->data, name) >= (int)sizeof path)
         return error_set(err, ST_IO, "%s: the path is too long", run->data);
-    enum status s = picture_read(&truth, path, err);
+    enum status s = image_read(&truth, path, err);
     const struct image *mask = run->mask.pixels ? &run->mask : NULL;
     if (!s && !mask && task_shape(run->task).takes_mask) {
         s = centred_hole(&hole, truth.width, truth.height, err);
@@ -234,11 +234,11 @@ static enum status evaluate_all(struct run *run, FILE *f, char **names, size_t n
 {
     struct scores sum = { 0 };
     struct progress progress;
-    progress_begin(&progress, "pictures", n);
+    progress_begin(&progress, "images", n);
     if (run->is_json)
         fputs("{\"images\":[", f);
     else
-        fprintf(f, "%-24s %10s %10s %10s %10s %10s %10s\n", "picture", "PSNR", "SSIM", "input PSNR",
+        fprintf(f, "%-24s %10s %10s %10s %10s %10s %10s\n", "image", "PSNR", "SSIM", "input PSNR",
                 "input SSIM", "residual", "ms");
     for (size_t i = 0; i < n; i++) {
         struct scores v = { 0 };
@@ -320,16 +320,16 @@ int cmd_eval(int argc, char **argv)
     bool has_level = false;
     const struct option_row rows[] = {
         { "task", OPTION_TEXT, &run.task, "T", task_names, 0, 0, NULL },
-        { "data", OPTION_TEXT, &run.data, "DIR", "the folder of pictures", 0, 0, NULL },
+        { "data", OPTION_TEXT, &run.data, "DIR", "the folder of images", 0, 0, NULL },
         { "model", OPTION_TEXT, &model, "FILE|NAME", "the model (default)", 0, 0, NULL },
-        { "seed", OPTION_SEED, &run.seed, "N", "of the first picture (0)", 0, 0, NULL },
+        { "seed", OPTION_SEED, &run.seed, "N", "of the first image (0)", 0, 0, NULL },
         { "sigma", OPTION_NUMBER, &run.sigma, "S", "of the noise, units of [-1,1] (the model's)", 0,
           10, NULL },
         { "level", OPTION_NUMBER, &run.level, "L", LEVEL_HELP " (the model's)", 0, 100,
           &has_level },
         { "mask", OPTION_TEXT, &mask_file, "M.png", "inpaint: white = missing", 0, 0, NULL },
-        { "limit", OPTION_COUNT, &limit, "N", "only the first N pictures", 1, 1000000, NULL },
-        { "out", OPTION_TEXT, &run.out, "DIR", "keep the pictures as PNG", 0, 0, NULL },
+        { "limit", OPTION_COUNT, &limit, "N", "only the first N images", 1, 1000000, NULL },
+        { "out", OPTION_TEXT, &run.out, "DIR", "keep the images as PNG", 0, 0, NULL },
         ENGINE_ROWS(engine, threads),
         { "json", OPTION_FLAG, &run.is_json, NULL, "one JSON object", 0, 0, NULL },
     };
@@ -346,7 +346,7 @@ int cmd_eval(int argc, char **argv)
     engine.threads = (int)threads;
     enum status s = task_defaults(&known, run.task, &err);
     if (!s) s = names_read(&names, &n, run.data, &err);
-    if (!s && mask_file) s = picture_read(&run.mask, mask_file, &err);
+    if (!s && mask_file) s = image_read(&run.mask, mask_file, &err);
     if (!s) s = session_open(&run.session, &engine, model, &err);
     if (!s) s = choose_degradation(&run, &err);
     if (!s) {

@@ -1,4 +1,4 @@
-/* Pictures in and out, and JSON texts. */
+/* Images in and out, and JSON texts. */
 #include "cli/files.h"
 
 #include <errno.h>
@@ -41,7 +41,7 @@ enum status output_format(enum image_format *out, const char *path, struct error
         *out = IMAGE_PNG;
         if (!isatty(STDOUT_FILENO)) return ST_OK;
         return error_set(err, ST_BAD_PARAMETER,
-                         "the picture is not for a terminal: name a file or redirect the output");
+                         "the image is not for a terminal: name a file or redirect the output");
     }
     if (has_extension(path, ".png"))
         *out = IMAGE_PNG;
@@ -89,7 +89,7 @@ done:
     return s;
 }
 
-enum status picture_read(struct image *out, const char *path, struct error *err)
+enum status image_read(struct image *out, const char *path, struct error *err)
 {
     void *bytes = NULL;
     size_t len = 0;
@@ -109,7 +109,7 @@ static enum status write_stream(const void *bytes, size_t len, struct error *err
     return ST_OK;
 }
 
-enum status picture_write(const char *path, const struct image *img, struct error *err)
+enum status image_write(const char *path, const struct image *img, struct error *err)
 {
     struct encode_options o = { .png_level = -1 };
     void *bytes = NULL;

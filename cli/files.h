@@ -1,4 +1,4 @@
-/* files.h - pictures and models from where the user says they are, and JSON texts on stdout.
+/* files.h - images and models from where the user says they are, and JSON texts on stdout.
  *
  * "-" is stdin or stdout. An output's format follows its extension (.png, .jpg, .jpeg; "-" is PNG). Files are written whole
  * or not at all. Models: a path, or a NAME in the models folder: $DAVID_MODELS, ../share/david/models and models/ beside the
@@ -16,12 +16,12 @@ enum { LARGEST_INPUT_BYTES = 1 << 30, LARGEST_INPUT_PX = 1 << 28 };
 
 bool has_extension(const char *path, const char *extension); /* ".png", any case */
 /* To be asked before any work is done: whether `path` names a format (ST_BAD_PARAMETER; also "-" on a terminal) in a folder
- * that can be written to (ST_IO). output_check asks the second alone, of files that are no pictures. */
+ * that can be written to (ST_IO). output_check asks the second alone, of files that are no images. */
 enum status output_format(enum image_format *out, const char *path, struct error *err);
 enum status output_check(const char *path, struct error *err);
 
-enum status picture_read(struct image *out, const char *path, struct error *err);
-enum status picture_write(const char *path, const struct image *img, struct error *err);
+enum status image_read(struct image *out, const char *path, struct error *err);
+enum status image_write(const char *path, const struct image *img, struct error *err);
 
 /* The folder NAMEs are looked up in; ST_NOT_FOUND (naming what was tried) where there is none. */
 enum status models_folder(char out[PATH_MAX], struct error *err);

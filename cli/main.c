@@ -16,9 +16,9 @@ static const struct {
 #ifdef DAVID_HAS_SERVE
     { "serve", cmd_serve, "the service: restorations over HTTP", true },
 #endif
-    { "restore", cmd_restore, "restore a picture", true },
-    { "degrade", cmd_degrade, "simulate a measurement of a picture", false },
-    { "eval", cmd_eval, "degrade, restore and score a folder of pictures", true },
+    { "restore", cmd_restore, "restore a image", true },
+    { "degrade", cmd_degrade, "simulate a measurement of a image", false },
+    { "eval", cmd_eval, "degrade, restore and score a folder of images", true },
     { "forward", cmd_forward, "run the raw network on tensors", true },
     { "train", cmd_train, "train a prior, or a restorer from one", true },
     { "sample", cmd_sample, "draw samples of a prior", true },
@@ -32,7 +32,7 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 static int help(void)
 {
     printf("Usage: david COMMAND [OPTIONS]\n"
-           "Restores degraded pictures with one evaluation of a network.\n\nCommands:\n");
+           "Restores degraded images with one evaluation of a network.\n\nCommands:\n");
     for (size_t i = 0; i < COMMANDS; i++)
         printf("  %-9s %s\n", commands[i].name, commands[i].what);
     printf("\ndavid COMMAND --help tells more; david --version tells the version.\n"

@@ -1,4 +1,4 @@
-/* david restore: one picture (or a float measurement) through the daemon's own engine. */
+/* david restore: one image (or a float measurement) through the daemon's own engine. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 
 static const char about[] =
     "Restores IN to OUT. IN: PNG, JPEG, - for stdin, or a .safetensors of `david degrade`.\n"
-    "OUT: .png, .jpg or - (PNG to stdout); sr4 gives 4x the size. The same picture, model, task,\n"
+    "OUT: .png, .jpg or - (PNG to stdout); sr4 gives 4x the size. The same image, model, task,\n"
     "h and seed give the same bytes, here and over HTTP.";
 
 static enum status output_of(enum output_kind *out, const char *text, struct error *err)
@@ -101,7 +101,7 @@ int cmd_restore(int argc, char **argv)
     int at = options_parse(&c, argc, argv);
     const char *in = argv[at], *out = argv[at + 1];
     if (is_json && strcmp(out, "-") == 0)
-        usage_error(c.name, "--json and the picture cannot both go to stdout");
+        usage_error(c.name, "--json and the image cannot both go to stdout");
     usage_above_zero(c.name, "sigma", has_sigma, p.sigma);
     usage_above_zero(c.name, "level", has_level, p.level);
 
@@ -118,8 +118,8 @@ int cmd_restore(int argc, char **argv)
     if (!s && !has_seed) s = draw_seed(&p.seed, &err);
     if (s) goto done;
     const bool is_measurement = has_extension(in, ".safetensors");
-    s = is_measurement ? measurement_read(&y, in, &err) : picture_read(&img, in, &err);
-    if (!s && mask_file) s = picture_read(&mask, mask_file, &err);
+    s = is_measurement ? measurement_read(&y, in, &err) : image_read(&img, in, &err);
+    if (!s && mask_file) s = image_read(&mask, mask_file, &err);
     if (!s) s = session_open(&session, &engine, model, &err);
     if (s) goto done;
     const struct image *hole = mask_file ? &mask : NULL;
@@ -127,7 +127,7 @@ int cmd_restore(int argc, char **argv)
                        : restoration_new(&r, session.model, &p, &img, hole, &err);
     if (!s) s = session_run(&session, r, true, &err);
     if (!s) s = restoration_image(r, p.output, 0, &restored, &err);
-    if (!s) s = picture_write(out, &restored, &err);
+    if (!s) s = image_write(out, &restored, &err);
     if (!s) report(is_json ? stdout : stderr, is_json, &session, &p, restoration_facts(r));
 done:
     restoration_free(r);

@@ -1,6 +1,6 @@
 /* session.h - an engine with one model on it, and a restoration run to its end: what restore and eval share.
  *
- * The calls are the daemon's own (engine.h), so a picture comes out the same here and there. One thread. */
+ * The calls are the daemon's own (engine.h), so a image comes out the same here and there. One thread. */
 #ifndef DAVID_CLI_SESSION_H
 #define DAVID_CLI_SESSION_H
 

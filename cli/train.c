@@ -122,7 +122,7 @@ static int run(const struct command *c, const struct train_options *o, struct te
     if (t->is_terminal) fputs("\r\033[K", stderr);
     if (r.is_told_elsewhere) return EXIT_SUCCESS; /* else mpirun would not let the other finish */
     if (r.left_out)
-        fprintf(stderr, "david train: %u of %u pictures were left out\n", r.left_out, r.pictures);
+        fprintf(stderr, "david train: %u of %u images were left out\n", r.left_out, r.images);
     if (s) {
         int code = report_error(c->name, &err);
         if (r.steps)
@@ -173,7 +173,7 @@ int cmd_train(int argc, char **argv)
     char task_help[256];
     (void)snprintf(task_help, sizeof task_help, "davi: %s, drawn by weight", task_names);
     const struct option_row rows[] = {
-        { "data", OPTION_TEXT, &o.data, "DIR", "the folder of pictures", 0, 0, NULL },
+        { "data", OPTION_TEXT, &o.data, "DIR", "the folder of images", 0, 0, NULL },
         { "out", OPTION_TEXT, &o.out, "FILE", "the model file", 0, 0, NULL },
         { "task", OPTION_TEXT, &o.tasks, "T[:W],..", task_help, 0, 0, NULL },
         { "objective", OPTION_TEXT, &o.objective, "O[:W],..",
@@ -230,14 +230,14 @@ int cmd_train(int argc, char **argv)
           "levels between neighbours from which on a crop is taken at once (8)", 0, 255, NULL },
         { "loader-threads", OPTION_COUNT, &o.loader_threads, "N",
           "that read, crop and degrade ahead of the steps (1)", 1, 16, NULL },
-        { "cache-mib", OPTION_COUNT, &cache_mib, "N", "of decoded pictures (1024)", 1, 1 << 20,
+        { "cache-mib", OPTION_COUNT, &cache_mib, "N", "of decoded images (1024)", 1, 1 << 20,
           NULL },
         { "checkpoint-dir", OPTION_TEXT, &o.checkpoints, "DIR", "(OUT.checkpoints)", 0, 0, NULL },
         { "checkpoint-every", OPTION_COUNT, &o.checkpoint_every, "N", "steps (500)", 1, UINT32_MAX,
           NULL },
         { "keep", OPTION_COUNT, &o.keep, "N", "checkpoints (3)", 1, 1 << 20, NULL },
         { "sheet-every", OPTION_COUNT, &o.sheet_every, "N",
-          "steps between sheets of pictures, beside the checkpoints (none)", 1, UINT32_MAX, NULL },
+          "steps between sheets of images, beside the checkpoints (none)", 1, UINT32_MAX, NULL },
         { "resume", OPTION_FLAG, &o.resume, NULL, "go on from the newest checkpoint", 0, 0, NULL },
         { "recompute", OPTION_TEXT, &recompute, "WHAT",
           "norms or blocks: less memory, or least, for more time (nothing)", 0, 0, NULL },
@@ -297,7 +297,7 @@ int cmd_sample(int argc, char **argv)
     const char *out = argv[options_parse(&c, argc, argv)];
     if (!prior) usage_error(c.name, "--prior is needed");
     if (is_json && strcmp(out, "-") == 0)
-        usage_error(c.name, "--json and the picture cannot both go to stdout");
+        usage_error(c.name, "--json and the image cannot both go to stdout");
 
     char path[PATH_MAX];
     struct error err = { 0 };
@@ -308,7 +308,7 @@ int cmd_sample(int argc, char **argv)
     if (!s) s = model_path(path, prior, &err);
     o.prior = path;
     if (!s) s = prior_sample(&img, &o, &err);
-    if (!s) s = picture_write(out, &img, &err);
+    if (!s) s = image_write(out, &img, &err);
     if (!s && is_json)
         printf("{\"count\":%u,\"steps\":%u,\"seed\":\"%" PRIu64 "\",\"width\":%u,\"height\":%u}\n",
                o.count, o.steps, o.seed, img.width, img.height);

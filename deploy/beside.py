@@ -1,4 +1,4 @@
-"""beside.py OUT IN... - pictures side by side in one PNG, each brought to the height of the tallest by whole pixels."""
+"""beside.py OUT IN... - images side by side in one PNG, each brought to the height of the tallest by whole pixels."""
 
 import sys
 
@@ -8,15 +8,15 @@ GAP = 6
 
 
 def main(out, *names):
-    pictures = [Image.open(name).convert("RGB") for name in names]
-    height = max(p.height for p in pictures)
-    pictures = [p.resize((p.width * height // p.height, height), Image.NEAREST) for p in pictures]
-    width = sum(p.width for p in pictures) + GAP * (len(pictures) - 1)
+    images = [Image.open(name).convert("RGB") for name in names]
+    height = max(p.height for p in images)
+    images = [p.resize((p.width * height // p.height, height), Image.NEAREST) for p in images]
+    width = sum(p.width for p in images) + GAP * (len(images) - 1)
     sheet = Image.new("RGB", (width, height), "white")
     x = 0
-    for picture in pictures:
-        sheet.paste(picture, (x, 0))
-        x += picture.width + GAP
+    for image in images:
+        sheet.paste(image, (x, 0))
+        x += image.width + GAP
     sheet.save(out, optimize=True)
 
 

@@ -4,7 +4,7 @@
 #   deploy/quickstart.sh [--keep]
 #
 # Installs packages (as root), builds into build/, starts the daemon with the shipped model on a free port, sends it the
-# degraded photographs of deploy/photos, writes what comes back and before/after pictures to build/quickstart, stops.
+# degraded photographs of deploy/photos, writes what comes back and before/after images to build/quickstart, stops.
 #   --keep   leaves the daemon running and says where
 set -euo pipefail
 
@@ -77,12 +77,12 @@ done
 curl -fsS -o /dev/null "$url/readyz"
 say "ready at $url"
 
-for picture in "$top"/deploy/photos/*.*.png; do
-    name=$(basename "$picture" .png)
+for image in "$top"/deploy/photos/*.*.png; do
+    name=$(basename "$image" .png)
     task=${name##*.}
-    curl -fsS -D "$out/$name.headers" -o "$out/$name.restored.png" --data-binary "@$picture" \
+    curl -fsS -D "$out/$name.headers" -o "$out/$name.restored.png" --data-binary "@$image" \
         "$url/restore?task=$task&seed=1"
-    /usr/bin/python3 "$top/deploy/beside.py" "$out/$name.before-after.png" "$picture" "$out/$name.restored.png"
+    /usr/bin/python3 "$top/deploy/beside.py" "$out/$name.before-after.png" "$image" "$out/$name.restored.png"
     say "$task  $(sed -n 's/^[Ss]erver-[Tt]iming: //p' "$out/$name.headers" | tr -d '\r')"
 done
 

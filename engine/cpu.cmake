@@ -10,7 +10,7 @@ if(DAVID_SANITIZE)
   set(isa_level -O2) # half the time of building it, and as fast
 endif()
 foreach(isa sse avx2 avx512 avx512bf16 amx)
-  add_library(david_cpu_${isa} OBJECT cpu/direct.c cpu/winograd.c cpu/attention.c cpu/norm.c cpu/pictures.c cpu/vectors.c
+  add_library(david_cpu_${isa} OBJECT cpu/direct.c cpu/winograd.c cpu/attention.c cpu/norm.c cpu/resample.c cpu/vectors.c
     $<$<IN_LIST:${isa},avx512bf16;amx>:cpu/bf16.c>)
   target_compile_definitions(david_cpu_${isa} PRIVATE ISA=${isa})
   target_compile_options(david_cpu_${isa} PRIVATE ${DAVID_ISA_FLAGS_${isa}} ${isa_level} -ffp-contract=fast -fno-stack-protector)

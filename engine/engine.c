@@ -275,7 +275,7 @@ enum status restoration_of_measurement(struct restoration **out, struct model *m
     return restoration_make(out, &s, err);
 }
 
-/* Beside the one block: the picture given, its mask, what restoration_image returns (each kind once), and the allocator. */
+/* Beside the one block: the image given, its mask, what restoration_image returns (each kind once), and the allocator. */
 size_t restoration_peak_bytes(const struct model *m, const struct restore_params *p, uint32_t width,
                               uint32_t height, uint32_t channels, uint32_t depth, bool has_mask)
 {
@@ -316,7 +316,7 @@ static void settle(struct engine *e, struct row *rows, size_t n)
     }
 }
 
-/* What the network takes: from the host, or cut where the picture lives. */
+/* What the network takes: from the host, or cut where the image lives. */
 static enum status cut_rows(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
                             struct error *err)
 {
@@ -333,7 +333,7 @@ static enum status cut_rows(struct model *m, uint32_t lane, struct row *rows, ui
     return s;
 }
 
-/* Blends the rows of pictures that live in the engine's residence. */
+/* Blends the rows of images that live in the engine's residence. */
 static enum status put_residents(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
                                  struct error *err)
 {

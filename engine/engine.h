@@ -1,8 +1,8 @@
-/* engine.h - the face of the engine: pictures in, posterior samples out. server/ and cli/ see nothing else of it.
+/* engine.h - the face of the engine: images in, posterior samples out. server/ and cli/ see nothing else of it.
  *
  * engine: a back end with its team of threads. model: weights and plans on that engine, immutable once loaded.
- * restoration: one picture under restoration by one model; it is cut into rows (tile x sample) that any batch may carry,
- * in any order; accumulators are fixed-point, so order cannot matter. Results depend only on (model, picture, task, h, seed,
+ * restoration: one image under restoration by one model; it is cut into rows (tile x sample) that any batch may carry,
+ * in any order; accumulators are fixed-point, so order cannot matter. Results depend only on (model, image, task, h, seed,
  * sample), never on the company a row had (the rule "One result" of engine/README.md).
  * Threads: engine_run, engine_begin and engine_end from one thread at a time per engine; restoration_* of one restoration may be called by any thread, but
  * only restoration_is_done while its rows are being run. model_load may run beside engine_run. No logging, no clock. */
@@ -81,19 +81,19 @@ struct restore_params {
     const char *task; /* NULL where the model has exactly one */
     uint64_t seed;
     double h; /* < 0: the task's own */
-    /* Of this measurement, in the task's ranges. 0: the task's own; a level that the picture's file
+    /* Of this measurement, in the task's ranges. 0: the task's own; a level that the image's file
      * tells (the quality of a JPEG, for dejpeg) comes before that, brought into the range. */
     double sigma, level;
     uint32_t samples; /* >= 1; IMAGE needs 1, MEAN and STD >= 2 */
     enum output_kind output;
-    bool keep_samples; /* OUTPUT_ALL: every sample's picture is kept */
+    bool keep_samples; /* OUTPUT_ALL: every sample's image is kept */
 };
 
 /* What restoration_new will say of these, of the parameters alone. */
 enum status restore_params_check(const struct restore_params *p, const struct model *m,
                                  struct error *err);
 
-/* What a restoration of this size will hold at its peak (accumulators, kept samples, prepared output), decoded picture included. */
+/* What a restoration of this size will hold at its peak (accumulators, kept samples, prepared output), decoded image included. */
 size_t restoration_peak_bytes(const struct model *m, const struct restore_params *p, uint32_t width,
                               uint32_t height, uint32_t channels, uint32_t depth, bool has_mask);
 
@@ -137,12 +137,12 @@ struct restoration_result {
     uint32_t width, height; /* px */
     double h, sigma, level; /* as used; level 0: the task has none */
     double
-        residual_rms; /* RMS of A x - y over measured entries, x the float picture returned; units of [-1,1] */
-    double std_scale; /* MEAN/STD/ALL: units of [-1,1] that a std picture's full white stands for */
+        residual_rms; /* RMS of A x - y over measured entries, x the float image returned; units of [-1,1] */
+    double std_scale; /* MEAN/STD/ALL: units of [-1,1] that a std image's full white stands for */
 };
 const struct restoration_result *
 restoration_facts(struct restoration *r); /* after restoration_is_done */
-/* The picture to return: IMAGE -> sample 0, MEAN, STD; with OUTPUT_ALL any of the three kinds, and OUTPUT_IMAGE takes `sample`.
+/* The image to return: IMAGE -> sample 0, MEAN, STD; with OUTPUT_ALL any of the three kinds, and OUTPUT_IMAGE takes `sample`.
  * Gray in -> gray out (but for colorize), depth of the input, alpha kept (sr4: resized; inpaint: dropped = opaque). */
 enum status restoration_image(struct restoration *r, enum output_kind kind, uint32_t sample,
                               struct image *out, struct error *err);
@@ -202,8 +202,8 @@ enum status task_defaults(struct model_task *out, const char *name, struct error
 extern const char *const task_names; /* all that exist: "deblur, sr4, ..." */
 
 struct task_shape {
-    uint32_t scale;    /* the restored picture has this many times the width and height */
-    bool gives_colour; /* of a gray picture too */
+    uint32_t scale;    /* the restored image has this many times the width and height */
+    bool gives_colour; /* of a gray image too */
     bool takes_mask;
 };
 /* Of a task that exists. */

@@ -17,12 +17,13 @@
 
 struct engine {
     struct backend *backend;
-    enum dtype dtype; /* of pictures inside a network */
+    enum dtype dtype; /* of feature maps inside a network */
     struct engine_facts facts;
-    pthread_mutex_t device;      /* guards the back end and everything on it */
-    uint32_t lane;               /* of the next batch; of whoever calls engine_begin */
-    uint32_t engines;            /* that share restorations; >= 1 */
-    struct residence *residence; /* of pictures, made with the first model; NULL: there is none */
+    pthread_mutex_t device; /* guards the back end and everything on it */
+    uint32_t lane;          /* of the next batch; of whoever calls engine_begin */
+    uint32_t engines;       /* that share restorations; >= 1 */
+    struct residence
+        *residence; /* of feature maps, made with the first model; NULL: there is none */
 };
 
 /* An engine on a back end that is open already (taken over, also on failure); threads and max_batch as in engine.h. */

@@ -359,7 +359,7 @@ size_t model_bytes(const struct model *m)
     return program_bytes(m->program) + sampler_bytes(&m->sampler);
 }
 
-/* Black pictures, so often as a size of a pass needs it to be loaded, recorded and replayed. */
+/* Black feature maps, so often as a size of a pass needs it to be loaded, recorded and replayed. */
 enum status model_warm(struct model *m, struct error *err)
 {
     enum { LOADED_AND_RECORDED = 2 };

@@ -1,7 +1,7 @@
-/* codec.h - image bytes to pictures and back: PNG and JPEG.
+/* codec.h - image bytes to images and back: PNG and JPEG.
  *
  * The type is taken from the bytes, never from a header or a file name. codec_probe() reads sizes from the header and
- * allocates nothing that depends on them; codec_decode() probes first and refuses over-limit pictures before taking
+ * allocates nothing that depends on them; codec_decode() probes first and refuses over-limit images before taking
  * memory. EXIF orientation is applied by codec_decode (a JPEG may come out with width and height swapped; codec_probe
  * already reports the oriented size). Palette, gray < 8 bit, interlaced, CMYK/YCCK all become gray/RGB(+alpha).
  * Errors: ST_UNKNOWN_FORMAT (names what it seems to be: GIF, WebP, HEIC, SVG ...), ST_CORRUPT_IMAGE, ST_TOO_MANY_PX.

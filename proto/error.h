@@ -2,7 +2,7 @@
  *
  * Fallible functions return enum status and take `struct error *err` last (NULL allowed). The first error wins:
  * a later error_set() on the same struct keeps the first text and status. The text names what it was, what the
- * limit is and what the limit is called; it never holds secrets, picture data or file contents.
+ * limit is and what the limit is called; it never holds secrets, image data or file contents.
  * Owned by the caller, usually on its stack; not shared between threads. */
 #ifndef DAVID_PROTO_ERROR_H
 #define DAVID_PROTO_ERROR_H

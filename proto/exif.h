@@ -1,7 +1,7 @@
 /* exif.h - the orientation out of an EXIF block; private to proto/.
  *
  * A block that cannot be read, lacks the tag or holds another value than 1..8 means 1 (as stored): a broken note must
- * not cost the picture. Only the picture's own directory counts, not its thumbnail's; thumbnails are never decoded.
+ * not cost the image. Only the image's own directory counts, not its thumbnail's; thumbnails are never decoded.
  * Memory that libexif may take is capped by EXIF_MEMORY_BYTES, all of it given back before the return. Reentrant. */
 #ifndef DAVID_PROTO_EXIF_H
 #define DAVID_PROTO_EXIF_H

@@ -42,7 +42,7 @@ struct turn {
     const uint8_t *from;
     size_t stride; /* bytes between rows of `from` */
     uint32_t width, rows;
-    bool columns_first; /* the turned picture is written along the rows of the strip's columns */
+    bool columns_first; /* the turned image is written along the rows of the strip's columns */
 };
 
 /* `px` is a constant in every caller, so that memcpy becomes one or two moves. */
@@ -71,7 +71,7 @@ static inline __attribute__((always_inline)) void turn_strip(const struct turn *
     }
 }
 
-/* Where a stored pixel (x, y) of a w x h picture is shown, by orientation: 1 (x, y), 2 (w-1-x, y), 3 (w-1-x, h-1-y),
+/* Where a stored pixel (x, y) of a w x h image is shown, by orientation: 1 (x, y), 2 (w-1-x, y), 3 (w-1-x, h-1-y),
  * 4 (x, h-1-y), 5 (y, x), 6 (h-1-y, x), 7 (h-1-y, w-1-x), 8 (y, w-1-x). */
 void orient_rows(struct image *img, unsigned orientation, const void *rows, size_t stride_bytes,
                  uint32_t y0, uint32_t n)

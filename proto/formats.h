@@ -1,6 +1,6 @@
 /* formats.h - what codec.c asks of each image format, and what the formats share; private to proto/.
  *
- * probe_*() reads only the header: no memory that depends on the picture's size, header->format stays the caller's.
+ * probe_*() reads only the header: no memory that depends on the image's size, header->format stays the caller's.
  * decode_*() fills `img`, already allocated for the ORIENTED size that the probe of the same bytes told, and turns rows
  * on their way in. Anything that the bytes lack is an error here, though the libraries would only warn.
  * encode_*() appends a whole file to `out`; what is in it after a failure is the caller's to free.
@@ -25,7 +25,7 @@ bool byte_sink_put(struct byte_sink *sink, const void *bytes, size_t len);
 size_t mul_saturated(size_t a, size_t b);
 size_t add_saturated(size_t a, size_t b);
 
-/* Rows y0 .. y0+n-1 of a stored picture, `stride_bytes` apart, to where EXIF `orientation` (1..8) wants them in `img`.
+/* Rows y0 .. y0+n-1 of a stored image, `stride_bytes` apart, to where EXIF `orientation` (1..8) wants them in `img`.
  * Orientations 5 to 8 swap width and height: `img` has the turned size. */
 void orient_rows(struct image *img, unsigned orientation, const void *rows, size_t stride_bytes,
                  uint32_t y0, uint32_t n);
@@ -41,7 +41,7 @@ enum status decode_png(struct image *img, unsigned orientation, const uint8_t *b
 enum status encode_png(struct byte_sink *out, const struct image *img,
                        const struct encode_options *opt, struct error *err);
 
-/* png_level -1, for any picture: png_fast.c. */
+/* png_level -1, for any image: png_fast.c. */
 enum status encode_png_fast(struct byte_sink *out, const struct image *img, struct error *err);
 
 enum status probe_jpeg(struct image_header *header, unsigned *orientation, const uint8_t *bytes,

@@ -1,4 +1,4 @@
-/* image.h - a picture in memory: interleaved rows, no padding, 8 or 16 bits a channel.
+/* image.h - a image in memory: interleaved rows, no padding, 8 or 16 bits a channel.
  *
  * channels: 1 gray, 2 gray + alpha, 3 RGB, 4 RGBA; alpha is straight (not premultiplied).
  * Samples of depth 16 are native-endian uint16_t. The struct owns `pixels`; image_done() frees it and takes a zeroed

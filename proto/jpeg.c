@@ -1,4 +1,4 @@
-/* JPEG files by libjpeg: half a picture is no picture. */
+/* JPEG files by libjpeg: half a image is no image. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +7,7 @@
 #include "proto/jpeg_run.h"
 
 enum {
-    MAX_SCANS = 100, /* a progressive file has about ten; each one costs a walk over the picture */
+    MAX_SCANS = 100, /* a progressive file has about ten; each one costs a walk over the image */
     DEFAULT_QUALITY = 92 /* of what is written */
 };
 
@@ -48,7 +48,7 @@ static unsigned stored_orientation(const uint8_t *bytes, size_t len)
     return 1;
 }
 
-/* What libjpeg and the strip take beside the picture, from the sampling factors; all factors are 1..4 here. */
+/* What libjpeg and the strip take beside the image, from the sampling factors; all factors are 1..4 here. */
 static size_t working_bytes(const struct jpeg_decompress_struct *info, bool is_turned)
 {
     size_t sum = JPEG_LIBRARY_BYTES;
@@ -97,8 +97,8 @@ static enum status probe_guarded(struct jpeg_run *r, j_decompress_ptr info,
     header->height = info->image_height;
     header->channels = info->num_components == 1 ? 1 : 3;
     header->depth = 8;
-    size_t picture = mul_saturated(mul_saturated(header->width, header->height), header->channels);
-    header->decode_bytes = add_saturated(picture, working_bytes(info, orientation != 1));
+    size_t image = mul_saturated(mul_saturated(header->width, header->height), header->channels);
+    header->decode_bytes = add_saturated(image, working_bytes(info, orientation != 1));
     return ST_OK;
 }
 

@@ -26,7 +26,7 @@ struct jpeg_run {
     struct jpeg_progress_mgr progress;
     struct jpeg_destination_mgr destination;
     struct byte_sink *out; /* writing */
-    uint8_t *strip;        /* rows that are not the picture's as they are */
+    uint8_t *strip;        /* rows that are not the image's as they are */
 };
 
 struct jpeg_error_mgr *jpeg_run_init(struct jpeg_run *r, struct error *err);

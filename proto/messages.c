@@ -87,12 +87,12 @@ char *message_problem(size_t *len, enum status s, const char *detail, const char
 }
 
 /* `"<base64>"` or `null` at p; returns the end. */
-static char *put_picture(char *p, const struct message_picture *picture)
+static char *put_image(char *p, const struct message_image *image)
 {
-    if (!picture->bytes) return stpcpy(p, "null");
+    if (!image->bytes) return stpcpy(p, "null");
     *p++ = '"';
-    base64_encode(p, picture->bytes, picture->len);
-    p += base64_length(picture->len);
+    base64_encode(p, image->bytes, image->len);
+    p += base64_length(image->len);
     *p++ = '"';
     return p;
 }
@@ -112,7 +112,7 @@ char *message_restored(size_t *len, const struct message_restored *m)
                          number_value(m->std_scale), "residual_rms", number_value(m->residual_rms),
                          "residual_expected", number_value(m->residual_expected)));
     if (!head) return NULL;
-    /* The pictures are written behind the small values by hand: a JSON tree would hold each of them twice more. */
+    /* The images are written behind the small values by hand: a JSON tree would hold each of them twice more. */
     size_t cap = head_len + 64 + base64_length(m->mean.len) + base64_length(m->std.len);
     for (size_t i = 0; i < m->n_images; i++)
         cap += base64_length(m->images[i].len) + 8;
@@ -122,10 +122,10 @@ char *message_restored(size_t *len, const struct message_restored *m)
         p = stpcpy(p + head_len - 1, ",\"images\":[");
         for (size_t i = 0; i < m->n_images; i++) {
             if (i) *p++ = ',';
-            p = put_picture(p, &m->images[i]);
+            p = put_image(p, &m->images[i]);
         }
-        p = put_picture(stpcpy(p, "],\"mean\":"), &m->mean);
-        p = put_picture(stpcpy(p, ",\"std\":"), &m->std);
+        p = put_image(stpcpy(p, "],\"mean\":"), &m->mean);
+        p = put_image(stpcpy(p, ",\"std\":"), &m->std);
         *p++ = '}';
         *p = '\0';
         *len = (size_t)(p - text);

@@ -16,21 +16,21 @@
 /* application/problem+json: {type, title, status, detail, request_id}. */
 char *message_problem(size_t *len, enum status s, const char *detail, const char *request_id);
 
-struct message_picture {
+struct message_image {
     const void *bytes; /* an encoded file; NULL: null in the answer */
     size_t len;
 };
 
-/* The answer of /restore with output=all; pictures go in as base64. */
+/* The answer of /restore with output=all; images go in as base64. */
 struct message_restored {
     const char *request_id, *model, *task;
     uint64_t seed;
     double h, sigma, level; /* level 0: the task has none: null in the answer */
     double std_scale, residual_rms, residual_expected;
     uint32_t width, height;
-    const struct message_picture *images; /* [n_images] */
+    const struct message_image *images; /* [n_images] */
     size_t n_images;
-    struct message_picture mean, std;
+    struct message_image mean, std;
 };
 char *message_restored(size_t *len, const struct message_restored *m);
 

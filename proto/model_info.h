@@ -61,7 +61,7 @@ struct model_info {
     enum model_role role;
     uint32_t n_tasks;
     struct model_task tasks[MODEL_MAX_TASKS];
-    uint32_t tile_size, tile_overlap; /* px of the restored picture */
+    uint32_t tile_size, tile_overlap; /* px of the restored image */
     uint32_t tile_margin;             /* px mirrored around it before it is cut into tiles */
     enum schedule_kind schedule;
     char *provenance, *metrics; /* JSON texts or NULL */

@@ -132,14 +132,14 @@ enum status probe_png(struct image_header *header, unsigned *orientation, const 
     header->depth = f.bits == 16 ? 16 : 8;
 
     size_t row = mul_saturated(f.width, (size_t)header->channels * (header->depth / 8));
-    size_t picture = mul_saturated(row, f.height);
+    size_t image = mul_saturated(row, f.height);
     size_t turned = 0;
     if (*orientation != 1) {
-        turned = f.interlaced ? picture : mul_saturated(row, ORIENT_STRIP_ROWS);
+        turned = f.interlaced ? image : mul_saturated(row, ORIENT_STRIP_ROWS);
     }
     /* libpng keeps two rows, each sized for the widest pixel on its way through the transformations (8 bytes). */
     size_t rows = mul_saturated(2 * (size_t)8, add_saturated(f.width, 64));
-    size_t sum = add_saturated(add_saturated(picture, turned), add_saturated(rows, LIBRARY_BYTES));
+    size_t sum = add_saturated(add_saturated(image, turned), add_saturated(rows, LIBRARY_BYTES));
     header->decode_bytes = add_saturated(sum, f.exif ? EXIF_MEMORY_BYTES + 2 * EXIF_MAX_BYTES : 0);
     return ST_OK;
 }
@@ -218,7 +218,7 @@ static void run_flush(png_structp png)
 
 static const bool host_is_little_endian = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
 
-/* Straight into the picture where rows stay as stored; interlaced rows come back in each pass and must all be there. */
+/* Straight into the image where rows stay as stored; interlaced rows come back in each pass and must all be there. */
 static void read_rows(struct png_run *r, struct image *img, unsigned orientation,
                       const struct png_facts *f, int passes)
 {
@@ -249,8 +249,8 @@ static void read_rows(struct png_run *r, struct image *img, unsigned orientation
     }
 }
 
-static enum status read_picture(struct png_run *r, struct image *img, unsigned orientation,
-                                const struct png_facts *f)
+static enum status read_image(struct png_run *r, struct image *img, unsigned orientation,
+                              const struct png_facts *f)
 {
     if (setjmp(r->env)) return run_failed(r);
     r->png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, r, run_error, run_warning, r,
@@ -299,7 +299,7 @@ enum status decode_png(struct image *img, unsigned orientation, const uint8_t *b
     }
     struct error own = { 0 };
     struct png_run r = { .err = err ? err : &own, .at = bytes, .left = len };
-    s = read_picture(&r, img, orientation, &f);
+    s = read_image(&r, img, orientation, &f);
     png_destroy_read_struct(&r.png, &r.info, NULL);
     free(r.strip);
     return s;
@@ -312,7 +312,7 @@ static void set_compression(struct png_run *r, int level)
     png_set_compression_buffer_size(r->png, WRITE_BUFFER_BYTES);
 }
 
-static enum status write_picture(struct png_run *r, const struct image *img, int level)
+static enum status write_image(struct png_run *r, const struct image *img, int level)
 {
     static const int colours[] = { PNG_COLOR_TYPE_GRAY, PNG_COLOR_TYPE_GRAY_ALPHA,
                                    PNG_COLOR_TYPE_RGB, PNG_COLOR_TYPE_RGB_ALPHA };
@@ -350,7 +350,7 @@ enum status encode_png(struct byte_sink *out, const struct image *img,
                          img->height);
     }
     if (opt->png_level < 0) return encode_png_fast(out, img, err);
-    enum status s = write_picture(&r, img, opt->png_level);
+    enum status s = write_image(&r, img, opt->png_level);
     png_destroy_write_struct(&r.png, &r.info);
     return s;
 }

@@ -1,7 +1,7 @@
 /* log.h - one JSON object a line on stderr: time, level, event, and the fields that the event has.
  *
  * log_event(LOG_INFO, "request", "status", LOG_NUMBER, 200.0, "route", LOG_TEXT, "/restore", NULL): triples, then NULL.
- * Nothing that a client sent but its checked request id goes in here: no picture, file name or query value.
+ * Nothing that a client sent but its checked request id goes in here: no image, file name or query value.
  * Any thread; a line is one write. Nothing waits for a reader: lines that stderr does not take now are lost, and counted in the next
  * that it does. */
 #ifndef DAVID_SERVER_LOG_H

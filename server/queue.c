@@ -130,7 +130,7 @@ enum status queue_push(struct queue *q, struct queue_item *item, struct error *e
     if (!is_closed && !is_dropped) {
         item->order = q->pushed++;
         item->served =
-            q->n ? q->heap[0]->served : 0; /* not 0: newcomers would starve a large picture */
+            q->n ? q->heap[0]->served : 0; /* not 0: newcomers would starve a large image */
         item->next = 0;
         item->in_engine = 0;
         item->is_expired = false;

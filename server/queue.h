@@ -1,9 +1,9 @@
 /* queue.h - requests that wait for the engine.
  *
- * An item is a cursor over the rows of a picture; rows are made only when a batch is filled. Places are bounded:
- * queue_claim() takes one (ST_QUEUE_FULL, naming max_queue) before the picture is decoded, and it is given back when the
+ * An item is a cursor over the rows of a image; rows are made only when a batch is filled. Places are bounded:
+ * queue_claim() takes one (ST_QUEUE_FULL, naming max_queue) before the image is decoded, and it is given back when the
  * item's last row leaves. Order: earliest deadline, then fewest rows served, counted from the others' count when it came, so
- * that a large picture and a stream of small ones both go on. A batch holds rows of one model.
+ * that a large image and a stream of small ones both go on. A batch holds rows of one model.
  * Threads: any thread claims, pushes and drops; every batcher waits and fills. `now_ns` comes from the caller. */
 #ifndef DAVID_SERVER_QUEUE_H
 #define DAVID_SERVER_QUEUE_H

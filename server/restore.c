@@ -25,7 +25,7 @@ struct request {
     struct parameters parameters;
     struct restore_params params;
     struct served_model *served;
-    struct image picture, mask;
+    struct image image, mask;
     struct restoration *restoration;
     uint64_t reserved; /* bytes, beside the body's */
     uint64_t deadline_ns, queued_ns, decode_ns, encode_ns, rows_done_ns;
@@ -42,7 +42,7 @@ static void let_go(struct request *r, unsigned n)
 {
     struct server *s = r->server;
     restoration_free(r->restoration);
-    image_done(&r->picture);
+    image_done(&r->image);
     image_done(&r->mask);
     models_release(r->served);
     memory_release(&s->memory, r->reserved);
@@ -241,7 +241,7 @@ static enum status read_form(struct request *r, struct bytes *image, struct byte
     return s ? s : complete(r, err);
 }
 
-/* Reserves what the request will hold at its peak, now that the header of its picture is known. */
+/* Reserves what the request will hold at its peak, now that the header of its image is known. */
 static enum status reserve_peak(struct request *r, const struct image_header *h, size_t mask_bytes,
                                 bool has_mask, struct error *err)
 {
@@ -257,8 +257,8 @@ static enum status reserve_peak(struct request *r, const struct image_header *h,
                          "the restored image would have %" PRIu64
                          " px, more than max_output_pixels = %" PRIu64,
                          out_px, c->max_output_pixels);
-    uint64_t pictures = r->params.output == OUTPUT_ALL ? r->params.samples + 2u : 1;
-    /* A picture without colours has one (and alpha) or gets three; each row of a PNG has a byte before it. */
+    uint64_t images = r->params.output == OUTPUT_ALL ? r->params.samples + 2u : 1;
+    /* A image without colours has one (and alpha) or gets three; each row of a PNG has a byte before it. */
     uint64_t channels = h->channels + (shape.gives_colour && h->channels < 3 ? 2u : 0u);
     uint64_t rows = (uint64_t)h->height * shape.scale;
     uint64_t encoded = out_px * channels * (h->depth / 8) + rows + 65536;
@@ -273,8 +273,8 @@ static enum status reserve_peak(struct request *r, const struct image_header *h,
             restoration_new(&r->restoration, r->served->model, &r->params, &sized, NULL, err);
         return why ? why : error_set(err, ST_NEVER_FITS, "larger than can be counted");
     }
-    /* An encoded picture can be as large as its pixels, and base64 makes four bytes of three. */
-    uint64_t output = r->params.output == OUTPUT_ALL ? pictures * encoded * 7 / 3 : encoded;
+    /* An encoded image can be as large as its pixels, and base64 makes four bytes of three. */
+    uint64_t output = r->params.output == OUTPUT_ALL ? images * encoded * 7 / 3 : encoded;
     uint64_t bytes = peak + h->decode_bytes + mask_bytes + output;
     enum status s = memory_reserve(&r->server->memory, bytes, err);
     if (!s) r->reserved = bytes;
@@ -303,10 +303,10 @@ static enum status decode(struct request *r, struct error *err)
                           mask_head.width, mask_head.height, head.width, head.height);
     }
     if (!s) s = reserve_peak(r, &head, mask_head.decode_bytes, mask.at != NULL, err);
-    if (!s) s = codec_decode(&r->picture, image.at, image.len, max_px, err);
+    if (!s) s = codec_decode(&r->image, image.at, image.len, max_px, err);
     if (!s && mask.at) s = codec_decode(&r->mask, mask.at, mask.len, max_px, err);
     if (!s)
-        s = restoration_new(&r->restoration, r->served->model, &r->params, &r->picture,
+        s = restoration_new(&r->restoration, r->served->model, &r->params, &r->image,
                             mask.at ? &r->mask : NULL, err);
     return s;
 }
@@ -359,9 +359,9 @@ void restore_submit(struct server *s, struct http_call *call)
 
 /* ---- encoding ---- */
 
-static enum status encode_picture(struct request *r, enum output_kind kind, uint32_t sample,
-                                  enum image_format format, void **bytes, size_t *len,
-                                  struct error *err)
+static enum status encode_image(struct request *r, enum output_kind kind, uint32_t sample,
+                                enum image_format format, void **bytes, size_t *len,
+                                struct error *err)
 {
     struct image img = { 0 };
     struct encode_options o = { format, -1, 0 };
@@ -376,13 +376,13 @@ static enum status encode_all(struct request *r, struct message_restored *m, str
 {
     uint32_t n = r->params.samples;
     enum status s = ST_OK;
-    struct message_picture *p = calloc(n + 2u, sizeof *p);
-    if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for %u pictures", n);
-    uint32_t pictures = n > 1 ? n + 2 : n; /* one sample has neither mean nor spread */
-    for (uint32_t i = 0; !s && i < pictures; i++) {
+    struct message_image *p = calloc(n + 2u, sizeof *p);
+    if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for %u images", n);
+    uint32_t images = n > 1 ? n + 2 : n; /* one sample has neither mean nor spread */
+    for (uint32_t i = 0; !s && i < images; i++) {
         void *bytes = NULL;
         enum output_kind kind = i < n ? OUTPUT_IMAGE : i == n ? OUTPUT_MEAN : OUTPUT_STD;
-        s = encode_picture(r, kind, i < n ? i : 0, IMAGE_PNG, &bytes, &p[i].len, err);
+        s = encode_image(r, kind, i < n ? i : 0, IMAGE_PNG, &bytes, &p[i].len, err);
         p[i].bytes = bytes;
     }
     if (!s) {
@@ -429,7 +429,7 @@ static enum status encode(struct request *r, struct reply *reply, struct error *
     } else {
         enum image_format format = r->wants_jpeg ? IMAGE_JPEG : IMAGE_PNG;
         reply->type = image_formats[format].media_type;
-        s = encode_picture(r, p->output, 0, format, &reply->body, &reply->len, err);
+        s = encode_image(r, p->output, 0, format, &reply->body, &reply->len, err);
     }
     if (s) return s;
     r->encode_ns = clock_now_ns() - from;

@@ -283,7 +283,7 @@ int serve_run(const struct config *config)
     int code = 0;
     (void)clock_gettime(CLOCK_REALTIME, &now);
     started_s = (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-    /* Pictures come and go in megabytes: given back to the system at once, not kept in arenas. */
+    /* Images come and go in megabytes: given back to the system at once, not kept in arenas. */
     (void)mallopt(M_MMAP_THRESHOLD, 1 << 20);
     (void)mallopt(M_TRIM_THRESHOLD, 1 << 22);
     (void)signal(SIGPIPE, SIG_IGN);

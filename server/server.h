@@ -31,7 +31,7 @@ struct server {
     atomic_bool is_aborting;  /* drain_timeout is over: accepted work is answered 503 */
     atomic_bool is_faulty;    /* the device has failed */
     _Atomic uint64_t active;  /* restorations accepted and not yet answered */
-    _Atomic uint64_t working; /* requests that hold pictures or places; answered or not */
+    _Atomic uint64_t working; /* requests that hold images or places; answered or not */
 };
 
 /* ST_OK where /livez is 200: no device has failed. */

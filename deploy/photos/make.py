@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""make.py DAVID - the degraded photographs beside this file and README's picture, out of NAME.jpg.
+"""make.py DAVID - the degraded photographs beside this file and README's image, out of NAME.jpg.
 
 Each NAME.TASK.png is what `david degrade --task TASK --seed N NAME.jpg NAME.TASK.png` makes; before-after.jpg shows them
 above what `david restore --task TASK --seed N` returns. DAVID is the program (build/david). Needs Pillow."""
@@ -30,9 +30,9 @@ def main(david):
             degraded = HERE / f"{name}.{task}.png"
             run(david, "degrade", "--task", task, "--seed", seed, HERE / f"{name}.jpg", degraded)
             run(david, "restore", "--task", task, "--seed", seed, degraded, restored)
-            for row, picture in enumerate((degraded, restored)):
+            for row, image in enumerate((degraded, restored)):
                 # A small measurement is shown by whole pixels.
-                cut = Image.open(picture).convert("RGB").resize(cell, Image.NEAREST)
+                cut = Image.open(image).convert("RGB").resize(cell, Image.NEAREST)
                 sheet.paste(cut, (column * step[0], row * step[1]))
     sheet.save(HERE / "before-after.jpg", quality=85, subsampling=0, optimize=True)
 

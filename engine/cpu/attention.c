@@ -1,4 +1,4 @@
-/* Attention over the pixels of one picture: keys and values are packed once per head, then blocks of queries meet them.
+/* Attention over the pixels of one feature map: keys and values are packed once per head, then blocks of queries meet them.
  * Only [ATTENTION_QUERIES][pixels] of the products exist at a time. */
 #include <math.h>
 #include <omp.h>

@@ -333,7 +333,7 @@ static enum status concat(struct backend *b, const struct tensor *a, const struc
         cpu_expect(a->h == y->h && a->w == y->w && c->h == y->h && c->w == y->w &&
                        a->c + c->c == y->c && a->n == y->n && c->n == y->n &&
                        a->dtype == y->dtype && c->dtype == y->dtype && has_dtype(b, y->dtype),
-                   "a concat of pictures that do not fit", err);
+                   "a concat of feature maps that do not fit", err);
     if (s) return s;
     copy(b, a, NULL, y, 0);
     copy(b, c, NULL, y, a->c);
@@ -346,7 +346,7 @@ static enum status add_channel(struct backend *b, const struct tensor *x, const 
     enum status s =
         cpu_expect(same_shape(x, y) && e->n == x->n && e->c == x->c && e->dtype == DT_F32 &&
                        has_dtype(b, x->dtype) && has_dtype(b, y->dtype),
-                   "a sum of a picture and an embedding that do not fit", err);
+                   "a sum of a feature map and an embedding that do not fit", err);
     if (!s) copy(b, x, e, y, 0);
     return s;
 }
@@ -441,7 +441,7 @@ static enum status sampler_out(struct backend *b, const struct tensor *x, const 
     enum status s =
         cpu_expect(x->c == 3 && x0->c == 3 && eps->c >= 3 && x->h == eps->h && x->w == eps->w &&
                        x->n == eps->n && same_shape(x, x0) && eps->dtype == DT_F32,
-                   "the sampler's pictures do not fit", err);
+                   "the sampler's feature maps do not fit", err);
     if (!s) cpu->k->sampler_out(x, eps, std, linear, x0, cpu->threads);
     return s;
 }

@@ -116,7 +116,7 @@ static enum status label_gradient(struct backend *b, const uint32_t *label, cons
     return ST_OK;
 }
 
-/* ---- pictures ---- */
+/* ---- feature maps ---- */
 
 static struct norm_gradient_job norm_job(struct cpu_backend *cpu, const struct group_norm_args *f)
 {

@@ -123,7 +123,7 @@ struct linear_gradient_job {
     int threads;
 };
 
-/* Two pictures of n rows of `pixels`, walked together; resampling: h, w of the smaller one. */
+/* Two feature maps of n rows of `pixels`, walked together; resampling: h, w of the smaller one. */
 struct pass_job {
     uint32_t n, h, w, c;
     enum dtype from, to;

@@ -1,5 +1,5 @@
 /* Gradient of a convolution's weights on the tile registers. For each tap it is a product of matrices over the pixels: x with its
- * channels as rows and pixels along them, dy with pairs of pixels side by side. A wave of bands of pictures is packed by all
+ * channels as rows and pixels along them, dy with pairs of pixels side by side. A wave of bands of feature maps is packed by all
  * threads together; then blocks of 32 by 32 channels are summed over the wave, tap by tap, and added to the weights. As in
  * backward_weights.c x has its border, one plane for each phase of a stride, and dy is zero where a plane has its border, so
  * that a tap is an offset. */
@@ -16,14 +16,14 @@ enum {
     BLOCK = 2 * PART,     /* channels of a block of weights, each way */
     BAND = 2048,          /* pixels of a band */
     GROUP = 4096,         /* pixels of the bands that one tap goes over before the next tap does */
-    WAVE_BYTES = 8 << 20, /* of packed pictures */
+    WAVE_BYTES = 8 << 20, /* of packed feature maps */
     NOWHERE = -1
 };
 
 /* How a convolution is cut. Rows and pixels are those of dy. */
 struct cut {
     size_t ow, oh, reach, width; /* reach: a plane's rows and columns beyond those of dy */
-    size_t rows, bands;          /* of a band; bands of a picture */
+    size_t rows, bands;          /* of a band; bands of a feature map */
     size_t pixels;               /* of a band of dy, in whole lines */
     size_t pitch;                /* pixels from one channel of x to the next */
     size_t planes, taps;
@@ -173,7 +173,7 @@ INLINE __m512i pair(const uint16_t *x, const int32_t *places, size_t ld, __mmask
     return _mm512_or_si512(pixel_or_zero(x, places[0], ld, m), second);
 }
 
-/* Where the pixels of a plane lie in the picture. */
+/* Where the pixels of a plane lie in the feature map. */
 static void find_places(const struct weights_job *j, const struct cut *c, int32_t *places,
                         size_t y0, size_t plane)
 {
@@ -196,11 +196,11 @@ static void pack_x(const struct weights_job *j, const struct cut *c, uint16_t *t
                    size_t n, size_t y0)
 {
     const struct trained_conv_desc *d = j->d;
-    const uint16_t *picture = (const uint16_t *)j->x + n * d->h * d->w * d->x_ld;
+    const uint16_t *image = (const uint16_t *)j->x + n * d->h * d->w * d->x_ld;
     for (size_t plane = 0; plane < c->planes; plane++) {
         find_places(j, c, places, y0, plane);
         for (size_t part = 0; part < c->x_parts; part++, to += PART * c->pitch) {
-            const uint16_t *from = picture + part * PART;
+            const uint16_t *from = image + part * PART;
             const __mmask16 m = lanes(d->ic - part * PART);
             for (size_t q = 0; q < c->pitch; q += LINE) {
                 __m512i r[16];
@@ -218,7 +218,7 @@ static void pack_dy(const struct weights_job *j, const struct cut *c, uint16_t *
                     int32_t *places, size_t n, size_t y0)
 {
     const struct trained_conv_desc *d = j->d;
-    const uint16_t *picture = (const uint16_t *)j->dy + n * c->oh * c->ow * d->dy_ld;
+    const uint16_t *image = (const uint16_t *)j->dy + n * c->oh * c->ow * d->dy_ld;
     for (size_t q = 0; q < c->pixels; q++) {
         size_t y = y0 + q / c->width, x = q % c->width;
         bool inside = q / c->width < c->rows && y < c->oh && x < c->ow;
@@ -228,7 +228,7 @@ static void pack_dy(const struct weights_job *j, const struct cut *c, uint16_t *
         const __mmask16 m = lanes(d->oc - part * PART);
         __m512 even = _mm512_setzero_ps(), odd = even;
         for (size_t q = 0; q < c->pixels; q += 2, to += 2 * PART) {
-            __m512i two = pair(picture + part * PART, places + q, d->dy_ld, m);
+            __m512i two = pair(image + part * PART, places + q, d->dy_ld, m);
             even = _mm512_add_ps(even, _mm512_castsi512_ps(_mm512_slli_epi32(two, 16)));
             odd = _mm512_add_ps(odd, _mm512_castsi512_ps(_mm512_and_si512(
                                          two, _mm512_set1_epi32((int)0xffff0000u))));
@@ -377,7 +377,7 @@ static void add_into(float *to, const float *from, size_t count)
 /* ---- all of it, by all threads ---- */
 
 struct wave {
-    size_t first, bands; /* of all the pictures' */
+    size_t first, bands; /* of all the feature maps' */
 };
 
 static void pack_wave(const struct weights_job *j, const struct cut *c, const struct memory *m,

@@ -10,7 +10,7 @@
 enum { MOST_PHASES = 4 };
 
 struct gathering {
-    struct gather_job job;     /* but for the pictures and the scratch */
+    struct gather_job job;     /* but for the feature maps and the scratch */
     uint32_t tap[GATHER_TAPS]; /* of the kernel */
     void *weight;
     size_t bytes; /* of weight */

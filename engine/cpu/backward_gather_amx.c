@@ -1,5 +1,5 @@
 /* What backward_gather.c does, on the tile registers: what a block of output pixels reads is put side by side, a row of whole tiles for
- * each, and pairs of tiles of it meet panels of packed weights. A block goes over the pixels of all pictures. */
+ * each, and pairs of tiles of it meet panels of packed weights. A block goes over the pixels of all feature maps. */
 #include <immintrin.h>
 #include <omp.h>
 
@@ -53,7 +53,7 @@ INLINE void copy(uint16_t *to, const uint16_t *from, size_t n)
 static void put_side_by_side(const struct gather_job *j, uint16_t *to, size_t i)
 {
     const struct lattice_pixel p = pixel_of(j, i);
-    const uint16_t *picture = (const uint16_t *)j->x + p.n * j->h * j->w * j->x_ld;
+    const uint16_t *image = (const uint16_t *)j->x + p.n * j->h * j->w * j->x_ld;
     uint16_t *end = to + j->depth;
     for (uint32_t t = 0; t < j->taps; t++, to += j->c) {
         int64_t y = (int64_t)(p.row * j->in_step) + j->dy[t];
@@ -61,7 +61,7 @@ static void put_side_by_side(const struct gather_job *j, uint16_t *to, size_t i)
         if (y < 0 || y >= j->h || x < 0 || x >= j->w)
             memset(to, 0, j->c * sizeof *to);
         else
-            copy(to, picture + ((size_t)y * j->w + (size_t)x) * j->x_ld, j->c);
+            copy(to, image + ((size_t)y * j->w + (size_t)x) * j->x_ld, j->c);
     }
     memset(to, 0, (size_t)(end - to) * sizeof *to);
 }

@@ -53,7 +53,7 @@ static struct row row_of(const struct norm_gradient_job *j, uint32_t n)
                          .sums = at + 9 * ld };
 }
 
-/* A walk takes up to SPAN vectors of channels at a time through a chunk's pixels, so that it reads pictures line after line. */
+/* A walk takes up to SPAN vectors of channels at a time through a chunk's pixels, so that it reads feature maps line after line. */
 enum { SPAN = 4 };
 
 /* Calls walk(j, row, n, chunk, first channel, vectors, bf16) with the last two constants; only a span of one may end in a vector that is

@@ -1,4 +1,4 @@
-/* Gradients that walk over a picture or an embedding once, the optimiser's walks, and the table of this instruction set. */
+/* Gradients that walk over a feature map or an embedding once, the optimiser's walks, and the table of this instruction set. */
 #include <math.h>
 
 #include "engine/cpu/backward.h"
@@ -41,10 +41,10 @@ static void pass(const struct pass_job *j)
         BY_DTYPE(j, pass_pixel, i);
 }
 
-/* The first of the four pixels that belong to pixel i of the smaller picture. */
+/* The first of the four pixels that belong to pixel i of the smaller feature map. */
 INLINE size_t first_of_four(const struct pass_job *j, size_t i)
 {
-    size_t row = i / j->w, x = i % j->w; /* rows of all pictures, one below the other */
+    size_t row = i / j->w, x = i % j->w; /* rows of all feature maps, one below the other */
     return row * 2 * (2 * (size_t)j->w) + 2 * x;
 }
 
@@ -262,7 +262,7 @@ static double sum_squares(const float *x, size_t count, double *scratch, int thr
     return total;
 }
 
-/* ---- weights of convolutions: on the tile registers where there are any and the pictures are theirs; else, of large pictures, by
+/* ---- weights of convolutions: on the tile registers where there are any and the feature maps are theirs; else, of large feature maps, by
  * Winograd ---- */
 
 static size_t weights_scratch(const struct trained_conv_desc *d, int threads)

@@ -1,7 +1,7 @@
 /* Gradient of a convolution's weights: for each tap a sum of outer products over all pixels. A block of x's channels and a panel
  * of dy's are packed band by band, x with its border and, where there is a stride, one plane for each of its phases; a tap is
  * then an offset into a plane, and a band is one long sum. A 1x1 convolution of F32 reads both where they stand. The bands of
- * all pictures are shared out where there are few blocks and panels: each share has sums of its own, added in their order. */
+ * all feature maps are shared out where there are few blocks and panels: each share has sums of its own, added in their order. */
 #include <omp.h>
 
 #include "engine/cpu/backward.h"
@@ -15,7 +15,7 @@ struct cut {
     size_t ow;
     size_t reach;       /* a plane's rows and columns beyond those of dy */
     size_t width;       /* of a plane */
-    size_t rows, bands; /* of a band; bands of a picture */
+    size_t rows, bands; /* of a band; bands of a feature map */
     size_t plane;       /* floats */
     size_t planes;
     size_t taps;
@@ -210,7 +210,7 @@ static void put_piece_away(const struct weights_job *j, const struct cut *c, con
         j->dbias[p->o0 + o] += bias[o];
 }
 
-/* Whether a band of both pictures may be read where it stands, a vector beyond its channels: not the last one. */
+/* Whether a band of both feature maps may be read where it stands, a vector beyond its channels: not the last one. */
 INLINE bool stands(const struct weights_job *j, size_t band, size_t all, bool bf16)
 {
     const struct trained_conv_desc *d = j->d;
@@ -218,7 +218,7 @@ INLINE bool stands(const struct weights_job *j, size_t band, size_t all, bool bf
            band + 1 < all;
 }
 
-/* Bands from .. to of all pictures' into `sums`. */
+/* Bands from .. to of all feature maps' into `sums`. */
 INLINE void sum_piece(const struct weights_job *j, const struct cut *c, const struct piece *p,
                       size_t from, size_t to, float *packed, float *sums, bool bf16)
 {

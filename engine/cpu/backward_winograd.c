@@ -1,6 +1,6 @@
 /* Gradient of the weights of a 3x3 convolution by Winograd's F(4x4, 3x3), the forward pass (winograd.c) turned around: with
  * y = A^T [(G g G^T) (B^T x B)] A for a tile, dg = G^T [sum over tiles of (A dy A^T) (B^T x B)] G, a quarter of the multiplications.
- * Every thread takes its share of all pictures' tiles, wave by wave: a wave is transformed and stays in the cache while sums of
+ * Every thread takes its share of all feature maps' tiles, wave by wave: a wave is transformed and stays in the cache while sums of
  * outer products are made of it, point by point. The threads' sums are added in their order. */
 #include <omp.h>
 
@@ -18,11 +18,11 @@ enum {
     WAVE_FLOATS = 320 << 10, /* of transformed tiles */
     SUMS_FLOATS =
         512 << 10,  /* the most that a thread's sums may take: they are gone over once a wave */
-    LEAST_SIDE = 16 /* of a picture that pays */
+    LEAST_SIDE = 16 /* of a feature map that pays */
 };
 
 struct cut {
-    size_t oh, ow, across, tiles; /* tiles: of a picture */
+    size_t oh, ow, across, tiles; /* tiles: of a feature map */
     size_t x_ld, dy_ld;           /* channels, padded to whole blocks and vectors */
     size_t blocks, panels;
     size_t wave;            /* tiles */
@@ -125,10 +125,10 @@ INLINE void weight_1d(vf o[3], const vf m[6])
     o[2] = 0.5f * sa + 2.0f * sb + m[5];
 }
 
-/* A square of pixels of a picture, from (y0, x0) on. `whole` below: all of it is inside, and so are
+/* A square of pixels of a feature map, from (y0, x0) on. `whole` below: all of it is inside, and so are
  * all vectors of channels. */
 struct square {
-    const void *picture;
+    const void *image;
     int64_t y0, x0, h, w;
     size_t ld;
 };
@@ -137,9 +137,9 @@ INLINE vf square_load(const struct square *q, int row, int col, size_t c, size_t
                       bool bf16)
 {
     int64_t y = q->y0 + row, x = q->x0 + col;
-    if (whole) return vload_full(q->picture, (size_t)(y * q->w + x) * q->ld + c, bf16);
+    if (whole) return vload_full(q->image, (size_t)(y * q->w + x) * q->ld + c, bf16);
     if (y < 0 || y >= q->h || x < 0 || x >= q->w) return vsplat(0);
-    return vload(q->picture, (size_t)(y * q->w + x) * q->ld + c, left, bf16);
+    return vload(q->image, (size_t)(y * q->w + x) * q->ld + c, left, bf16);
 }
 
 INLINE bool is_whole(const struct square *q, int side, size_t channels)
@@ -195,7 +195,7 @@ INLINE void put_dy(const struct cut *c, const struct square *q, size_t channels,
     }
 }
 
-/* Tile `i` of all pictures' to place `slot` of the wave. */
+/* Tile `i` of all feature maps' to place `slot` of the wave. */
 INLINE void transform(const struct weights_job *j, const struct cut *c, const struct memory *m,
                       size_t i, size_t slot, bool bf16)
 {
@@ -229,7 +229,7 @@ static void multiply(const struct cut *c, const struct memory *m, size_t tiles)
                       m->sums + (point * c->x_ld + block * MR) * c->dy_ld + o, c->dy_ld);
 }
 
-/* Tiles from .. to of all pictures'. */
+/* Tiles from .. to of all feature maps'. */
 INLINE void sum_tiles(const struct weights_job *j, const struct cut *c, const struct memory *m,
                       size_t from, size_t to, bool bf16)
 {

@@ -19,7 +19,7 @@ enum {
 
 struct bf16_shape {
     bool padded, unrolled, raw;
-    bool exact;   /* padded, and tiles stay within a row of the picture */
+    bool exact;   /* padded, and tiles stay within a row of the feature map */
     bool whole;   /* one strip for all threads, which share out the panels */
     bool flowing; /* exact, the weights fit the cache: a ring of four lines in place of a strip */
     bool panels_outside; /* the weights do not fit the cache: walk over them once per strip */

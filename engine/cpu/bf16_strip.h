@@ -67,7 +67,7 @@ INLINE void fill_pixel(const struct conv_job *j, const uint16_t *x, size_t below
     }
 }
 
-/* Row y of the picture that is convolved, with its border, or a row of zeros outside of it. */
+/* Row y of the feature map that is convolved, with its border, or a row of zeros outside of it. */
 INLINE void fill_row(const struct conv_job *j, int64_t y, uint16_t *to, bool norm)
 {
     const struct conv_desc *d = j->d;
@@ -134,7 +134,7 @@ static void fill_unrolled(const struct conv_job *j, size_t i, uint16_t *to)
     memset(to + n, 0, (j->bf16->k - n) * sizeof *to);
 }
 
-/* Line y of the output's own rows (a padded strip's is one of picture, the others' a pixel). */
+/* Line y of the output's own rows (a padded strip's is one of feature map, the others' a pixel). */
 INLINE void fill_line(const struct conv_job *j, int64_t y, uint16_t *to)
 {
     const struct bf16_shape *s = j->bf16;

@@ -17,7 +17,7 @@ struct conv_plan {
     size_t bytes; /* of weight and bias */
 };
 
-/* Winograd's weights are four times as large, so it pays only where a picture has many pixels. */
+/* Winograd's weights are four times as large, so it pays only where a feature map has many pixels. */
 static bool wants_bf16(const struct conv_desc *d, const struct kernels *k)
 {
     return d->dtype == DT_BF16 && k->conv_bf16;

@@ -1,6 +1,6 @@
 /* kernels.h - the loops of the CPU back end, one table per instruction set.
  *
- * Every function works on ONE row (picture), but for conv_direct and conv_winograd, which take several of one plan, and is bitwise independent of `threads`: work is cut into pieces that depend on
+ * Every function works on ONE row (feature map), but for conv_direct and conv_winograd, which take several of one plan, and is bitwise independent of `threads`: work is cut into pieces that depend on
  * the shape alone and each piece is summed in a fixed order. Nothing is allocated: scratch comes from the caller, 64-byte
  * aligned. Storage is F32 or BF16 (`dtype`), arithmetic and statistics F32. Shapes have been checked by the caller. */
 #ifndef DAVID_CPU_KERNELS_H
@@ -14,7 +14,7 @@ enum {
     DIRECT_CHANNELS = 128, /* and its output channels */
     WINOGRAD_TILES = 36,   /* 4x4 tiles of one piece of a Winograd convolution */
     WINOGRAD_POINTS = 36,
-    NORM_CHUNKS = 64, /* pieces of a picture whose statistics are summed apart */
+    NORM_CHUNKS = 64, /* pieces of a feature map whose statistics are summed apart */
     ATTENTION_QUERIES = 24
 };
 
@@ -75,7 +75,7 @@ struct copy_job { /* y = x, or x + add[c]; converts */
     int threads;
 };
 
-struct resample_job { /* h, w: of the smaller picture */
+struct resample_job { /* h, w: of the smaller feature map */
     const void *x;
     void *y;
     enum dtype dtype;
@@ -84,7 +84,7 @@ struct resample_job { /* h, w: of the smaller picture */
     int threads;
 };
 
-/* A picture of pixels and one of cells of patch x patch of them; h, w: of the cells. */
+/* A feature map of pixels and one of cells of patch x patch of them; h, w: of the cells. */
 struct patch_job {
     const void *x;
     void *y;

@@ -1,4 +1,4 @@
-/* Group norm: per-channel sums over the picture, from them a scale and an offset per channel, then one walk that applies
+/* Group norm: per-channel sums over the feature map, from them a scale and an offset per channel, then one walk that applies
  * them. A convolution that norms its own input asks for the constants alone. */
 #include <math.h>
 
@@ -6,7 +6,7 @@
 #include "engine/cpu/tables.h"
 #include "engine/cpu/vec.h"
 
-/* Sums of (x - shift) and its square over one chunk of pixels; shift = the picture's first pixel, so that a mean far from
+/* Sums of (x - shift) and its square over one chunk of pixels; shift = the feature map's first pixel, so that a mean far from
  * zero costs no digits. */
 INLINE void chunk_sums(const struct norm_job *j, const float *shift, float *sum, float *square,
                        size_t from, size_t to, bool bf16)
@@ -30,7 +30,7 @@ INLINE void chunk_sums(const struct norm_job *j, const float *shift, float *sum,
     }
 }
 
-/* Where a picture's sums are: per chunk about `shift`, or as moments about zero. */
+/* Where a feature map's sums are: per chunk about `shift`, or as moments about zero. */
 struct sums {
     const float *chunk; /* [chunks][2][ld]; NULL: moments */
     size_t ld, chunks;
@@ -137,7 +137,7 @@ struct parts { /* of a job's scratch */
     float *shift, *scale, *offset;
 };
 
-/* shift, scale and offset of every channel, from the job's moments or from a walk over the picture. */
+/* shift, scale and offset of every channel, from the job's moments or from a walk over the feature map. */
 static struct parts find_constants(const struct norm_job *j)
 {
     size_t ld = (j->c + 15) / 16 * 16, chunks = j->pixels < NORM_CHUNKS ? j->pixels : NORM_CHUNKS;

@@ -140,7 +140,7 @@ void ISA_FN(sampler_join)(const float *y_in, const float *z, float hz, float *x,
         }
 }
 
-/* Pictures are packed to VEC numbers at a time, since their pixels have three. */
+/* Images are packed to VEC numbers at a time, since their pixels have three. */
 void ISA_FN(sampler_out)(const struct tensor *x, const struct tensor *eps, float std, bool linear,
                          const struct tensor *x0, int threads)
 {

@@ -32,7 +32,7 @@ INLINE void output_1d(vf o[4], vf m0, vf m1, vf m2, vf m3, vf m4, vf m5)
     o[3] = 0.5f * da + 2.0f * db + m5;
 }
 
-/* Tile t of the picture into v[36][WINOGRAD_TILES][ic] at `slot`. */
+/* Tile t of the feature map into v[36][WINOGRAD_TILES][ic] at `slot`. */
 INLINE void input_tile(const struct conv_job *j, float *v, size_t t, size_t slot, bool bf16)
 {
     const struct conv_desc *d = j->d;

@@ -209,7 +209,7 @@ static enum status add(struct backend *b, const struct tensor *x, const struct t
                         "a sum", err);
 }
 
-/* ---- pictures ---- */
+/* ---- feature maps ---- */
 
 static enum status group_norm(struct backend *b, const struct group_norm_args *a, struct error *err)
 {
@@ -270,7 +270,7 @@ static enum status downsample(struct backend *b, const struct tensor *x, const s
     return resample(b, x, y, false, err);
 }
 
-/* Of a picture of pixels and one of cells of them. */
+/* Of a feature map of pixels and one of cells of them. */
 static enum status permute(struct backend *b, const struct tensor *pixels,
                            const struct tensor *cells, bool to_cells, struct error *err)
 {
@@ -323,7 +323,7 @@ static enum status concat(struct backend *b, const struct tensor *a, const struc
         s = cuda_expect(a->h == y->h && a->w == y->w && o->h == y->h && o->w == y->w &&
                             a->c + o->c == y->c && a->n == y->n && o->n == y->n &&
                             a->dtype == y->dtype && o->dtype == y->dtype && has_dtype(b, y->dtype),
-                        "a concat of pictures that do not fit", err);
+                        "a concat of feature maps that do not fit", err);
     if (!s) s = copy(c, a, NULL, y, 0, err);
     return s ? s : copy(c, o, NULL, y, a->c, err);
 }
@@ -336,7 +336,7 @@ static enum status add_channel(struct backend *b, const struct tensor *x, const 
     if (!s)
         s = cuda_expect(same_shape(x, y) && e->n == x->n && e->c == x->c && is_vector(e) &&
                             has_dtype(b, x->dtype) && has_dtype(b, y->dtype),
-                        "a sum of a picture and an embedding that do not fit", err);
+                        "a sum of a feature map and an embedding that do not fit", err);
     return s ? s : copy(c, x, e, y, 0, err);
 }
 
@@ -400,7 +400,7 @@ static enum status sampler_out(struct backend *b, const struct tensor *x, const 
         s = cuda_expect(x->c == 3 && x0->c == 3 && eps->c >= 3 && x->h == eps->h &&
                             x->w == eps->w && x->n == eps->n && same_shape(x, x0) &&
                             x->dtype == DT_F32 && x0->dtype == DT_F32,
-                        "the sampler's pictures do not fit", err);
+                        "the sampler's feature maps do not fit", err);
     return s ? s
              : launched(c, gpu_sampler_out(x, eps, std, linear, x0, c->gpu.stream), "the sampler",
                         err);
@@ -474,7 +474,7 @@ static const struct backend_ops cuda_ops = {
     .sampler_in = sampler_in,
     .sampler_join = sampler_join,
     .sampler_out = sampler_out,
-    .pictures = &cuda_pictures,
+    .images = &cuda_images,
 };
 
 /* Kernels are compiled for some cards, and for later ones than those: what is left is found here, where another back end can still be taken. */

@@ -21,12 +21,12 @@
 
 enum dnn_kind { DNN_CONV, DNN_ATTENTION };
 
-/* Pictures are NHWC with `ld` elements between pixels, as in graph/tensor.h. Zero what a kind does not name. */
+/* Images are NHWC with `ld` elements between pixels, as in graph/tensor.h. Zero what a kind does not name. */
 struct dnn_op {
     enum dnn_kind kind;
-    enum dtype dtype; /* of pictures and weights: F32, F16, BF16; sums are F32 */
+    enum dtype dtype; /* of feature maps and weights: F32, F16, BF16; sums are F32 */
     bool tf32;        /* F32 only: products may be rounded to TF32 */
-    uint32_t h, w;    /* of the input picture */
+    uint32_t h, w;    /* of the input feature map */
     /* DNN_CONV: y = conv(x) + bias (+ residual); weight: [oc][kernel][kernel][ic], bias: [oc] */
     uint32_t ic, oc, kernel, stride;
     /* DNN_ATTENTION: x is qkv with 3 * heads * head_channels channels; scale 1 / sqrt(head_channels) */
@@ -48,7 +48,7 @@ void dnn_target_free(struct dnn_target *t); /* takes NULL; its plans are freed b
 
 enum { DNN_MAX_KNOBS = 32, DNN_MAX_OFFERS = 24 };
 
-/* With a bias of the pictures' type cuDNN has precompiled engines, which copy a picture whose ld is not its channels into their workspace;
+/* With a bias of the feature maps' type cuDNN has precompiled engines, which copy a feature map whose ld is not its channels into their workspace;
  * with an F32 bias it compiles one at run time, which takes any ld. */
 struct dnn_choice {
     int64_t engine;
@@ -80,7 +80,7 @@ size_t dnn_plan_workspace_bytes(const struct dnn_plan *p);
 /* Device memory. CONV: x, weight, the bias that the choice wants, residual where there is one, y. ATTENTION: x and y. */
 struct dnn_io {
     const void *x, *weight, *residual;
-    const void *bias;       /* of the pictures' type */
+    const void *bias;       /* of the feature maps' type */
     const float *wide_bias; /* F32 */
     void *y, *workspace;
 };

@@ -4,7 +4,7 @@
 
 #include "engine/cuda/cudnn_inside.h"
 
-/* Engines whose sums differ from run to run, or are taken in fewer bits than F32, or over transformed pictures. */
+/* Engines whose sums differ from run to run, or are taken in fewer bits than F32, or over transformed feature maps. */
 static bool is_exact(const struct dnn_op *o, dnn_part_t engine)
 {
     cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
@@ -131,7 +131,7 @@ static bool is_tight(const struct dnn_op *o)
            (o->x_ld == o->ic && o->y_ld == o->oc && (o->r_ld == 0 || o->r_ld == o->oc));
 }
 
-/* Where pictures are tight the precompiled engines are the better ones; where they are not, both ways must be timed. */
+/* Where feature maps are tight the precompiled engines are the better ones; where they are not, both ways must be timed. */
 enum status dnn_offers(struct dnn_target *t, const struct dnn_op *op, uint32_t n,
                        struct dnn_choice out[DNN_MAX_OFFERS], uint32_t *count, uint32_t *refused,
                        struct error *err)

@@ -28,9 +28,9 @@ static dnn_part_t tensor(struct dnn_parts *p, const struct shape *s)
     return d;
 }
 
-/* n pictures of h x w x c, `ld` elements between pixels: NCHW dimensions over NHWC memory. */
-static struct shape picture(int64_t uid, enum dtype t, uint32_t n, uint32_t h, uint32_t w,
-                            uint32_t c, size_t ld)
+/* n feature maps of h x w x c, `ld` elements between pixels: NCHW dimensions over NHWC memory. */
+static struct shape image(int64_t uid, enum dtype t, uint32_t n, uint32_t h, uint32_t w, uint32_t c,
+                          size_t ld)
 {
     int64_t pixel = (int64_t)ld, row = pixel * w, all = row * h;
     size_t ld_bytes = ld * dtype_size(t);
@@ -102,12 +102,11 @@ static uint32_t conv_operations(struct dnn_parts *p, const struct dnn_op *o, uin
                                 bool wide_bias, dnn_part_t ops[3])
 {
     const uint32_t h = (o->h + o->stride - 1) / o->stride, w = (o->w + o->stride - 1) / o->stride;
-    const struct shape xs = picture(DNN_X, o->dtype, n, o->h, o->w, o->ic, o->x_ld);
-    const struct shape ws =
-        picture(DNN_WEIGHT, o->dtype, o->oc, o->kernel, o->kernel, o->ic, o->ic);
-    const struct shape ys = picture(DNN_Y, o->dtype, n, h, w, o->oc, o->y_ld);
-    const struct shape bs = picture(DNN_BIAS, wide_bias ? DT_F32 : o->dtype, 1, 1, 1, o->oc, o->oc);
-    const struct shape tight = picture(DNN_Y, o->dtype, n, h, w, o->oc, o->oc);
+    const struct shape xs = image(DNN_X, o->dtype, n, o->h, o->w, o->ic, o->x_ld);
+    const struct shape ws = image(DNN_WEIGHT, o->dtype, o->oc, o->kernel, o->kernel, o->ic, o->ic);
+    const struct shape ys = image(DNN_Y, o->dtype, n, h, w, o->oc, o->y_ld);
+    const struct shape bs = image(DNN_BIAS, wide_bias ? DT_F32 : o->dtype, 1, 1, 1, o->oc, o->oc);
+    const struct shape tight = image(DNN_Y, o->dtype, n, h, w, o->oc, o->oc);
     const struct shape after_conv = between(tight, 0), after_sum = between(tight, 1);
     dnn_part_t x = tensor(p, &xs), weight = tensor(p, &ws), y = tensor(p, &ys),
                bias = tensor(p, &bs);
@@ -115,7 +114,7 @@ static uint32_t conv_operations(struct dnn_parts *p, const struct dnn_op *o, uin
     uint32_t count = 0;
     ops[count++] = convolution(p, o, x, weight, sum);
     if (o->r_ld) {
-        const struct shape rs = picture(DNN_RESIDUAL, o->dtype, n, h, w, o->oc, o->r_ld);
+        const struct shape rs = image(DNN_RESIDUAL, o->dtype, n, h, w, o->oc, o->r_ld);
         dnn_part_t residual = tensor(p, &rs), both = tensor(p, &after_sum);
         ops[count++] = pointwise_add(p, sum, residual, both);
         sum = both;

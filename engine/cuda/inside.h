@@ -104,8 +104,8 @@ void timer_rest(struct timer *t); /* gives its memory back until the next time; 
 enum status timer_time(void *ctx, const struct dnn_op *op, struct dnn_plan *p, uint32_t n,
                        uint64_t *ns, struct error *err);
 
-/* pictures.c */
-extern const struct picture_ops cuda_pictures;
+/* feature maps.c */
+extern const struct image_ops cuda_images;
 
 /* nvml.c: from NVIDIA's management library, opened when first asked; false where there is none. Any thread. */
 bool nvml_gauges(const struct gpu *g, struct device_gauges *out);

@@ -3,7 +3,7 @@
  * Each takes a plain struct and a stream (cudaStream_t), starts kernels there and returns at once: 0, or the cudaError_t of the
  * launch. None allocates, waits, or reads host memory after it has returned, so that each may be recorded into a CUDA graph;
  * what differs between two runs of a recorded graph therefore stands in device memory (`set`, `rows`, `t`, `label`).
- * Unless it says host, a pointer is device memory. Pictures are struct tensor: NHWC, F32, F16 or BF16, `ld` elements between
+ * Unless it says host, a pointer is device memory. Images are struct tensor: NHWC, F32, F16 or BF16, `ld` elements between
  * pixels; data is 16-byte aligned where ld * size is a multiple of 16, else aligned to an element. Arithmetic and statistics
  * are F32, one summation order whatever n is. Shapes have been checked by the caller. Plain C; the same in C++. */
 #ifndef DAVID_CUDA_KERNELS_H
@@ -17,10 +17,10 @@
 extern "C" {
 #endif
 
-#include "engine/graph/pictures.h"
+#include "engine/graph/images.h"
 #include "engine/graph/tensor.h"
 
-/* ---- the network's pictures ---- */
+/* ---- the network's feature maps ---- */
 
 /* y = resample(silu((norm(x) gamma + beta) (1 + scale) + shift)); statistics in F32, two passes over the values (mean, then squares around it).
  * UP: y is [n][2h][2w][c]. DOWN: [n][h/2][w/2][c], of values rounded to the dtype. The bytes are those of gpu_upsample and gpu_downsample on y of NONE. */
@@ -76,7 +76,7 @@ struct gpu_conv {
 };
 int gpu_conv(const struct gpu_conv *a, void *stream);
 
-/* softmax(q k^T / sqrt(ch)) v over the h * w pixels of each picture and each head, softmax in F32, nothing kept of the size of h * w squared. */
+/* softmax(q k^T / sqrt(ch)) v over the h * w pixels of each feature map and each head, softmax in F32, nothing kept of the size of h * w squared. */
 enum { GPU_HEAD_CHANNELS_MAX = 256 };
 struct gpu_attention {
     struct tensor qkv, y; /* [n][h][w][3c], [n][h][w][c]; same dtype */
@@ -106,7 +106,7 @@ int gpu_add(const float *x, const float *e, float *y, size_t count,
 struct gpu_row {
     uint64_t seed;
     uint32_t stream, sample;
-    uint32_t x0, y0; /* px of the restored picture */
+    uint32_t x0, y0; /* px of the restored feature map */
     float hz;        /* noise gain times h */
     uint32_t set;    /* of the program's constants */
 };
@@ -131,7 +131,7 @@ int gpu_sampler_join(const float *y_in, const float *z, const struct gpu_row *ro
 int gpu_sampler_out(const struct tensor *x, const struct tensor *eps, float std, bool linear,
                     const struct tensor *x0, void *stream);
 
-/* ---- pictures on the device (engine/graph/pictures.h): same arithmetic and the same bytes as engine/davi on the host ---- */
+/* ---- feature maps on the device (engine/graph/feature maps.h): same arithmetic and the same bytes as engine/davi on the host ---- */
 
 int gpu_cut(const struct cut_args *a, void *stream);
 int gpu_find_bad(const float *x, uint32_t n, size_t count, uint32_t *bad, void *stream);

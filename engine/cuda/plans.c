@@ -26,7 +26,7 @@ struct dnn_sizes dnn_sizes_of(uint32_t rows, bool one)
     return s;
 }
 
-/* A picture of 256 x 256 x 256 twice: what a precompiled engine copies where a concat leaves gaps. */
+/* A feature map of 256 x 256 x 256 twice: what a precompiled engine copies where a concat leaves gaps. */
 size_t dnn_workspace_bound(uint32_t n, enum dtype dtype)
 {
     return ((size_t)(n < 4 ? 4 : n) << 25) * dtype_size(dtype);

@@ -18,7 +18,7 @@ struct dnn_sizes {
 /* Powers of two up to `rows`, and `rows` itself; `one`: only `rows`. */
 struct dnn_sizes dnn_sizes_of(uint32_t rows, bool one);
 
-/* Workspace that a plan for n rows of pictures of `dtype` may ask for. */
+/* Workspace that a plan for n rows of feature maps of `dtype` may ask for. */
 size_t dnn_workspace_bound(uint32_t n, enum dtype dtype);
 
 struct dnn_selector {

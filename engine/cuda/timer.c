@@ -1,4 +1,4 @@
-/* How long a plan takes on this device: made for a load, where every offer of cuDNN for an op is tried on made-up pictures. */
+/* How long a plan takes on this device: made for a load, where every offer of cuDNN for an op is tried on made-up feature maps. */
 #include <stdlib.h>
 
 #include "engine/cuda/inside.h"
@@ -48,7 +48,7 @@ static size_t rounded(size_t bytes)
     return (bytes + 255) / 256 * 256;
 }
 
-/* Normals in all of it, whatever it will stand for: a device computes zeros faster than pictures. */
+/* Normals in all of it, whatever it will stand for: a device computes zeros faster than feature maps. */
 static enum status fill(struct timer *t, enum dtype dtype, struct error *err)
 {
     struct gpu *g = t->g;

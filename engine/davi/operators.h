@@ -1,8 +1,8 @@
 /* operators.h - the tasks, and the measurement operator A of each (engine/README.md section 4).
  *
- * Pictures are float, interleaved [h][w][c], in units of [-1,1], of any size. A is computed row by
- * row from a source to a sink, so that a large picture needs only a few rows of scratch; the
- * functions on whole pictures are the same code. What else there is to know of an operator stands
+ * Images are float, interleaved [h][w][c], in units of [-1,1], of any size. A is computed row by
+ * row from a source to a sink, so that a large image needs only a few rows of scratch; the
+ * functions on whole images are the same code. What else there is to know of an operator stands
  * in its traits: nothing outside of operators/ and the tables looks at which one it is.
  * Scratch is the caller's, operator_scratch_floats() long. Only an operator with working_bytes
  * takes memory and may fail. Pure functions. */
@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/graph/pictures.h"
+#include "engine/graph/images.h"
 #include "proto/image.h"
 
 struct task_desc {
@@ -43,15 +43,15 @@ struct extent {
     uint32_t w, h, c;
 };
 
-/* A with what belongs to one picture. */
+/* A with what belongs to one image. */
 struct operation {
     enum operator_kind op;
     double level;        /* not looked at where the operator has none */
-    struct extent x;     /* of the picture that A takes */
+    struct extent x;     /* of the image that A takes */
     const uint8_t *kept; /* [x.h][x.w] nonzero where measured; not looked at without needs_mask */
 };
 
-/* Rows of a picture, on demand and in ascending order. */
+/* Rows of a image, on demand and in ascending order. */
 struct row_source {
     void (*get)(void *ctx, uint32_t y, float *row);
     void *ctx;

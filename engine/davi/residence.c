@@ -25,16 +25,16 @@ static size_t reserve(size_t *total, size_t bytes)
 
 static struct returned lay_out_returned(const struct restoration *r)
 {
-    const size_t values = values_of(r), picture = values * (r->shape.depth / 8);
+    const size_t values = values_of(r), image = values * (r->shape.depth / 8);
     struct returned l = { 0 };
     l.numbers = reserve(&l.total, RETURNED_NUMBERS * sizeof(double));
-    l.mean = reserve(&l.total, picture);
+    l.mean = reserve(&l.total, image);
     l.std = reserve(&l.total, r->sum2 ? values : 0);
-    l.samples = reserve(&l.total, r->pictures ? r->s.samples * picture : 0);
+    l.samples = reserve(&l.total, r->images ? r->s.samples * image : 0);
     return l;
 }
 
-/* Nothing but what A leaves as it is is compared: the residual is the picture's own. */
+/* Nothing but what A leaves as it is is compared: the residual is the image's own. */
 static bool is_compared_itself(const struct restoration *r)
 {
     return r->op->keeps_values;
@@ -71,7 +71,7 @@ static size_t lay_out_resident(struct resident *d, const struct restoration *r, 
     d->scratch = (float *)(void *)(base + reserve(&n, r->taps ? values * sizeof(float) : 0));
     d->partial =
         (double *)(void *)(base +
-                           reserve(&n, d->home->backend->ops->pictures->residual_scratch(measured) *
+                           reserve(&n, d->home->backend->ops->images->residual_scratch(measured) *
                                            sizeof(double)));
     d->out = base + reserve(&n, d->returned.total);
     if (is_compared_itself(r)) d->ax = d->mean;
@@ -84,7 +84,7 @@ bool residence_settle(struct residence *h, struct restoration *r)
 {
     struct resident d = { .home = h, .tiles_left = r->n_tiles };
     size_t on_device, on_host;
-    if (!(h->backend->ops->pictures->operators & 1u << r->s.task->op)) return false;
+    if (!(h->backend->ops->images->operators & 1u << r->s.task->op)) return false;
     const size_t bytes = lay_out_resident(&d, r, h->device);
     pthread_mutex_lock(&h->lock);
     bool fits = spans_take(&h->device_spans, bytes, &on_device);
@@ -139,7 +139,7 @@ static enum status arrive(struct restoration *r, uint32_t lane, struct error *er
 {
     struct resident *d = &r->resident;
     struct backend *b = d->home->backend;
-    const struct picture_ops *ops = b->ops->pictures;
+    const struct image_ops *ops = b->ops->images;
     const size_t bytes = values_of(r) * sizeof(int64_t);
     enum status s = b->ops->send(b, lane, d->pixels, r->s.img ? r->s.img->pixels : r->s.y->y,
                                  given_bytes(r), err);
@@ -165,7 +165,7 @@ enum status residence_cut(struct restoration *r, uint64_t row, uint32_t lane, fl
                                 .x0 = at.x0,
                                 .y0 = at.y0,
                                 .y_in = y_in };
-    return b->ops->pictures->cut(b, &a, err);
+    return b->ops->images->cut(b, &a, err);
 }
 
 static struct finished finished_of(const struct restoration *r)
@@ -178,7 +178,7 @@ static struct finished finished_of(const struct restoration *r)
                               .count = values_of(r) };
 }
 
-/* A sample whose tiles are all blended: its picture where it is kept, and into the statistics. */
+/* A sample whose tiles are all blended: its image where it is kept, and into the statistics. */
 static enum status fold_sample(struct restoration *r, struct error *err)
 {
     struct resident *d = &r->resident;
@@ -186,22 +186,22 @@ static enum status fold_sample(struct restoration *r, struct error *err)
     const size_t values = values_of(r);
     const struct finished only = { .acc = d->acc, .samples = 1, .count = values };
     enum status s = ST_OK;
-    if (r->pictures)
-        s = b->ops->pictures->round(
+    if (r->images)
+        s = b->ops->images->round(
             b, &only, r->shape.depth,
             d->out + d->returned.samples + d->sample * values * (r->shape.depth / 8), err);
-    if (!s && d->sum) s = b->ops->pictures->fold(b, d->acc, d->sum, d->sum2, values, err);
+    if (!s && d->sum) s = b->ops->images->fold(b, d->acc, d->sum, d->sum2, values, err);
     d->sample++;
     d->tiles_left = r->n_tiles;
     return s;
 }
 
-/* All samples are folded: the residual, the pictures, and all of it back to the host. */
+/* All samples are folded: the residual, the images, and all of it back to the host. */
 static enum status finish(struct restoration *r, uint32_t lane, struct error *err)
 {
     struct resident *d = &r->resident;
     struct backend *b = d->home->backend;
-    const struct picture_ops *ops = b->ops->pictures;
+    const struct image_ops *ops = b->ops->images;
     const struct finished f = finished_of(r);
     double *numbers = (double *)(void *)(d->out + d->returned.numbers);
     const struct operator_args A = { .op = r->s.task->op,
@@ -249,7 +249,7 @@ enum status residence_put(struct restoration *r, uint64_t row, uint32_t lane, ui
         .acc = d->acc,
         .bad = d->home->bad[lane] + i
     };
-    enum status s = b->ops->pictures->blend(b, &a, err);
+    enum status s = b->ops->images->blend(b, &a, err);
     if (!s && --d->tiles_left == 0) s = fold_sample(r, err);
     return s || d->sample < r->s.samples ? s : finish(r, lane, err);
 }
@@ -257,8 +257,8 @@ enum status residence_put(struct restoration *r, uint64_t row, uint32_t lane, ui
 enum status residence_look(struct residence *h, uint32_t lane, uint32_t first, uint32_t n,
                            const float *x0, size_t row_floats, struct error *err)
 {
-    return h->backend->ops->pictures->find_bad(h->backend, x0, n, row_floats, h->bad[lane] + first,
-                                               err);
+    return h->backend->ops->images->find_bad(h->backend, x0, n, row_floats, h->bad[lane] + first,
+                                             err);
 }
 
 enum status residence_tell(struct residence *h, uint32_t lane, uint32_t n, struct error *err)
@@ -389,16 +389,16 @@ static enum status warm(struct residence *h, struct error *err)
 enum status residence_open(struct residence **out, struct backend *b, uint32_t rows,
                            struct error *err)
 {
-    if (!b->ops->pictures || b->ops->lanes < SAMPLER_LANES) return ST_OK;
+    if (!b->ops->images || b->ops->lanes < SAMPLER_LANES) return ST_OK;
     struct residence *h = calloc(1, sizeof *h);
-    if (!h) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a residence of pictures");
+    if (!h) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a residence of images");
     if (pthread_mutex_init(&h->lock, NULL)) {
         free(h);
         return error_set(err, ST_INTERNAL, "a mutex could not be made");
     }
     h->backend = b;
     h->rows = rows;
-    h->device_spans.bytes = b->ops->pictures->room(b);
+    h->device_spans.bytes = b->ops->images->room(b);
     h->host_spans.bytes = (size_t)BACK_MIB << 20;
     enum status s = take_memory(h, err);
     if (!s) s = warm(h, err);

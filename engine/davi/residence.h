@@ -1,4 +1,4 @@
-/* residence.h - restorations whose pictures live in a back end's memory: cut, blended, folded and finished there.
+/* residence.h - restorations whose images live in a back end's memory: cut, blended, folded and finished there.
  *
  * What comes from the client goes over once, what is returned comes back once, and the rows between stay; the bytes are those of the host
  * (restoration.c), which is where a restoration stays that would not be whole on one back end, or for which there is no room. A residence
@@ -41,12 +41,12 @@ struct resident {
     double *partial;
     char *out; /* struct returned */
     struct returned returned;
-    bool has_arrived;    /* its pictures have been sent */
+    bool has_arrived;    /* its images have been sent */
     uint32_t sample;     /* whose tiles are blended */
     uint64_t tiles_left; /* of it */
 };
 
-/* *out is written only where there is a residence now: ST_OK alone may be of a back end that cannot hold pictures. rows: of a pass, at most. */
+/* *out is written only where there is a residence now: ST_OK alone may be of a back end that cannot hold images. rows: of a pass, at most. */
 enum status residence_open(struct residence **out, struct backend *b, uint32_t rows,
                            struct error *err);
 void residence_close(struct residence *h); /* takes NULL; nobody lives there any more */

@@ -35,7 +35,7 @@ enum status restoration_shape_of(struct restoration_shape *out, const struct tas
     return ST_OK;
 }
 
-/* The picture restored with its margin: what the tiles are cut from. */
+/* The image restored with its margin: what the tiles are cut from. */
 static struct extent tiled(const struct restoration_setup *s, const struct restoration_shape *h)
 {
     return (struct extent){ h->out.w + 2 * s->margin, h->out.h + 2 * s->margin, h->out.c };
@@ -43,9 +43,9 @@ static struct extent tiled(const struct restoration_setup *s, const struct resto
 
 /* Offsets into the one block of memory. */
 struct layout {
-    size_t slots, tiles_x, tiles_y, kept, taps, accs, sum, sum2, pictures, scratch, total;
+    size_t slots, tiles_x, tiles_y, kept, taps, accs, sum, sum2, images, scratch, total;
     uint32_t n_slots;
-    bool has_sum, has_sum2, has_pictures;
+    bool has_sum, has_sum2, has_images;
     bool overflows;
 };
 
@@ -73,7 +73,7 @@ static struct layout lay_out(const struct restoration_setup *s, const struct res
     l.n_slots = touched < s->samples ? (uint32_t)touched : s->samples;
     l.has_sum = s->samples > 1;
     l.has_sum2 = l.has_sum && (s->output == OUTPUT_STD || s->output == OUTPUT_ALL);
-    l.has_pictures = l.has_sum && s->output == OUTPUT_ALL && s->keep_samples;
+    l.has_images = l.has_sum && s->output == OUTPUT_ALL && s->keep_samples;
 
     reserve(&l, 1, sizeof(struct restoration));
     l.slots = reserve(&l, l.n_slots, sizeof(struct slot));
@@ -85,7 +85,7 @@ static struct layout lay_out(const struct restoration_setup *s, const struct res
     l.accs = reserve(&l, l.n_slots, values * sizeof(int64_t));
     l.sum = reserve(&l, l.has_sum ? values : 0, sizeof(int64_t));
     l.sum2 = reserve(&l, l.has_sum2 ? values : 0, sizeof(int64_t));
-    l.pictures = reserve(&l, l.has_pictures ? s->samples : 0, values * (h->depth / 8));
+    l.images = reserve(&l, l.has_images ? s->samples : 0, values * (h->depth / 8));
     l.scratch =
         reserve(&l, operator_scratch_floats(s->task->op, h->out) + (size_t)h->out.w * h->out.c,
                 sizeof(float));
@@ -170,7 +170,7 @@ enum status restoration_make(struct restoration **out, const struct restoration_
                           (size_t)i * shape.out.w * shape.out.h * shape.out.c;
     r->sum = l.has_sum ? (int64_t *)(void *)(block + l.sum) : NULL;
     r->sum2 = l.has_sum2 ? (int64_t *)(void *)(block + l.sum2) : NULL;
-    r->pictures = l.has_pictures ? (uint8_t *)block + l.pictures : NULL;
+    r->images = l.has_images ? (uint8_t *)block + l.images : NULL;
     r->scratch = (float *)(void *)(block + l.scratch);
     for (int i = 0; i < 256; i++)
         r->level[i] = (float)(i / 127.5 - 1);
@@ -248,7 +248,7 @@ void restoration_measured(const struct restoration *r, uint32_t y, uint32_t x0, 
         measured_at(r, x0 + i, y, row + (size_t)i * r->y_channels);
 }
 
-/* Normals of the hole for one row of the picture, four pixels at a time. */
+/* Normals of the hole for one row of the image, four pixels at a time. */
 struct hole_noise {
     uint32_t x4, y;
     bool is_set;
@@ -267,7 +267,7 @@ static void noise_at(const struct restoration *r, struct hole_noise *h, uint32_t
         v[c] = (float)r->s.sigma * h->n[c][x % 4];
 }
 
-/* The network's input at one pixel of the restored picture, in y_channels. */
+/* The network's input at one pixel of the restored image, in y_channels. */
 static void input_at(const struct restoration *r, struct hole_noise *h, uint32_t x, uint32_t y,
                      float *v)
 {
@@ -286,14 +286,14 @@ static void input_at(const struct restoration *r, struct hole_noise *h, uint32_t
         }
         return;
     }
-    /* A simulated measurement brings its own noise in the hole; a user's picture has nothing there. */
+    /* A simulated measurement brings its own noise in the hole; a user's image has nothing there. */
     if (r->kept && !r->shape.float_y && !r->kept[(size_t)y * r->shape.in.w + x])
         noise_at(r, h, x, y, v);
     else
         measured_at(r, x, y, v);
 }
 
-/* The pixel of the picture, n px long, that stands at `at` of the picture with its margin. */
+/* The pixel of the image, n px long, that stands at `at` of the image with its margin. */
 static uint32_t mirrored(const struct restoration *r, uint32_t at, uint32_t n)
 {
     return at < r->s.margin ? reflect(r->s.margin - at, n) : reflect(at - r->s.margin, n);
@@ -323,7 +323,7 @@ static int64_t fixed(float v)
     return llrint((double)in * (1 << VALUE_BITS));
 }
 
-/* The pixels of a tile that lie in the picture itself, one axis. */
+/* The pixels of a tile that lie in the image itself, one axis. */
 struct part {
     uint32_t first, end;
 };
@@ -346,17 +346,17 @@ static void blend(const struct restoration *r, int64_t *acc, uint64_t row, const
     const uint16_t *wx = r->tiles.x.weight + (tile_index % r->tiles.x.count) * tile;
     const uint16_t *wy = r->tiles.y.weight + (tile_index / r->tiles.x.count) * tile;
     for (uint32_t y = down.first; y < down.end; y++) {
-        const uint32_t row_of_picture = at.y0 + y - r->s.margin;
+        const uint32_t row_of_image = at.y0 + y - r->s.margin;
         int64_t *dst =
             acc +
-            ((size_t)row_of_picture * r->shape.out.w + at.x0 + across.first - r->s.margin) * colors;
+            ((size_t)row_of_image * r->shape.out.w + at.x0 + across.first - r->s.margin) * colors;
         for (uint32_t x = across.first; x < across.end; x++, dst += colors) {
             const float *v = x0 + ((size_t)y * tile + x) * 3;
             int64_t weight = (int64_t)wy[y] * wx[x];
             if (colors == 3) {
                 for (uint32_t c = 0; c < 3; c++)
                     dst[c] += weight * fixed(v[c]);
-            } else { /* a gray picture: the mean of the channels, in integers */
+            } else { /* a gray image: the mean of the channels, in integers */
                 int64_t sum = fixed(v[0]) + fixed(v[1]) + fixed(v[2]);
                 *dst += weight * (sum / 3);
             }
@@ -375,8 +375,8 @@ static void fold(struct restoration *r, struct slot *slot)
         r->sum[i] += v;
         if (r->sum2) r->sum2[i] += v * v;
     }
-    if (r->pictures)
-        restoration_round(r, slot->acc, r->pictures + slot->sample * n * (r->shape.depth / 8));
+    if (r->images)
+        restoration_round(r, slot->acc, r->images + slot->sample * n * (r->shape.depth / 8));
     slot->is_used = false;
 }
 
@@ -442,7 +442,7 @@ void restoration_fail(struct restoration *r, enum status why)
 void restoration_settle(struct restoration *r, struct residence *h, bool is_whole)
 {
     pthread_mutex_lock(&r->lock);
-    if (r->home == HOME_OPEN) /* Back ends cut and blend pictures without a margin. */
+    if (r->home == HOME_OPEN) /* Back ends cut and blend images without a margin. */
         r->home =
             h && is_whole && !r->s.margin && residence_settle(h, r) ? HOME_RESIDENCE : HOME_HOST;
     pthread_mutex_unlock(&r->lock);

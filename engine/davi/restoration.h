@@ -1,4 +1,4 @@
-/* restoration.h - the inside of a restoration (engine.h): a picture, its tiles, and the accumulators they come back to.
+/* restoration.h - the inside of a restoration (engine.h): a image, its tiles, and the accumulators they come back to.
  *
  * Knows no network: engine_run cuts a row's input (restoration_cut), has it generated, and puts it back (restoration_put).
  * All memory is one block, laid out before it is taken, so that restoration_room() is what is held. Accumulators are int64
@@ -16,7 +16,7 @@
 
 enum {
     RESTORE_MIN_SIDE = 8,
-    RESTORE_MAX_SIDE = 1 << 18, /* px of the restored picture */
+    RESTORE_MAX_SIDE = 1 << 18, /* px of the restored image */
     RESTORE_MAX_SAMPLES = 1 << 16
 };
 #define RESTORE_MAX_H 10.0
@@ -31,7 +31,7 @@ struct restoration_setup {
     uint32_t samples;
     enum output_kind output;
     bool keep_samples;
-    uint32_t tile, overlap;    /* px of the restored picture */
+    uint32_t tile, overlap;    /* px of the restored image */
     uint32_t margin;           /* px mirrored around it: tiles are cut from the two together */
     uint32_t shift_x, shift_y; /* px by which the tile grid is moved; 0 but in tests */
     uint32_t rows_in_flight;   /* most neighbouring rows that are in an engine at once */
@@ -45,8 +45,8 @@ struct restoration_setup {
 
 /* Sizes that follow from a setup; `float_y`: the measurement is one of floats. */
 struct restoration_shape {
-    struct extent in;  /* the picture given; c counts alpha */
-    struct extent out; /* the picture restored; c is 1 or 3 */
+    struct extent in;  /* the image given; c counts alpha */
+    struct extent out; /* the image restored; c is 1 or 3 */
     uint32_t depth;    /* bits of a channel of what is returned: 8 or 16 */
     bool float_y, has_alpha;
 };
@@ -58,7 +58,7 @@ struct slot {
     int64_t *acc; /* [out.h][out.w][out.c] */
 };
 
-/* Where the pictures of a restoration are worked on; decided when its first row is begun, for good. */
+/* Where the images of a restoration are worked on; decided when its first row is begun, for good. */
 enum home { HOME_OPEN, HOME_HOST, HOME_RESIDENCE };
 
 struct restoration {
@@ -80,7 +80,7 @@ struct restoration {
     struct slot *slots;
     uint32_t n_slots;
     int64_t *sum, *sum2; /* over finished samples; NULL where not needed */
-    uint8_t *pictures;   /* kept samples, [samples][out.h][out.w][out.c] of `depth` bits; NULL */
+    uint8_t *images;     /* kept samples, [samples][out.h][out.w][out.c] of `depth` bits; NULL */
     float *scratch;      /* of the residual */
     enum home home;
     uint64_t rows_back;
@@ -95,17 +95,17 @@ enum status restoration_shape_of(struct restoration_shape *out, const struct tas
                                  struct error *err);
 /* Bytes that restoration_make takes. SIZE_MAX: more than can be counted. */
 size_t restoration_room(const struct restoration_setup *s, const struct restoration_shape *shape);
-/* Everything of `s` but the pictures has been checked. ST_BAD_MASK, ST_TOO_FEW_PX, ST_TOO_MANY_PX, ST_NO_MEMORY_NOW. */
+/* Everything of `s` but the images has been checked. ST_BAD_MASK, ST_TOO_FEW_PX, ST_TOO_MANY_PX, ST_NO_MEMORY_NOW. */
 enum status restoration_make(struct restoration **out, const struct restoration_setup *s,
                              struct error *err);
 
-/* Marks what was measured: a mask is white where the picture is missing; without one, alpha 0 is. kept: [h][w].
+/* Marks what was measured: a mask is white where the image is missing; without one, alpha 0 is. kept: [h][w].
  * An image without pixels stands for its size alone. ST_BAD_MASK */
 enum status hole_read(uint8_t *kept, const struct image *img, const struct image *mask,
                       const char *task, struct error *err);
 
 struct place {
-    uint32_t sample, x0, y0; /* of a row; px of the restored picture with its margin */
+    uint32_t sample, x0, y0; /* of a row; px of the restored image with its margin */
 };
 struct place restoration_place(const struct restoration *r, uint64_t row);
 /* The network's input for a row. y_in: [tile][tile][3] */

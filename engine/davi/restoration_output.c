@@ -1,4 +1,4 @@
-/* What is made of a restoration's accumulators: the picture to return, the residual, the scale of the deviation. */
+/* What is made of a restoration's accumulators: the image to return, the residual, the scale of the deviation. */
 #include <math.h>
 #include <string.h>
 
@@ -129,7 +129,7 @@ const struct restoration_result *restoration_facts(struct restoration *r)
     return &r->result;
 }
 
-/* ---- pictures ---- */
+/* ---- images ---- */
 
 static uint32_t alpha_at(const struct image *img, uint32_t x, uint32_t y)
 {
@@ -138,7 +138,7 @@ static uint32_t alpha_at(const struct image *img, uint32_t x, uint32_t y)
                             : ((const uint8_t *)img->pixels)[i];
 }
 
-/* Alpha at a pixel of the restored picture: as it was, or resized like the network's input. */
+/* Alpha at a pixel of the restored image: as it was, or resized like the network's input. */
 static uint32_t alpha_of(const struct restoration *r, uint32_t x, uint32_t y)
 {
     const struct image *img = r->s.img;
@@ -164,7 +164,7 @@ static void copy_level(void *to, size_t i, const void *from, size_t j, uint32_t 
 }
 
 /* prepared: the pixels without alpha; NULL: they are made of the accumulators. */
-static void fill_picture(const struct restoration *r, const void *prepared, struct image *img)
+static void fill_image(const struct restoration *r, const void *prepared, struct image *img)
 {
     const uint32_t w = r->shape.out.w, colors = r->shape.out.c;
     if (prepared && img->channels == colors) {
@@ -204,7 +204,7 @@ static void fill_std(const struct restoration *r, double scale, struct image *im
 static bool offers(const struct restoration *r, enum output_kind kind, uint32_t sample)
 {
     switch (kind) {
-    case OUTPUT_IMAGE: return sample < r->s.samples && (!r->sum || r->pictures);
+    case OUTPUT_IMAGE: return sample < r->s.samples && (!r->sum || r->images);
     case OUTPUT_MEAN: return true;
     case OUTPUT_STD: return r->sum2 != NULL;
     default: return false;
@@ -212,20 +212,19 @@ static bool offers(const struct restoration *r, enum output_kind kind, uint32_t 
 }
 
 /* Pixels that are there already: of a kept sample, or of the mean (the only sample). */
-static const void *prepared_picture(const struct restoration *r, bool is_kept, uint32_t sample)
+static const void *prepared_image(const struct restoration *r, bool is_kept, uint32_t sample)
 {
     const size_t bytes =
         (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c * (r->shape.depth / 8);
     if (restoration_is_resident(r))
         return is_kept ? residence_sample(r, sample) : residence_mean(r);
-    return is_kept ? r->pictures + sample * bytes : NULL;
+    return is_kept ? r->images + sample * bytes : NULL;
 }
 
 enum status restoration_image(struct restoration *r, enum output_kind kind, uint32_t sample,
                               struct image *out, struct error *err)
 {
-    if (r->failure)
-        return error_set(err, r->failure, "a part of the picture could not be restored");
+    if (r->failure) return error_set(err, r->failure, "a part of the image could not be restored");
     if (!restoration_is_done(r))
         return error_set(err, ST_INTERNAL, "the restoration has rows that are not back yet");
     if (!offers(r, kind, sample))
@@ -241,7 +240,7 @@ enum status restoration_image(struct restoration *r, enum output_kind kind, uint
     if (is_std)
         fill_std(r, restoration_facts(r)->std_scale, &img);
     else
-        fill_picture(r, prepared_picture(r, kind == OUTPUT_IMAGE && r->pictures, sample), &img);
+        fill_image(r, prepared_image(r, kind == OUTPUT_IMAGE && r->images, sample), &img);
     *out = img;
     return ST_OK;
 }

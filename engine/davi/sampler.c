@@ -13,8 +13,8 @@ static size_t row_floats(const struct sampler *s)
 
 size_t sampler_bytes(const struct sampler *s)
 {
-    const size_t pictures = 2 + s->channels / 3 + s->lanes * (s->host[0] ? 2 : 1);
-    return pictures * row_floats(s) * s->rows * sizeof(float);
+    const size_t images = 2 + s->channels / 3 + s->lanes * (s->host[0] ? 2 : 1);
+    return images * row_floats(s) * s->rows * sizeof(float);
 }
 
 static enum status take(struct backend *b, size_t bytes, float **out, struct error *err)
@@ -132,7 +132,7 @@ enum status sampler_give(struct sampler *s, uint32_t i, const float *z, struct e
     return s->backend->ops->copy_in(s->backend, dst, z, bytes, err);
 }
 
-static struct tensor pictures(float *data, uint32_t n, uint32_t tile)
+static struct tensor images(float *data, uint32_t n, uint32_t tile)
 {
     return (struct tensor){
         .data = data, .dtype = DT_F32, .n = n, .h = tile, .w = tile, .c = 3, .ld = 3
@@ -209,8 +209,8 @@ enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
     status = program_run(s->program,
                          &(struct program_io){ .x = s->x_t, .y = s->eps, .set = s->set }, n, err);
     if (status) return status;
-    const struct tensor eps = pictures(s->eps, n, s->tile), x0 = pictures(y_in, n, s->tile);
-    struct tensor x = pictures(s->x_t, n, s->tile);
+    const struct tensor eps = images(s->eps, n, s->tile), x0 = images(y_in, n, s->tile);
+    struct tensor x = images(s->x_t, n, s->tile);
     x.ld = s->channels;
     status =
         ops->sampler_out(s->backend, &x, &eps, (float)s->constants.eps_gain, s->linear, &x0, err);

@@ -1,4 +1,4 @@
-/* The constants of diffusion and bridge. Pure arithmetic in double; nothing here knows a picture or a network. */
+/* The constants of diffusion and bridge. Pure arithmetic in double; nothing here knows a image or a network. */
 #include "engine/davi/schedule.h"
 
 #include <math.h>

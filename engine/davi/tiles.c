@@ -54,7 +54,7 @@ void tile_axis_lay(struct tile_axis *a, uint32_t length, uint32_t tile, uint32_t
     size_t weights = (size_t)a->count * tile;
     double *sum = (double *)(void *)((char *)memory + (weights * sizeof *weight + 7) / 8 * 8);
     uint32_t *given = (uint32_t *)(void *)(sum + length), *heaviest = given + length;
-    uint32_t inside = length < tile ? length : tile; /* pixels of a tile that are the picture's */
+    uint32_t inside = length < tile ? length : tile; /* pixels of a tile that are the image's */
     memset(weight, 0, weights * sizeof *weight);
     memset(sum, 0, length * sizeof *sum);
     memset(given, 0, 2 * (size_t)length * sizeof *given); /* and heaviest */

@@ -1,4 +1,4 @@
-/* tiles.h - a picture of any size as overlapping tiles of the model's size, and the weights that blend them back.
+/* tiles.h - a image of any size as overlapping tiles of the model's size, and the weights that blend them back.
  *
  * Each axis is cut by itself: origins a stride apart, the last one clamped to the end; an axis shorter than a tile has one
  * tile, padded by reflection. Weights are integers, separable, and their sum over the tiles at any pixel is exactly
@@ -10,13 +10,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/graph/pictures.h" /* BLEND_ONE */
+#include "engine/graph/images.h" /* BLEND_ONE */
 
 struct tile_axis {
     uint32_t length, tile, overlap; /* px; overlap < tile */
     uint32_t shift; /* px by which the inner origins are moved back (tests; else 0) */
     uint32_t count;
-    const uint16_t *weight; /* [count][tile]; 0 outside the picture */
+    const uint16_t *weight; /* [count][tile]; 0 outside the image */
 };
 
 struct tiles {

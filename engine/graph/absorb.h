@@ -1,7 +1,7 @@
-/* absorb.h - the rewrite that spares a normed picture its way through memory: what follows the norm is done with it.
+/* absorb.h - the rewrite that spares a normed feature map its way through memory: what follows the norm is done with it.
  *
- * Where a norm's picture, or that picture resampled, is read by one convolution alone (and is no tap) and the back end can do both at
- * once, the convolution reads the norm's input instead. Where it cannot, but its norms can resample, the norm writes the resampled picture, and
+ * Where a norm's feature map, or that feature map resampled, is read by one convolution alone (and is no tap) and the back end can do both at
+ * once, the convolution reads the norm's input instead. Where it cannot, but its norms can resample, the norm writes the resampled feature map, and
  * who read that reads the norm. If the norm's input is resampled in the same way (a block's skip), the norm does that
  * along the way: its `twin`, which keeps its output but does not run. The nodes left out are marked `absorbed`: they keep their constants but have no
  * output and do not run. Training runs the list as it was built. */

@@ -2,7 +2,7 @@
  *
  * Three implementations stand behind it: tests/reference (double, naive), engine/cpu (own loops), engine/cuda
  * (a plugin). Nothing above this line knows which one it has.
- * Pictures are NHWC in the back end's compute dtype (F32 or BF16/F16 storage, F32 accumulation and statistics); embeddings,
+ * Images are NHWC in the back end's compute dtype (F32 or BF16/F16 storage, F32 accumulation and statistics); embeddings,
  * biases, affine constants and labels are always F32. Tensors live in memory from `alloc`; weights are given on the host as
  * F32 and packed by *_plan. A plan is for ONE shape and fixed (one result: the same plan serves a row whatever the load); run
  * functions allocate nothing. One thread drives a back end at a time (it may use a team inside); errors come back as ST_*.
@@ -18,15 +18,15 @@
 
 struct backend;
 struct gradient_ops;
-struct picture_ops;
+struct image_ops;
 struct conv_plan;
 struct linear_plan;
 struct attention_plan;
 
 /* Folded constants come in `sets` (one per (t, label)); a row picks its set by index. `set` below is [n] or NULL (= all 0). */
 
-/* What happens to a picture on its way into a convolution: conv(resample(silu(norm(x)))). It saves the back end that
- * can do it (`conv_takes`) from writing and reading the picture once more. */
+/* What happens to a feature map on its way into a convolution: conv(resample(silu(norm(x)))). It saves the back end that
+ * can do it (`conv_takes`) from writing and reading the feature map once more. */
 struct conv_input {
     bool norm, silu;
     uint32_t groups;
@@ -35,7 +35,7 @@ struct conv_input {
 };
 
 struct conv_desc {
-    uint32_t h, w; /* of the picture that is convolved: after the input stage's resampling */
+    uint32_t h, w; /* of the feature map that is convolved: after the input stage's resampling */
     uint32_t ic, oc;
     uint32_t kernel;   /* 1 or 3; padding kernel / 2 */
     uint32_t stride;   /* 1 or 2; output is ceil(h / stride) x ceil(w / stride) */
@@ -47,7 +47,7 @@ struct conv_desc {
     uint32_t rows; /* of the largest pass; 0: not known. A plan takes any number of rows. */
 };
 
-/* Sums over a picture's pixels, from which a norm takes its mean and variance: of channel c of row n at
+/* Sums over a feature map's pixels, from which a norm takes its mean and variance: of channel c of row n at
  * data[2 * n * ld + c], of its square at data[(2 * n + 1) * ld + c]. Memory from `alloc`; NULL: not wanted, not known. */
 struct moments {
     double *data;
@@ -60,7 +60,7 @@ struct conv_stage {
     const uint32_t *set;
     const struct tensor *scale_shift;
     struct moments in
-        [2]; /* of x: channels below `split`, and the rest (two pictures joined); in[0] NULL: to be found */
+        [2]; /* of x: channels below `split`, and the rest (two feature maps joined); in[0] NULL: to be found */
     uint32_t split; /* x's channels where in[1] is not used */
     struct moments out;
 };
@@ -238,7 +238,7 @@ struct backend_ops {
                                float std, bool linear, const struct tensor *x0, struct error *err);
 
     const struct gradient_ops *gradients; /* gradients.h; NULL: this back end cannot train */
-    const struct picture_ops *pictures;   /* pictures.h; NULL: pictures are the host's matter */
+    const struct image_ops *images; /* feature maps.h; NULL: feature maps are the host's matter */
 };
 
 struct backend {

@@ -342,7 +342,7 @@ static enum status run_node(struct tape *t, uint32_t i, bool again, struct error
     return error_set(err, ST_INTERNAL, "op %d", (int)n->op);
 }
 
-/* A tight F32 picture of the caller's, shaped as `like`. */
+/* A tight F32 feature map of the caller's, shaped as `like`. */
 static struct tensor outside(const float *data, const struct tensor *like)
 {
     struct tensor t = *like;

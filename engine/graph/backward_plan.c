@@ -20,7 +20,7 @@ struct layout {
     struct buffer *buffers; /* [3n]: outputs, outputs made again, gradients */
     uint32_t *buffer_of;    /* [3n]: a value starts in the buffer of its own index */
     uint32_t *channel_of;   /* [3n]: first channel of a value in its buffer */
-    bool *is_slice;         /* [n]: it stands in the picture of a concat */
+    bool *is_slice;         /* [n]: it stands in the feature map of a concat */
     uint32_t *readers;      /* [n]: nodes that read it */
     bool *reached;          /* [n]: something has been written into its gradient */
     uint32_t *again;        /* [n] */

@@ -15,7 +15,7 @@ enum recompute { RECOMPUTE_NOTHING, RECOMPUTE_NORMS, RECOMPUTE_BLOCKS };
 
 struct backward_options {
     uint32_t rows;    /* of a micro-batch: they run together */
-    enum dtype dtype; /* of pictures and of their gradients; embeddings are F32 */
+    enum dtype dtype; /* of feature maps and of their gradients; embeddings are F32 */
     bool forward_only;
     enum recompute recompute;
     bool input_gradient; /* the network's input has one */

@@ -184,7 +184,7 @@ int32_t build_add(struct builder *b, int32_t in, int32_t other)
 int32_t build_add_channel(struct builder *b, int32_t in, int32_t embedding)
 {
     if (!has_failed(b) && node_at(b, in)->c != node_at(b, embedding)->c)
-        return impossible(b, OP_ADD_CHANNEL, "the embedding is not as wide as the picture");
+        return impossible(b, OP_ADD_CHANNEL, "the embedding is not as wide as the feature map");
     (void)append(b, OP_ADD_CHANNEL, in, embedding);
     return last(b);
 }
@@ -278,7 +278,8 @@ int32_t build_downsample(struct builder *b, int32_t in)
 {
     struct node *n = append(b, OP_DOWNSAMPLE, in, NODE_NONE);
     if (!n) return NODE_NONE;
-    if (n->h % 2 || n->w % 2) return impossible(b, OP_DOWNSAMPLE, "a side of the picture is odd");
+    if (n->h % 2 || n->w % 2)
+        return impossible(b, OP_DOWNSAMPLE, "a side of the feature map is odd");
     n->h /= 2;
     n->w /= 2;
     return last(b);
@@ -289,7 +290,7 @@ int32_t build_space_to_depth(struct builder *b, int32_t in, uint32_t patch)
     struct node *n = append(b, OP_SPACE_TO_DEPTH, in, NODE_NONE);
     if (!n) return NODE_NONE;
     if (patch == 0 || n->h % patch || n->w % patch)
-        return impossible(b, OP_SPACE_TO_DEPTH, "cells do not divide the picture");
+        return impossible(b, OP_SPACE_TO_DEPTH, "cells do not divide the feature map");
     n->h /= patch;
     n->w /= patch;
     n->c *= patch * patch;
@@ -316,7 +317,7 @@ int32_t build_concat(struct builder *b, int32_t first, int32_t second)
     if (!n) return NODE_NONE;
     const struct node *o = node_at(b, second);
     if (o->h != n->h || o->w != n->w)
-        return impossible(b, OP_CONCAT, "the two pictures differ in size");
+        return impossible(b, OP_CONCAT, "the two feature maps differ in size");
     n->c += o->c;
     return last(b);
 }

@@ -3,7 +3,7 @@
  *
  * Parameters and their gradients are F32 in memory of the back end, in the layout of the checkpoints ([oc][ic][k][k]). They
  * belong to the caller and change from step to step, so layers take them when they run; only a convolution packs its own
- * (conv_pack, after every change). Gradients of pictures have the pictures' dtype, all sums are F32 or better. A gradient of
+ * (conv_pack, after every change). Gradients of feature maps have the feature maps' dtype, all sums are F32 or better. A gradient of
  * a parameter is always added to what stands there, and NULL means that it is not wanted. Unlike in backend.h the rows of a
  * tensor run together. Run functions allocate nothing; threads and errors as in backend.h. Nothing may be left NULL. */
 #ifndef DAVID_GRAPH_GRADIENTS_H
@@ -90,7 +90,7 @@ struct gradient_ops {
     enum status (*label_gradient)(struct backend *b, const uint32_t *label, const struct tensor *dy,
                                   float *dtable, struct error *err);
 
-    /* ---- pictures ---- */
+    /* ---- feature maps ---- */
     /* As backend_ops.group_norm (set: NULL), of all rows; moments: [n][groups][2], mean and 1 / sqrt(variance + eps). */
     enum status (*group_norm)(struct backend *b, const struct group_norm_args *a, double *moments,
                               struct error *err);
@@ -112,7 +112,7 @@ struct gradient_ops {
     /* dst (+)= x, of one shape, converted: slices of a concat, sums, casts. */
     enum status (*pass)(struct backend *b, const struct tensor *x, const struct into *dst,
                         struct error *err);
-    /* de: [n][1][1][c] F32 (+)= dy: [n][h][w][c] summed over the picture; of add_channel. */
+    /* de: [n][1][1][c] F32 (+)= dy: [n][h][w][c] summed over the feature map; of add_channel. */
     enum status (*channel_sums)(struct backend *b, const struct tensor *dy, const struct into *de,
                                 struct error *err);
 

@@ -1,4 +1,4 @@
-/* philox.h - Philox4x32-10, Box-Muller, and the layout of noise over pictures (engine/README.md section 3).
+/* philox.h - Philox4x32-10, Box-Muller, and the layout of noise over feature maps (engine/README.md section 3).
  *
  * Key: the 64-bit seed, low word first. Counter: (x div 4, y, channel + 16 * stream, sample). The four words give the four
  * normals at x = 4k .. 4k+3, so the noise at a pixel depends on its absolute place and on nothing else. On the ground floor,
@@ -18,7 +18,7 @@
 
 enum noise_stream {
     NOISE_SAMPLER = 0,     /* z */
-    NOISE_HOLE = 1,        /* put in the hole of a user's picture; always sample 0 */
+    NOISE_HOLE = 1,        /* put in the hole of a user's feature map; always sample 0 */
     NOISE_MEASUREMENT = 2, /* degrade and eval: never the sampler's own z */
     NOISE_TRAINING = 3     /* and up */
 };

@@ -2,7 +2,7 @@
  *
  * From the order of the nodes follows how long each output lives; outputs that do not live at the same time share memory.
  * Two economies on top: a node may write over an input that dies with it (norms, sums, the residual of a convolution), and the
- * inputs of a concat may be written straight into their channels of the joined picture (`join`), which then need no copy.
+ * inputs of a concat may be written straight into their channels of the joined feature map (`join`), which then need no copy.
  * Plain host data, made once; any thread may read it. Owned by the caller. */
 #ifndef DAVID_GRAPH_PLAN_H
 #define DAVID_GRAPH_PLAN_H
@@ -14,7 +14,7 @@
 
 struct plan_options {
     uint32_t rows;    /* in one pass */
-    enum dtype dtype; /* of pictures; embeddings are F32 */
+    enum dtype dtype; /* of feature maps; embeddings are F32 */
     bool keep_taps;   /* tapped nodes live to the end */
     bool join;        /* inputs of a concat stand in its slices where that is possible */
 };
@@ -22,7 +22,7 @@ struct plan_options {
 struct place {
     size_t offset_bytes; /* of element 0 from the start of the arena */
     size_t ld;           /* elements between neighbouring pixels */
-    int32_t slice_of;    /* the concat in whose picture this one stands; NODE_NONE */
+    int32_t slice_of;    /* the concat in whose feature map this one stands; NODE_NONE */
 };
 
 struct plan {
@@ -34,7 +34,7 @@ struct plan {
 enum status plan_init(struct plan *out, const struct graph *g, const struct plan_options *o,
                       struct error *err);
 /* The input that a node may write over while it runs, where that dies with it; NODE_NONE. buffer_of: [nodes]. A convolution
- * reads its picture all over, so only its residual qualifies, and only where the two are not the same memory. */
+ * reads its feature map all over, so only its residual qualifies, and only where the two are not the same memory. */
 int32_t plan_overwritable(const struct node *n, const uint32_t *buffer_of);
 void plan_done(struct plan *p); /* takes a zeroed struct */
 

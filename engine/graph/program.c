@@ -139,7 +139,7 @@ static struct tensor rows_of(struct tensor t, uint32_t first, uint32_t n)
     return t;
 }
 
-/* A tight F32 picture of the caller's, shaped as `like`. */
+/* A tight F32 feature map of the caller's, shaped as `like`. */
 static struct tensor outside(const float *data, const struct tensor *like, uint32_t first,
                              uint32_t n)
 {

@@ -36,7 +36,7 @@ static inline float condition_scalar(const struct condition *c, enum scalar scal
 }
 
 struct program_options {
-    enum dtype dtype;             /* of pictures inside */
+    enum dtype dtype;             /* of feature maps inside */
     const struct condition *sets; /* folded form: the sets; NULL: unfolded */
     uint32_t n_sets;
     uint32_t

@@ -1,4 +1,4 @@
-/* tensor.h - a view of device memory: NHWC pictures and [n][1][1][c] vectors.
+/* tensor.h - a view of device memory: NHWC feature maps and [n][1][1][c] vectors.
  *
  * Element (n, y, x, c) is at data + ((n*h + y)*w + x)*ld + c: `ld`, in elements, is the distance between neighbouring
  * pixels, so a view can be a slice of the channels of a wider tensor (this is how a concat costs no copy). ld >= c.

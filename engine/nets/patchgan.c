@@ -12,8 +12,8 @@ enum status patchgan_build(struct graph **out, uint32_t width, uint32_t height, 
     static const uint32_t strides[PATCHGAN_BLOCKS] = { 2, 2, 2, 1, 1 };
     if (width == 0 || width > 1024 || height < 8 || columns < 8)
         return error_set(err, ST_BAD_PARAMETER,
-                         "a discriminator of width %u for pictures of %u x %u px", width, columns,
-                         height);
+                         "a discriminator of width %u for feature maps of %u x %u px", width,
+                         columns, height);
     const uint32_t channels[PATCHGAN_BLOCKS] = { width, 2 * width, 4 * width, 8 * width, 1 };
     struct builder b;
     builder_init(&b);

@@ -6,7 +6,7 @@
 
 #include "engine/graph/builder.h"
 
-enum { GROUPS = 32, PICTURE_CHANNELS = 3, BLOCK_NAME_MAX = 40, MAX_SKIPS = 256 };
+enum { GROUPS = 32, IMAGE_CHANNELS = 3, BLOCK_NAME_MAX = 40, MAX_SKIPS = 256 };
 
 struct unet {
     struct builder b;
@@ -250,7 +250,7 @@ enum status unet_build(struct graph **out, const struct unet_arch *arch, uint32_
     build_tap(&u.b, h, "middle_block");
     h = build_up(&u, h);
     h = norm(&u, "out", "0", h, NODE_NONE, true);
-    const uint32_t channels = arch->learn_sigma ? 2 * PICTURE_CHANNELS : PICTURE_CHANNELS;
+    const uint32_t channels = arch->learn_sigma ? 2 * IMAGE_CHANNELS : IMAGE_CHANNELS;
     h = conv3x3(&u, "out", "2", h, channels * arch->patch * arch->patch, NODE_NONE);
     if (arch->patch > 1) h = build_depth_to_space(&u.b, h, arch->patch);
     build_tap(&u.b, h, "out");

@@ -1,4 +1,4 @@
-/* How fast the steps are here: networks of hash weights and pictures of noise, since times do not depend on values. */
+/* How fast the steps are here: networks of hash weights and images of noise, since times do not depend on values. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +10,7 @@ struct rehearsal {
     struct engine *engine;
     struct schedule *schedule;
     uint32_t side;
-    size_t count; /* values of a batch's pictures */
+    size_t count; /* values of a batch's images */
     struct learner nets[NETS];
     struct davi davi;
     float *memory, *x, *y, *z, *noise, *x_t, *out, *dout;
@@ -40,7 +40,7 @@ static enum status make_net(struct rehearsal *r, enum net net, struct error *err
     return learner_load(&r->nets[net], &weights, err);
 }
 
-static enum status make_pictures(struct rehearsal *r, struct error *err)
+static enum status make_images(struct rehearsal *r, struct error *err)
 {
     float **const parts[] = { &r->x, &r->y, &r->z, &r->noise, &r->x_t, &r->out, &r->dout };
     enum { PARTS = sizeof parts / sizeof *parts };
@@ -76,7 +76,7 @@ static enum status make(struct rehearsal *r, struct error *err)
     r->schedule = malloc(sizeof *r->schedule);
     if (!r->schedule) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a schedule");
     schedule_init(r->schedule, SCHEDULE_DAVI);
-    s = make_pictures(r, err);
+    s = make_images(r, err);
     for (int net = 0; !s && net < NETS; net++)
         if (o->kind == TRAIN_DAVI || net == NET_GENERATOR) s = make_net(r, (enum net)net, err);
     if (s || o->kind == TRAIN_PRIOR) return s;

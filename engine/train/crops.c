@@ -71,7 +71,7 @@ enum status crop_draw(struct dataset *d, const struct crop_options *o, uint64_t 
         if (s) return s;
     }
     if (!p)
-        return error_set(err, ST_BAD_FILE, "%u of the %u training pictures cannot be used",
+        return error_set(err, ST_BAD_FILE, "%u of the %u training images cannot be used",
                          dataset_unusable(d), dataset_count(d));
     const size_t floats = (size_t)o->side * o->side * 3;
     const struct square s = find_square(p, o, &dice);

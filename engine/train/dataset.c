@@ -41,7 +41,7 @@ struct dataset {
 
 /* ---- listing ---- */
 
-static bool is_picture(const char *name)
+static bool is_image(const char *name)
 {
     const char *dot = strrchr(name, '.');
     return name[0] != '.' && dot &&
@@ -62,8 +62,7 @@ static enum status list(struct dataset *d, struct error *err)
     if (!dir) return error_set(err, ST_IO, "%s: %s", d->folder, strerror(errno));
     for (struct dirent *e; !s && (e = readdir(dir));) {
         struct stat st;
-        if (!is_picture(e->d_name) || fstatat(dirfd(dir), e->d_name, &st, 0) ||
-            !S_ISREG(st.st_mode))
+        if (!is_image(e->d_name) || fstatat(dirfd(dir), e->d_name, &st, 0) || !S_ISREG(st.st_mode))
             continue;
         if (d->count == room) {
             room = room ? 2 * room : 256;
@@ -163,7 +162,7 @@ static uint8_t *rgb_of(const struct image *img)
     return rgb;
 }
 
-/* Green stands for the picture: it has most of what an eye calls detail. */
+/* Green stands for the image: it has most of what an eye calls detail. */
 static uint32_t block_texture(const struct photo *p, uint32_t column, uint32_t row)
 {
     uint32_t sum = 0;
@@ -343,7 +342,7 @@ static enum status find_one(struct dataset *d, struct error *err)
         return ST_OK;
     }
     return error_set(err, ST_BAD_FILE,
-                     "%s: none of its %u pictures can be read and has sides of at least %u px",
+                     "%s: none of its %u images can be read and has sides of at least %u px",
                      d->folder, d->count, d->o.least_side);
 }
 

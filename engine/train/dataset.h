@@ -1,4 +1,4 @@
-/* dataset.h - a folder of training pictures, decoded into a cache of bounded size.
+/* dataset.h - a folder of training images, decoded into a cache of bounded size.
  *
  * The folder is listed once (sorted, PNG and JPEG by name; no subfolders), and each file remembered by size and time of
  * change. A file that cannot be read or decoded, or is smaller than the crop, is left out from then on, counted, and named once to
@@ -19,7 +19,7 @@ struct dataset;
 struct dataset_options {
     const char *folder;
     uint32_t least_side; /* px */
-    size_t cache_bytes;  /* of decoded pictures; what is in use may exceed it */
+    size_t cache_bytes;  /* of decoded images; what is in use may exceed it */
     /* count: files left out so far. Any thread, one at a time. */
     void (*complain)(void *ctx, const char *file, const char *why, uint32_t count);
     void *ctx;
@@ -33,7 +33,7 @@ uint32_t dataset_count(const struct dataset *d);     /* files listed, the unusab
 uint32_t dataset_unusable(struct dataset *d);        /* left out so far */
 const char *dataset_digest(const struct dataset *d); /* of names and sizes */
 
-/* A decoded picture: RGB, and how much texture it has where. */
+/* A decoded image: RGB, and how much texture it has where. */
 struct photo {
     uint32_t width, height;
     const uint8_t *rgb; /* [height][width][3] */

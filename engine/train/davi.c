@@ -48,7 +48,7 @@ static enum status check(const struct davi *d, struct error *err)
     for (int i = 0; i < NETWORKS; i++) {
         const struct node *in = &nets[i]->g->nodes[nets[i]->g->input];
         if (tape_rows(nets[i]->tape) != d->rows || in->h != d->h || in->w != d->w)
-            return error_set(err, ST_INTERNAL, "networks for different pictures");
+            return error_set(err, ST_INTERNAL, "networks for different images");
         if (i < 3 && nets[i]->g->nodes[nets[i]->g->output].c != OUTPUT_CHANNELS)
             return error_set(err, ST_BAD_FILE,
                              "a network without a learned variance cannot be trained");
@@ -185,13 +185,13 @@ static enum status predict(struct davi *d, const struct davi_rows *rows,
 
 /* ---- the score and the discriminator ---- */
 
-/* Hinge loss of one side, 1 for true pictures and -1 for predictions; gradients are added. */
-static enum status discriminate(struct davi *d, const float *pictures, double sign, double share,
+/* Hinge loss of one side, 1 for true images and -1 for predictions; gradients are added. */
+static enum status discriminate(struct davi *d, const float *images, double sign, double share,
                                 double *loss, struct error *err)
 {
     struct learner *net = d->discriminator;
     const int last = PATCHGAN_BLOCKS - 1;
-    enum status s = learner_run(net, pictures, &(struct row_conditions){ 0 }, d->pred_blocks, err);
+    enum status s = learner_run(net, images, &(struct row_conditions){ 0 }, d->pred_blocks, err);
     if (s) return s;
     *loss += hinge_loss(d->pred_blocks, d->block_count[last], sign, share, d->d_blocks);
     const struct seed seed = { d->block[last], d->d_blocks };
@@ -223,10 +223,10 @@ enum status davi_score_step(struct davi *d, const struct davi_rows *rows,
 
 /* ---- the generator ---- */
 
-static enum status read_blocks(struct davi *d, const float *pictures, float *to, struct error *err)
+static enum status read_blocks(struct davi *d, const float *images, float *to, struct error *err)
 {
     struct learner *net = d->discriminator;
-    enum status s = tape_forward(net->tape, &(struct tape_input){ .x = pictures }, err);
+    enum status s = tape_forward(net->tape, &(struct tape_input){ .x = images }, err);
     for (int k = 0; !s && k < PATCHGAN_BLOCKS; k++)
         s = tape_value(net->tape, d->block[k], to + d->block_at[k], err);
     return s;
@@ -268,7 +268,7 @@ static double processes_of(const struct davi *d)
     return d->o.team.sum ? d->o.team.processes : 1;
 }
 
-/* The norm of a term's gradient by the probe, the mean of it over all processes' pictures. */
+/* The norm of a term's gradient by the probe, the mean of it over all processes' images. */
 static enum status probe_norm(struct davi *d, const uint32_t *t_bridge, const float *d_pred,
                               double *norm, struct error *err)
 {
@@ -302,8 +302,8 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
                                 struct generator_report *out, struct error *err)
 {
     const size_t px = (size_t)d->h * d->w;
-    const struct pictures p = { d->o.op, d->rows, d->w,       d->h,       d->answer.pred,
-                                rows->x, rows->y, rows->kept, d->o.level, rows->levels };
+    const struct images p = { d->o.op, d->rows, d->w,       d->h,       d->answer.pred,
+                              rows->x, rows->y, rows->kept, d->o.level, rows->levels };
     struct generator_report r = { 0 };
     double of_truth = 0, of_gan = 0;
     enum status s = predict(d, rows, draws, err);

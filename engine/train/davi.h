@@ -22,7 +22,7 @@ struct davi {
     struct davi_options o;
     struct learner *teacher, *score, *generator, *discriminator;
     uint32_t rows, h, w;
-    size_t count, probe_count; /* values of the pictures of a micro-batch; of the probe's weight */
+    size_t count, probe_count; /* values of the images of a micro-batch; of the probe's weight */
     int32_t block[PATCHGAN_BLOCKS]; /* nodes of the discriminator */
     size_t block_count[PATCHGAN_BLOCKS],
         block_at[PATCHGAN_BLOCKS]; /* values, and where they begin */
@@ -43,7 +43,7 @@ enum status davi_init(struct davi *out, const struct davi_options *o, struct lea
                       struct learner *discriminator, struct error *err);
 void davi_done(struct davi *d); /* takes a zeroed struct */
 
-/* From now on the pictures are of this task. */
+/* From now on the images are of this task. */
 void davi_choose(struct davi *d, const struct task_desc *task);
 
 /* The name of the weight behind lambda, of the last block's second convolution. NULL: not a UNet. */
@@ -51,14 +51,14 @@ const char *generator_probe(const struct graph *g);
 
 struct davi_rows {
     const float *x, *y,
-        *y_in; /* [rows]: true pictures, measurements, and these as the network takes them */
+        *y_in; /* [rows]: true images, measurements, and these as the network takes them */
     const uint8_t *kept;  /* [rows][h][w]; NULL: there is no hole */
     const double *levels; /* [rows] of the operator, or NULL */
 };
 
 struct davi_draws {
     const uint32_t *t_bridge, *t; /* [rows] */
-    const float *z, *noise;       /* as the pictures */
+    const float *z, *noise;       /* as the images */
     struct row_conditions told;   /* of the generator; t is not looked at */
 };
 

@@ -1,7 +1,7 @@
 /* denoising.h - one micro-batch of learning to denoise: all of a prior's step, and half of the score's (engine/README.md section 5).
  *
  * Everything random is given. Gradients are added to the learner's, this micro-batch by its `share` of the batch: who calls zeroes
- * them before and updates after. Pictures are F32 [rows][h][w][3] in memory that both the host and the back end may touch. */
+ * them before and updates after. Images are F32 [rows][h][w][3] in memory that both the host and the back end may touch. */
 #ifndef DAVID_TRAIN_DENOISING_H
 #define DAVID_TRAIN_DENOISING_H
 
@@ -10,10 +10,10 @@
 
 struct denoising {
     const struct schedule *schedule;
-    const float *x0, *noise; /* clean pictures and what is put on them */
+    const float *x0, *noise; /* clean images and what is put on them */
     const uint32_t *t;       /* [rows], rows those of the learner's tape */
     double share;
-    float *x_t;    /* scratch, as the pictures */
+    float *x_t;    /* scratch, as the images */
     float *y, *dy; /* scratch, [rows][h][w][6] */
 };
 

@@ -10,12 +10,12 @@
 
 enum draw {
     DRAW_TIMES,   /* t and t_bridge of both steps */
-    DRAW_SCORE_Z, /* normals, as pictures */
+    DRAW_SCORE_Z, /* normals, as images */
     DRAW_SCORE_NOISE,
     DRAW_GENERATOR_Z,
     DRAW_GENERATOR_NOISE,
     DRAW_MEASUREMENT, /* the measurement's noise */
-    DRAW_CROP,        /* picture, place, scale, flip */
+    DRAW_CROP,        /* image, place, scale, flip */
     DRAW_MASK,
     DRAW_TASK,
     DRAW_WEIGHTS,   /* of a network that begins */

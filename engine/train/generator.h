@@ -33,7 +33,7 @@ struct generator {
     const struct schedule *schedule;
     struct generator_form form;
     uint32_t rows, out_channels;
-    size_t count; /* values of the pictures of a micro-batch */
+    size_t count; /* values of the images of a micro-batch */
     float *memory;
     float *x_q, *pred;  /* [rows][h][w][3]: what the output is taken from, and the answer */
     float *input;       /* what the network reads: x_q, or [rows][h][w][6] */

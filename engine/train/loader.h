@@ -19,7 +19,7 @@ struct loader_options {
     bool in_pairs;             /* rows 2i and 2i + 1 are one measurement */
     bool mixed;                /* each row (or pair) has a task of its own; else each micro-batch */
     bool surroundings;         /* blurs reach beyond the crop (rows.h) */
-    uint32_t n_tasks, threads; /* no tasks: pictures alone, for a prior */
+    uint32_t n_tasks, threads; /* no tasks: images alone, for a prior */
     uint64_t first_step;
 };
 /* The place of this process's row i in the batch of all: micro-batches of all processes lie side by side. */

@@ -132,7 +132,7 @@ size_t consistency_scratch(enum operator_kind op, uint32_t w, uint32_t h)
     return (size_t)y.w * y.h * y.c + operator_scratch_floats(op, x);
 }
 
-double consistency_loss(const struct pictures *p, float *dpred, float *scratch)
+double consistency_loss(const struct images *p, float *dpred, float *scratch)
 {
     const struct operator_traits *op = operator_of(p->op);
     const struct extent x = { p->w, p->h, 3 }, y = operator_extent(p->op, x);
@@ -159,7 +159,7 @@ double consistency_loss(const struct pictures *p, float *dpred, float *scratch)
     return sum / (double)count;
 }
 
-double kept_values(const struct pictures *p)
+double kept_values(const struct images *p)
 {
     const size_t px = (size_t)p->w * p->h * p->rows;
     size_t kept = 0;
@@ -168,7 +168,7 @@ double kept_values(const struct pictures *p)
     return (double)kept;
 }
 
-double truth_loss(const struct pictures *p, double kept, float *dpred)
+double truth_loss(const struct images *p, double kept, float *dpred)
 {
     const size_t px = (size_t)p->w * p->h * p->rows, count = px * LOSS_CHANNELS;
     double sum = 0, sum_kept = 0;

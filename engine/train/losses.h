@@ -1,6 +1,6 @@
-/* losses.h - the objectives of engine/README.md section 5 and their gradients, on pictures in host memory.
+/* losses.h - the objectives of engine/README.md section 5 and their gradients, on images in host memory.
  *
- * Pictures are F32 [rows][h][w][3] in units of [-1,1]; a network's output is [rows][h][w][6]: three channels of eps, three of the
+ * Images are F32 [rows][h][w][3] in units of [-1,1]; a network's output is [rows][h][w][6]: three channels of eps, three of the
  * variance's interpolation v. Values come back as means over the micro-batch, gradients as those of `scale` times the value.
  * Sums are double. Pure functions; memory is the caller's. */
 #ifndef DAVID_TRAIN_LOSSES_H
@@ -36,7 +36,7 @@ void diffuse(const struct schedule *s, uint32_t rows, size_t px, const uint32_t 
 double ikl_loss(uint32_t rows, size_t px, const float *out_psi, const float *out_theta,
                 const float *pred, float *field);
 
-struct pictures {
+struct images {
     enum operator_kind op;
     uint32_t rows, w, h;
     const float *pred, *x; /* [rows][h][w][3] */
@@ -48,13 +48,13 @@ struct pictures {
 /* mean (y - A pred)^2; 0, and no gradient, of an operator that is not linear.
  * scratch: consistency_scratch() floats. dpred: [rows][h][w][3] */
 size_t consistency_scratch(enum operator_kind op, uint32_t w, uint32_t h);
-double consistency_loss(const struct pictures *p, float *dpred, float *scratch);
+double consistency_loss(const struct images *p, float *dpred, float *scratch);
 /* mean (x - pred)^2; with a mask a tenth of it, and the mean over what is kept. kept: kept_values, or where processes share a batch
  * the mean of theirs, so that the mean of their losses is that of the whole. */
-double kept_values(const struct pictures *p);
-double truth_loss(const struct pictures *p, double kept, float *dpred);
+double kept_values(const struct images *p);
+double truth_loss(const struct images *p, double kept, float *dpred);
 
-/* 0.5 mean relu(1 - sign d), sign 1 for true pictures and -1 for predictions; dd: [count], times scale. */
+/* 0.5 mean relu(1 - sign d), sign 1 for true images and -1 for predictions; dd: [count], times scale. */
 double hinge_loss(const float *d, size_t count, double sign, double scale, float *dd);
 /* mean |a - b| and its gradient by a. */
 double feature_loss(const float *a, const float *b, size_t count, float *da);

@@ -115,7 +115,7 @@ static bool same_shape(const struct st_tensor *t, const struct param_desc *d)
     return same;
 }
 
-/* The first convolution's channels of the picture, each where it now stands among those of the noise. */
+/* The first convolution's channels of the feature map, each where it now stands among those of the noise. */
 static enum status spread_channels(const struct growing *g, const struct param_desc *d, float *dst,
                                    struct error *err)
 {
@@ -224,7 +224,8 @@ static enum status check_prior_arch(const struct unet_arch *a, const char *path,
                          path);
     if (a->noise_channels || a->sigma_cond || a->level_cond)
         return error_set(err, ST_BAD_FILE,
-                         "%s: a prior takes no noise beside the picture and is told t alone", path);
+                         "%s: a prior takes no noise beside the feature map and is told t alone",
+                         path);
     if (!a->learn_sigma)
         return error_set(
             err, ST_BAD_FILE,

@@ -1,4 +1,4 @@
-/* What a run leaves, and where: the model file, and sheets of pictures. */
+/* What a run leaves, and where: the model file, and sheets of images. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -185,12 +185,12 @@ void release_places(int lock)
     if (lock >= 0) close(lock);
 }
 
-/* ---- pictures ---- */
+/* ---- images ---- */
 
 enum { GAP = 2 };
 
-enum status picture_grid(struct image *out, const float *const *pictures, uint32_t count,
-                         uint32_t columns, uint32_t side, struct error *err)
+enum status image_grid(struct image *out, const float *const *images, uint32_t count,
+                       uint32_t columns, uint32_t side, struct error *err)
 {
     const uint32_t lines = (count + columns - 1) / columns;
     struct image img = { 0 };
@@ -200,7 +200,7 @@ enum status picture_grid(struct image *out, const float *const *pictures, uint32
     for (uint32_t i = 0; i < count; i++)
         for (size_t y = 0; y < side; y++)
             for (size_t x = 0; x < (size_t)side * 3; x++) {
-                double v = ((double)pictures[i][y * side * 3 + x] + 1) * 127.5;
+                double v = ((double)images[i][y * side * 3 + x] + 1) * 127.5;
                 size_t row = (size_t)(i / columns) * (side + GAP) + y;
                 size_t at = (row * img.width + (size_t)(i % columns) * (side + GAP)) * 3 + x;
                 ((uint8_t *)img.pixels)[at] = (uint8_t)lrint(v < 0 ? 0 : v > 255 ? 255 : v);
@@ -240,19 +240,19 @@ enum status write_sheet(struct trainer *t, const struct batch *batch, uint32_t m
 {
     const uint32_t rows = t->o.micro_batch;
     const size_t each = (size_t)t->side * t->side * 3;
-    const float **pictures = calloc((size_t)rows * 3, sizeof *pictures);
+    const float **images = calloc((size_t)rows * 3, sizeof *images);
     float *x0 = calloc(rows * each, sizeof *x0);
     struct image img = { 0 };
     char path[PATH_MAX];
     void *bytes = NULL;
     size_t len = 0;
     enum status s =
-        pictures && x0 ? ST_OK : error_set(err, ST_NO_MEMORY_NOW, "no memory for a sheet");
+        images && x0 ? ST_OK : error_set(err, ST_NO_MEMORY_NOW, "no memory for a sheet");
     if (s) goto done;
     if (t->o.kind == TRAIN_PRIOR) predict_clean(t, x0);
     for (uint32_t i = 0; i < rows; i++)
-        columns_of(t, batch, ((size_t)micro * rows + i) * each, x0, pictures + 3 * (size_t)i);
-    s = picture_grid(&img, pictures, 3 * rows, 3, t->side, err);
+        columns_of(t, batch, ((size_t)micro * rows + i) * each, x0, images + 3 * (size_t)i);
+    s = image_grid(&img, images, 3 * rows, 3, t->side, err);
     if (!s) s = codec_encode(&bytes, &len, &img, &(struct encode_options){ IMAGE_PNG, -1, 0 }, err);
     (void)snprintf(path, sizeof path, "%.*s/sheet-%09" PRIu64 ".png", PATH_MAX - 64, t->folder,
                    t->checkpoint.step);
@@ -260,7 +260,7 @@ enum status write_sheet(struct trainer *t, const struct batch *batch, uint32_t m
 done:
     free(bytes);
     image_done(&img);
-    free(pictures);
+    free(images);
     free(x0);
     return s;
 }

@@ -33,7 +33,7 @@ void row_scratch_done(struct row_scratch *s)
     *s = (struct row_scratch){ 0 };
 }
 
-/* to: [h][w][3] from (x, y) of a picture `stride` px wide. */
+/* to: [h][w][3] from (x, y) of a image `stride` px wide. */
 static void cut(const float *from, uint32_t stride, uint32_t x, uint32_t y, uint32_t w, uint32_t h,
                 float *to)
 {

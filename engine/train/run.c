@@ -46,8 +46,8 @@ static void draw_times(const struct trainer *t, uint64_t step, uint32_t micro, u
     }
 }
 
-static enum status draw_pictures(struct trainer *t, uint64_t step, uint32_t micro, enum draw what,
-                                 float *to, struct error *err)
+static enum status draw_images(struct trainer *t, uint64_t step, uint32_t micro, enum draw what,
+                               float *to, struct error *err)
 {
     enum status s = ST_OK;
     for (uint32_t i = 0; !s && i < t->o.micro_batch; i++) {
@@ -116,7 +116,7 @@ static enum status prior_step(struct trainer *t, const struct batch *batch, uint
     enum status s = learner_zero(net, err);
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
         draw_times(t, step, k, SCHEDULE_STEPS, &times);
-        s = draw_pictures(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
+        s = draw_images(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
         if (s) return s;
         const struct denoising a = { .schedule = t->schedule,
                                      .x0 = batch->x + (size_t)k * t->o.micro_batch * row_floats(t),
@@ -205,8 +205,8 @@ static enum status score_half(struct trainer *t, const struct batch *batch, uint
         struct times times;
         struct score_report r;
         draw_times(t, step, k, choose_task(t, batch, k), &times);
-        s = draw_pictures(t, step, k, DRAW_SCORE_Z, t->z, err);
-        if (!s) s = draw_pictures(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
+        s = draw_images(t, step, k, DRAW_SCORE_Z, t->z, err);
+        if (!s) s = draw_images(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
         const struct davi_draws draws = { times.score_bridge, times.score, t->z, t->noise,
                                           told_of(t, batch, k) };
         if (!s) s = davi_score_step(&t->davi, &rows, &draws, 1.0 / t->micro_batches, &r, err);
@@ -227,8 +227,8 @@ static enum status generator_half(struct trainer *t, const struct batch *batch, 
         struct times times;
         struct generator_report r;
         draw_times(t, step, k, choose_task(t, batch, k), &times);
-        s = draw_pictures(t, step, k, DRAW_GENERATOR_Z, t->z, err);
-        if (!s) s = draw_pictures(t, step, k, DRAW_GENERATOR_NOISE, t->noise, err);
+        s = draw_images(t, step, k, DRAW_GENERATOR_Z, t->z, err);
+        if (!s) s = draw_images(t, step, k, DRAW_GENERATOR_NOISE, t->noise, err);
         const struct davi_draws draws = { times.generator_bridge, times.generator, t->z, t->noise,
                                           told_of(t, batch, k) };
         if (!s)
@@ -257,7 +257,7 @@ static enum status direct_half(struct trainer *t, const struct batch *batch, uin
             h[i] = t->tasks[batch->task[k * t->o.micro_batch + i]].h;
             is_noisy = is_noisy || h[i] > 0;
         }
-        if (is_noisy) s = draw_pictures(t, step, k, DRAW_GENERATOR_Z, t->z, err);
+        if (is_noisy) s = draw_images(t, step, k, DRAW_GENERATOR_Z, t->z, err);
         const struct direct_rows all = { rows.x, rows.y_in, is_noisy ? t->z : NULL, h,
                                          told_of(t, batch, k) };
         if (!s) s = direct_step(&t->direct, &all, 1.0 / t->micro_batches, &r, err);
@@ -386,7 +386,7 @@ enum status train_run(const struct train_options *o, const struct train_events *
     s = team_agree(&t, s, NULL, err);
     if (!s) s = team_compare(&t, err);
     if (!s) s = run(&t, out, err);
-    if (t.dataset) out->pictures = dataset_count(t.dataset);
+    if (t.dataset) out->images = dataset_count(t.dataset);
     if (t.dataset) out->left_out = dataset_unusable(t.dataset);
     out->is_told_elsewhere = t.process != t.speaker;
     release_places(lock);

@@ -8,19 +8,19 @@
 struct sampling {
     struct network *net;
     uint32_t side, channels;
-    size_t each;      /* values of a picture */
+    size_t each;      /* values of a image */
     float *x, *y, *t; /* [count][3][side][side], [count][channels][side][side], [count] */
 };
 
-/* Pictures of x_t to x at `next` (-1: clean), by the network's eps. */
+/* Images of x_t to x at `next` (-1: clean), by the network's eps. */
 static void step(const struct sampling *p, const struct schedule *s, uint32_t count, int t,
                  int next)
 {
     const size_t px = p->each / 3;
     const double now = s->alpha_bar[t], then = next < 0 ? 1 : s->alpha_bar[next];
     for (size_t i = 0; i < count * p->each; i++) {
-        const size_t picture = i / p->each, in = i % p->each;
-        double eps = (double)p->y[picture * px * p->channels + in], x = (double)p->x[i];
+        const size_t image = i / p->each, in = i % p->each;
+        double eps = (double)p->y[image * px * p->channels + in], x = (double)p->x[i];
         double x0 = (x - sqrt(1 - now) * eps) / sqrt(now);
         x0 = fmin(fmax(x0, -1), 1);
         eps = (x - sqrt(now) * x0) / sqrt(1 - now);
@@ -52,18 +52,18 @@ static enum status to_grid(const struct sampling *p, uint32_t count, struct imag
                            struct error *err)
 {
     const size_t px = p->each / 3;
-    const float **pictures = calloc(count, sizeof *pictures);
+    const float **images = calloc(count, sizeof *images);
     float *v = calloc(count, p->each * sizeof *v);
     uint32_t columns = (uint32_t)ceil(sqrt((double)count));
     enum status s = ST_OK;
-    if (!pictures || !v) s = error_set(err, ST_NO_MEMORY_NOW, "no memory for %u samples", count);
+    if (!images || !v) s = error_set(err, ST_NO_MEMORY_NOW, "no memory for %u samples", count);
     for (uint32_t n = 0; !s && n < count; n++) {
-        pictures[n] = v + n * p->each;
+        images[n] = v + n * p->each;
         for (size_t i = 0; i < p->each; i++)
             v[n * p->each + i % px * 3 + i / px] = p->x[n * p->each + i];
     }
-    if (!s) s = picture_grid(out, pictures, count, columns, p->side, err);
-    free(pictures);
+    if (!s) s = image_grid(out, images, count, columns, p->side, err);
+    free(images);
     free(v);
     return s;
 }

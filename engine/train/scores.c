@@ -62,7 +62,7 @@ static double distance(enum distance kind, const float *a, const float *b, size_
     return sum / n;
 }
 
-/* Each pixel of the large picture has a share of 1 / s^2 in its mean. */
+/* Each pixel of the large image has a share of 1 / s^2 in its mean. */
 static void spread(const float *from, uint32_t w, uint32_t h, uint32_t s, float *to)
 {
     const float by = 1.0f / (float)(s * s);

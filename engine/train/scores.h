@@ -1,6 +1,6 @@
 /* scores.h - objectives that compare answers with the truth alone: regression and the energy score (engine/README.md section 9).
  *
- * Pictures are F32 [rows][h][w][3] in units of [-1,1], answers not clamped. Values are means over rows; gradients are added to d_pred,
+ * Images are F32 [rows][h][w][3] in units of [-1,1], answers not clamped. Values are means over rows; gradients are added to d_pred,
  * those of `weight` times the value. Sums are double. Pure functions; memory is the caller's. */
 #ifndef DAVID_TRAIN_SCORES_H
 #define DAVID_TRAIN_SCORES_H

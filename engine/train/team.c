@@ -65,7 +65,7 @@ enum status team_compare(struct trainer *t, struct error *err)
                       "one folder for all",
                       t->process, t->checkpoint.step, t->folder);
     else if (all[1] != mine[1] * t->team.processes)
-        s = error_set(err, ST_BAD_FILE, "process %u finds other pictures in %s than others",
+        s = error_set(err, ST_BAD_FILE, "process %u finds other images in %s than others",
                       t->process, t->o.data);
     return team_agree(t, s, NULL, err);
 }

@@ -26,7 +26,7 @@ struct train_options {
     const char *init; /* the weights to begin from instead; NULL: none */
     const char
         *arch; /* JSON or a published name, where nothing is begun from or more is wanted of it */
-    const char *validate;    /* DAVI: a folder whose pictures are scored; NULL: none */
+    const char *validate;    /* DAVI: a folder whose images are scored; NULL: none */
     const char *out;         /* the model file */
     const char *checkpoints; /* folder; NULL: OUT with .checkpoints */
     uint32_t size;           /* px of a crop; 0: the architecture's image_size */
@@ -93,10 +93,10 @@ struct train_events {
 struct train_result {
     uint64_t steps;  /* done */
     bool is_stopped; /* before the last step, as should_stop said: no model file is written */
-    char checkpoint[PATH_MAX];   /* the last good one; "": none */
-    uint32_t pictures, left_out; /* of the data: listed; found to be of no use */
-    size_t bytes;                /* of networks, moments and activations */
-    bool is_told_elsewhere;      /* one of several processes, and another tells how it ended */
+    char checkpoint[PATH_MAX]; /* the last good one; "": none */
+    uint32_t images, left_out; /* of the data: listed; found to be of no use */
+    size_t bytes;              /* of networks, moments and activations */
+    bool is_told_elsewhere;    /* one of several processes, and another tells how it ended */
 };
 
 /* Started by mpirun as one process of several, a run is that process's share of theirs; they end together. */
@@ -105,7 +105,7 @@ struct train_result {
 enum status train_run(const struct train_options *o, const struct train_events *events,
                       struct train_result *out, struct error *err);
 
-/* Times of the steps: of the whole, and of what it consists of. Hash weights, pictures of noise, made once; no files. A batch is one
+/* Times of the steps: of the whole, and of what it consists of. Hash weights, images of noise, made once; no files. A batch is one
  * micro-batch. For DAVI a step is the whole iteration, of the task denoise. */
 struct train_bench_options {
     enum train_kind kind;

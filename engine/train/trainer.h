@@ -78,7 +78,7 @@ enum status team_join(struct trainer *t, struct error *err);
 void team_leave(struct trainer *t);
 /* s is how it went here: ST_OK comes back where it went well in all processes. *stop: whether any of them wants to; or NULL. */
 enum status team_agree(struct trainer *t, enum status s, bool *stop, struct error *err);
-/* Whether all processes see the same pictures and are at the same step. */
+/* Whether all processes see the same images and are at the same step. */
 enum status team_compare(struct trainer *t, struct error *err);
 /* After a failure where the others do not expect one: tells it and ends them all. */
 enum status team_abandon(struct trainer *t, enum status s, struct error *err);
@@ -89,11 +89,11 @@ enum status team_abandon(struct trainer *t, enum status s, struct error *err);
 enum status take_places(const struct trainer *t, int *lock, struct error *err);
 void release_places(int lock);
 enum status write_model(struct trainer *t, const char *path, struct error *err);
-/* FOLDER/sheet-NNNNNNNNN.png: a row of pictures for each row of the micro-batch that was run last. */
+/* FOLDER/sheet-NNNNNNNNN.png: a row of images for each row of the micro-batch that was run last. */
 enum status write_sheet(struct trainer *t, const struct batch *batch, uint32_t micro,
                         struct error *err);
-/* A grid of pictures [count][side][side][3] in units of [-1,1], `columns` in a line. */
-enum status picture_grid(struct image *out, const float *const *pictures, uint32_t count,
-                         uint32_t columns, uint32_t side, struct error *err);
+/* A grid of images [count][side][side][3] in units of [-1,1], `columns` in a line. */
+enum status image_grid(struct image *out, const float *const *images, uint32_t count,
+                       uint32_t columns, uint32_t side, struct error *err);
 
 #endif

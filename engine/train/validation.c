@@ -20,10 +20,10 @@ struct validation {
     struct learner net;
     struct generator answer;
     uint32_t side, crops; /* of each task; a multiple of ROWS */
-    size_t each;          /* values of a picture */
-    float *x, *y_in;      /* [tasks][crops] pictures */
+    size_t each;          /* values of a image */
+    float *x, *y_in;      /* [tasks][crops] images */
     float *z, *scratch;
-    float *samples; /* [VALIDATION_SAMPLES][ROWS] pictures */
+    float *samples; /* [VALIDATION_SAMPLES][ROWS] images */
     double best;    /* dB; 0: none yet */
 };
 
@@ -95,9 +95,9 @@ enum status validation_open(struct validation **out, struct trainer *t, struct e
     enum status s = dataset_open(&v->dataset, &d, err);
     if (!s) s = make_net(v, t, err);
     if (s) return s;
-    const size_t picture = v->each * sizeof(float), rows = ROWS * picture;
-    v->x = malloc(picture * v->crops * t->n_tasks);
-    v->y_in = malloc(picture * v->crops * t->n_tasks);
+    const size_t image = v->each * sizeof(float), rows = ROWS * image;
+    v->x = malloc(image * v->crops * t->n_tasks);
+    v->y_in = malloc(image * v->crops * t->n_tasks);
     v->z = malloc(rows);
     v->samples = malloc(VALIDATION_SAMPLES * rows);
     if (!v->x || !v->y_in || !v->z || !v->samples)
@@ -221,9 +221,9 @@ static enum status score_task(struct validation *v, const struct trainer *t, uin
 /* FOLDER/validation-NNNNNNNNN.png: a row for each task: truth, what the network took, a sample, the mean, ten times the deviation. */
 static enum status write_scores_sheet(struct validation *v, struct trainer *t, struct error *err)
 {
-    const size_t picture = v->each * sizeof(float);
-    const float *pictures[MODEL_MAX_TASKS * COLUMNS];
-    float *all = malloc(picture * COLUMNS * t->n_tasks + 1);
+    const size_t image = v->each * sizeof(float);
+    const float *images[MODEL_MAX_TASKS * COLUMNS];
+    float *all = malloc(image * COLUMNS * t->n_tasks + 1);
     struct image img = { 0 };
     char path[PATH_MAX];
     void *bytes = NULL;
@@ -233,18 +233,18 @@ static enum status write_scores_sheet(struct validation *v, struct trainer *t, s
         const uint32_t samples = t->info.tasks[k].h > 0 ? VALIDATION_SAMPLES : 1;
         float *row = all + (size_t)k * COLUMNS * v->each;
         s = sample_rows(v, t, k, 0, samples, err);
-        memcpy(row, v->x + (size_t)k * v->crops * v->each, picture);
-        memcpy(row + v->each, v->y_in + (size_t)k * v->crops * v->each, picture);
-        memcpy(row + 2 * v->each, v->samples, picture);
+        memcpy(row, v->x + (size_t)k * v->crops * v->each, image);
+        memcpy(row + v->each, v->y_in + (size_t)k * v->crops * v->each, image);
+        memcpy(row + 2 * v->each, v->samples, image);
         for (size_t i = 0; i < v->each; i++) {
             const struct moments_of_values m = over_samples(v, i, samples);
             row[3 * v->each + i] = m.mean;
             row[4 * v->each + i] = clamp(10 * m.deviation - 1);
         }
         for (uint32_t c = 0; c < COLUMNS; c++)
-            pictures[k * COLUMNS + c] = row + c * v->each;
+            images[k * COLUMNS + c] = row + c * v->each;
     }
-    if (!s) s = picture_grid(&img, pictures, COLUMNS * t->n_tasks, COLUMNS, v->side, err);
+    if (!s) s = image_grid(&img, images, COLUMNS * t->n_tasks, COLUMNS, v->side, err);
     if (!s) s = codec_encode(&bytes, &len, &img, &(struct encode_options){ IMAGE_PNG, -1, 0 }, err);
     (void)snprintf(path, sizeof path, "%.*s/sheet-validation-%09" PRIu64 ".png", PATH_MAX - 64,
                    t->folder, t->checkpoint.step);

@@ -1,12 +1,12 @@
 """What each option of a model file and each objective buys in equal processor time, as a markdown table.
 
   python ablations.py --david build/david --train DIR --test 'FOLDER/test_*.jpg' --out DIR [--minutes 5] [--only NAME,..] \
-      [--pictures 'DIR/*.jpg']
+      [--images 'DIR/*.jpg']
 
 Every row is a training run of its own, of one task (denoise, sigma 0.2), ended when it has used --minutes of processor time (rows that
 go on from another row use as much again). Scores are of the centre 256 px of --count photographs that no run has seen: PSNR of one sample and
 of the mean of 8, coverage of one deviation, from `david restore`; HaarPSI and GMSD of one sample where piq is installed; seconds
-an image of `david restore`'s network by `david bench`. --pictures writes OUT/pictures.png: for each row, one sample (and the mean
+an image of `david restore`'s network by `david bench`. --images writes OUT/images.png: for each row, one sample (and the mean
 of 8) of the first three photographs of the pattern, beside truth and measurement. What a run leaves is kept in --out, so that a row that is there already is not
 trained again. Needs numpy and Pillow (piq with torch if wanted); nothing else should run on the machine."""
 import argparse
@@ -19,7 +19,7 @@ import tempfile
 import numpy as np
 from PIL import Image, ImageDraw
 
-from quality import cut, psnr, read_picture, read_y, spread
+from quality import cut, psnr, read_image, read_y, spread
 
 PUBLISHED = {"image_size": 64, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2,2", "attention_resolutions": "16",
              "num_heads": 4, "num_head_channels": 32, "learn_sigma": True, "class_cond": False, "use_scale_shift_norm": True,
@@ -101,7 +101,7 @@ def perceptual(pairs):
 def restore(args, model, seed, y, out, *more):
     subprocess.run([args.david, "restore", "--task", "denoise", "--model", model, "--seed", str(seed), *more, y, out], check=True,
                    capture_output=True)
-    return read_picture(out)
+    return read_image(out)
 
 
 def answers(args, model, spreads, y, folder, seed):
@@ -118,7 +118,7 @@ def measure(args, photo, side, seed, folder):
     y = folder / "y.safetensors"
     subprocess.run([args.david, "degrade", "--task", "denoise", "--seed", str(seed), folder / "truth.png", y], check=True,
                    capture_output=True)
-    return read_picture(folder / "truth.png"), y
+    return read_image(folder / "truth.png"), y
 
 
 def served(args, model, folder):
@@ -132,9 +132,9 @@ def spreads(args, model):
     return told["tasks"]["denoise"]["h"] > 0
 
 
-def pictures(args, rows, side=192):
-    """One line of pictures a row, under truth and measurement."""
-    photos = spread(args.pictures, 3, side)
+def images(args, rows, side=192):
+    """One line of images a row, under truth and measurement."""
+    photos = spread(args.images, 3, side)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         lines = [("truth, measurement", [])]
@@ -153,7 +153,7 @@ def pictures(args, rows, side=192):
         draw.text((4, k * (side + 16) + 2), label, "black")
         for i, x in enumerate(row):
             sheet.paste(Image.fromarray(np.rint((x.clip(-1, 1) + 1) * 127.5).astype(np.uint8)), (i * side, k * (side + 16) + 16))
-    sheet.save(args.out / "pictures.png")
+    sheet.save(args.out / "images.png")
 
 
 def score(args, model):
@@ -183,7 +183,7 @@ def main():
     p.add_argument("--minutes", type=float, default=5)
     p.add_argument("--count", type=int, default=12)
     p.add_argument("--only", help="parts of the names of rows, with commas")
-    p.add_argument("--pictures", help="pattern of the photographs to show")
+    p.add_argument("--images", help="pattern of the photographs to show")
     args = p.parse_args()
     args.out.mkdir(exist_ok=True, parents=True)
     print("| network and objective | steps | one sample, dB | mean of 8, dB | within one deviation | HaarPSI | GMSD | ms, 256 px |")
@@ -200,8 +200,8 @@ def main():
         steps = model.with_suffix(".steps").read_text()
         print(f"| {name} | {steps} | {one:.2f} | {mean:.2f} | {'–' if covered is None else f'{100 * covered:.0f} %'} | {haar:.4f} | "
               f"{gmsd:.4f} | {ms:.1f} |", flush=True)
-    if args.pictures:
-        pictures(args, rows)
+    if args.images:
+        images(args, rows)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
  *   bare_conv ffhq256|imagenet256|JSON f32|bf16 [RUNS]
  *
  * Every distinct shape is timed RUNS times (9), the median counts as often as the shape occurs. Inputs are pseudorandom: a
- * picture of zeros runs faster than a real one. Prints one JSON object. */
+ * image of zeros runs faster than a real one. Prints one JSON object. */
 #include <oneapi/dnnl/dnnl.h>
 #include <stdint.h>
 #include <stdio.h>

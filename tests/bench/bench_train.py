@@ -5,7 +5,7 @@ of regression.
       [--rounds N] [--compile]
 Needs torch (bf16: its automatic mixed precision, weights and statistics in F32; both: channels_last, fused AdamW). The network of a prior and of
 DAVI is that of models/default.safetensors; that of regression has cells of 2x2 pixels and every condition, and its batch is of several
-tasks. Losses are computed in full in both; PyTorch's pictures are random and in memory already, david crops and degrades its own, of the
+tasks. Losses are computed in full in both; PyTorch's images are random and in memory already, david crops and degrades its own, of the
 first dozen of the folder's, which it has decoded after a few steps that do not count. --compile: PyTorch's networks compiled too; the faster
 of the two is what david is held against (run it twice: the first run fills the compiler's cache). On a machine with other work look at processor_ms, of david, PyTorch
 and compiled: the processor time an image, in david's with the crops. Not part of any test run. Writes one JSON object a line."""
@@ -34,7 +34,7 @@ CELLS = {"image_size": 64, "num_channels": 64, "num_res_blocks": 1, "channel_mul
          "noise": "channels", "output": "linear", "middle_attention": False, "class_cond": True, "num_classes": 16,
          "sigma_cond": True, "level_cond": True}
 SIDE = 64
-PICTURES, WARM = 12, 4  # of david's
+IMAGES, WARM = 12, 4  # of david's
 SCHEDULE = Schedule()
 
 
@@ -45,8 +45,8 @@ class Steps:
         self.batch, self.amp = batch, dtype == "bf16"
         self.whole = torch.compile if compiled else lambda net: net
         self.count, self.opt, self.ema = 0, {}, []
-        picture = lambda: torch.randn(batch, 3, SIDE, SIDE).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
-        self.x, self.y = picture(), picture()
+        image = lambda: torch.randn(batch, 3, SIDE, SIDE).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
+        self.x, self.y = image(), image()
 
     def network(self, net, learns=True):
         net = self.whole(net.to(memory_format=torch.channels_last).requires_grad_(learns))
@@ -218,11 +218,11 @@ def main():
     args = p.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     with tempfile.TemporaryDirectory() as folder:
-        prior, pictures = (os.path.join(folder, name) for name in ("prior.safetensors", "pictures"))
-        os.mkdir(pictures)
-        for name in sorted(n for n in os.listdir(args.data) if n.lower().endswith((".png", ".jpg", ".jpeg")))[:PICTURES]:
-            shutil.copy(os.path.join(args.data, name), pictures)
-        args.data = pictures
+        prior, images = (os.path.join(folder, name) for name in ("prior.safetensors", "images"))
+        os.mkdir(images)
+        for name in sorted(n for n in os.listdir(args.data) if n.lower().endswith((".png", ".jpg", ".jpeg")))[:IMAGES]:
+            shutil.copy(os.path.join(args.data, name), images)
+        args.data = images
         subprocess.run([args.david, "train", "prior", "--data", args.data, "--arch", json.dumps(SMALL), "--steps", "1",
                         "--batch", "1", "--out", prior], check=True, capture_output=True)
         for kind in args.kind.split(","):

@@ -18,7 +18,7 @@ import tempfile
 import numpy as np
 import torch
 
-from draws import CONDITIONS, CROP, GENERATOR_Z, MASK, SCORE_NOISE, TASK, TIMES, Dice, measurement_noise, pictures, sampler_noise
+from draws import CONDITIONS, CROP, GENERATOR_Z, MASK, SCORE_NOISE, TASK, TIMES, Dice, measurement_noise, images, sampler_noise
 from tensors import hash_parameter, hash_values, read_safetensors, write_safetensors
 from torch_davi import Schedule, at, energy, hybrid, predict, regression
 from torch_unet import UNet
@@ -74,7 +74,7 @@ def weights(net, seed):
 
 
 def network(arch, seed):
-    """With hash weights, its last convolution's small, so that answers stay pictures."""
+    """With hash weights, its last convolution's small, so that answers stay images."""
     net = UNet(arch)
     tensors = weights(net, seed)
     tensors["out.2.weight"] = tensors["out.2.weight"] * np.float32(0.05)
@@ -178,11 +178,11 @@ def check_restore(david, checks):
         tasks = restore_tasks(arch, names)
         side = arch["image_size"]
         measured_side, channels = side // POOLED.get(task, 1), (1 if task == "colorize" else 3)
-        picture = np.random.default_rng(i).integers(0, 256, (measured_side, measured_side, channels), np.uint8)
-        Image.fromarray(picture.squeeze()).save(given)
+        image = np.random.default_rng(i).integers(0, 256, (measured_side, measured_side, channels), np.uint8)
+        Image.fromarray(image.squeeze()).save(given)
         write_safetensors(model, tensors, model_meta(arch, tasks))
         david.on_cpu("restore", "--model", model, "--task", task, "--seed", 77 + i, given, made)
-        y = torch.from_numpy((picture / 127.5 - 1).astype(np.float32)).permute(2, 0, 1)[None]
+        y = torch.from_numpy((image / 127.5 - 1).astype(np.float32)).permute(2, 0, 1)[None]
         y = y.expand(1, 3, -1, -1) if task == "colorize" else resized(y, POOLED[task]) if task in POOLED else y
         told = {"label": [names.index(task)], "sigma": [200.0], "level": [400.0 if task == "deblur" else 0.0]}
         told = {k: torch.tensor(v) for k, v in told.items() if arch.get({"label": "class_cond"}.get(k, k + "_cond"))}
@@ -273,7 +273,7 @@ def rows_of_step(photo, tasks, arch, seed, step, batch, in_pairs):
         told["level"].append(gain * level)
     keys = {"label": "class_cond", "sigma": "sigma_cond", "level": "level_cond"}
     told = {k: torch.tensor(v) for k, v in told.items() if arch.get(keys[k])}
-    hz = 0.1 * torch.from_numpy(np.concatenate([pictures(seed, step, GENERATOR_Z, row, SIDE) for row in range(batch)]))
+    hz = 0.1 * torch.from_numpy(np.concatenate([images(seed, step, GENERATOR_Z, row, SIDE) for row in range(batch)]))
     return torch.cat(x), torch.cat(y_in), hz, told
 
 
@@ -339,7 +339,7 @@ def check_prior(david, checks):
         david.on_cpu("train", "prior", "--data", photos, "--out", out, "--init", init, "--steps", 1, "--batch", batch, "--size", SIDE,
                      "--jitter", 1, "--texture", 0, "--lr", lr, "--seed", seed)
         x = torch.from_numpy(np.stack([crop(photo, Dice(seed, 0, CROP, row), SIDE).transpose(2, 0, 1) for row in range(batch)]))
-        noise = torch.from_numpy(np.concatenate([pictures(seed, 0, SCORE_NOISE, row, SIDE) for row in range(batch)]))
+        noise = torch.from_numpy(np.concatenate([images(seed, 0, SCORE_NOISE, row, SIDE) for row in range(batch)]))
         t = times_of(seed, batch)
         x_t = at(schedule.of_x, t) * x + at(schedule.of_noise, t) * noise
         sum(hybrid(schedule, net(x_t, t), x, x_t, t, noise)).backward()

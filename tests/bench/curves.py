@@ -1,4 +1,4 @@
-"""Every term of a training run over its steps, from the JSON lines of `david train --json`, as one picture.
+"""Every term of a training run over its steps, from the JSON lines of `david train --json`, as one image.
 
   python3 curves.py RUN.jsonl OUT.png [--by N]      needs Debian's python3-matplotlib
 A point is the mean of N steps (a hundredth of the run)."""

@@ -24,14 +24,14 @@ def normals(words):
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(words.shape).astype(np.float32)
 
 
-def noise_pictures(key, stream, sample, side):
-    """[1][3][side][side]; the place (0, 0) is the picture's corner."""
+def noise_images(key, stream, sample, side):
+    """[1][3][side][side]; the place (0, 0) is the image's corner."""
     x4, y, c = np.arange((side + 3) // 4), np.arange(side)[:, None], np.arange(3)[:, None, None]
     return normals(philox(key, x4, y, c + 16 * stream, sample)).reshape(3, side, -1)[None, :, :, :side]
 
 
 def sampler_noise(seed, sample, side):
-    return noise_pictures(seed, SAMPLER, sample, side)
+    return noise_images(seed, SAMPLER, sample, side)
 
 
 def step_key(seed, step):
@@ -39,8 +39,8 @@ def step_key(seed, step):
     return int(words[1]) << 32 | int(words[0])
 
 
-def pictures(seed, step, what, row, side):
-    return noise_pictures(step_key(seed, step), TRAINING + what, row, side)
+def images(seed, step, what, row, side):
+    return noise_images(step_key(seed, step), TRAINING + what, row, side)
 
 
 def measurement_noise(seed, step, row, shape):

@@ -2,14 +2,14 @@
 
   python quality.py --david build/david --test 'FOLDER/test_*.jpg' --tune 'FOLDER/train_*.jpg' [--count 48] [--tune-count 12]
 
-Each photograph is cut to its central 256 px square (--size) and measured by `david degrade` (float, nothing clipped; picture i
+Each photograph is cut to its central 256 px square (--size) and measured by `david degrade` (float, nothing clipped; image i
 has seed N + i). The model's answers come from `david restore`: one sample, and the mean of --samples. The classical methods:
   denoise  non-local means on RGB: strength, patch, distance and whether the noise's variance is taken off are searched
   sr4      bicubic, after a Gaussian smoothing of the measurement whose width is searched (0 among them)
   deblur   Wiener filter, with the measurement's dark edges (zeros beyond them are part of `deblur`) made good first; the
            noise-to-signal ratio k |f|^p is searched in k and p
 Searched means: the setting that is best in mean PSNR over the --tune photographs, none of which is in the test. Scores are
-of 8-bit pictures, as `david eval --help` defines them. Needs numpy, scipy, Pillow and scikit-image; no test run uses it."""
+of 8-bit images, as `david eval --help` defines them. Needs numpy, scipy, Pillow and scikit-image; no test run uses it."""
 import argparse
 import glob
 import itertools
@@ -36,12 +36,12 @@ def read_y(path):
     return np.frombuffer(raw, "<f4").reshape(t["shape"])[0].transpose(1, 2, 0).astype(np.float64)
 
 
-def read_picture(path):
+def read_image(path):
     return np.asarray(Image.open(path).convert("RGB")) / 127.5 - 1
 
 
 def rounded(x):
-    """As a picture of 8 bits would hold it."""
+    """As a image of 8 bits would hold it."""
     return np.rint((x.clip(-1, 1) + 1) * 127.5) / 127.5 - 1
 
 
@@ -101,9 +101,9 @@ def ssim(a, b):
 
 
 def cut(path, side, out):
-    picture = Image.open(path).convert("RGB")
-    x, y = (picture.width - side) // 2, (picture.height - side) // 2
-    picture.crop((x, y, x + side, y + side)).save(out)
+    image = Image.open(path).convert("RGB")
+    x, y = (image.width - side) // 2, (image.height - side) // 2
+    image.crop((x, y, x + side, y + side)).save(out)
 
 
 def spread(pattern, count, side):
@@ -118,7 +118,7 @@ def measure(args, name, task, seed, folder):
     truth, y = folder / "truth.png", folder / "y.safetensors"
     cut(name, args.size, truth)
     subprocess.run([args.david, "degrade", "--task", task, "--seed", str(seed), truth, y], check=True, capture_output=True)
-    return read_picture(truth), read_y(y)
+    return read_image(truth), read_y(y)
 
 
 def tune(args, task, folder):
@@ -136,7 +136,7 @@ def restored(args, task, seed, folder, *more):
     out = folder / "restored.png"
     subprocess.run([args.david, "restore", "--task", task, "--model", args.model, "--seed", str(seed), *more,
                     folder / "y.safetensors", out], check=True, capture_output=True)
-    return read_picture(out)
+    return read_image(out)
 
 
 def main():

@@ -1,6 +1,6 @@
 """The method of engine/README.md sections 1, 3, 5 and 9 in plain PyTorch, around a network of torch_unet.py.
 
-Pictures are [n][3][h][w] in units of [-1, 1]. Used by the benches, by check_levers.py and by tests/gpu/train_torch.py.
+Images are [n][3][h][w] in units of [-1, 1]. Used by the benches, by check_levers.py and by tests/gpu/train_torch.py.
 """
 import math
 
@@ -33,7 +33,7 @@ class Schedule:
 
 
 def at(table, t):
-    """A row's constant, to be multiplied with pictures."""
+    """A row's constant, to be multiplied with images."""
     return table[t][:, None, None, None]
 
 

@@ -43,7 +43,7 @@ def conv3x3(c_in, c_out, stride=1):
 
 
 class Pointwise(nn.Conv1d):
-    """A 1x1 convolution of pictures whose weight is [out, in, 1]."""
+    """A 1x1 convolution of images whose weight is [out, in, 1]."""
 
     def __init__(self, c_in, c_out):
         super().__init__(c_in, c_out, 1)

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees, and what a script does not: progress, pictures, one JSON object or none."""
+"""What a person at a terminal sees, and what a script does not: progress, images, one JSON object or none."""
 import json
 import os
 import pathlib
@@ -54,7 +54,7 @@ def test_progress_is_for_terminals(restorer, photo, tmp_path):
 def test_progress_of_long_work(restorer, prior_file, folder, tmp_path):
     config = json.dumps(prior_file[1])
     code, out, shown = on_terminal("eval", "--json", "--task", "denoise", "--model", restorer, "--data", folder)
-    assert code == 0 and b"2 of 2 pictures" in shown and json.loads(out)["count"] == 2
+    assert code == 0 and b"2 of 2 images" in shown and json.loads(out)["count"] == 2
     code, _, shown = on_terminal("bench", "--arch", config, "--size", "16x16", "--batch", "1,2", "--runs", 2)
     assert code == 0 and b"4 of 4 runs" in shown
     code, _, shown = on_terminal("convert", GOLDEN / "prior.pt", tmp_path / "m.safetensors", "--arch", config)
@@ -65,11 +65,11 @@ def test_rows_of_a_table_do_not_run_into_progress(restorer, folder):
     code, _, shown = on_terminal("eval", "--task", "denoise", "--model", restorer, "--data", folder, stdout_too=True)
     assert code == 0
     lines = [line.split(b"\r\033[K")[-1] for line in shown.replace(b"\r\n", b"\n").split(b"\n")]
-    assert [line.split()[0] for line in lines if line.strip()] == [b"picture", b"a.png", b"b.png", b"mean"]
+    assert [line.split()[0] for line in lines if line.strip()] == [b"image", b"a.png", b"b.png", b"mean"]
 
 
 @pytest.mark.parametrize("command", ["restore", "degrade"])
-def test_a_picture_is_not_written_to_a_terminal(command, photo):
+def test_a_image_is_not_written_to_a_terminal(command, photo):
     code, _, shown = on_terminal(command, "--task", "denoise", photo, "-", stdout_too=True)
     assert code == 2 and b"terminal" in shown and b"PNG\r\n" not in shown
 
@@ -86,7 +86,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(restorer, pho
 
 
 def test_json_is_whole_or_not_there(restorer, folder):
-    (folder / "c.png").write_bytes(b"no picture")
+    (folder / "c.png").write_bytes(b"no image")
     done = run("eval", "--json", "--task", "denoise", "--model", restorer, "--data", folder, code=1)
     assert done.stdout == b"" and b"c.png" in done.stderr
 
@@ -127,7 +127,7 @@ def test_doctor_lists_versions_and_fails_where_nothing_can_run(restorer, tmp_pat
     assert "many/v2.safetensors" not in facts and facts["bad.safetensors"].startswith("refused")
 
 
-def test_the_first_picture_is_the_one_that_stdin_holds(restorer, photo, tmp_path):
+def test_the_first_image_is_the_one_that_stdin_holds(restorer, photo, tmp_path):
     out = tmp_path / "y.png"
     run("degrade", "--task", "denoise", "--seed", 2, photo, out)
     piped = run("degrade", "--task", "denoise", "--seed", 2, "-", "-", input=photo.read_bytes()).stdout

@@ -1,6 +1,6 @@
 # cuda-fake: the plugin's own sources against a device that is not there (fake/fake.h). Needs no toolkit.
 set(fake_folder ${CMAKE_CURRENT_BINARY_DIR}/fake)
-set(cuda_sources backend conv cudnn_graph cudnn_offers cudnn_operations cudnn_parts device lanes nvml pass pictures plans timer)
+set(cuda_sources backend conv cudnn_graph cudnn_offers cudnn_operations cudnn_parts device lanes nvml pass images plans timer)
 list(TRANSFORM cuda_sources REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/engine/cuda/\\1.c")
 
 add_library(david_fake STATIC fake/descriptors.c fake/dnn_run.c fake/memory.c fake/runtime.c fake/streams.c)
@@ -11,9 +11,9 @@ target_link_libraries(david_cuda_on_fake PUBLIC david_fake ${CMAKE_DL_LIBS})
 # Kernels on it: emulated, or the CPU's ops in their place for networks of a real size
 add_library(david_fake_kernels_emulated STATIC fake/kernels_emulated.c)
 target_link_libraries(david_fake_kernels_emulated PUBLIC david_fake david_kernels_emulated)
-# (but for those on pictures, which are emulated there too: the host has the same arithmetic, not the same code).
+# (but for those on images, which are emulated there too: the host has the same arithmetic, not the same code).
 add_library(david_fake_kernels_cpu STATIC fake/kernels_cpu.c fake/kernels_emulated.c)
-target_link_libraries(david_fake_kernels_cpu PUBLIC david_fake david_picture_kernels_emulated)
+target_link_libraries(david_fake_kernels_cpu PUBLIC david_fake david_image_kernels_emulated)
 
 # david_fake_plugin(KERNELS): a folder with a plugin on the fake device, and the program beside it.
 function(david_fake_plugin kernels)

@@ -14,7 +14,7 @@ static const struct conv_case {
 } cases[] = {
     { "three in, as in the network", 2, 17, 70, 3, 128, 3, 1, 2, 0, 0, 0, false, false, true,
       false },
-    { "three in, of a padded picture", 1, 9, 65, 3, 64, 3, 1, 1, 5, 8, 0, false, false, false,
+    { "three in, of a padded image", 1, 9, 65, 3, 64, 3, 1, 1, 5, 8, 0, false, false, false,
       false },
     { "four in, two tiles of channels", 1, 8, 64, 4, 136, 3, 1, 1, 0, 0, 0, false, false, false,
       false },

@@ -1,4 +1,4 @@
-/* Pictures on the device against engine/davi on the host, byte for byte: cutting tiles, blending them back, statistics over samples,
+/* Images on the device against engine/davi on the host, byte for byte: cutting tiles, blending them back, statistics over samples,
  * rounding, operators. The residual alone is added up in another order: within 1e-12. */
 #include "tests/cuda/conformance.h"
 
@@ -123,9 +123,9 @@ static void tiles_are_cut_as_on_the_host(void **state)
                     if (depth == 32 && channels % 2 == 0)
                         continue; /* a measurement of floats has no alpha */
                     struct restoration_setup s = setup((enum task_id)task, 24, 6);
-                    struct image img = picture(sizes[i].w, sizes[i].h, channels,
-                                               depth == 16 ? 16 : 8, 3 + channels);
-                    struct image mask = picture(sizes[i].w, sizes[i].h, 1, 8, 77);
+                    struct image img =
+                        image(sizes[i].w, sizes[i].h, channels, depth == 16 ? 16 : 8, 3 + channels);
+                    struct image mask = image(sizes[i].w, sizes[i].h, 1, 8, 77);
                     float *y = floats((size_t)sizes[i].w * sizes[i].h * channels, 4, 1, 0);
                     struct measurement m = { y, sizes[i].w, sizes[i].h, channels };
                     struct restoration *r = NULL;
@@ -200,7 +200,7 @@ static struct finished finished_of(const struct device *d)
                               .count = d->values };
 }
 
-static void expect_picture(const struct device *d, struct restoration *r, enum output_kind kind)
+static void expect_image(const struct device *d, struct restoration *r, enum output_kind kind)
 {
     struct image img = { 0 };
     const struct finished f = finished_of(d);
@@ -213,7 +213,7 @@ static void expect_picture(const struct device *d, struct restoration *r, enum o
                (size_t)colors * size);
     memset(got, 0xa5, d->values * size);
     EXPECT_LAUNCH(gpu_round(&f, r->shape.depth, got, NULL));
-    expect_same("rounded picture", got, want, d->values * size);
+    expect_same("rounded image", got, want, d->values * size);
     image_done(&img);
     free(got);
     free(want);
@@ -283,7 +283,7 @@ static void one_restoration(const struct restoration_setup *s)
             expect_same("accumulator", d.acc.data, r->slots[0].acc, values * sizeof(int64_t));
         if (r->sum) expect_same("sum", d.sum.data, r->sum, values * sizeof(int64_t));
         if (r->sum2) expect_same("sum of squares", d.sum2.data, r->sum2, values * sizeof(int64_t));
-        expect_picture(&d, r, r->sum ? OUTPUT_MEAN : OUTPUT_IMAGE);
+        expect_image(&d, r, r->sum ? OUTPUT_MEAN : OUTPUT_IMAGE);
         if (r->sum2) expect_deviation(&d, r);
         if (is_on_device(r->s.task->op)) expect_residual(&d, r);
     }
@@ -303,9 +303,9 @@ static void whole_restorations_have_the_bytes_of_the_host(void **state)
             for (uint32_t samples = 1; samples <= 3; samples += 2) {
                 struct restoration_setup s = setup((enum task_id)task, 32, 8);
                 const struct operator_traits *traits = operator_of(s.task->op);
-                struct image img = picture(traits->scale > 1 ? 11 : 53, traits->scale > 1 ? 9 : 21,
-                                           channels, samples == 3 ? 16 : 8, 5);
-                struct image mask = picture(img.width, img.height, 1, 8, 78);
+                struct image img = image(traits->scale > 1 ? 11 : 53, traits->scale > 1 ? 9 : 21,
+                                         channels, samples == 3 ? 16 : 8, 5);
+                struct image mask = image(img.width, img.height, 1, 8, 78);
                 s.img = &img;
                 s.mask = traits->needs_mask ? &mask : NULL;
                 s.level = s.task->level > 0 && samples == 3 ? s.task->level_range[1] : 0;
@@ -416,5 +416,5 @@ int main(void)
         cmocka_unit_test(deviations_of_any_size_are_the_hosts),
         cmocka_unit_test(a_row_that_is_not_finite_is_found_and_not_blended),
     };
-    return RUN_TESTS("pictures on the device", tests);
+    return RUN_TESTS("images on the device", tests);
 }

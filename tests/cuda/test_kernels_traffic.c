@@ -1,4 +1,4 @@
-/* What the kernels of the network move: no byte of a picture twice where once is enough, and whole sectors. The shapes are the network's
+/* What the kernels of the network move: no byte of a image twice where once is enough, and whole sectors. The shapes are the network's
  * own, or cut ones of the same kind where those would take the emulation too long. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,7 +6,7 @@
 
 #include "tests/cuda/conformance.h"
 
-/* Sectors touched by the warps, as bytes, over those of the pictures read and written once: all together at most `most` times. */
+/* Sectors touched by the warps, as bytes, over those of the images read and written once: all together at most `most` times. */
 static void expect_traffic(const char *what, double in_bytes, double out_bytes,
                            const struct emu_traffic *t, double most)
 {
@@ -24,7 +24,7 @@ static const struct norm_case {
     enum resample how;
     double most;
     double
-        saved; /* beside two ops: at least so many times the normed picture, neither written nor read */
+        saved; /* beside two ops: at least so many times the normed image, neither written nor read */
     bool has_halves; /* of sectors */
 } norms[] = {
     { "norm, whole, 32 x 32 x 256", 32, 32, 256, RESAMPLE_NONE, 1.05, 0, false },
@@ -61,10 +61,10 @@ static void expect_saving(const struct norm_case *t, const struct gpu_norm *both
     const double bytes = 32.0 * (double)(t2.read_sectors + t2.written_sectors),
                  now = 32.0 * (double)(once->read_sectors + once->written_sectors),
                  normed = (double)tensor_bytes(&between);
-    print_message("%-44s %8.0f bytes less than by two ops: %.2f times the normed picture\n",
-                  t->name, bytes - now, (bytes - now) / normed);
+    print_message("%-44s %8.0f bytes less than by two ops: %.2f times the normed image\n", t->name,
+                  bytes - now, (bytes - now) / normed);
     if (bytes - now < t->saved * normed)
-        fail_msg("%s: %.0f bytes saved of a normed picture of %.0f", t->name, bytes - now, normed);
+        fail_msg("%s: %.0f bytes saved of a normed image of %.0f", t->name, bytes - now, normed);
     tensor_free(&between);
 
     /* And x: read no second time. */
@@ -159,7 +159,7 @@ static void walks_move_each_byte_once(void **state)
     }
 }
 
-/* Of a network of cells: three channels of a picture, or six with the noise; and back. */
+/* Of a network of cells: three channels of a image, or six with the noise; and back. */
 static const struct cells {
     const char *name;
     uint32_t patch, c;

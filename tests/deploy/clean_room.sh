@@ -6,7 +6,7 @@
 # Makes a debootstrap root (minbase, nothing else) below FOLDER, clones the committed tree into it, runs each COMMAND
 # (deploy/quickstart.sh and tests/run.sh unless some are given) there with an empty environment, and says how long each took.
 # Needs root, debootstrap and a Debian mirror (DAVID_DEBOOTSTRAP: a root that is there already, which is copied). Mounts and
-# processes live in namespaces of their own and go with them; the root is removed at the end, the pictures stay in FOLDER.
+# processes live in namespaces of their own and go with them; the root is removed at the end, the images stay in FOLDER.
 set -euo pipefail
 
 if [ $# -eq 0 ] || [ "$1" = --help ]; then

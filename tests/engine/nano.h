@@ -4,7 +4,7 @@
 
 #include "proto/unet_arch.h"
 
-/* Of a constant; side: of its pictures, px. */
+/* Of a constant; side: of its images, px. */
 #define NANO_ARCH(side)                                                                            \
     {                                                                                              \
         .image_size = (side), .patch = 1, .num_channels = 32, .num_res_blocks = 1, .levels = 1,    \

@@ -1,4 +1,4 @@
-/* restorations.h - pictures of noise, and restorations of them by a network that returns its input.
+/* restorations.h - images of noise, and restorations of them by a network that returns its input.
  *
  * Shared by the tests of engine/davi; include after cmocka.h. */
 #ifndef DAVID_TESTS_ENGINE_RESTORATIONS_H
@@ -21,8 +21,8 @@ static inline void fill_random(float *v, size_t n, uint64_t seed)
         v[i] = (float)(next_random(&seed) / 1073741824.0 - 1);
 }
 
-static inline struct image picture(uint32_t w, uint32_t h, uint32_t channels, uint32_t depth,
-                                   uint64_t seed)
+static inline struct image image(uint32_t w, uint32_t h, uint32_t channels, uint32_t depth,
+                                 uint64_t seed)
 {
     struct image img = { 0 };
     assert_int_equal(image_init(&img, w, h, channels, depth, NULL), ST_OK);

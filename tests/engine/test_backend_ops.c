@@ -383,7 +383,7 @@ static void attention_agrees(void **state)
         }
 }
 
-/* ---- walks over a picture ---- */
+/* ---- walks over a image ---- */
 
 enum walk { UP, DOWN, CONCAT, ADD_CHANNEL, CAST };
 
@@ -417,7 +417,7 @@ static void walk(struct backend *b, enum walk what, enum dtype dt, const struct 
     free(e.data);
 }
 
-static void walks_over_a_picture_agree(void **state)
+static void walks_over_a_image_agree(void **state)
 {
     (void)state;
     static const char *const names[] = { "upsample", "downsample", "concat", "add_channel",
@@ -444,8 +444,8 @@ static const struct cell_case {
     uint32_t pixel_more, cell_more;
 } cells[] = {
     { "one cell", 1, 1, 1, 1, 2, 0, 0 },
-    { "pictures", 3, 5, 7, 3, 2, 0, 0 },
-    { "pictures and noise", 2, 6, 5, 6, 2, 0, 0 },
+    { "images", 3, 5, 7, 3, 2, 0, 0 },
+    { "images and noise", 2, 6, 5, 6, 2, 0, 0 },
     { "cells of four", 2, 3, 5, 3, 4, 0, 0 },
     { "odd channels, pixels apart", 2, 4, 3, 5, 2, 3, 0 },
     { "odd channels, both apart", 4, 2, 3, 7, 4, 1, 9 },
@@ -569,7 +569,7 @@ int main(void)
         cmocka_unit_test(group_norms_agree),
         cmocka_unit_test(a_norm_resamples_to_the_bytes_of_both_ops),
         cmocka_unit_test(attention_agrees),
-        cmocka_unit_test(walks_over_a_picture_agree),
+        cmocka_unit_test(walks_over_a_image_agree),
         cmocka_unit_test(pixels_become_cells_and_cells_pixels),
         cmocka_unit_test(casts_round_as_proto_does),
         cmocka_unit_test(an_unknown_instruction_set_is_refused),

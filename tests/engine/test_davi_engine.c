@@ -215,7 +215,7 @@ static void seeds_and_samples_differ_and_repeat(void **state)
 
 /* ---- tiling ---- */
 
-static void moving_the_tile_grid_changes_a_real_picture_little(void **state)
+static void moving_the_tile_grid_changes_a_real_image_little(void **state)
 {
     (void)state;
     struct engine *e = engine_of(2, "f32");
@@ -530,7 +530,7 @@ int main(void)
         cmocka_unit_test(the_same_bytes_come_back_alone_and_in_a_crowd),
         cmocka_unit_test(thread_counts_differ_by_one_level_at_most),
         cmocka_unit_test(seeds_and_samples_differ_and_repeat),
-        cmocka_unit_test(moving_the_tile_grid_changes_a_real_picture_little),
+        cmocka_unit_test(moving_the_tile_grid_changes_a_real_image_little),
         cmocka_unit_test(bad_parameters_are_refused_with_their_names),
         cmocka_unit_test(back_ends_and_dtypes_that_are_not_there_are_refused),
         cmocka_unit_test(the_announced_peak_holds_and_memory_comes_back),

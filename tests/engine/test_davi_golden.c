@@ -35,7 +35,7 @@ static const struct st_tensor *need(const struct safetensors *st, const char *na
 }
 
 /* The tensor as F32, image `i` of [n][c][h][w] (or all of it) turned to [h][w][c]. */
-static float *picture_of(const struct st_tensor *t, size_t i, struct extent *size)
+static float *image_of(const struct st_tensor *t, size_t i, struct extent *size)
 {
     size_t c = t->dims == 4 ? t->shape[1] : 1, h = t->shape[t->dims - 2], w = t->shape[t->dims - 1];
     float *all = malloc(t->count * sizeof *all), *hwc = malloc(c * h * w * sizeof *hwc);
@@ -134,16 +134,16 @@ static void the_operators_are_the_published_ones(void **state)
     dtype_to_f32(kernel, k->data, k->dtype, BLUR_TAPS);
     operator_of(OPERATOR_BLUR)->taps(task_table[TASK_DEBLUR].level, taps);
     report("gaussian.kernel", worst_of(taps, kernel, BLUR_TAPS), 1e-6);
-    free(picture_of(need(st, "x"), 0, &x));
-    float *mask = picture_of(need(st, "inpaint.mask"), 0, NULL);
+    free(image_of(need(st, "x"), 0, &x));
+    float *mask = image_of(need(st, "inpaint.mask"), 0, NULL);
     const size_t px = (size_t)x.w * x.h;
     uint8_t *kept = malloc(px);
     for (size_t i = 0; i < px; i++)
         kept[i] = mask[i] != 0;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        float *from = picture_of(need(st, all[i].from), 0, NULL);
+        float *from = image_of(need(st, all[i].from), 0, NULL);
         struct extent size;
-        float *want = picture_of(need(st, all[i].name), 0, &size);
+        float *want = image_of(need(st, all[i].name), 0, &size);
         float *got = calloc(px * x.c, sizeof *got);
         float *scratch = malloc(operator_scratch_floats(all[i].op, x) * sizeof *scratch);
         const struct operator_traits *o = operator_of(all[i].op);
@@ -160,8 +160,8 @@ static void the_operators_are_the_published_ones(void **state)
     }
     /* the network's input for sr4 */
     struct extent small;
-    float *y = picture_of(need(st, "sr4.y"), 0, &small),
-          *want = picture_of(need(st, "sr4.resized"), 0, NULL), *got = malloc(px * 3 * sizeof *got);
+    float *y = image_of(need(st, "sr4.y"), 0, &small),
+          *want = image_of(need(st, "sr4.resized"), 0, NULL), *got = malloc(px * 3 * sizeof *got);
     const struct measurement m = { y, small.w, small.h, small.c };
     const struct restoration_setup s = {
         .task = &task_table[TASK_SR4], .samples = 1, .tile = x.w, .rows_in_flight = 1, .y = &m
@@ -235,7 +235,7 @@ static void restorations_in(const struct dtype_case *t)
     if (!e) fail_msg("%s", err.detail);
     if (model_hash(&m, e, &info.arch, seed, &err)) fail_msg("%s", err.detail);
     const uint32_t side = info.arch.image_size;
-    float *mask_values = picture_of(need(st, "mask"), 0, NULL);
+    float *mask_values = image_of(need(st, "mask"), 0, NULL);
     struct image mask = { 0 };
     assert_int_equal(image_init(&mask, side, side, 1, 8, NULL), ST_OK);
     for (size_t i = 0; i < (size_t)side * side; i++)
@@ -246,8 +246,8 @@ static void restorations_in(const struct dtype_case *t)
         double worst = 0;
         for (uint32_t i = 0; i < rows; i++) {
             struct extent size;
-            float *y = picture_of(need(st, all[k].y), i, &size);
-            float *want = picture_of(need(st, all[k].x0), i, NULL);
+            float *y = image_of(need(st, all[k].y), i, &size);
+            float *want = image_of(need(st, all[k].x0), i, NULL);
             float *z = golden_z(seed, rows, side, i);
             const struct measurement me = { y, size.w, size.h, size.c };
             const struct restore_params p = { .task = task_table[all[k].task].name,

@@ -1,4 +1,4 @@
-/* dejpeg: a measurement is what proto's encoder makes of a picture, and answers are compared so. */
+/* dejpeg: a measurement is what proto's encoder makes of a image, and answers are compared so. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -43,7 +43,7 @@ static struct image waves(uint32_t w, uint32_t h, uint32_t channels, uint32_t de
     return img;
 }
 
-static void a_measurement_is_what_the_encoder_makes_of_the_picture(void **state)
+static void a_measurement_is_what_the_encoder_makes_of_the_image(void **state)
 {
     (void)state;
     static const int qualities[] = { 10, 20, 45, 80 };
@@ -68,7 +68,7 @@ static void a_measurement_is_what_the_encoder_makes_of_the_picture(void **state)
             }
 }
 
-/* Restores `y` to exactly the picture `answer`, whatever a network would say. */
+/* Restores `y` to exactly the image `answer`, whatever a network would say. */
 static double residual_of(const struct image *y, const struct image *answer, double level)
 {
     struct restoration_setup s = setup(TASK_DEJPEG, 32, 8), of_answer = setup(TASK_DENOISE, 32, 8);
@@ -117,10 +117,10 @@ static void the_residual_compares_the_answer_s_jpeg_with_what_was_sent(void **st
 }
 
 /* libjpeg holds no more than this a side; the limit is named. */
-static void a_picture_too_large_for_a_jpeg_is_refused(void **state)
+static void a_image_too_large_for_a_jpeg_is_refused(void **state)
 {
     (void)state;
-    struct image img = picture(65501, 8, 1, 8, 1);
+    struct image img = image(65501, 8, 1, 8, 1);
     struct restoration_setup s = setup(TASK_DEJPEG, 32, 8);
     struct restoration *r = NULL;
     struct measurement y = { 0 };
@@ -135,9 +135,9 @@ static void a_picture_too_large_for_a_jpeg_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_measurement_is_what_the_encoder_makes_of_the_picture),
+        cmocka_unit_test(a_measurement_is_what_the_encoder_makes_of_the_image),
         cmocka_unit_test(the_residual_compares_the_answer_s_jpeg_with_what_was_sent),
-        cmocka_unit_test(a_picture_too_large_for_a_jpeg_is_refused),
+        cmocka_unit_test(a_image_too_large_for_a_jpeg_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -126,7 +126,7 @@ static void trial_done(struct trial *t)
     free(t->weight);
 }
 
-static struct tensor picture(float *data, uint32_t n, uint32_t h, uint32_t w, uint32_t c)
+static struct tensor image(float *data, uint32_t n, uint32_t h, uint32_t w, uint32_t c)
 {
     return (struct tensor){ data, DT_F32, n, h, w, c, c };
 }
@@ -143,14 +143,14 @@ struct conv_shape {
 static struct tensor conv_output(const struct conv_shape *c, float *data)
 {
     uint32_t border = 2 * (c->kernel / 2);
-    return picture(data, c->n, (c->h + border - c->kernel) / c->stride + 1,
-                   (c->w + border - c->kernel) / c->stride + 1, c->oc);
+    return image(data, c->n, (c->h + border - c->kernel) / c->stride + 1,
+                 (c->w + border - c->kernel) / c->stride + 1, c->oc);
 }
 
 static void conv_forward(struct trial *t)
 {
     struct conv_shape *c = t->shape;
-    struct tensor x = picture(t->x[0], c->n, c->h, c->w, c->ic), y = conv_output(c, t->y);
+    struct tensor x = image(t->x[0], c->n, c->h, c->w, c->ic), y = conv_output(c, t->y);
     EXPECT_OK(ops->conv_pack(b, c->conv, t->x[1], t->x[2], &err));
     EXPECT_OK(ops->conv(b, c->conv, &x, NULL, &y, &err));
 }
@@ -190,7 +190,7 @@ static void convolutions(void **state)
         input(&t, c->oc, 1);
         struct tensor y = conv_output(c, NULL);
         output(&t, (size_t)y.n * y.h * y.w * y.c);
-        struct tensor x = picture(t.x[0], c->n, c->h, c->w, c->ic), dx = x, dy = y;
+        struct tensor x = image(t.x[0], c->n, c->h, c->w, c->ic), dx = x, dy = y;
         dx.data = t.g[0];
         dy.data = t.weight;
         EXPECT_OK(ops->conv_pack(b, c->conv, t.x[1], t.x[2], &err));
@@ -210,8 +210,8 @@ static void a_residual_is_added(void **state)
     EXPECT_OK(ops->conv_new(b, &d, &c, &err));
     float *w = floats(16, 1), *bias = floats(4, 2), *in = floats(24, 3), *r = floats(24, 4);
     float *alone = floats(24, 5);
-    struct tensor x = picture(in, 1, 2, 3, 4), y = picture(alone, 1, 2, 3, 4);
-    struct tensor residual = picture(r, 1, 2, 3, 4);
+    struct tensor x = image(in, 1, 2, 3, 4), y = image(alone, 1, 2, 3, 4);
+    struct tensor residual = image(r, 1, 2, 3, 4);
     EXPECT_OK(ops->conv_pack(b, c, w, bias, &err));
     EXPECT_OK(ops->conv(b, c, &x, NULL, &y, &err));
     for (int i = 0; i < 24; i++)
@@ -231,7 +231,7 @@ enum { ROWS = 3, IC = 7, OC = 5 };
 
 static void linear_forward(struct trial *t)
 {
-    struct tensor x = picture(t->x[0], ROWS, 1, 1, IC), y = picture(t->y, ROWS, 1, 1, OC);
+    struct tensor x = image(t->x[0], ROWS, 1, 1, IC), y = image(t->y, ROWS, 1, 1, OC);
     EXPECT_OK(ops->linear(b, t->x[1], t->x[2], &x, &y, &err));
 }
 
@@ -243,8 +243,8 @@ static void linear_layers(void **state)
         input(&t, (size_t)OC * IC, 1);
         input(&t, OC, 1);
         output(&t, (size_t)ROWS * OC);
-        struct tensor x = picture(t.x[0], ROWS, 1, 1, IC), dy = picture(t.weight, ROWS, 1, 1, OC);
-        struct into dx = { picture(t.g[0], ROWS, 1, 1, IC), add };
+        struct tensor x = image(t.x[0], ROWS, 1, 1, IC), dy = image(t.weight, ROWS, 1, 1, OC);
+        struct into dx = { image(t.g[0], ROWS, 1, 1, IC), add };
         EXPECT_OK(ops->linear_gradient(b, t.x[1], &x, &dy, &dx, t.g[1], t.g[2], &err));
         check(&t, (bool[]){ add, true, true });
         trial_done(&t);
@@ -254,7 +254,7 @@ static void linear_layers(void **state)
 
 static void silu_forward(struct trial *t)
 {
-    struct tensor x = picture(t->x[0], ROWS, 1, 1, IC), y = picture(t->y, ROWS, 1, 1, IC);
+    struct tensor x = image(t->x[0], ROWS, 1, 1, IC), y = image(t->y, ROWS, 1, 1, IC);
     EXPECT_OK(b->ops->silu(b, &x, &y, &err));
 }
 
@@ -265,8 +265,8 @@ static void silus(void **state)
         struct trial t = { .name = "silu", .forward = silu_forward };
         input(&t, (size_t)ROWS * IC, 4);
         output(&t, (size_t)ROWS * IC);
-        struct tensor x = picture(t.x[0], ROWS, 1, 1, IC), dy = picture(t.weight, ROWS, 1, 1, IC);
-        struct into dx = { picture(t.g[0], ROWS, 1, 1, IC), add };
+        struct tensor x = image(t.x[0], ROWS, 1, 1, IC), dy = image(t.weight, ROWS, 1, 1, IC);
+        struct into dx = { image(t.g[0], ROWS, 1, 1, IC), add };
         EXPECT_OK(ops->silu_gradient(b, &x, &dy, &dx, &err));
         check(&t, (bool[]){ add });
         trial_done(&t);
@@ -277,7 +277,7 @@ static const uint32_t labels[ROWS] = { 2, 0, 2 };
 
 static void label_forward(struct trial *t)
 {
-    struct tensor y = picture(t->y, ROWS, 1, 1, IC);
+    struct tensor y = image(t->y, ROWS, 1, 1, IC);
     EXPECT_OK(b->ops->label(b, t->x[0], labels, &y, &err));
 }
 
@@ -287,7 +287,7 @@ static void label_tables(void **state)
     struct trial t = { .name = "label", .forward = label_forward };
     input(&t, (size_t)4 * IC, 1);
     output(&t, (size_t)ROWS * IC);
-    struct tensor dy = picture(t.weight, ROWS, 1, 1, IC);
+    struct tensor dy = image(t.weight, ROWS, 1, 1, IC);
     EXPECT_OK(ops->label_gradient(b, labels, &dy, t.g[0], &err));
     check(&t, (bool[]){ true });
     trial_done(&t);
@@ -304,15 +304,15 @@ struct norm_shape {
 static void norm_args(struct trial *t, struct group_norm_args *a, struct tensor *ss)
 {
     const struct norm_shape *s = t->shape;
-    *a = (struct group_norm_args){ .x = picture(t->x[0], s->n, s->h, s->w, s->c),
-                                   .y = picture(t->y, s->n, s->h, s->w, s->c),
+    *a = (struct group_norm_args){ .x = image(t->x[0], s->n, s->h, s->w, s->c),
+                                   .y = image(t->y, s->n, s->h, s->w, s->c),
                                    .groups = s->groups,
                                    .eps = 1e-5f,
                                    .gamma = t->x[1],
                                    .beta = t->x[2],
                                    .silu = s->silu };
     if (!s->scale_shift) return;
-    *ss = picture(t->x[3], s->n, 1, 1, 2 * s->c);
+    *ss = image(t->x[3], s->n, 1, 1, 2 * s->c);
     a->scale_shift = ss;
 }
 
@@ -346,12 +346,12 @@ static void group_norms(void **state)
         struct group_norm_gradient_args a = { 0 };
         struct tensor ss;
         norm_args(&t, &a.forward, &ss);
-        a.dy = picture(t.weight, s->n, s->h, s->w, s->c);
-        a.dx = (struct into){ picture(t.g[0], s->n, s->h, s->w, s->c), s->add };
+        a.dy = image(t.weight, s->n, s->h, s->w, s->c);
+        a.dx = (struct into){ image(t.g[0], s->n, s->h, s->w, s->c), s->add };
         a.dgamma = t.g[1];
         a.dbeta = t.g[2];
         if (s->scale_shift)
-            a.dscale_shift = (struct into){ picture(t.g[3], s->n, 1, 1, 2 * s->c), s->add };
+            a.dscale_shift = (struct into){ image(t.g[3], s->n, 1, 1, 2 * s->c), s->add };
         EXPECT_OK(ops->group_norm_gradient(b, &a, &err));
         check(&t, (bool[]){ s->add, true, true, s->add });
         trial_done(&t);
@@ -364,9 +364,9 @@ static void a_norms_gradient_may_take_its_outputs_place(void **state)
     float *x = floats(48, 1), *gamma = floats(8, 2), *beta = floats(8, 3), *dy = floats(48, 4);
     float *dx = floats(48, 5);
     struct group_norm_gradient_args a = {
-        .forward = { .x = picture(x, 1, 2, 3, 8), .groups = 2, .eps = 1e-5f, .silu = true },
-        .dy = picture(dy, 1, 2, 3, 8),
-        .dx = { picture(dx, 1, 2, 3, 8), false },
+        .forward = { .x = image(x, 1, 2, 3, 8), .groups = 2, .eps = 1e-5f, .silu = true },
+        .dy = image(dy, 1, 2, 3, 8),
+        .dx = { image(dx, 1, 2, 3, 8), false },
     };
     a.forward.gamma = gamma;
     a.forward.beta = beta;
@@ -395,8 +395,8 @@ static void attention_forward(struct trial *t)
 {
     const struct attention_shape *s = t->shape;
     uint32_t c = s->heads * s->ch;
-    struct tensor qkv = picture(t->x[0], s->n, s->h, s->w, 3 * c);
-    struct tensor y = picture(t->y, s->n, s->h, s->w, c);
+    struct tensor qkv = image(t->x[0], s->n, s->h, s->w, 3 * c);
+    struct tensor y = image(t->y, s->n, s->h, s->w, c);
     EXPECT_OK(b->ops->attention(b, s->plan, &qkv, &y, &err));
 }
 
@@ -418,8 +418,8 @@ static void attentions(void **state)
         EXPECT_OK(ops->attention_new(b, &d, &a, &err));
         input(&t, (size_t)s->n * s->h * s->w * 3 * c, 2);
         output(&t, (size_t)s->n * s->h * s->w * c);
-        struct tensor qkv = picture(t.x[0], s->n, s->h, s->w, 3 * c), dqkv = qkv;
-        struct tensor dy = picture(t.weight, s->n, s->h, s->w, c);
+        struct tensor qkv = image(t.x[0], s->n, s->h, s->w, 3 * c), dqkv = qkv;
+        struct tensor dy = image(t.weight, s->n, s->h, s->w, c);
         dqkv.data = t.g[0];
         EXPECT_OK(ops->attention_gradient(b, a, &qkv, &dy, &dqkv, &err));
         check(&t, (bool[]){ false });
@@ -429,24 +429,24 @@ static void attentions(void **state)
     }
 }
 
-/* ---- walks over a picture ---- */
+/* ---- walks over a image ---- */
 
 static void up_forward(struct trial *t)
 {
-    struct tensor x = picture(t->x[0], 2, 3, 2, 3), y = picture(t->y, 2, 6, 4, 3);
+    struct tensor x = image(t->x[0], 2, 3, 2, 3), y = image(t->y, 2, 6, 4, 3);
     EXPECT_OK(b->ops->upsample(b, &x, &y, &err));
 }
 
 static void down_forward(struct trial *t)
 {
-    struct tensor x = picture(t->x[0], 2, 6, 4, 3), y = picture(t->y, 2, 3, 2, 3);
+    struct tensor x = image(t->x[0], 2, 6, 4, 3), y = image(t->y, 2, 3, 2, 3);
     EXPECT_OK(b->ops->downsample(b, &x, &y, &err));
 }
 
 static void add_channel_forward(struct trial *t)
 {
-    struct tensor x = picture(t->x[0], 2, 3, 2, 3), e = picture(t->x[1], 2, 1, 1, 3);
-    struct tensor y = picture(t->y, 2, 3, 2, 3);
+    struct tensor x = image(t->x[0], 2, 3, 2, 3), e = image(t->x[1], 2, 1, 1, 3);
+    struct tensor y = image(t->y, 2, 3, 2, 3);
     EXPECT_OK(b->ops->add_channel(b, &x, &e, &y, &err));
 }
 
@@ -457,8 +457,8 @@ static void walks(void **state)
         struct trial up = { .name = "upsample", .forward = up_forward };
         input(&up, 36, 1);
         output(&up, 144);
-        struct tensor dy = picture(up.weight, 2, 6, 4, 3);
-        struct into dx = { picture(up.g[0], 2, 3, 2, 3), add };
+        struct tensor dy = image(up.weight, 2, 6, 4, 3);
+        struct into dx = { image(up.g[0], 2, 3, 2, 3), add };
         EXPECT_OK(ops->upsample_gradient(b, &dy, &dx, &err));
         check(&up, (bool[]){ add });
         trial_done(&up);
@@ -466,8 +466,8 @@ static void walks(void **state)
         struct trial down = { .name = "downsample", .forward = down_forward };
         input(&down, 144, 1);
         output(&down, 36);
-        dy = picture(down.weight, 2, 3, 2, 3);
-        dx = (struct into){ picture(down.g[0], 2, 6, 4, 3), add };
+        dy = image(down.weight, 2, 3, 2, 3);
+        dx = (struct into){ image(down.g[0], 2, 6, 4, 3), add };
         EXPECT_OK(ops->downsample_gradient(b, &dy, &dx, &err));
         check(&down, (bool[]){ add });
         trial_done(&down);
@@ -476,9 +476,9 @@ static void walks(void **state)
         input(&sum, 36, 1);
         input(&sum, 6, 1);
         output(&sum, 36);
-        dy = picture(sum.weight, 2, 3, 2, 3);
-        dx = (struct into){ picture(sum.g[0], 2, 3, 2, 3), add };
-        struct into de = { picture(sum.g[1], 2, 1, 1, 3), add };
+        dy = image(sum.weight, 2, 3, 2, 3);
+        dx = (struct into){ image(sum.g[0], 2, 3, 2, 3), add };
+        struct into de = { image(sum.g[1], 2, 1, 1, 3), add };
         EXPECT_OK(ops->pass(b, &dy, &dx, &err));
         EXPECT_OK(ops->channel_sums(b, &dy, &de, &err));
         check(&sum, (bool[]){ add, add });
@@ -492,7 +492,7 @@ enum { BATCH_PIXELS = 2 * 3 * 4, BATCH_CHANNELS = 3 };
 
 static void batch_norm_of(struct trial *t, struct batch_norm_args *a, double *sums)
 {
-    *a = (struct batch_norm_args){ .x = picture(t->x[0], 2, 3, 4, BATCH_CHANNELS),
+    *a = (struct batch_norm_args){ .x = image(t->x[0], 2, 3, 4, BATCH_CHANNELS),
                                    .gamma = t->x[1],
                                    .beta = t->x[2],
                                    .sums = sums,
@@ -505,7 +505,7 @@ static void batch_norm_forward(struct trial *t)
 {
     struct batch_norm_args a;
     double sums[2 * BATCH_CHANNELS];
-    struct tensor y = picture(t->y, 2, 3, 4, BATCH_CHANNELS);
+    struct tensor y = image(t->y, 2, 3, 4, BATCH_CHANNELS);
     batch_norm_of(t, &a, sums);
     EXPECT_OK(ops->batch_norm(b, &a, &y, &err));
 }
@@ -522,8 +522,8 @@ static void batch_norms(void **state)
         input(&t, BATCH_CHANNELS, 1);
         output(&t, (size_t)BATCH_PIXELS * BATCH_CHANNELS);
         batch_norm_of(&t, &a, sums);
-        struct tensor dy = picture(t.weight, 2, 3, 4, BATCH_CHANNELS);
-        struct into dx = { picture(t.g[0], 2, 3, 4, BATCH_CHANNELS), add };
+        struct tensor dy = image(t.weight, 2, 3, 4, BATCH_CHANNELS);
+        struct into dx = { image(t.g[0], 2, 3, 4, BATCH_CHANNELS), add };
         EXPECT_OK(ops->batch_norm_gradient_sums(b, &a, &dy, dsums, t.g[1], t.g[2], &err));
         EXPECT_OK(ops->batch_norm_gradient(b, &a, &dy, dsums, &dx, &err));
         check(&t, (bool[]){ add, true, true });
@@ -533,7 +533,7 @@ static void batch_norms(void **state)
 
 static void leaky_forward(struct trial *t)
 {
-    struct tensor x = picture(t->x[0], 1, 2, 3, 5), y = picture(t->y, 1, 2, 3, 5);
+    struct tensor x = image(t->x[0], 1, 2, 3, 5), y = image(t->y, 1, 2, 3, 5);
     EXPECT_OK(ops->leaky_relu(b, &x, 0.2f, &y, &err));
 }
 
@@ -547,8 +547,8 @@ static void leaky_relus(void **state)
         for (int i = 0; i < 30; i++) /* away from the kink */
             t.x[0][i] += t.x[0][i] > 0 ? 0.2f : -0.2f;
         leaky_forward(&t);
-        struct tensor y = picture(t.y, 1, 2, 3, 5), dy = picture(t.weight, 1, 2, 3, 5);
-        struct into dx = { picture(t.g[0], 1, 2, 3, 5), add };
+        struct tensor y = image(t.y, 1, 2, 3, 5), dy = image(t.weight, 1, 2, 3, 5);
+        struct into dx = { image(t.g[0], 1, 2, 3, 5), add };
         EXPECT_OK(ops->leaky_relu_gradient(b, &y, 0.2f, &dy, &dx, &err));
         check(&t, (bool[]){ add });
         trial_done(&t);

@@ -14,7 +14,7 @@
 static const struct conv_case {
     const char *name;
     uint32_t n, h, w, ic, oc, kernel, stride;
-    uint32_t more; /* ld beyond the channels, of all four pictures */
+    uint32_t more; /* ld beyond the channels, of all four images */
     bool add, residual;
 } convs[] = {
     { "1x1, one pixel", 1, 1, 1, 1, 1, 1, 1, 0, false, false },
@@ -64,9 +64,9 @@ static struct conv_result run_conv(struct backend *b, enum dtype t, const struct
     uint32_t in[4] = { c->n, c->h, c->w, c->ic }, out[4] = { c->n, oh, ow, c->oc };
     size_t weights = (size_t)c->oc * c->ic * c->kernel * c->kernel;
     float *weight = floats(weights, 1), *bias = floats(c->oc, 2);
-    struct tensor x = picture(t, in, c->more, 3), dy = picture(t, out, c->more, 4);
-    struct tensor r = picture(t, out, c->more, 5);
-    struct conv_result k = { picture(t, out, c->more, 6), picture(t, in, c->more, 7),
+    struct tensor x = image(t, in, c->more, 3), dy = image(t, out, c->more, 4);
+    struct tensor r = image(t, out, c->more, 5);
+    struct conv_result k = { image(t, out, c->more, 6), image(t, in, c->more, 7),
                              floats(weights, 8), floats(c->oc, 9) };
     struct trained_conv *conv = NULL;
     EXPECT_OK(ops->conv_new(b, &d, &conv, &err));
@@ -104,8 +104,8 @@ static void convolutions_agree(void **state)
         for (int way = 0; way < WAYS; way++) {
             const struct near k = { c->name, way, 4e-6, 8e-3 };
             struct conv_result got = run_conv(cpu[way], dtype_of(way), c);
-            pictures_near(&k, "y", &got.y, &want.y);
-            pictures_near(&k, "dx", &got.dx, &want.dx);
+            images_near(&k, "y", &got.y, &want.y);
+            images_near(&k, "dx", &got.dx, &want.dx);
             floats_near(&k, "dweight", got.dweight, want.dweight,
                         (size_t)c->oc * c->ic * c->kernel * c->kernel);
             floats_near(&k, "dbias", got.dbias, want.dbias, c->oc);
@@ -127,8 +127,8 @@ static void what_a_convolution_was_not_made_for_is_refused(void **state)
     assert_null(c);
     d.kernel = 3;
     EXPECT_OK(b->ops->gradients->conv_new(b, &d, &c, &err));
-    struct tensor x = picture(DT_F32, (uint32_t[]){ 1, 4, 4, 3 }, 0, 1);
-    struct tensor y = picture(DT_F32, (uint32_t[]){ 1, 4, 4, 5 }, 0, 2);
+    struct tensor x = image(DT_F32, (uint32_t[]){ 1, 4, 4, 3 }, 0, 1);
+    struct tensor y = image(DT_F32, (uint32_t[]){ 1, 4, 4, 5 }, 0, 2);
     float dweight[135] = { 0 };
     assert_int_equal(b->ops->gradients->conv(b, c, &x, NULL, &y, NULL),
                      ST_INTERNAL); /* not packed */
@@ -166,15 +166,15 @@ struct norm_result {
 static struct norm_result run_norm(struct backend *b, enum dtype t, const struct norm_case *c)
 {
     uint32_t shape[4] = { c->n, c->h, c->w, c->c }, wide[4] = { c->n, 1, 1, 2 * c->c };
-    struct tensor x = picture(t, shape, c->more, 1), ss = picture(DT_F32, wide, 0, 2);
+    struct tensor x = image(t, shape, c->more, 1), ss = image(DT_F32, wide, 0, 2);
     float *gamma = floats(c->c, 3), *beta = floats(c->c, 4);
     for (size_t i = 0; c->mean != 0 && i < (size_t)x.n * x.h * x.w * x.ld; i++) {
         float v = f32_of_bf16(bf16_of_f32(value(&x, i) + c->mean));
         dtype_from_f32((char *)x.data + i * dtype_size(t), t, &v, 1);
     }
-    struct norm_result k = { picture(t, shape, c->more, 10), picture(t, shape, c->more, 5),
-                             picture(DT_F32, wide, 0, 6), floats(c->c, 7), floats(c->c, 8) };
-    struct tensor dy = picture(t, shape, c->more, 9);
+    struct norm_result k = { image(t, shape, c->more, 10), image(t, shape, c->more, 5),
+                             image(DT_F32, wide, 0, 6), floats(c->c, 7), floats(c->c, 8) };
+    struct tensor dy = image(t, shape, c->more, 9);
     struct group_norm_gradient_args a = { .dy = dy,
                                           .dx = { k.dx, c->add },
                                           .dscale_shift = { k.dss, c->add },
@@ -224,9 +224,9 @@ static void group_norms_agree(void **state)
         for (int way = 0; way < WAYS; way++) {
             const struct near k = { c->name, way, c->mean != 0 ? 1e-4 : 4e-6, 8e-3 };
             struct norm_result got = run_norm(cpu[way], dtype_of(way), c);
-            pictures_near(&k, "y", &got.y, &want.y);
-            pictures_near(&k, "dx", &got.dx, &want.dx);
-            pictures_near(&k, "dscale_shift", &got.dss, &want.dss);
+            images_near(&k, "y", &got.y, &want.y);
+            images_near(&k, "dx", &got.dx, &want.dx);
+            images_near(&k, "dscale_shift", &got.dss, &want.dss);
             floats_near(&k, "dgamma", got.dgamma, want.dgamma, c->c);
             floats_near(&k, "dbeta", got.dbeta, want.dbeta, c->c);
             norm_result_done(&got);
@@ -254,8 +254,8 @@ static struct tensor run_attention(struct backend *b, enum dtype t, const struct
     const struct gradient_ops *ops = b->ops->gradients;
     uint32_t wide = c->heads * c->ch, in[4] = { c->n, c->h, c->w, 3 * wide };
     uint32_t out[4] = { c->n, c->h, c->w, wide };
-    struct tensor qkv = picture(t, in, c->more, 1), dy = picture(t, out, c->more, 2);
-    struct tensor dqkv = picture(t, in, c->more, 3);
+    struct tensor qkv = image(t, in, c->more, 1), dy = image(t, out, c->more, 2);
+    struct tensor dqkv = image(t, in, c->more, 3);
     struct attention_desc d = { c->h, c->w, c->heads, c->ch, c->new_order, t, qkv.ld, dy.ld };
     struct trained_attention *a = NULL;
     EXPECT_OK(ops->attention_new(b, &d, &a, &err));
@@ -274,7 +274,7 @@ static void attentions_agree(void **state)
         for (int way = 0; way < WAYS; way++) {
             const struct near k = { attentions[i].name, way, 4e-6, 8e-3 };
             struct tensor got = run_attention(cpu[way], dtype_of(way), &attentions[i]);
-            pictures_near(&k, "dqkv", &got, &want);
+            images_near(&k, "dqkv", &got, &want);
             free(got.data);
         }
         free(want.data);

@@ -1,4 +1,4 @@
-/* The rest of the CPU back end's training ops against those in double: embeddings, walks over a picture, PatchGAN's norms, and
+/* The rest of the CPU back end's training ops against those in double: embeddings, walks over a image, PatchGAN's norms, and
  * the optimiser. As test_gradients_cpu.c otherwise. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,9 +23,9 @@ static void run_embeddings(struct backend *b, struct embedding_result *linear,
     const struct gradient_ops *ops = b->ops->gradients;
     const uint32_t in[4] = { 3, 1, 1, ic }, out[4] = { 3, 1, 1, oc };
     float *weight = floats((size_t)ic * oc, 1), *bias = floats(oc, 2);
-    struct tensor x = picture(DT_F32, in, 0, 3), dy = picture(DT_F32, out, 0, 4);
-    struct tensor g = picture(DT_F32, in, 0, 5);
-    *linear = (struct embedding_result){ picture(DT_F32, out, 0, 6), picture(DT_F32, in, 0, 7),
+    struct tensor x = image(DT_F32, in, 0, 3), dy = image(DT_F32, out, 0, 4);
+    struct tensor g = image(DT_F32, in, 0, 5);
+    *linear = (struct embedding_result){ image(DT_F32, out, 0, 6), image(DT_F32, in, 0, 7),
                                          floats((size_t)ic * oc, 8), floats(oc, 9) };
     EXPECT_OK(ops->linear(b, weight, bias, &x, &linear->y, &err));
     struct into dx = { linear->dx, add };
@@ -34,7 +34,7 @@ static void run_embeddings(struct backend *b, struct embedding_result *linear,
     EXPECT_OK(ops->linear_gradient(b, weight, &x, &dy, &dx, linear->dweight, NULL, &err));
     EXPECT_OK(ops->linear_gradient(b, weight, &x, &dy, &dx, NULL, NULL, &err));
 
-    *rest = (struct embedding_result){ picture(DT_F32, in, 0, 10), picture(DT_F32, in, 0, 11),
+    *rest = (struct embedding_result){ image(DT_F32, in, 0, 10), image(DT_F32, in, 0, 11),
                                        floats((size_t)3 * ic, 12), NULL };
     for (size_t i = 0; i < (size_t)3 * ic; i++)
         ((float *)x.data)[i] *= 20; /* SiLU's whole range */
@@ -69,13 +69,13 @@ static void embeddings_agree(void **state)
             for (int way = 0; way < TEAMS; way++) {
                 const struct near k = { "embeddings", way, 2e-6, 0 };
                 run_embeddings(cpu[way], &got[0], &got[1], ic, oc, add);
-                pictures_near(&k, "linear", &got[0].y, &want[0].y);
-                pictures_near(&k, "linear's dx", &got[0].dx, &want[0].dx);
+                images_near(&k, "linear", &got[0].y, &want[0].y);
+                images_near(&k, "linear's dx", &got[0].dx, &want[0].dx);
                 floats_near(&k, "linear's dweight", got[0].dweight, want[0].dweight,
                             (size_t)ic * oc);
                 floats_near(&k, "linear's dbias", got[0].dbias, want[0].dbias, oc);
-                pictures_near(&k, "silu in place", &got[1].y, &want[1].y);
-                pictures_near(&k, "silu", &got[1].dx, &want[1].dx);
+                images_near(&k, "silu in place", &got[1].y, &want[1].y);
+                images_near(&k, "silu", &got[1].dx, &want[1].dx);
                 floats_near(&k, "label", got[1].dweight, want[1].dweight, (size_t)3 * ic);
                 embedding_done(&got[0]);
                 embedding_done(&got[1]);
@@ -85,7 +85,7 @@ static void embeddings_agree(void **state)
         }
 }
 
-/* ---- walks over a picture ---- */
+/* ---- walks over a image ---- */
 
 enum walk { UP, DOWN, PASS, TO_F32, SUMS, LEAKY, LEAKY_GRADIENT, LEAKY_IN_PLACE, WALKS };
 static const char *const walk_names[WALKS] = { "upsample",     "downsample", "pass",
@@ -96,13 +96,13 @@ static struct tensor run_walk(struct backend *b, enum dtype t, enum walk what, u
 {
     const struct gradient_ops *ops = b->ops->gradients;
     const uint32_t small[4] = { 2, 6, 10, c }, large[4] = { 2, 12, 20, c }, one[4] = { 2, 1, 1, c };
-    struct tensor x = picture(t, what == UP ? large : small, 3, 1);
-    struct tensor sign = picture(t, small, 1, 2);
-    struct tensor y = picture(what == TO_F32 || what == SUMS ? DT_F32 : t,
-                              what == DOWN   ? large
-                              : what == SUMS ? one
-                                             : small,
-                              what == SUMS ? 0 : 5, 3);
+    struct tensor x = image(t, what == UP ? large : small, 3, 1);
+    struct tensor sign = image(t, small, 1, 2);
+    struct tensor y = image(what == TO_F32 || what == SUMS ? DT_F32 : t,
+                            what == DOWN   ? large
+                            : what == SUMS ? one
+                                           : small,
+                            what == SUMS ? 0 : 5, 3);
     struct into to = { y, add };
     switch (what) {
     case UP: EXPECT_OK(ops->upsample_gradient(b, &x, &to, &err)); break;
@@ -135,7 +135,7 @@ static void walks_agree(void **state)
                     const struct near k = { walk_names[what], way, 1e-6, 8e-3 };
                     struct tensor got =
                         run_walk(cpu[way], dtype_of(way), (enum walk)what, widths[i], add);
-                    pictures_near(&k, "y", &got, &want);
+                    images_near(&k, "y", &got, &want);
                     free(got.data);
                 }
                 free(want.data);
@@ -163,9 +163,9 @@ static void run_batch(struct backend *b, enum dtype t, struct batch_result *r,
     const struct gradient_ops *ops = b->ops->gradients;
     uint32_t c = shape[3];
     float *gamma = floats(c, 1), *beta = floats(c, 2);
-    struct tensor x = picture(t, shape, 2, 3), dy = picture(t, shape, 2, 4);
-    *r = (struct batch_result){ .y = picture(t, shape, 2, 5),
-                                .dx = picture(t, shape, 2, 6),
+    struct tensor x = image(t, shape, 2, 3), dy = image(t, shape, 2, 4);
+    *r = (struct batch_result){ .y = image(t, shape, 2, 5),
+                                .dx = image(t, shape, 2, 6),
                                 .dgamma = floats(c, 7),
                                 .dbeta = floats(c, 8) };
     struct batch_norm_args a = {
@@ -204,8 +204,8 @@ static void batch_norms_agree(void **state)
             for (int way = 0; way < WAYS; way++) {
                 const struct near k = { "batch norm", way, 1e-5, 1e-2 };
                 run_batch(cpu[way], dtype_of(way), &got, shapes[i], how == 1, how == 2);
-                pictures_near(&k, "y", &got.y, &want.y);
-                pictures_near(&k, "dx", &got.dx, &want.dx);
+                images_near(&k, "y", &got.y, &want.y);
+                images_near(&k, "dx", &got.dx, &want.dx);
                 floats_near(&k, "dgamma", got.dgamma, want.dgamma, shapes[i][3]);
                 floats_near(&k, "dbeta", got.dbeta, want.dbeta, shapes[i][3]);
                 batch_done(&got);

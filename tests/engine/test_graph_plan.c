@@ -32,7 +32,7 @@ static size_t visit(struct arena *a, int32_t node, bool claim)
             size_t cell = at->offset_bytes / 2 + i * at->ld * width + c;
             assert_true(cell < a->cells);
             if (claim) a->owner[cell] = node;
-            /* After its concat, a value that stands in the joined picture is part of it. */
+            /* After its concat, a value that stands in the joined image is part of it. */
             else if (a->owner[cell] != node &&
                      (at->slice_of == NODE_NONE || a->owner[cell] != at->slice_of))
                 strangers++;
@@ -130,7 +130,7 @@ static void every_skip_stands_in_its_concat(void **state)
     graph_free(g);
 }
 
-/* What is left to resample are the pictures that no norm has made, those that blocks skip with: a norm does that too. */
+/* What is left to resample are the images that no norm has made, those that blocks skip with: a norm does that too. */
 static void a_norm_takes_the_resampling_behind_it(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* Sigma and level of a request: what a model allows, what a picture's file tells, what they do. */
+/* Sigma and level of a request: what a model allows, what a image's file tells, what they do. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -73,7 +73,7 @@ static void what_a_model_was_not_trained_for_is_refused_with_its_range(void **st
     (void)state;
     struct engine *e = engine();
     struct model *ranges = model_of(e, RANGES), *single = model_of(e, SINGLE);
-    struct image img = picture(16, 16, 3, 8, 1);
+    struct image img = image(16, 16, 3, 8, 1);
     const struct {
         struct model *m;
         const char *task;
@@ -142,7 +142,7 @@ static void a_jpeg_tells_its_level_within_the_range(void **state)
         const struct restore_params p = {
             .task = all[i].task, .h = -1, .level = all[i].asked, .samples = 1
         };
-        struct image img = picture(16, 16, 3, 8, 1);
+        struct image img = image(16, 16, 3, 8, 1);
         struct restoration *r = NULL;
         img.jpeg_quality = all[i].file;
         assert_int_equal(restoration_new(&r, all[i].m, &p, &img, NULL, NULL), ST_OK);
@@ -164,7 +164,7 @@ static void run(struct engine *e, struct model *m, struct restoration *r)
     }
 }
 
-/* RMS of A x - y, x the picture that came back, whose rounding moves it by 1/255 at most. */
+/* RMS of A x - y, x the image that came back, whose rounding moves it by 1/255 at most. */
 static double residual_by_hand(const struct image *x, const struct image *y, double level)
 {
     const struct extent size = { x->width, x->height, 3 };
@@ -190,7 +190,7 @@ static void the_level_asked_for_is_the_operator_of_the_residual(void **state)
     static const double levels[] = { 1, 2, 4 };
     struct engine *e = engine();
     struct model *m = model_of(e, RANGES);
-    struct image y = picture(40, 48, 3, 8, 2), x = { 0 };
+    struct image y = image(40, 48, 3, 8, 2), x = { 0 };
     double before = 0;
     for (size_t i = 0; i < 3; i++) {
         const struct restore_params p = {

@@ -1,4 +1,4 @@
-/* Philox, Box-Muller and the layout of noise over pictures. */
+/* Philox, Box-Muller and the layout of noise over images. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -251,7 +251,7 @@ static void enlarging_has_half_pixel_centres_and_clamped_edges(void **state)
 static void a_measurement_is_a_x_plus_noise(void **state)
 {
     (void)state;
-    struct image img = picture(64, 64, 3, 8, 1);
+    struct image img = image(64, 64, 3, 8, 1);
     for (int t = 0; t < TASK_COUNT; t++) {
         const struct task_desc *task = &task_table[t];
         const struct operator_traits *o = operator_of(task->op);
@@ -288,7 +288,7 @@ static void a_measurement_is_a_x_plus_noise(void **state)
 static void a_measurement_has_the_level_asked_for(void **state)
 {
     (void)state;
-    struct image img = picture(40, 40, 3, 8, 1);
+    struct image img = image(40, 40, 3, 8, 1);
     struct measurement own = { 0 }, same = { 0 }, other = { 0 };
     struct error err = { 0 };
     assert_int_equal(measurement_make(&own, "deblur", 0, 0, 1, &img, NULL, NULL), ST_OK);

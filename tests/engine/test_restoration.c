@@ -58,7 +58,7 @@ void __wrap_free(void *p)
 static void mean_and_unbiased_deviation_are_those_of_the_samples(void **state)
 {
     (void)state;
-    struct image img = picture(40, 40, 3, 8, 9), mean = { 0 }, deviation = { 0 }, third = { 0 };
+    struct image img = image(40, 40, 3, 8, 9), mean = { 0 }, deviation = { 0 }, third = { 0 };
     struct restoration_setup s = setup(TASK_DENOISE, 32, 8);
     struct restoration *r = NULL;
     for (size_t i = 0; i < image_bytes(&img); i++)
@@ -68,7 +68,7 @@ static void mean_and_unbiased_deviation_are_those_of_the_samples(void **state)
     s.output = OUTPUT_ALL;
     s.keep_samples = true;
     assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
-    run_identity(r, 2 / 127.5); /* sample k is the picture, 2 k levels brighter */
+    run_identity(r, 2 / 127.5); /* sample k is the image, 2 k levels brighter */
     assert_int_equal(restoration_image(r, OUTPUT_MEAN, 0, &mean, NULL), ST_OK);
     assert_int_equal(restoration_image(r, OUTPUT_STD, 0, &deviation, NULL), ST_OK);
     assert_int_equal(restoration_image(r, OUTPUT_IMAGE, 3, &third, NULL), ST_OK);
@@ -106,7 +106,7 @@ static void gray_stays_gray_but_for_colorize_and_alpha_is_kept(void **state)
         { TASK_DEJPEG, 4, 16, 4 },
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        struct image img = picture(20, 12, all[i].channels, all[i].depth, i);
+        struct image img = image(20, 12, all[i].channels, all[i].depth, i);
         struct image out = restored(all[i].task, &img, NULL);
         const uint32_t grow = all[i].task == TASK_SR4 ? 4 : all[i].task == TASK_SR2 ? 2 : 1;
         assert_int_equal(out.width, 20 * grow);
@@ -120,10 +120,10 @@ static void gray_stays_gray_but_for_colorize_and_alpha_is_kept(void **state)
     }
 }
 
-static void alpha_is_resized_with_the_picture(void **state)
+static void alpha_is_resized_with_the_image(void **state)
 {
     (void)state;
-    struct image img = picture(16, 16, 4, 8, 1);
+    struct image img = image(16, 16, 4, 8, 1);
     for (size_t p = 0; p < 256; p++)
         ((uint8_t *)img.pixels)[4 * p + 3] = p % 16 < 8 ? 0 : 200;
     struct image out = restored(TASK_SR4, &img, NULL);
@@ -146,7 +146,7 @@ static void alpha_is_resized_with_the_picture(void **state)
 static void only_the_hole_gets_noise(void **state)
 {
     (void)state;
-    struct image img = picture(40, 24, 3, 8, 4), mask = { 0 };
+    struct image img = image(40, 24, 3, 8, 4), mask = { 0 };
     assert_int_equal(image_init(&mask, 40, 24, 1, 8, NULL), ST_OK);
     for (size_t y = 8; y < 16; y++)
         memset((uint8_t *)mask.pixels + y * 40 + 10, 255, 20);
@@ -167,11 +167,11 @@ static void only_the_hole_gets_noise(void **state)
     image_done(&out);
 }
 
-static void pictures_that_do_not_fit_are_refused(void **state)
+static void images_that_do_not_fit_are_refused(void **state)
 {
     (void)state;
-    struct image good = picture(16, 16, 3, 8, 1), tiny = picture(1, 1, 3, 8, 1);
-    struct image strip = picture(20000, 1, 3, 8, 1), small_mask = picture(8, 8, 1, 8, 1);
+    struct image good = image(16, 16, 3, 8, 1), tiny = image(1, 1, 3, 8, 1);
+    struct image strip = image(20000, 1, 3, 8, 1), small_mask = image(8, 8, 1, 8, 1);
     const struct {
         enum task_id task;
         const struct image *img, *mask;
@@ -206,7 +206,7 @@ static void memory_is_bounded_by_the_room_announced_and_all_given_back(void **st
     (void)state;
     for (int kind = OUTPUT_IMAGE; kind <= OUTPUT_ALL; kind++)
         for (int t = 0; t < TASK_COUNT; t++) {
-            struct image img = picture(150, 90, 4, 8, 1), out = { 0 };
+            struct image img = image(150, 90, 4, 8, 1), out = { 0 };
             struct restoration_setup s = setup((enum task_id)t, 32, 16);
             struct restoration_shape shape;
             struct restoration *r = NULL;
@@ -240,9 +240,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mean_and_unbiased_deviation_are_those_of_the_samples),
         cmocka_unit_test(gray_stays_gray_but_for_colorize_and_alpha_is_kept),
-        cmocka_unit_test(alpha_is_resized_with_the_picture),
+        cmocka_unit_test(alpha_is_resized_with_the_image),
         cmocka_unit_test(only_the_hole_gets_noise),
-        cmocka_unit_test(pictures_that_do_not_fit_are_refused),
+        cmocka_unit_test(images_that_do_not_fit_are_refused),
         cmocka_unit_test(memory_is_bounded_by_the_room_announced_and_all_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

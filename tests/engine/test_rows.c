@@ -20,7 +20,7 @@ enum { SIDE = 64, ROWS = 48, CELL = 8 };
 static struct dataset *photos(char *folder)
 {
     const struct encode_options o = { .format = IMAGE_PNG, .png_level = -1 };
-    struct image img = picture(160, 140, 3, 8, 5);
+    struct image img = image(160, 140, 3, 8, 5);
     struct dataset *d = NULL;
     char path[64];
     void *bytes = NULL;
@@ -71,7 +71,7 @@ static void draw(struct drawn *r, struct dataset *d, enum task_id task, double l
     row_scratch_done(&s);
 }
 
-/* The column modulo CELL between which and the next one the picture jumps most. */
+/* The column modulo CELL between which and the next one the image jumps most. */
 static uint32_t edge_of(const float *y)
 {
     double jumps[CELL] = { 0 };

@@ -14,15 +14,15 @@
 
 enum { ROWS = 4, W = 16, H = 8, EACH = W * H * 3, COUNT = ROWS * EACH };
 
-struct pictures {
+struct images {
     float pred[COUNT], x[COUNT], d[COUNT];
     float scratch[5 * EACH];
 };
 
 /* Answers differ from the truth and from each other everywhere: no difference is near its kink. */
-static struct pictures *make(void)
+static struct images *make(void)
 {
-    struct pictures *p = calloc(1, sizeof *p);
+    struct images *p = calloc(1, sizeof *p);
     assert_non_null(p);
     for (size_t i = 0; i < COUNT; i++) {
         float n[4];
@@ -35,7 +35,7 @@ static struct pictures *make(void)
     return p;
 }
 
-static struct answers answers_of(const struct pictures *p)
+static struct answers answers_of(const struct images *p)
 {
     return (struct answers){ ROWS, W, H, p->pred, p->x };
 }
@@ -67,7 +67,7 @@ static double plain_distance(const float *a, const float *b, int s, enum distanc
 
 static const double weights[ENERGY_SCALES] = { 1, 0.5, 2, 0.25 };
 
-static double plain_energy(const struct pictures *p, enum distance kind)
+static double plain_energy(const struct images *p, enum distance kind)
 {
     double sum = 0;
     for (int pair = 0; pair < ROWS / 2; pair++)
@@ -82,7 +82,7 @@ static double plain_energy(const struct pictures *p, enum distance kind)
     return sum / (ROWS / 2.0);
 }
 
-static double energy(struct pictures *p, enum distance kind, double weight)
+static double energy(struct images *p, enum distance kind, double weight)
 {
     const struct answers a = answers_of(p);
     assert_true(energy_scratch(W, H) <= sizeof p->scratch / sizeof *p->scratch);
@@ -92,7 +92,7 @@ static double energy(struct pictures *p, enum distance kind, double weight)
 static void energy_is_that_of_plain_loops(void **state)
 {
     (void)state;
-    struct pictures *p = make();
+    struct images *p = make();
     for (int kind = DISTANCE_L1; kind <= DISTANCE_NORM; kind++)
         assert_true(fabs(energy(p, (enum distance)kind, 1) - plain_energy(p, (enum distance)kind)) <
                     1e-6);
@@ -103,7 +103,7 @@ static void gradients_are_finite_differences(void **state)
 {
     (void)state;
     const double step = 1e-4, weight = 3;
-    struct pictures *p = make();
+    struct images *p = make();
     for (int kind = DISTANCE_L1; kind <= DISTANCE_NORM; kind++) {
         memset(p->d, 0, sizeof p->d);
         energy(p, (enum distance)kind, weight);
@@ -124,7 +124,7 @@ static void gradients_are_finite_differences(void **state)
 static void regression_and_its_gradient(void **state)
 {
     (void)state;
-    struct pictures *p = make();
+    struct images *p = make();
     const struct answers a = answers_of(p);
     double l1 = 0, l2 = 0;
     for (size_t i = 0; i < COUNT; i++) {
@@ -147,7 +147,7 @@ static void regression_and_its_gradient(void **state)
 static void energy_asks_for_spread(void **state)
 {
     (void)state;
-    struct pictures *p = make();
+    struct images *p = make();
     memcpy(p->pred, p->x, sizeof p->pred);
     assert_true(energy(p, DISTANCE_L1, 1) == 0);
     for (size_t i = 0; i < COUNT; i++) /* both off by the same */

@@ -1,5 +1,5 @@
 /* A convolution with an input stage against the same steps one by one in double: norm (+ scale and shift) (+ SiLU), resampling,
- * convolution, residual; moments of x given or found, of one picture or of two joined; moments of y. Shapes reach every way a
+ * convolution, residual; moments of x given or found, of one image or of two joined; moments of y. Shapes reach every way a
  * strip is cut (whole, a ring of lines, blocks, ragged rows, a full and a narrow panel); 1, 2 and 3 threads give the same
  * bytes, and so does a row alone. DAVID_CPU_ISA picks the instruction set; one without an input stage is skipped (77). */
 #include <setjmp.h>
@@ -28,7 +28,7 @@ static struct backend *reference, *cpu[TEAMS];
 
 static const struct stage_case {
     const char *name;
-    uint32_t n, h, w, ic, oc, kernel; /* h, w: of the picture that is convolved */
+    uint32_t n, h, w, ic, oc, kernel; /* h, w: of the image that is convolved */
     enum resample resample;
     bool silu, scale_shift, residual, known, joined, moments;
     uint32_t x_more, y_more;

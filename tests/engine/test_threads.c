@@ -65,7 +65,7 @@ static void rows_come_back_from_any_thread_in_any_order(void **state)
 {
     (void)state;
     static const enum output_kind kinds[] = { OUTPUT_IMAGE, OUTPUT_MEAN, OUTPUT_STD };
-    struct image img = picture(150, 120, 3, 8, 1);
+    struct image img = image(150, 120, 3, 8, 1);
     struct restoration *alone = put_back_by(1, &img, false);
     struct restoration *crowd = put_back_by(TEAM, &img, false);
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
@@ -85,7 +85,7 @@ static void rows_come_back_from_any_thread_in_any_order(void **state)
 static void a_lost_row_fails_its_restoration_whoever_loses_it(void **state)
 {
     (void)state;
-    struct image img = picture(150, 120, 3, 8, 1), out = { 0 };
+    struct image img = image(150, 120, 3, 8, 1), out = { 0 };
     struct restoration *r = put_back_by(TEAM, &img, true);
     assert_int_equal(restoration_image(r, OUTPUT_MEAN, 0, &out, NULL), ST_DEVICE_FAULT);
     assert_null(out.pixels);
@@ -133,7 +133,7 @@ static void a_model_runs_the_same_while_others_come_and_go(void **state)
 {
     (void)state;
     const struct engine_options o = { .backend = "cpu", .dtype = "f32", .threads = 1 };
-    struct image img = picture(40, 40, 3, 8, 3);
+    struct image img = image(40, 40, 3, 8, 3);
     struct model *m = NULL;
     pthread_t loader;
     assert_int_equal(engine_open(&engine, &o, NULL), ST_OK);

@@ -1,4 +1,4 @@
-/* Tiles: how they cover a picture, and how they are blended whatever their order. No network. */
+/* Tiles: how they cover a image, and how they are blended whatever their order. No network. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -50,7 +50,7 @@ static void a_tiled_identity_returns_its_input_exactly(void **state)
     for (uint32_t side = 8; side <= 200; side += side < 36 ? 1 : 23)
         for (size_t o = 0; o < sizeof overlaps / sizeof *overlaps; o++)
             for (uint32_t channels = 1; channels <= 3; channels += 2) {
-                struct image img = picture(side, 208 - side, channels, o % 2 ? 16 : 8, side);
+                struct image img = image(side, 208 - side, channels, o % 2 ? 16 : 8, side);
                 struct restoration_setup s = setup(TASK_DENOISE, 32, overlaps[o]);
                 struct restoration *r = NULL;
                 struct image out = { 0 };
@@ -70,15 +70,15 @@ static void a_tiled_identity_returns_its_input_exactly(void **state)
             }
 }
 
-/* With a margin every pixel of the picture has neighbours in some tile, those beyond its edge mirrored. */
-static void a_margin_is_mirrored_around_the_picture_and_cut_off_again(void **state)
+/* With a margin every pixel of the image has neighbours in some tile, those beyond its edge mirrored. */
+static void a_margin_is_mirrored_around_the_image_and_cut_off_again(void **state)
 {
     (void)state;
     enum { TILE = 32, OVERLAP = 8, MARGIN = 12 };
     static const uint32_t sides[][2] = { { 8, 8 }, { 20, 9 }, { 32, 33 }, { 71, 100 } };
     for (size_t i = 0; i < sizeof sides / sizeof *sides; i++)
         for (uint32_t channels = 1; channels <= 3; channels += 2) {
-            struct image img = picture(sides[i][0], sides[i][1], channels, 8, 1 + i), out = { 0 };
+            struct image img = image(sides[i][0], sides[i][1], channels, 8, 1 + i), out = { 0 };
             struct restoration_setup s = setup(TASK_DENOISE, TILE, OVERLAP);
             struct restoration *r = NULL;
             float tile[TILE * TILE * 3];
@@ -108,7 +108,7 @@ static void a_margin_is_mirrored_around_the_picture_and_cut_off_again(void **sta
 static void a_large_photograph_goes_through_its_tiles_unchanged(void **state)
 {
     (void)state;
-    struct image img = picture(2000, 1500, 3, 8, 2), out = { 0 };
+    struct image img = image(2000, 1500, 3, 8, 2), out = { 0 };
     struct restoration_setup s = setup(TASK_DENOISE, 64, 32);
     struct restoration *r = NULL;
     s.img = &img;
@@ -125,7 +125,7 @@ static void a_large_photograph_goes_through_its_tiles_unchanged(void **state)
 static void the_order_in_which_tiles_come_back_does_not_matter(void **state)
 {
     (void)state;
-    struct image img = picture(90, 70, 3, 8, 3), one = { 0 }, other = { 0 };
+    struct image img = image(90, 70, 3, 8, 3), one = { 0 }, other = { 0 };
     struct restoration_setup s = setup(TASK_DENOISE, 32, 16);
     float tile[32 * 32 * 3];
     s.img = &img;
@@ -153,7 +153,7 @@ static void the_order_in_which_tiles_come_back_does_not_matter(void **state)
 static void a_tile_that_is_not_finite_fails_its_restoration(void **state)
 {
     (void)state;
-    struct image img = picture(32, 32, 3, 8, 3), out = { 0 };
+    struct image img = image(32, 32, 3, 8, 3), out = { 0 };
     struct restoration_setup s = setup(TASK_DENOISE, 32, 16);
     struct restoration *r = NULL;
     float tile[32 * 32 * 3] = { 0 };
@@ -174,7 +174,7 @@ int main(void)
         cmocka_unit_test(every_pixel_is_covered_and_weights_sum_to_one),
         cmocka_unit_test(reflection_repeats_as_often_as_needed),
         cmocka_unit_test(a_tiled_identity_returns_its_input_exactly),
-        cmocka_unit_test(a_margin_is_mirrored_around_the_picture_and_cut_off_again),
+        cmocka_unit_test(a_margin_is_mirrored_around_the_image_and_cut_off_again),
         cmocka_unit_test(a_large_photograph_goes_through_its_tiles_unchanged),
         cmocka_unit_test(the_order_in_which_tiles_come_back_does_not_matter),
         cmocka_unit_test(a_tile_that_is_not_finite_fails_its_restoration),

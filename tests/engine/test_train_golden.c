@@ -21,7 +21,7 @@ static const double tolerance = 1e-4, update_tolerance = 1e-2; /* the second: of
 static struct error err;
 static struct backend *b;
 
-/* One file's training: four networks from hashes, the pictures, and the draws. */
+/* One file's training: four networks from hashes, the images, and the draws. */
 struct training {
     struct golden g;
     struct learner nets[4]; /* teacher, score, generator, discriminator */
@@ -33,7 +33,7 @@ struct training {
     unsigned noise; /* weights whose gradient is too small beside the others' to have a sign */
     float *x, *y, *y_in;
     uint8_t *kept;
-    size_t px, count; /* of a row; values of the pictures */
+    size_t px, count; /* of a row; values of the images */
 };
 
 enum { TEACHER, SCORE, GENERATOR, DISCRIMINATOR };

@@ -1,4 +1,4 @@
-/* two_back_ends.h - the CPU back end beside the reference: pictures of noise, and how far two results lie apart.
+/* two_back_ends.h - the CPU back end beside the reference: images of noise, and how far two results lie apart.
  *
  * For one test program each, after cmocka.h. `cpu` has F32 with 1, 2 and 3 threads, and BF16. */
 #ifndef DAVID_TESTS_TWO_BACK_ENDS_H
@@ -46,8 +46,8 @@ BESIDE_FN float *floats(size_t count, uint64_t seed)
     return v;
 }
 
-/* A picture with `more` elements between its channels and the next pixel's. */
-BESIDE_FN struct tensor picture(enum dtype t, const uint32_t shape[4], uint32_t more, uint64_t seed)
+/* A image with `more` elements between its channels and the next pixel's. */
+BESIDE_FN struct tensor image(enum dtype t, const uint32_t shape[4], uint32_t more, uint64_t seed)
 {
     struct tensor x = { NULL, t, shape[0], shape[1], shape[2], shape[3], shape[3] + more };
     size_t count = (size_t)x.n * x.h * x.w * x.ld;
@@ -82,8 +82,8 @@ BESIDE_FN void expect_near(const struct near *k, const char *what, double off, d
                  off, most, tolerance);
 }
 
-BESIDE_FN void pictures_near(const struct near *k, const char *what, const struct tensor *got,
-                             const struct tensor *want)
+BESIDE_FN void images_near(const struct near *k, const char *what, const struct tensor *got,
+                           const struct tensor *want)
 {
     double off = 0, most = 1e-30;
     for (size_t i = 0; i < (size_t)got->n * got->h * got->w; i++)

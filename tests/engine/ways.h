@@ -109,7 +109,7 @@ WAYS_FN enum status open_cpu(void)
     return ST_OK;
 }
 
-/* One back end, which has all dtypes; passes of up to four rows, as the pictures here have. */
+/* One back end, which has all dtypes; passes of up to four rows, as the images here have. */
 WAYS_FN enum status open_plugin(void)
 {
     static const enum dtype dtypes[] = { DT_F32, DT_BF16, DT_F16 };

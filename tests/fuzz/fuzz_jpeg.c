@@ -1,8 +1,8 @@
 /* Any bytes as a JPEG, its EXIF block included. */
-#include "picture.h"
+#include "image.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 {
-    check_picture(bytes, len);
+    check_image(bytes, len);
     return 0;
 }

@@ -1,6 +1,6 @@
 /* Any bytes as a PNG. Checksums would hide the decoder from the fuzzer: each input is tried as it is and with its CRCs
  * set right. */
-#include "picture.h"
+#include "image.h"
 
 static uint32_t crc_of(const uint8_t *p, size_t len)
 {
@@ -32,12 +32,12 @@ static void repair(uint8_t *bytes, size_t len)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 {
-    check_picture(bytes, len);
+    check_image(bytes, len);
     uint8_t *repaired = malloc(len + 1);
     require(repaired != NULL);
     if (len) memcpy(repaired, bytes, len);
     repair(repaired, len);
-    check_picture(repaired, len);
+    check_image(repaired, len);
     free(repaired);
     return 0;
 }

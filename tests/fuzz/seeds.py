@@ -49,10 +49,10 @@ def pngs():
 def jpegs():
     plain = Image.radial_gradient("L").resize((24, 17))
     colour = Image.merge("RGB", (plain, plain.rotate(180), plain.rotate(90)))
-    for picture in (plain, colour, colour.convert("CMYK")):
+    for image in (plain, colour, colour.convert("CMYK")):
         for options in ({}, {"progressive": True}, {"subsampling": 2}, {"optimize": True, "quality": 30}):
             out = io.BytesIO()
-            picture.save(out, "JPEG", **options)
+            image.save(out, "JPEG", **options)
             yield out.getvalue()
     for orientation in range(1, 9):
         out = io.BytesIO()
@@ -66,8 +66,8 @@ def part(name, body, extra=""):
 
 def multiparts():
     """What fuzz_multipart.c reads: the Content-Type, NUL, the body."""
-    picture = part("image", b"\x89PNG\r\n--\0", '; filename="a b.png"\r\nContent-Type: image/png')
-    bodies = ([part("task", b"denoise")], [picture, part("mask", b""), part("seed", b"42")], [part('a\\"b', b"--x")], [])
+    image = part("image", b"\x89PNG\r\n--\0", '; filename="a b.png"\r\nContent-Type: image/png')
+    bodies = ([part("task", b"denoise")], [image, part("mask", b""), part("seed", b"42")], [part('a\\"b', b"--x")], [])
     for boundary in ("x", "----WebKitFormBoundary7MA4YWxk", '"a b"'):
         line = b"--" + boundary.strip('"').encode()
         for parts in bodies:

@@ -4,8 +4,8 @@
  *   gpu_bench network [--arch ffhq256] [--batch 1,8,32] [--dtype bf16] [--runs 20] [--repeats 20]
  *
  * peak: a matrix product of side^3 as a 1x1 convolution, and a copy. network: the folded network as it is served, its recorded passes one after the
- * other (`network`; alone_ms: one pass and a wait); each op again and again, so that its pictures may come from the cache (`op`, `ops`); 8-bit
- * pictures to 8-bit pictures, a batch of them together through engine_run (`restore`). The back end: tests/engine/back_end.h. Hash weights. */
+ * other (`network`; alone_ms: one pass and a wait); each op again and again, so that its images may come from the cache (`op`, `ops`); 8-bit
+ * images to 8-bit images, a batch of them together through engine_run (`restore`). The back end: tests/engine/back_end.h. Hash weights. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

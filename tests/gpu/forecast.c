@@ -128,7 +128,7 @@ static void print_batch(const struct ledger *l, const struct options *o, uint32_
                all.floor_s * 1e6, batch / all.floor_s);
     else
         printf("%u ops, %.2f GFLOP and %.2f MB (%.2f of them read again, %.2f in "
-               "convolutions' pictures with gaps); floor %.3f ms, %.3f an "
+               "convolutions' images with gaps); floor %.3f ms, %.3f an "
                "image, %.0f images/s\n\n",
                all.count, all.flop / 1e9, all.bytes / 1e6, all.again / 1e6, all.gaps / 1e6,
                all.floor_s * 1e3, all.floor_s * 1e3 / batch, batch / all.floor_s);

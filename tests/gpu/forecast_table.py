@@ -30,7 +30,7 @@ def table(forecast, arch):
     row("**all**", runs[0]["count"], runs)
     out += ["", "At the floor: " + ", ".join(f"{r['images_per_second']:.0f}" for r in runs) + " images/s."
             f" Of the bytes of batch {BATCHES[-1]}, {runs[-1]['mb_again'] / BATCHES[-1]:.1f} MB an image are norms' second reading;"
-            f" pictures with gaps in convolutions: {runs[-1]['mb_gaps'] / BATCHES[-1]:.1f} MB.", ""]
+            f" images with gaps in convolutions: {runs[-1]['mb_gaps'] / BATCHES[-1]:.1f} MB.", ""]
     return "\n".join(out)
 
 

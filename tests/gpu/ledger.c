@@ -90,7 +90,7 @@ static enum status conv(struct backend *b, struct conv_plan *p, const struct ten
                        .gaps = gaps_of(x) + gaps_of(y) + (residual ? gaps_of(residual) : 0),
                        .is_matrix = d->ic > 4 && d->oc > 4 };
     snprintf(e.what, sizeof e.what, "%ux%u %ux%u%s %u -> %u%s", d->kernel, d->kernel, d->h, d->w,
-             d->stride > 1 ? "/2" : "", d->ic, d->oc, residual ? " + picture" : "");
+             d->stride > 1 ? "/2" : "", d->ic, d->oc, residual ? " + image" : "");
     NOTED(e, conv(b, p, x, residual, y, set, err));
 }
 

@@ -3,7 +3,7 @@
  * ledger_init: on a back end that computes nothing. A program made and run on it goes through the same folding, memory plan and joins as on a GPU, so the
  * list is what a GPU is asked for, copies that a join saves left out. ledger_watch: on a real one; while it is turned on, ops are done `repeats` times
  * each, one op after the other, and timed; results are then worth nothing. Bytes: each number read once and written once, but that a
- * norm that reads its picture twice (kernels/norm.cu) is counted so. One ledger at a time. */
+ * norm that reads its image twice (kernels/norm.cu) is counted so. One ledger at a time. */
 #ifndef DAVID_TESTS_GPU_LEDGER_H
 #define DAVID_TESTS_GPU_LEDGER_H
 
@@ -18,7 +18,7 @@ struct entry {
     double flop, bytes;
     double again; /* of the bytes: read a second time, where a cache may have them still */
     double
-        gaps; /* of a convolution's: pictures whose pixels stand apart, which some engines copy first */
+        gaps; /* of a convolution's: images whose pixels stand apart, which some engines copy first */
     bool is_matrix; /* its operations are the matrix units' */
     double ns;      /* of one; 0: not timed */
 };

@@ -1,9 +1,9 @@
-/* The rule "One result" of engine/README.md on this card: a picture's bytes alone, in a crowd, at any place in a batch of any size.
+/* The rule "One result" of engine/README.md on this card: a image's bytes alone, in a crowd, at any place in a batch of any size.
  *
  *   one_result [--arch A] [--batch 32] [--dtype bf16]
  *
  * Within a size of a pass the bytes must be the same, run after run and at the first and the last place; between sizes they may differ by 1 of 255. And
- * whether pictures live on the device or their rows are cut and blended by the host (`homes`): the same bytes, but for a hole's noise. One JSON object; ends in 1 where the rule is broken. The back end: tests/engine/back_end.h. Hash weights. */
+ * whether images live on the device or their rows are cut and blended by the host (`homes`): the same bytes, but for a hole's noise. One JSON object; ends in 1 where the rule is broken. The back end: tests/engine/back_end.h. Hash weights. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,10 +23,10 @@ struct ctx {
     struct engine *e;
     struct model *m;
     uint32_t side;
-    size_t bytes; /* of a picture */
+    size_t bytes; /* of a image */
 };
 
-static struct image crowd_picture(const struct ctx *c, uint32_t which)
+static struct image crowd_image(const struct ctx *c, uint32_t which)
 {
     struct image img = { 0 };
     struct error err = { 0 };
@@ -36,7 +36,7 @@ static struct image crowd_picture(const struct ctx *c, uint32_t which)
     return img;
 }
 
-/* Picture 0 at `place` of a batch of n, the others around it; its bytes to `out`. */
+/* Image 0 at `place` of a batch of n, the others around it; its bytes to `out`. */
 static enum status restore(const struct ctx *c, uint32_t n, uint32_t place, uint8_t *out,
                            struct error *err)
 {
@@ -49,7 +49,7 @@ static enum status restore(const struct ctx *c, uint32_t n, uint32_t place, uint
         const struct restore_params p = {
             .task = "denoise", .h = -1, .samples = 1, .seed = 1000 + which
         };
-        img[i] = crowd_picture(c, which);
+        img[i] = crowd_image(c, which);
         s = restoration_new(&r[i], c->m, &p, &img[i], NULL, err);
         rows[i] = (struct row){ .restoration = r[i] };
     }
@@ -99,7 +99,7 @@ static enum status compare(const struct ctx *c, uint32_t batch, int *within, int
     return s;
 }
 
-/* Two samples of a picture of several tiles and what they say together, on the device or by the host. out: mean, deviation, sample 1 */
+/* Two samples of a image of several tiles and what they say together, on the device or by the host. out: mean, deviation, sample 1 */
 static enum status restore_at(const struct ctx *c, const char *task, const struct image *img,
                               const struct image *mask, bool on_host, struct image out[3],
                               struct error *err)
@@ -143,8 +143,8 @@ static enum status compare_homes(const struct ctx *c, int *homes, struct error *
         for (size_t i = 0; !s && i < image_bytes(&mask); i++)
             ((uint8_t *)mask.pixels)[i] = i % 31 < 9 ? 255 : 0;
         const struct image *hole = has_mask ? &mask : NULL;
-        const struct picture_ops *pictures = c->e->backend->ops->pictures;
-        const bool has_device = pictures && (pictures->operators >> task_table[task].op & 1);
+        const struct image_ops *images = c->e->backend->ops->images;
+        const bool has_device = images && (images->operators >> task_table[task].op & 1);
         if (!s) s = restore_at(c, task_table[task].name, &img, hole, true, on_host, err);
         if (!s) s = restore_at(c, task_table[task].name, &img, hole, !has_device, here, err);
         for (int i = 0; !s && i < 3; i++) {

@@ -51,7 +51,7 @@ static void serving_done(struct serving *s)
     engine_close(s->e);
 }
 
-/* n pictures under restoration, the first is number `first` of all. */
+/* n images under restoration, the first is number `first` of all. */
 struct batch {
     struct image img[MAX_BATCH];
     struct row rows[MAX_BATCH];
@@ -80,7 +80,7 @@ static void batch_begin(struct batch *a, const struct serving *s)
     if (engine_begin(s->e, s->m, a->rows, a->n, &a->flight, &err)) fail_msg("%s", err.detail);
 }
 
-/* What comes back, picture after picture. out: [n][BYTES] */
+/* What comes back, image after image. out: [n][BYTES] */
 static void batch_end(struct batch *a, const struct serving *s, uint8_t *out)
 {
     struct error err = { 0 };
@@ -105,7 +105,7 @@ static void restore_alone(const struct serving *s, uint32_t which, uint8_t *out)
     batch_end(&a, s, out);
 }
 
-/* Pictures 0 .. 20 in batches of these sizes, two in flight. out: [21][BYTES] */
+/* Images 0 .. 20 in batches of these sizes, two in flight. out: [21][BYTES] */
 static void restore_all(const struct serving *s, uint8_t *out)
 {
     static const uint32_t sizes[] = { 1, 2, 3, 4, 5, 6 };
@@ -123,20 +123,20 @@ static void restore_all(const struct serving *s, uint8_t *out)
     }
 }
 
-enum { PICTURES = 21 };
+enum { IMAGES = 21 };
 
 /* Whether copies run ahead of the kernels as far as events let them, or come as late as they can: a lane that is used too early reads another batch's
  * rows in one of the two. */
 static void batches_in_flight_give_what_each_gives_alone(void **state)
 {
-    static uint8_t together[PICTURES * BYTES], alone[BYTES];
+    static uint8_t together[IMAGES * BYTES], alone[BYTES];
     struct serving s = serving_of(false);
     (void)state;
     assert_int_equal(engine_describe(s.e)->in_flight, 2);
     for (int copies_first = 0; copies_first < 2; copies_first++) {
         fake_set_copies_first(copies_first);
         restore_all(&s, together);
-        for (uint32_t i = 0; i < PICTURES; i++) {
+        for (uint32_t i = 0; i < IMAGES; i++) {
             restore_alone(&s, i, alone);
             assert_memory_equal(alone, together + (size_t)i * BYTES, BYTES);
         }
@@ -147,7 +147,7 @@ static void batches_in_flight_give_what_each_gives_alone(void **state)
 
 static void serving_allocates_and_records_nothing(void **state)
 {
-    static uint8_t out[PICTURES * BYTES];
+    static uint8_t out[IMAGES * BYTES];
     struct serving s = serving_of(false);
     (void)state;
     const struct cuda_backend *c = cuda_of(s.e->backend);
@@ -168,7 +168,7 @@ static void serving_allocates_and_records_nothing(void **state)
 /* Nothing is timed then, so that the engines are the same ones. */
 static void one_size_gives_the_same_bytes_from_start_to_start(void **state)
 {
-    static uint8_t once[PICTURES * BYTES], again[PICTURES * BYTES], alone[BYTES];
+    static uint8_t once[IMAGES * BYTES], again[IMAGES * BYTES], alone[BYTES];
     struct serving s = serving_of(true);
     (void)state;
     assert_int_equal(s.e->backend->ops->pass_rows(s.e->backend, 1), MAX_BATCH);

@@ -63,8 +63,7 @@ static uint32_t noise(uint64_t *seed)
     return (uint32_t)(*seed >> 33);
 }
 
-static struct image picture(uint32_t w, uint32_t h, uint32_t channels, uint32_t depth,
-                            uint64_t seed)
+static struct image image(uint32_t w, uint32_t h, uint32_t channels, uint32_t depth, uint64_t seed)
 {
     struct image img = { 0 };
     assert_int_equal(image_init(&img, w, h, channels, depth, NULL), ST_OK);
@@ -117,8 +116,8 @@ static void run_all(const struct serving *s, struct restoration *const *r, size_
     }
 }
 
-static void expect_same_picture(struct restoration *a, struct restoration *b, enum output_kind kind,
-                                uint32_t sample)
+static void expect_same_image(struct restoration *a, struct restoration *b, enum output_kind kind,
+                              uint32_t sample)
 {
     struct image one = { 0 }, other = { 0 };
     struct error err = { 0 };
@@ -146,9 +145,9 @@ static void expect_same(struct restoration *host, struct restoration *resident)
         fail_msg("residual %.17g, not %.17g", b.residual_rms, a.residual_rms);
     assert_true(a.residual_rms > 0);
     for (uint32_t i = 0; i <= host->s.samples; i++) /* one more than there is */
-        expect_same_picture(host, resident, OUTPUT_IMAGE, i);
-    expect_same_picture(host, resident, OUTPUT_MEAN, 0);
-    expect_same_picture(host, resident, OUTPUT_STD, 0);
+        expect_same_image(host, resident, OUTPUT_IMAGE, i);
+    expect_same_image(host, resident, OUTPUT_MEAN, 0);
+    expect_same_image(host, resident, OUTPUT_STD, 0);
 }
 
 /* n jobs on the host, then in the residence. */
@@ -173,7 +172,7 @@ static void compare(const struct serving *s, const struct job *jobs, size_t n, s
 
 static bool has_device(const struct serving *s, const struct task_desc *t)
 {
-    return (s->e->backend->ops->pictures->operators >> t->op & 1) != 0;
+    return (s->e->backend->ops->images->operators >> t->op & 1) != 0;
 }
 
 /* `which` of 48: task, channels, depth (or floats), samples and output. */
@@ -205,11 +204,11 @@ static struct job job_of(const struct serving *s, uint32_t which)
                             .keep_samples = wants[which % 5].keep } };
     const bool has_mask =
         operator_of(task_table[task].op)->needs_mask && (channels % 2 || which % 2);
-    j.img = picture(w, h, channels, depth, which + 1);
-    if (has_mask) j.mask = picture(w, h, 1, 8, which + 100);
+    j.img = image(w, h, channels, depth, which + 1);
+    if (has_mask) j.mask = image(w, h, 1, 8, which + 100);
     if (which % 7 == 0 && channels % 2) { /* from floats, nothing rounded */
         struct error err = { 0 };
-        struct image sharp = picture(scale * w, scale * h, channels, 8, which);
+        struct image sharp = image(scale * w, scale * h, channels, 8, which);
         if (measurement_make(&j.y, j.p.task, -1, 0, which, &sharp, has_mask ? &j.mask : NULL, &err))
             fail_msg("%s", err.detail);
         image_done(&sharp);
@@ -234,7 +233,7 @@ static void every_kind_of_restoration_has_the_bytes_of_the_host(void **state)
     serving_done(&s);
 }
 
-/* A task whose operator the device lacks: its pictures stay on the host. */
+/* A task whose operator the device lacks: its images stay on the host. */
 static void what_the_device_lacks_the_host_restores(void **state)
 {
     struct serving s = serving_of(1);
@@ -243,13 +242,13 @@ static void what_the_device_lacks_the_host_restores(void **state)
     for (uint32_t t = 0; t < TASK_COUNT; t++) {
         if (has_device(&s, &task_table[t])) continue;
         struct job j = { .p = { .task = task_table[t].name, .h = -1, .samples = 1, .seed = t } };
-        j.img = picture(40, 33, 3, 8, t);
+        j.img = image(40, 33, 3, 8, t);
         struct restoration *r[2] = { begin(&s, &j), begin(&s, &j) };
         run_all(&s, r, 2, 3);
         for (int i = 0; i < 2; i++)
             assert_true(restoration_is_done(r[i]) && !restoration_is_resident(r[i]));
         assert_true(restoration_facts(r[0])->residual_rms > 0);
-        expect_same_picture(r[0], r[1], OUTPUT_IMAGE, 0);
+        expect_same_image(r[0], r[1], OUTPUT_IMAGE, 0);
         restoration_free(r[0]);
         restoration_free(r[1]);
         job_done(&j);
@@ -304,7 +303,7 @@ static void who_finds_no_room_is_restored_by_the_host(void **state)
         s.e->residence = home;
         for (size_t i = 0; i < MOST; i++) {
             residents += restoration_is_resident(r[i]);
-            expect_same_picture(host[i], r[i], OUTPUT_MEAN, 0);
+            expect_same_image(host[i], r[i], OUTPUT_MEAN, 0);
             restoration_free(r[i]);
             restoration_free(host[i]);
         }
@@ -321,9 +320,9 @@ static void with_several_engines_only_the_whole_ones_stay(void **state)
     struct serving s = serving_of(2);
     struct error err = { 0 };
     struct job small = { .p = { .task = "denoise", .h = -1, .samples = 1 },
-                         .img = picture(SIDE, SIDE, 3, 8, 1) },
+                         .img = image(SIDE, SIDE, 3, 8, 1) },
                large = { .p = { .task = "denoise", .h = -1, .samples = 1 },
-                         .img = picture(2 * SIDE, 2 * SIDE, 3, 8, 2) };
+                         .img = image(2 * SIDE, 2 * SIDE, 3, 8, 2) };
     struct restoration *a = begin(&s, &small), *b = begin(&s, &large);
     struct row rows[MAX_BATCH];
     (void)state;
@@ -355,7 +354,7 @@ static void a_row_that_is_not_finite_fails_alone(void **state)
     (void)state;
     good.p = bad.p;
     image_done(&good.img);
-    good.img = picture(SIDE, SIDE, 3, 8, 9);
+    good.img = image(SIDE, SIDE, 3, 8, 9);
     bad.y = (struct measurement){ calloc((size_t)3 * SIDE * SIDE, sizeof(float)), SIDE, SIDE, 3 };
     assert_non_null(bad.y.y);
     bad.y.y[5 * SIDE] = NAN;
@@ -371,7 +370,7 @@ static void a_row_that_is_not_finite_fails_alone(void **state)
     assert_true(restoration_is_resident(r[1]) && restoration_is_done(r[1]));
     assert_int_equal(restoration_image(r[1], OUTPUT_IMAGE, 0, &out, NULL), ST_INTERNAL);
     assert_true(isnan(restoration_facts(r[1])->residual_rms));
-    expect_same_picture(r[0], r[2], OUTPUT_IMAGE, 0);
+    expect_same_image(r[0], r[2], OUTPUT_IMAGE, 0);
     for (int i = 0; i < 3; i++)
         restoration_free(r[i]);
     job_done(&good);
@@ -385,9 +384,9 @@ static void rows_out_of_order_fail_their_restoration_alone(void **state)
     struct serving s = serving_of(1);
     struct error err = { 0 };
     struct job two = { .p = { .task = "denoise", .h = -1, .samples = 2, .output = OUTPUT_MEAN },
-                       .img = picture(SIDE, SIDE, 3, 8, 2) },
+                       .img = image(SIDE, SIDE, 3, 8, 2) },
                one = { .p = { .task = "denoise", .h = -1, .samples = 1 },
-                       .img = picture(SIDE, SIDE, 3, 8, 3) };
+                       .img = image(SIDE, SIDE, 3, 8, 3) };
     struct restoration *a = begin(&s, &two), *b = begin(&s, &one);
     struct row rows[3] = { { .restoration = a, .index = 1 },
                            { .restoration = b },
@@ -412,7 +411,7 @@ static void a_restoration_that_is_dropped_leaves(void **state)
     struct serving s = serving_of(1);
     struct error err = { 0 };
     struct job large = { .p = { .task = "denoise", .h = -1, .samples = 2, .output = OUTPUT_ALL },
-                         .img = picture(2 * SIDE, 2 * SIDE, 3, 8, 2) };
+                         .img = image(2 * SIDE, 2 * SIDE, 3, 8, 2) };
     struct job next = job_of(&s, 7);
     (void)state;
     struct restoration *r = begin(&s, &large);
@@ -427,19 +426,19 @@ static void a_restoration_that_is_dropped_leaves(void **state)
     serving_done(&s);
 }
 
-/* A picture goes over once and comes back once, however many rows it has; the rows themselves stay. */
-static void what_travels_is_the_picture_not_the_rows(void **state)
+/* A image goes over once and comes back once, however many rows it has; the rows themselves stay. */
+static void what_travels_is_the_image_not_the_rows(void **state)
 {
     struct serving s = serving_of(1);
     struct job j = { .p = { .task = "denoise", .h = -1, .samples = 3, .output = OUTPUT_MEAN },
-                     .img = picture(2 * SIDE, 2 * SIDE, 3, 8, 2) };
+                     .img = image(2 * SIDE, 2 * SIDE, 3, 8, 2) };
     struct restoration *r = begin(&s, &j);
     const uint64_t before = fake_count().copies;
     (void)state;
     run_all(&s, &r, 1, MAX_BATCH);
     const uint64_t batches = (restoration_rows(r) + MAX_BATCH - 1) / MAX_BATCH,
                    copies = fake_count().copies - before;
-    /* picture, tables, result; and for every batch its sets and its flags */
+    /* image, tables, result; and for every batch its sets and its flags */
     assert_int_equal(copies, 3 + 2 * batches);
     restoration_free(r);
     job_done(&j);
@@ -457,7 +456,7 @@ int main(void)
         cmocka_unit_test(a_row_that_is_not_finite_fails_alone),
         cmocka_unit_test(rows_out_of_order_fail_their_restoration_alone),
         cmocka_unit_test(a_restoration_that_is_dropped_leaves),
-        cmocka_unit_test(what_travels_is_the_picture_not_the_rows),
+        cmocka_unit_test(what_travels_is_the_image_not_the_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 """Rows of training on the device: photographs decoded once, crops, and measurements of them by every task of engine/davi/tasks.def.
 
-A row is a function of the seed, the step and the folder, as in engine/train/rows.c, but with other draws. Pictures are [n][3][h][w] in units
+A row is a function of the seed, the step and the folder, as in engine/train/rows.c, but with other draws. Images are [n][3][h][w] in units
 of [-1, 1]. What is random and small is drawn by numpy on the host, noise by the device.
 """
 import concurrent.futures
@@ -22,7 +22,7 @@ KEYS = ("name", "operator", "sigma", "sigma_low", "sigma_high", "h", "level", "l
 
 
 def read_tasks(path=TABLE):
-    """The rows of tasks.def by name: numbers and what is done to a picture."""
+    """The rows of tasks.def by name: numbers and what is done to a image."""
     tasks = {}
     for row in re.findall(r"^TASK\((.*?)\)$", pathlib.Path(path).read_text(), re.S | re.M):
         values = [v.strip().strip('"') for v in row.split(",")[1:1 + len(KEYS)]]
@@ -35,7 +35,7 @@ def read_tasks(path=TABLE):
 # ---- photographs ----
 
 class Photos:
-    """A folder's pictures as one array of pixels on the device; too small ones are left out."""
+    """A folder's images as one array of pixels on the device; too small ones are left out."""
 
     def __init__(self, folder, least_side, device):
         from PIL import Image
@@ -48,7 +48,7 @@ class Photos:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             found = [p for p in pool.map(decode, files) if min(p.shape[:2]) >= least_side]
         if not found:
-            raise SystemExit(f"{folder}: no picture of at least {least_side} px a side")
+            raise SystemExit(f"{folder}: no image of at least {least_side} px a side")
         self.device, self.name, self.left_out = device, pathlib.Path(folder).name, len(files) - len(found)
         self.digest = hashlib.sha256("".join(f"{p.name} {p.stat().st_size}\n" for p in files).encode()).hexdigest()
         self.height, self.width = (np.array([p.shape[k] for p in found]) for k in (0, 1))
@@ -124,7 +124,7 @@ def box_means(size, side, most):
     return (torch.minimum(pixel + 1, first + step) - torch.maximum(pixel.float(), first)).clamp(min=0) / step
 
 
-# ---- operators: of pictures x, the measurement without noise and its size for the network ----
+# ---- operators: of images x, the measurement without noise and its size for the network ----
 
 def enlarged(y, by):
     return F.interpolate(y, scale_factor=by, mode="bilinear", align_corners=False)
@@ -171,7 +171,7 @@ def holes(rows, x, level):
 
 
 def blur(x, deviation):
-    """With taps -30..30 and nothing beyond the picture's sides; deviation: [n] px."""
+    """With taps -30..30 and nothing beyond the image's sides; deviation: [n] px."""
     side = x.shape[-1]
     at = torch.arange(-30, 31, device=x.device)
     norm = (-0.5 * (at / deviation[:, None])**2).exp().sum(1)[:, None, None]

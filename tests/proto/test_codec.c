@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "pictures.h"
+#include "images.h"
 
 enum { MAX_PIXELS = 1 << 24 };
 
@@ -152,7 +152,7 @@ static void a_png_with_any_byte_changed_is_refused(void **state)
     }
 }
 
-static void png_gives_back_every_kind_of_picture(void **state)
+static void png_gives_back_every_kind_of_image(void **state)
 {
     (void)state;
     static const uint32_t sizes[][2] = { { 1, 1 }, { 5, 3 }, { 1, 40 }, { 20000, 1 }, { 65, 33 } };
@@ -321,7 +321,7 @@ int main(void)
         cmocka_unit_test(bad_files_get_their_status_and_a_telling_detail),
         cmocka_unit_test(a_file_cut_at_any_byte_is_refused),
         cmocka_unit_test(a_png_with_any_byte_changed_is_refused),
-        cmocka_unit_test(png_gives_back_every_kind_of_picture),
+        cmocka_unit_test(png_gives_back_every_kind_of_image),
         cmocka_unit_test(the_fast_writer_keeps_runs_of_any_length),
         cmocka_unit_test(the_fast_writer_spends_little_on_what_cannot_be_compressed),
         cmocka_unit_test(the_fast_writer_never_needs_longer_codes_than_deflate_has),

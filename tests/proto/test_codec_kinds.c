@@ -12,7 +12,7 @@
 
 #include <jpeglib.h>
 
-#include "pictures.h"
+#include "images.h"
 
 enum { MAX_PIXELS = 1 << 20 };
 
@@ -215,7 +215,7 @@ static void a_jpeg_of_lawful_but_too_many_scans_is_refused(void **state)
     free(f.data);
 }
 
-static void jpeg_pixel_limit_holds_before_the_picture_is_read(void **state)
+static void jpeg_pixel_limit_holds_before_the_image_is_read(void **state)
 {
     (void)state;
     static uint8_t pixels[32 * 32 * 3];
@@ -237,7 +237,7 @@ int main(void)
         cmocka_unit_test(every_jpeg_process_and_colour_space_decodes),
         cmocka_unit_test(cmyk_and_ycck_become_rgb_with_adobes_inversion),
         cmocka_unit_test(a_jpeg_of_lawful_but_too_many_scans_is_refused),
-        cmocka_unit_test(jpeg_pixel_limit_holds_before_the_picture_is_read),
+        cmocka_unit_test(jpeg_pixel_limit_holds_before_the_image_is_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "pictures.h"
+#include "images.h"
 #include "proto/jpeg_rows.h"
 
 static size_t held_bytes, peak_bytes, allocations, fail_at; /* fail_at 0: none fails */
@@ -145,7 +145,7 @@ static void a_jpeg_over_the_limit_costs_the_same_whatever_its_size(void **state)
     free(f.data);
 }
 
-/* EXIF's own allocations may fail without a word: the picture is then as stored. */
+/* EXIF's own allocations may fail without a word: the image is then as stored. */
 static void any_allocation_may_fail_and_nothing_is_lost(void **state)
 {
     (void)state;

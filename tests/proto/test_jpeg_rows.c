@@ -1,4 +1,4 @@
-/* Pictures through JPEG and back row by row, and the quality that a file tells: against the codec. */
+/* Images through JPEG and back row by row, and the quality that a file tells: against the codec. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +11,7 @@
 
 #include <jpeglib.h>
 
-#include "pictures.h"
+#include "images.h"
 #include "proto/jpeg_rows.h"
 
 enum { MAX_PIXELS = 1 << 22 };
@@ -52,7 +52,7 @@ static void through_files(struct image *out, const struct image *img, int qualit
 }
 
 /* Something between noise and a photograph, so that blocks of every length are coded. */
-static struct image some_picture(uint32_t w, uint32_t h, uint32_t channels)
+static struct image some_image(uint32_t w, uint32_t h, uint32_t channels)
 {
     struct image img = noise_image(w, h, channels, 8);
     uint8_t *p = img.pixels;
@@ -73,7 +73,7 @@ static void rows_come_back_as_from_a_file(void **state)
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (uint32_t channels = 1; channels <= 3; channels += 2)
             for (size_t k = 0; k < sizeof qualities / sizeof *qualities; k++) {
-                struct image img = some_picture(sizes[i][0], sizes[i][1], channels);
+                struct image img = some_image(sizes[i][0], sizes[i][1], channels);
                 struct image want = { 0 }, got = { 0 };
                 through_files(&want, &img, qualities[k]);
                 assert_int_equal(image_init(&got, img.width, img.height, channels, 8, NULL), ST_OK);
@@ -102,7 +102,7 @@ static void a_decoded_jpeg_tells_its_quality(void **state)
     (void)state;
     for (uint32_t channels = 1; channels <= 3; channels += 2)
         for (int quality = 1; quality <= 100; quality++) {
-            struct image img = some_picture(20, 12, channels), out = { 0 };
+            struct image img = some_image(20, 12, channels), out = { 0 };
             through_files(&out, &img, quality);
             assert_int_equal(out.jpeg_quality, quality);
             image_done(&img);

@@ -1,4 +1,4 @@
-/* EXIF orientation: all eight values, in both formats, for every way in which rows reach the picture. */
+/* EXIF orientation: all eight values, in both formats, for every way in which rows reach the image. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,11 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "pictures.h"
+#include "images.h"
 
 enum { BLOCK = 24, WIDTH = 3 * BLOCK, HEIGHT = 2 * BLOCK, MAX_PIXELS = 1 << 20 };
 
-/* The stored picture is "abc" above "def"; how it must look, row by row, written from the EXIF standard's words. */
+/* The stored image is "abc" above "def"; how it must look, row by row, written from the EXIF standard's words. */
 static const struct {
     unsigned orientation;
     const char *shown;
@@ -64,7 +64,7 @@ static void jpeg_is_turned_as_its_exif_says(void **state)
     }
 }
 
-/* Where the stored pixel (x, y) of a w x h picture is shown. */
+/* Where the stored pixel (x, y) of a w x h image is shown. */
 static void shown_at(unsigned o, uint32_t w, uint32_t h, uint32_t *x, uint32_t *y)
 {
     uint32_t from_right = w - 1 - *x, from_below = h - 1 - *y, column = *x, row = *y;
@@ -111,7 +111,7 @@ static void every_pixel_of_a_png_is_turned_as_its_exif_says(void **state)
     }
 }
 
-static void a_broken_exif_block_leaves_the_picture_as_stored(void **state)
+static void a_broken_exif_block_leaves_the_image_as_stored(void **state)
 {
     (void)state;
     struct png_kind k = { 5, 3, PNG_COLOR_TYPE_RGB, 8, false, false, 0 };
@@ -150,7 +150,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(jpeg_is_turned_as_its_exif_says),
         cmocka_unit_test(every_pixel_of_a_png_is_turned_as_its_exif_says),
-        cmocka_unit_test(a_broken_exif_block_leaves_the_picture_as_stored),
+        cmocka_unit_test(a_broken_exif_block_leaves_the_image_as_stored),
         cmocka_unit_test(orientation_outside_one_to_eight_means_as_stored),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

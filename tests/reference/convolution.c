@@ -184,7 +184,7 @@ enum status reference_attention_plan(struct backend *b, const struct attention_d
     return ST_OK;
 }
 
-/* Softmax of q.k over all pixels, for the query at pixel i of picture n. */
+/* Softmax of q.k over all pixels, for the query at pixel i of feature map n. */
 static void attend(const struct attention_plan *p, const float *qkv, size_t i, size_t q_at,
                    size_t k_at)
 {

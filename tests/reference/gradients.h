@@ -47,7 +47,7 @@ enum status reference_attention_gradient(struct backend *b, struct trained_atten
                                          const struct tensor *qkv, const struct tensor *dy,
                                          const struct tensor *dqkv, struct error *err);
 
-/* gradients_pictures.c */
+/* gradients_elementwise.c */
 enum status reference_silu_gradient(struct backend *b, const struct tensor *x,
                                     const struct tensor *dy, const struct into *dx,
                                     struct error *err);

@@ -34,7 +34,7 @@ enum status reference_attention(struct backend *b, struct attention_plan *p,
                                 const struct tensor *qkv, const struct tensor *y,
                                 struct error *err);
 
-/* pictures.c */
+/* feature maps.c */
 enum status reference_group_norm(struct backend *b, const struct group_norm_args *a,
                                  struct error *err);
 enum status reference_upsample(struct backend *b, const struct tensor *x, const struct tensor *y,

@@ -53,7 +53,7 @@ enum status reference_sampler_out(struct backend *b, const struct tensor *x,
     (void)b;
     enum status s = expect(x->c == 3 && x0->c == 3 && eps->c >= 3 && x->h == eps->h &&
                                x->w == eps->w && x->n == eps->n,
-                           "the sampler's pictures do not fit", err);
+                           "the sampler's feature maps do not fit", err);
     for (uint32_t n = 0; !s && n < x->n; n++)
         for (uint32_t i = 0; i < x->h * x->w; i++)
             for (uint32_t c = 0; c < 3; c++) {

@@ -50,7 +50,7 @@ static void earliest_deadline_leaves_first(void **state)
     queue_free(q);
 }
 
-/* Rows of equal deadlines take turns, and each picture's rows leave in ascending order. */
+/* Rows of equal deadlines take turns, and each image's rows leave in ascending order. */
 static void requests_take_turns(void **state)
 {
     (void)state;
@@ -160,7 +160,7 @@ static void a_closed_queue_takes_nothing(void **state)
     queue_free(q);
 }
 
-/* A client that goes while its picture is decoded: the item never waits, and its place is the caller's to give back. */
+/* A client that goes while its image is decoded: the item never waits, and its place is the caller's to give back. */
 static void what_was_dropped_before_cannot_be_pushed(void **state)
 {
     (void)state;

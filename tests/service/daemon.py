@@ -147,8 +147,8 @@ class Answer:
         self.body, self.rest = self.body[:length], self.body[length:]
 
 
-def picture(width=32, height=32, mode="RGB", seed=0):
-    """A smooth picture with noise, as a PIL image."""
+def image(width=32, height=32, mode="RGB", seed=0):
+    """A smooth image with noise, as a PIL image."""
     r = np.random.default_rng(seed)
     channels = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode]
     y, x = np.mgrid[0:height, 0:width]
@@ -164,7 +164,7 @@ def encoded(image, kind="PNG", **options):
 
 
 def png(*args, **more):
-    return encoded(picture(*args, **more))
+    return encoded(image(*args, **more))
 
 
 def decoded(body):

@@ -15,7 +15,7 @@ from PIL import Image
 
 import bad_models
 import nano
-from daemon import DAVID, Answer, encoded, picture, png, wait_for
+from daemon import DAVID, Answer, encoded, image, png, wait_for
 
 CLOSED = None  # the peer closed without an answer
 LIBRARY = ["<html>"]  # libmicrohttpd's own body: malformed requests never reach the daemon
@@ -46,7 +46,7 @@ def form(*parts, boundary=b"edge"):
 
 
 FORM = {"Content-Type": "multipart/form-data; boundary=edge"}
-JPEG = encoded(picture(64, 64), "JPEG")
+JPEG = encoded(image(64, 64), "JPEG")
 MASK = encoded(Image.new("L", (32, 32), 255))
 
 
@@ -94,7 +94,7 @@ def chunked(total, piece=65536):
     yield b"0\r\n\r\n"
 
 
-def chunked_picture(d):
+def chunked_image(d):
     """A body without a length that keeps to the limit is as good as one with."""
     pieces = [GOOD[at : at + 500] for at in range(0, len(GOOD), 500)]
     status, body, headers = raw(head("Transfer-Encoding: chunked\r\n\r\n", "/restore?task=denoise&seed=6"),
@@ -153,7 +153,7 @@ def smuggled(headers, body):
 
 
 def pipelined(d):
-    """Three pictures on one connection are answered in order."""
+    """Three images on one connection are answered in order."""
     bodies = [png(24, 24, seed=i) for i in range(3)]
     alone = [d.restore(body, seed=i).content for i, body in enumerate(bodies)]
     with d.connect() as s:
@@ -170,14 +170,14 @@ NEVER = "task=sr4&samples=16&output=all"  # of 200 x 200 px: some 150 MB, where 
 # name, what is sent, the statuses that are documented for it (CLOSED beside a 408, or a chunked body far over the limit: the
 # library cannot always answer), and words of the detail; "|" between alternatives
 TABLE = [
-    # -- bodies that are no picture
+    # -- bodies that are no image
     ("empty body", send(body=b""), {415}, ["0 bytes"]),
-    ("text", send(body=b"hello, I am not a picture"), {415}, ["PNG", "JPEG"]),
-    ("GIF", send(body=encoded(picture(), "GIF")), {415}, ["GIF"]),
+    ("text", send(body=b"hello, I am not a image"), {415}, ["PNG", "JPEG"]),
+    ("GIF", send(body=encoded(image(), "GIF")), {415}, ["GIF"]),
     ("WebP", send(body=b"RIFF\x24\0\0\0WEBPVP8 " + b"\0" * 64), {415}, ["WebP"]),
     ("HEIC", send(body=b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 64), {415}, ["HEIC"]),
     ("SVG", send(body=b'<svg xmlns="http://www.w3.org/2000/svg"/>'), {415}, ["SVG"]),
-    ("a GIF that is declared a PNG", send(body=encoded(picture(), "GIF"), headers={"Content-Type": "image/png"}), {415}, ["GIF"]),
+    ("a GIF that is declared a PNG", send(body=encoded(image(), "GIF"), headers={"Content-Type": "image/png"}), {415}, ["GIF"]),
     ("PNG signature alone", send(body=b"\x89PNG\r\n\x1a\n"), {422}, ["header"]),
     ("truncated PNG", send(body=GOOD[: len(GOOD) // 2]), {422}, ["cut short"]),
     ("truncated JPEG header", send(body=JPEG[:20]), {422}, ["end"]),
@@ -187,7 +187,7 @@ TABLE = [
     ("corrupt PNG data", send(body=spoiled(GOOD, 60)), {422}, ["PNG"]),
     ("PNG with too few rows", send(body=png_of(64, 64, b"\0" * 100)), {422}, ["PNG"]),
     ("PNG of width 0", send(body=png_of(0, 64)), {422}, ["0 x 64"]),
-    # -- pictures over or under a limit
+    # -- images over or under a limit
     ("64250x64250 in 5 KB", send(body=png_of(64250, 64250, b"\0" * 4_000_000)), {422}, ["64250", "max_pixels", "40000"]),
     ("200x201 where 40000 px are the limit", send(body=png(200, 201)), {422}, ["max_pixels", "40000"]),
     ("1x1", send(body=png(1, 1)), {422}, ["1 x 1", "8"]),
@@ -232,7 +232,7 @@ TABLE = [
     ("mask missing", send("task=inpaint"), {400}, ["mask"]),
     ("mask of another size", send("task=inpaint", form((b"image", GOOD), (b"mask", encoded(Image.new("L", (16, 32), 255)))), FORM),
      {400}, ["16 x 32", "32 x 32", "mask"]),
-    ("a mask that is no picture", send("task=inpaint", form((b"image", GOOD), (b"mask", b"hello")), FORM), {415}, ["PNG"]),
+    ("a mask that is no image", send("task=inpaint", form((b"image", GOOD), (b"mask", b"hello")), FORM), {415}, ["PNG"]),
     ("a mask for another task", send("task=denoise", form((b"image", GOOD), (b"mask", MASK)), FORM), {400}, ["inpaint"]),
     ("two bodies", send("task=denoise", form((b"image", GOOD), (b"image", GOOD)), FORM), {400}, ["image", "once"]),
     ("two masks", send("task=inpaint", form((b"image", GOOD), (b"mask", MASK), (b"mask", MASK)), FORM), {400}, ["mask", "once"]),
@@ -261,7 +261,7 @@ TABLE = [
     ("Content-Length over the limit, before any body", raw(head("Content-Length: 2000000\r\n\r\n")), {413}, ["max_body"]),
     ("Content-Length of 2^70, before any body", raw(head("Content-Length: 1180591620717411303424\r\n\r\n")), {413}, LIBRARY),
     ("no 100 Continue for a body over the limit", raw(head("Content-Length: 2000000\r\nExpect: 100-continue\r\n\r\n")), {413}, ["max_body"]),
-    ("chunked body under the limit", chunked_picture, {200}, ["the same bytes"]),
+    ("chunked body under the limit", chunked_image, {200}, ["the same bytes"]),
     ("chunked body a little over the limit", raw(*chunked(MAX_BODY + 65536)), {413}, ["max_body"]),
     ("chunked body far over the limit", raw(*chunked(8 * MAX_BODY)), {413, CLOSED}, ["max_body"]),
     ("chunk size that is no number", raw(head("Transfer-Encoding: chunked\r\n\r\n") + b"zz\r\nabc\r\n"), {400}, LIBRARY),
@@ -272,7 +272,7 @@ TABLE = [
     ("two encodings", smuggled("Transfer-Encoding: gzip, chunked\r\n", b"0\r\n\r\n"), {400}, ["Transfer-Encoding"]),
     ("a header's name with a space", smuggled("Content-Length : 5\r\n", b"abcde"), {400}, ["space"]),
     ("pipelined requests", pipelined, {200}, ["the same bytes"]),
-    ("a bad request between good ones", in_a_row((sized(GOOD), 200), (sized(b"no picture"), 415), (sized(GOOD), 200), (sized(b""), 415)),
+    ("a bad request between good ones", in_a_row((sized(GOOD), 200), (sized(b"no image"), 415), (sized(GOOD), 200), (sized(b""), 415)),
      {415}, ["0 bytes"]),
     ("bytes that are no HTTP", raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64 + b"\r\n\r\n"), {400, CLOSED}, LIBRARY),
     # -- model files

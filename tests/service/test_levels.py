@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 import nano
-from daemon import DAVID, Answer, Daemon, decoded, encoded, picture, png
+from daemon import DAVID, Answer, Daemon, decoded, encoded, image, png
 
 # A network that is told both; it was trained for ranges of sigma and level but for sr2, and for two holes.
 ARCH = {**nano.ARCH, "sigma_cond": True, "level_cond": True}
@@ -99,7 +99,7 @@ def test_fields_of_a_form_are_the_parameters(daemon):
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("quality, level", [(10, 10), (35, 35), (80, 80), (3, 10), (95, 80)])
 def test_a_jpeg_tells_its_quality(daemon, folder, tmp_path, mode, quality, level):
-    body = encoded(picture(40, 24, mode), "JPEG", quality=quality)
+    body = encoded(image(40, 24, mode), "JPEG", quality=quality)
     answer = daemon.restore(body, task="dejpeg", seed=3)
     assert answer.status_code == 200, answer.text
     assert answer.headers["David-Level"] == str(level)
@@ -133,7 +133,7 @@ def test_what_a_model_was_not_trained_for_is_refused_before_the_body(daemon, que
 
 
 def test_the_only_task_s_mask_needs_no_task(daemon):
-    mask = picture(32, 32, "L").point(lambda v: 255 if v > 128 else 0)
+    mask = image(32, 32, "L").point(lambda v: 255 if v > 128 else 0)
     files = {"image": png(), "mask": encoded(mask)}
     alone, named = (daemon.restore(None, files=files, model="painter", seed=1, task=t) for t in (None, "inpaint"))
     assert alone.status_code == 200, alone.text

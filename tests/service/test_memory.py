@@ -1,4 +1,4 @@
-"""Every allocation fails in turn: while a picture is restored by the daemon, and in the commands. Nothing dies of it, nothing
+"""Every allocation fails in turn: while a image is restored by the daemon, and in the commands. Nothing dies of it, nothing
 leaks, nothing half-made is left behind, and the next request is served as if nothing had been."""
 
 import mmap
@@ -10,7 +10,7 @@ import pytest
 import requests
 
 import nano
-from daemon import DAVID, PATIENCE, encoded, picture, png, wait_for
+from daemon import DAVID, PATIENCE, encoded, image, png, wait_for
 
 LIBRARY = os.environ["FAILING_ALLOC_LIBRARY"]
 MOST = 3000  # allocations; far more than any of these makes
@@ -41,7 +41,7 @@ def counter(tmp_path):
     return Counter(tmp_path)
 
 
-MASK = encoded(picture(24, 24).convert("L").point(lambda v: 255 if v > 128 else 0), "PNG")
+MASK = encoded(image(24, 24).convert("L").point(lambda v: 255 if v > 128 else 0), "PNG")
 
 
 def raw(d):

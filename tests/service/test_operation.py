@@ -141,7 +141,7 @@ def test_memory_that_is_taken_is_503_and_what_can_never_fit_is_422(start):
     wait_for("memory back", lambda: d.reserved() == reserved)
 
 
-def test_a_gray_picture_that_gets_colours_is_admitted_as_a_coloured_one(start):
+def test_a_gray_image_that_gets_colours_is_admitted_as_a_coloured_one(start):
     d = start(memory_budget="64MiB", max_samples=4096)
     details = [d.restore(png(200, 200, mode), task="colorize", samples=4096, output="all").json()["detail"] for mode in ("L", "RGB")]
     gray, coloured = (int(re.match(r"needs (\d+) bytes", detail)[1]) for detail in details)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon import DAVID, decoded, encoded, picture, png, wait_for
+from daemon import DAVID, decoded, encoded, image, png, wait_for
 
 TASKS = ["deblur", "sr4", "denoise", "colorize", "sr2", "dejpeg"]
 SCALE = {"sr4": 4, "sr2": 2}
@@ -22,7 +22,7 @@ def mask_of(width, height):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_answers_a_picture_of_its_size(daemon, task):
+def test_every_task_answers_a_image_of_its_size(daemon, task):
     answer = daemon.restore(png(40, 24), task=task, seed=1)
     assert answer.status_code == 200, answer.text
     assert answer.headers["Content-Type"] == "image/png"
@@ -132,7 +132,7 @@ def test_accept_chooses_the_format(daemon, accept, kind):
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 @pytest.mark.parametrize("task", ["denoise", "sr4", "sr2", "dejpeg"])
 def test_gray_stays_gray_and_alpha_is_kept(daemon, mode, task):
-    source = picture(24, 24, mode)
+    source = image(24, 24, mode)
     image = decoded(daemon.restore(encoded(source), task=task).content)
     assert image.mode == mode
     if mode.endswith("A") and task == "denoise":
@@ -152,12 +152,12 @@ def test_sixteen_bits_in_sixteen_bits_out(daemon):
 def test_exif_orientation_is_applied(daemon):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by 90 degrees
-    answer = daemon.restore(encoded(picture(40, 24), "JPEG", exif=exif))
+    answer = daemon.restore(encoded(image(40, 24), "JPEG", exif=exif))
     assert decoded(answer.content).size == (24, 40)
 
 
 def test_inpaint_takes_a_mask_as_a_field_and_a_hole_as_alpha(daemon):
-    image, mask = picture(40, 40), mask_of(40, 40)
+    image, mask = image(40, 40), mask_of(40, 40)
     by_mask = daemon.restore(None, files={"image": encoded(image), "mask": encoded(mask)}, task="inpaint", seed=4)
     assert by_mask.status_code == 200, by_mask.text
     holed = image.copy()

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 import nano
-from daemon import DAVID, Answer, encoded, picture, png, wait_for
+from daemon import DAVID, Answer, encoded, image, png, wait_for
 
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("DAVID_")}
 
@@ -136,7 +136,7 @@ def test_a_client_that_does_not_take_its_answers_is_ended(start):
 def test_a_half_closed_client_counts_as_gone(daemon):
     cancelled, reserved = daemon.metric("david_requests_cancelled_total"), daemon.idle
     wait_for("the last test's memory", lambda: daemon.reserved() == reserved)
-    body = encoded(picture(190, 190))
+    body = encoded(image(190, 190))
     with daemon.connect() as s:
         s.sendall((f"POST /restore?task=denoise&samples=16&output=mean HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n\r\n")
                   .encode() + body)

@@ -1,4 +1,4 @@
-"""What the tests of training share: small networks, small pictures, and `david train` as users run it."""
+"""What the tests of training share: small networks, small images, and `david train` as users run it."""
 import fcntl
 import json
 import os
@@ -101,7 +101,7 @@ def save(array, path):
 
 
 def tiles(sheet, side):
-    """The pictures of a sheet: [row][column] of [side][side][3]."""
+    """The images of a sheet: [row][column] of [side][side][3]."""
     grid = np.asarray(Image.open(sheet)).astype(int)
     step = side + 2
     return [[grid[y:y + side, x:x + side] for x in range(0, grid.shape[1], step)] for y in range(0, grid.shape[0], step)]
@@ -109,7 +109,7 @@ def tiles(sheet, side):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """Six pictures of waves and noise, 80 x 64 px."""
+    """Six images of waves and noise, 80 x 64 px."""
     folder = tmp_path_factory.mktemp("photos")
     draw = np.random.default_rng(1)
     y, x = np.mgrid[0:64, 0:80]

@@ -68,8 +68,8 @@ def test_folders_with_nothing_in_them(photos, tmp_path):
     refused(tmp_path, "prior", photos / "0.png", photos / "0.png", "Not a directory")
 
 
-def test_pictures_that_are_all_too_small(photos, tmp_path):
-    done = refused(tmp_path, "prior", photos, "none of its 6 pictures", "at least 128 px", size=128)
+def test_images_that_are_all_too_small(photos, tmp_path):
+    done = refused(tmp_path, "prior", photos, "none of its 6 images", "at least 128 px", size=128)
     assert done.stderr.count(b"left out") == 6
 
 
@@ -78,7 +78,7 @@ def test_bad_files_are_left_out_counted_and_named_once(photos, tmp_path):
     for folder in (data, good):
         shutil.copytree(photos, folder)
     whole = (photos / "0.png").read_bytes()
-    bad = {"cut.png": whole[:len(whole) // 2], "empty.jpg": b"", "text.JPG": b"no picture at all",
+    bad = {"cut.png": whole[:len(whole) // 2], "empty.jpg": b"", "text.JPG": b"no image at all",
            "flipped.png": whole[:200] + bytes(b ^ 255 for b in whole[200:400]) + whole[400:]}
     for name, content in bad.items():
         (data / name).write_bytes(content)
@@ -88,13 +88,13 @@ def test_bad_files_are_left_out_counted_and_named_once(photos, tmp_path):
     text = done.stderr.decode()
     for name in [*bad, "tiny.png"]:
         assert text.count(f" {name}: ") == 1, text
-    assert "dangling" not in text and "5 of 11 pictures were left out" in text
+    assert "dangling" not in text and "5 of 11 images were left out" in text
     assert train("prior", good, tmp_path / "q", steps=2).stderr.count(b"left out") == 0
 
 
 @pytest.mark.parametrize("change", ["removed", "written anew", "cut", "unreadable"])
 def test_a_folder_that_changes_while_in_use_ends_the_run(change, tmp_path):
-    """The cache holds one picture of three, so that each is read again and again."""
+    """The cache holds one image of three, so that each is read again and again."""
     data, out = tmp_path / "data", tmp_path / "p"
     data.mkdir()
     draw = np.random.default_rng(4)

@@ -143,7 +143,7 @@ def test_a_process_that_fails_ends_all_with_its_reason(photos, tmp_path):
     at = args.index("--data")
     done = subprocess.run([*MPIRUN, "sh", "-c", each_its_own, DAVID, *args[:at], *args[at + 2:]], capture_output=True,
                           timeout=120)
-    assert done.returncode != 0 and b"finds other pictures" in done.stderr, done.stderr
+    assert done.returncode != 0 and b"finds other images" in done.stderr, done.stderr
     assert not out.exists() and not checkpoints(out)
 
 

@@ -179,28 +179,28 @@ def test_samples_of_a_prior(prior, tmp_path):
 
 # ---- the data ----
 
-def sheet_of(tmp_path, picture, kind="prior", side=16, batch=64, **more):
-    """The rows that the first step sees of a folder of one picture."""
+def sheet_of(tmp_path, image, kind="prior", side=16, batch=64, **more):
+    """The rows that the first step sees of a folder of one image."""
     data, out = tmp_path / "data", tmp_path / "x.safetensors"
     shutil.rmtree(data, ignore_errors=True)
     shutil.rmtree(f"{out}.checkpoints", ignore_errors=True)
     data.mkdir()
-    save(picture, data / "one.png")
+    save(image, data / "one.png")
     train(kind, data, out, steps=1, batch=batch, micro_batch=batch, sheet_every=1, size=side, **more)
     return tiles(tmp_path / "x.safetensors.checkpoints" / "sheet-000000001.png", side)
 
 
 def test_crops_lie_in_all_eight_ways(tmp_path):
-    picture = np.random.default_rng(2).integers(0, 256, (16, 16, 3))
-    ways = [np.rot90(p, k) for p in (picture, picture[:, ::-1]) for k in range(4)]
-    seen = [next(i for i, way in enumerate(ways) if np.abs(way - row[0]).max() == 0) for row in sheet_of(tmp_path, picture)]
+    image = np.random.default_rng(2).integers(0, 256, (16, 16, 3))
+    ways = [np.rot90(p, k) for p in (image, image[:, ::-1]) for k in range(4)]
+    seen = [next(i for i, way in enumerate(ways) if np.abs(way - row[0]).max() == 0) for row in sheet_of(tmp_path, image)]
     assert set(seen) == set(range(8))
 
 
 def test_crops_prefer_texture(tmp_path):
-    picture = np.full((128, 128, 3), 100)
-    picture[:, :32] = np.random.default_rng(3).integers(0, 256, (128, 32, 3))  # a quarter is worth learning from
-    share = [np.mean([row[0].std() > 5 for row in sheet_of(tmp_path, picture, texture=t)]) for t in (0, 8)]
+    image = np.full((128, 128, 3), 100)
+    image[:, :32] = np.random.default_rng(3).integers(0, 256, (128, 32, 3))  # a quarter is worth learning from
+    share = [np.mean([row[0].std() > 5 for row in sheet_of(tmp_path, image, texture=t)]) for t in (0, 8)]
     assert share[0] < 0.55 and share[1] > 0.7
 
 
@@ -237,7 +237,7 @@ def test_the_measurement_is_the_task_of_its_sigma(tmp_path, prior):
         assert abs(noise.std() / sigma - 1) < 0.03 and abs(noise.mean()) < 0.02 * sigma + 0.004
 
 
-def test_decoded_pictures_are_bounded_by_the_cache(tmp_path):
+def test_decoded_images_are_bounded_by_the_cache(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     y, x = np.mgrid[0:1600, 0:1600]

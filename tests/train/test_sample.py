@@ -54,20 +54,20 @@ def test_samples_are_those_of_ddim(prior, tmp_path):
     sheets = {}
     for steps in (1, 2, 7):
         run("sample", "--prior", prior, "--dtype", "f32", "--steps", steps, "--count", COUNT, "--seed", SEED, tmp_path / "s.png")
-        sheets[steps] = [picture for row in tiles(tmp_path / "s.png", SIDE) for picture in row][:COUNT]
+        sheets[steps] = [image for row in tiles(tmp_path / "s.png", SIDE) for image in row][:COUNT]
         x = np.stack([noise(i, 3 * SIDE * SIDE) for i in range(COUNT)]).astype(float).reshape(COUNT, 3, SIDE, SIDE)
         times = [999] if steps == 1 else [999 * k // (steps - 1) for k in range(steps)][::-1]
         for t, after in zip(times, [*times[1:], None]):
             now, then = kept[t], 1 if after is None else kept[after]
             x0 = np.clip((x - np.sqrt(1 - now) * epsilon(prior, x, t, tmp_path)) / np.sqrt(now), -1, 1)
             x = np.sqrt(then) * x0 + np.sqrt(1 - then) * (x - np.sqrt(now) * x0) / np.sqrt(1 - now)
-        for picture, sample in zip(sheets[steps], x):
+        for image, sample in zip(sheets[steps], x):
             levels = (sample.transpose(1, 2, 0) + 1) * 127.5
-            assert np.abs(picture - levels).max() < 0.51 + 0.05 and np.ptp(picture) > 50, steps
+            assert np.abs(image - levels).max() < 0.51 + 0.05 and np.ptp(image) > 50, steps
     assert not np.array_equal(sheets[1], sheets[7])
 
 
-def test_facts_are_one_json_object_or_the_picture_goes_to_stdout(prior, tmp_path):
+def test_facts_are_one_json_object_or_the_image_goes_to_stdout(prior, tmp_path):
     args = ["sample", "--prior", prior, "--steps", 1, "--count", 2, "--seed", 5, "--json"]
     facts = json.loads(run(*args, tmp_path / "s.png").stdout)
     with Image.open(tmp_path / "s.png") as sheet:

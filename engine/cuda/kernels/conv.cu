@@ -1,6 +1,6 @@
 /* Convolutions that tensor cores do not pay for: three channels in, three out, and anything else that no other code takes.
  *
- * F32 multiply-adds; each output is one sum in one order, whatever the batch. narrow_in: a block has a strip of the picture in shared memory and a
+ * F32 multiply-adds; each output is one sum in one order, whatever the batch. narrow_in: a block has a strip of the feature map in shared memory and a
  * run of output channels; a thread has 4 pixels of one vector of them, so that a weight is read once for 4 products. narrow_out: a block has a tile
  * of the output and goes through the channels a sector at a time; a thread has 2 x 2 pixels, so that a weight is read once for
  * 4 pixels and a value for up to 4 taps. */
@@ -34,12 +34,12 @@ enum {
     TAPS = 9
 };
 
-struct picture {
+struct image {
     const void *data;
     enum dtype dtype;
 };
 
-DEVICE float get_any(const picture &x, size_t i)
+DEVICE float get_any(const image &x, size_t i)
 {
     if (x.dtype == DT_F32) return get(static_cast<const float *>(x.data) + i);
     if (x.dtype == DT_BF16) return as_float(get(static_cast<const bf16 *>(x.data) + i));
@@ -53,7 +53,7 @@ template <int V> struct in_box {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(IN_THREADS) narrow_in(picture x, T *y_all, conv_args a)
+__global__ void __launch_bounds__(IN_THREADS) narrow_in(image x, T *y_all, conv_args a)
 {
     constexpr int V = vector_of<T>;
     SHARED(in_box<V>, box);
@@ -294,7 +294,7 @@ template <typename T>
 static int run_narrow_in(const struct gpu_conv *g, const conv_args &a, void *stream)
 {
     const uint32_t blocks = blocks_of(a.w, IN_WIDTH) * blocks_of(a.h, IN_ROWS);
-    const picture x = { g->x.data, g->x.dtype };
+    const image x = { g->x.data, g->x.dtype };
     return launch(narrow_in<T>, dim3(blocks, blocks_of(a.oc, IN_COLUMNS * vector_of<T>), g->x.n),
                   IN_THREADS, 0, stream, x, static_cast<T *>(g->y.data), a);
 }

@@ -1,4 +1,4 @@
-/* A measurement on the device: tiles of the network's input are cut from it, and what A makes of a restored picture is compared with
+/* A measurement on the device: tiles of the network's input are cut from it, and what A makes of a restored image is compared with
  * it. Arithmetic and bytes are those of engine/davi (restoration.c, operators.c): every product and sum is rounded by itself, so nothing
  * here may be fused; the intrinsics say so whatever the compiler is told. */
 #include "engine/cuda/kernels/memory.cuh"
@@ -11,7 +11,7 @@ enum { THREADS = 256, RESIDUAL_PIXELS = 4096 /* of a block */ };
 
 /* ---- the measurement at a pixel ---- */
 
-/* Number i of the picture given, in [-1, 1]. */
+/* Number i of the image given, in [-1, 1]. */
 DEVICE float level_at(const struct measured &m, size_t i)
 {
     if (m.depth == 32) return get(static_cast<const float *>(m.pixels) + i);

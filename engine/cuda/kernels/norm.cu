@@ -1,10 +1,10 @@
 /* Group norm, with scale and shift and SiLU: three ways, chosen by the shape alone, so that a row's bytes do not depend on its batch.
  *
- * whole: a block keeps all pixels of a few groups in shared memory: x is read once. partial + apply: for pictures too large for that; blocks sum
+ * whole: a block keeps all pixels of a few groups in shared memory: x is read once. partial + apply: for feature maps too large for that; blocks sum
  * chunks of pixels, the next kernel's blocks each add up the chunks' sums, in order, and normalise. any: what is not laid out in whole vectors.
  * Sums are of x - shift, shift = the group's value at the first pixel, and the mean stays in two parts (shift and the rest):
- * a small spread about a large mean keeps its digits. Each can write the picture doubled or halved (HOW: enum resample): the bytes are those
- * of pictures.cu on what it would have written. So is x itself (`too`), from the same reading. */
+ * a small spread about a large mean keeps its digits. Each can write the feature map doubled or halved (HOW: enum resample): the bytes are those
+ * of feature maps.cu on what it would have written. So is x itself (`too`), from the same reading. */
 #include "engine/cuda/kernels/resample.cuh"
 
 namespace
@@ -13,7 +13,7 @@ namespace
 enum {
     THREADS = 256,
     WARPS = THREADS / WARP_LANES,
-    MAX_GROUPS = 256, /* of a picture, where it is not `any` */
+    MAX_GROUPS = 256, /* of a feature map, where it is not `any` */
     MAX_VECTOR = 8,   /* elements of a vector */
     SLAB_BYTES =
         88 *
@@ -36,7 +36,8 @@ struct spread {
 
 struct norm_args {
     uint32_t pixels, c, groups, width;
-    uint32_t steps, y_pixels, small_w; /* steps: see write_step; small_w: of the smaller picture */
+    uint32_t steps, y_pixels,
+        small_w; /* steps: see write_step; small_w: of the smaller feature map */
     size_t x_ld, y_ld, too_ld;
     float eps;
     bool silu;

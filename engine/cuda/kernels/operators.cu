@@ -1,4 +1,4 @@
-/* The measurement operators on whole float pictures (engine/davi/operators.c), in its order of sums and without a fused one: the same
+/* The measurement operators on whole float images (engine/davi/operators.c), in its order of sums and without a fused one: the same
  * bytes as on the host. Zeros from beyond the edge are added like any number; they change nothing, since no partial sum is -0.
  * Rows are the grid's x: it alone may be longer than 65535. */
 #include "engine/cuda/kernels/memory.cuh"

@@ -1,10 +1,10 @@
-/* resample.cuh - a pixel of the smaller picture and its four of the larger: one arithmetic for all who resample. */
+/* resample.cuh - a pixel of the smaller feature map and its four of the larger: one arithmetic for all who resample. */
 #ifndef DAVID_CUDA_RESAMPLE_CUH
 #define DAVID_CUDA_RESAMPLE_CUH
 
 #include "engine/cuda/kernels/memory.cuh"
 
-/* Of a picture 2 w wide: the first of the four of pixel p; the others are 1, 2 w and 2 w + 1 further on. */
+/* Of a feature map 2 w wide: the first of the four of pixel p; the others are 1, 2 w and 2 w + 1 further on. */
 DEVICE uint32_t first_of_four(uint32_t p, uint32_t w)
 {
     return p / w * 4 * w + p % w * 2;

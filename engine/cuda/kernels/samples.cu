@@ -1,5 +1,5 @@
 /* Restored tiles and finished samples on the device: the fixed-point blend and what is made of it (engine/davi/restoration.c and
- * restoration_output.c). The same integers and, since double is rounded step by step, the same pictures as on the host. */
+ * restoration_output.c). The same integers and, since double is rounded step by step, the same images as on the host. */
 #include "engine/cuda/kernels/memory.cuh"
 
 namespace
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(THREADS) blend(struct blend_args a, uint32_t v
     int64_t *to = a.acc + ((size_t)(a.at_y + y) * a.out_w + a.at_x) * a.out_c + i;
     if (a.out_c == 3)
         add_to(to, weight * fixed(get(v + i)));
-    else /* a gray picture: the mean of the channels, in integers */
+    else /* a gray image: the mean of the channels, in integers */
         add_to(to, weight * ((fixed(get(v + 3 * x)) + fixed(get(v + 3 * x + 1)) +
                               fixed(get(v + 3 * x + 2))) /
                              3));

@@ -1,4 +1,4 @@
-/* Gray of colours. A picture that is gray already is taken as it is. */
+/* Gray of colours. A image that is gray already is taken as it is. */
 #include "engine/davi/operators/rows.h"
 
 static const float gray_of[3] = { 0.3333f, 0.3334f, 0.3333f };

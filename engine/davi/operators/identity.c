@@ -1,4 +1,4 @@
-/* The picture itself: noise is all that a measurement adds. */
+/* The image itself: noise is all that a measurement adds. */
 #include <string.h>
 
 #include "engine/davi/operators/rows.h"

@@ -1,4 +1,4 @@
-/* What libjpeg makes of the picture, rounded to 8 bits; its level is the quality. Not linear: there
+/* What libjpeg makes of the image, rounded to 8 bits; its level is the quality. Not linear: there
  * is neither a transpose nor an inverse. */
 #include <math.h>
 

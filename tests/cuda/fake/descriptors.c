@@ -332,7 +332,7 @@ static bool is_loose(const struct descriptor *tensor)
     return dims[1] > 1 && strides[3] != dims[1];
 }
 
-/* What is offered for a graph, in the heuristics' order; as on the real ones, a bias of another type than the picture's is for engines that
+/* What is offered for a graph, in the heuristics' order; as on the real ones, a bias of another type than the image's is for engines that
  * are compiled, and a residual with gaps too. */
 static int offers_of(const struct descriptor *graph, int64_t out[ENGINE_COUNT])
 {

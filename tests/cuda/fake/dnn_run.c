@@ -98,7 +98,7 @@ static char *element(const struct view *v, int64_t n, int64_t c, int64_t h, int6
 }
 
 /* [n][h][w][c] of NCHW dimensions. */
-static float *read_picture(const struct view *v)
+static float *read_image(const struct view *v)
 {
     const int64_t *d = v->dim;
     float *out = floats((size_t)(d[0] * d[1] * d[2] * d[3])), *at = out;
@@ -108,11 +108,11 @@ static float *read_picture(const struct view *v)
                 if (v->stride[1] == 1)
                     dtype_to_f32(at, element(v, n, 0, h, w), v->dtype, (size_t)d[1]);
                 else
-                    fake_die("a picture of cuDNN whose channels are not side by side");
+                    fake_die("a image of cuDNN whose channels are not side by side");
     return out;
 }
 
-static void write_picture(const struct view *v, const float *from)
+static void write_image(const struct view *v, const float *from)
 {
     const int64_t *d = v->dim;
     for (int64_t n = 0; n < d[0]; n++)
@@ -132,7 +132,7 @@ static struct conv_plan *pack(const struct view *w, const struct conv_desc *d)
     struct packed *p = calloc(1, sizeof *p);
     if (!p) fake_die("no memory");
     const size_t taps = (size_t)d->kernel * d->kernel;
-    float *krsc = read_picture(w), *kcrs = floats(taps * d->ic * d->oc);
+    float *krsc = read_image(w), *kcrs = floats(taps * d->ic * d->oc);
     for (size_t o = 0; o < d->oc; o++)
         for (size_t t = 0; t < taps; t++)
             for (size_t i = 0; i < d->ic; i++)
@@ -147,7 +147,7 @@ static struct conv_plan *pack(const struct view *w, const struct conv_desc *d)
     return p->plan;
 }
 
-static struct tensor picture(float *data, const int64_t dim[4])
+static struct tensor image(float *data, const int64_t dim[4])
 {
     return (struct tensor){ data,
                             DT_F32,
@@ -178,27 +178,26 @@ static float *convolve(const struct run *r, const struct descriptor *op)
     d.dtype = DT_F32;
     d.x_ld = d.ic;
     d.y_ld = d.oc;
-    float *in = read_picture(&x),
-          *out = floats((size_t)(y.dim[0] * y.dim[1] * y.dim[2] * y.dim[3]));
-    const struct tensor from = picture(in, x.dim), to = picture(out, y.dim);
+    float *in = read_image(&x), *out = floats((size_t)(y.dim[0] * y.dim[1] * y.dim[2] * y.dim[3]));
+    const struct tensor from = image(in, x.dim), to = image(out, y.dim);
     struct conv_plan *plan = pack(&w, &d);
     if (the_cpu()->ops->conv(cpu, plan, &from, NULL, &to, NULL, &err)) fake_die("%s", err.detail);
     free(in);
     return out;
 }
 
-/* values += b, which is a picture or one value a channel; written where y is in memory. */
+/* values += b, which is a image or one value a channel; written where y is in memory. */
 static void add(const struct run *r, const struct descriptor *op, float *values)
 {
     const struct view b = view_of(r, dnn_child(op, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, 0)),
                       y = view_of(r, dnn_child(op, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, 0));
     const int64_t channels = y.dim[1], px = y.dim[0] * y.dim[2] * y.dim[3];
     const bool is_bias = b.dim[0] * b.dim[2] * b.dim[3] == 1 && px > 1;
-    float *other = read_picture(&b);
+    float *other = read_image(&b);
     for (int64_t i = 0; i < px * channels; i++)
         values[i] += other[is_bias || px == 1 ? i % channels : i];
     free(other);
-    if (y.data) write_picture(&y, values);
+    if (y.data) write_image(&y, values);
 }
 
 /* Queries, keys and values by heads: [n][heads][pixels][channels]. */

@@ -82,7 +82,7 @@ static void narrow(const struct tensor *t, struct tensor *f, const char *what)
     free(f->data);
 }
 
-/* ---- pictures ---- */
+/* ---- images ---- */
 
 size_t gpu_norm_scratch(const struct tensor *x, uint32_t groups)
 {
@@ -150,8 +150,8 @@ struct resampling {
 static void run_resample(void *job)
 {
     const struct resampling *a = job;
-    struct tensor x = widened(&a->x, "a picture"), y = resampled(&x, &a->y, a->up);
-    narrow(&a->y, &y, "a resampled picture");
+    struct tensor x = widened(&a->x, "a image"), y = resampled(&x, &a->y, a->up);
+    narrow(&a->y, &y, "a resampled image");
 }
 
 int gpu_upsample(const struct tensor *x, const struct tensor *y, void *stream)

@@ -42,7 +42,7 @@ static void unload(struct loaded *l)
     engine_close(l->engine);
 }
 
-static struct image picture_of(uint64_t seed)
+static struct image image_of(uint64_t seed)
 {
     struct image img = { 0 };
     assert_int_equal(image_init(&img, SIDE, SIDE, 3, 8, NULL), ST_OK);
@@ -51,7 +51,7 @@ static struct image picture_of(uint64_t seed)
     return img;
 }
 
-/* `n` rows of one picture in one batch; `out`: where the device holds, sample 0. */
+/* `n` rows of one image in one batch; `out`: where the device holds, sample 0. */
 static enum status serve(struct loaded *l, size_t n, struct image *out, struct error *err)
 {
     const struct restore_params p = { .task = "denoise",
@@ -59,7 +59,7 @@ static enum status serve(struct loaded *l, size_t n, struct image *out, struct e
                                       .samples = (uint32_t)n,
                                       .output = n > 1 ? OUTPUT_ALL : OUTPUT_IMAGE,
                                       .keep_samples = n > 1 };
-    struct image img = picture_of(3);
+    struct image img = image_of(3);
     struct restoration *r = NULL;
     struct row rows[ROWS];
     if (restoration_new(&r, l->model, &p, &img, NULL, err)) fail_msg("%s", err->detail);

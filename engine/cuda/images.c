@@ -1,7 +1,7 @@
-/* Pictures in the device's memory: engine/graph/pictures.h by the kernels of our own. Shapes are engine/davi's, and checked there. */
+/* Images in the device's memory: engine/graph/images.h by the kernels of our own. Shapes are engine/davi's, and checked there. */
 #include "engine/cuda/inside.h"
 
-/* A sixteenth of the device, and never more than some thousand pictures of 256x256 need. */
+/* A sixteenth of the device, and never more than some thousand images of 256x256 need. */
 enum { ROOM_SHARE = 16, ROOM_MOST_MIB = 512 };
 
 static size_t room(struct backend *b)
@@ -19,7 +19,7 @@ static size_t room(struct backend *b)
 
 static enum status clear(struct backend *b, void *p, size_t bytes, struct error *err)
 {
-    LAUNCH(b, "clearing a picture", err, (int)cudaMemsetAsync, p, 0, bytes);
+    LAUNCH(b, "clearing a image", err, (int)cudaMemsetAsync, p, 0, bytes);
 }
 
 static enum status cut(struct backend *b, const struct cut_args *a, struct error *err)
@@ -52,7 +52,7 @@ static enum status mean(struct backend *b, const struct finished *f, float *x, s
 static enum status levels(struct backend *b, const struct finished *f, uint32_t depth, void *pixels,
                           struct error *err)
 {
-    LAUNCH(b, "rounding a picture", err, gpu_round, f, depth, pixels);
+    LAUNCH(b, "rounding a image", err, gpu_round, f, depth, pixels);
 }
 
 static enum status deviation(struct backend *b, const struct finished *f, double *largest,
@@ -71,7 +71,7 @@ static enum status residual(struct backend *b, const struct residual_args *a, st
     LAUNCH(b, "a residual", err, gpu_residual, a);
 }
 
-const struct picture_ops cuda_pictures = {
+const struct image_ops cuda_images = {
     .operators = GPU_OPERATORS,
     .room = room,
     .clear = clear,

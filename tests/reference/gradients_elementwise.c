@@ -1,4 +1,4 @@
-/* Gradients of what walks over a picture or an embedding, batch norm, and the optimiser. */
+/* Gradients of what walks over a image or an embedding, batch norm, and the optimiser. */
 #include <math.h>
 
 #include "tests/reference/gradients.h"
@@ -47,7 +47,7 @@ enum status reference_label_gradient(struct backend *b, const uint32_t *label,
 
 struct channel {
     double gamma, scale, shift, beta; /* y = silu((xhat gamma + beta) (1 + scale) + shift) */
-    double du, du_xhat;               /* sums over the picture; u: what SiLU is taken of */
+    double du, du_xhat;               /* sums over the image; u: what SiLU is taken of */
 };
 
 struct group {

@@ -1,8 +1,8 @@
-/* pictures.h - image files for the tests of the codec, made by libpng and libjpeg directly so that every kind exists.
+/* images.h - image files for the tests of the codec, made by libpng and libjpeg directly so that every kind exists.
  *
  * Each function returns malloc'd bytes that the caller frees; a failure to make a file ends the test program. */
-#ifndef DAVID_TESTS_PROTO_PICTURES_H
-#define DAVID_TESTS_PROTO_PICTURES_H
+#ifndef DAVID_TESTS_PROTO_IMAGES_H
+#define DAVID_TESTS_PROTO_IMAGES_H
 
 #include <stdbool.h>
 

@@ -1,4 +1,4 @@
-/* Ops that walk over a picture or an embedding once. */
+/* Ops that walk over a image or an embedding once. */
 #include <math.h>
 
 #include "tests/reference/reference.h"
@@ -93,7 +93,7 @@ enum status reference_downsample(struct backend *b, const struct tensor *x, cons
     return s;
 }
 
-/* Every value of the picture of pixels, and where it stands in the one of cells. */
+/* Every value of the image of pixels, and where it stands in the one of cells. */
 static enum status permute(const struct tensor *pixels, const struct tensor *cells, bool to_cells,
                            struct error *err)
 {
@@ -141,7 +141,7 @@ enum status reference_concat(struct backend *b, const struct tensor *a, const st
     (void)b;
     enum status s = expect(a->h == y->h && a->w == y->w && c->h == y->h && c->w == y->w &&
                                a->c + c->c == y->c && a->n == y->n && c->n == y->n,
-                           "a concat of pictures that do not fit", err);
+                           "a concat of images that do not fit", err);
     if (s) return s;
     copy_channels(a, y, 0);
     copy_channels(c, y, a->c);
@@ -153,7 +153,7 @@ enum status reference_add_channel(struct backend *b, const struct tensor *x, con
 {
     (void)b;
     enum status s = expect(same_shape(x, y) && e->n == x->n && e->c == x->c,
-                           "a sum of a picture and an embedding that do not fit", err);
+                           "a sum of a image and an embedding that do not fit", err);
     for (uint32_t n = 0; !s && n < x->n; n++)
         for (uint32_t i = 0; i < x->h * x->w; i++)
             for (uint32_t c = 0; c < x->c; c++)

@@ -8,7 +8,7 @@
 
 static const struct shape {
     const char *name;
-    uint32_t n, h, w, c; /* of the smaller picture */
+    uint32_t n, h, w, c; /* of the smaller image */
     uint32_t x_more, y_more;
 } shapes[] = {
     { "one pixel", 1, 1, 1, 8, 0, 0 },
@@ -45,7 +45,7 @@ static void resampled(const struct shape *t, enum dtype dt, bool up)
         tensor_free(all[i]);
 }
 
-static void pictures_are_resampled(void **state)
+static void images_are_resampled(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
@@ -63,8 +63,8 @@ static const struct cell_case {
     uint32_t pixel_more, cell_more;
 } cells[] = {
     { "one cell", 1, 1, 1, 3, 2, 0, 0 },
-    { "a picture", 2, 5, 7, 3, 2, 0, 0 },
-    { "a picture and noise", 3, 4, 9, 6, 2, 0, 0 },
+    { "a image", 2, 5, 7, 3, 2, 0, 0 },
+    { "a image and noise", 3, 4, 9, 6, 2, 0, 0 },
     { "cells of four", 2, 3, 5, 3, 4, 0, 0 },
     { "cells of four, six channels", 2, 3, 5, 6, 4, 0, 0 },
     { "pixels apart", 2, 4, 6, 3, 2, 5, 0 },
@@ -235,10 +235,10 @@ static void conversions_keep_what_is_no_number(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pictures_are_resampled),
+        cmocka_unit_test(images_are_resampled),
         cmocka_unit_test(pixels_become_cells_and_cells_pixels),
         cmocka_unit_test(copies_convert_join_pad_and_add),
         cmocka_unit_test(conversions_keep_what_is_no_number),
     };
-    return RUN_TESTS("pictures", tests);
+    return RUN_TESTS("images", tests);
 }

@@ -1,4 +1,4 @@
-/* Loops that walk over a picture once: copies, resampling. */
+/* Loops that walk over a image once: copies, resampling. */
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/tables.h"
 #include "engine/cpu/vec.h"

@@ -1,9 +1,9 @@
-/* picture.h - what holds for any bytes that are given to the image codec; shared by fuzz_png.c and fuzz_jpeg.c.
+/* image.h - what holds for any bytes that are given to the image codec; shared by fuzz_png.c and fuzz_jpeg.c.
  *
  * Decoding agrees with probing, an error leaves the output alone and has a text, and what was decoded survives a
  * round trip through PNG bit by bit. Aborts where one of these fails. */
-#ifndef DAVID_TESTS_FUZZ_PICTURE_H
-#define DAVID_TESTS_FUZZ_PICTURE_H
+#ifndef DAVID_TESTS_FUZZ_IMAGE_H
+#define DAVID_TESTS_FUZZ_IMAGE_H
 
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +32,7 @@ static inline void check_round_trip(const struct image *img)
     free(png);
 }
 
-static inline void check_picture(const uint8_t *bytes, size_t len)
+static inline void check_image(const uint8_t *bytes, size_t len)
 {
     enum { MAX_PIXELS = 1 << 16 };
     struct image_header h = { 0 };

@@ -1,4 +1,4 @@
-"""restore, degrade, eval and bench on small pictures with a small model."""
+"""restore, degrade, eval and bench on small images with a small model."""
 import io
 import json
 
@@ -133,7 +133,7 @@ def test_a_float_measurement_restores(restorer, photo, tmp_path):
     assert np.abs(pixels(out) - (want + 1) * 127.5).max() <= 1
 
 
-def test_the_shipped_model_improves_a_noisy_picture(photo, tmp_path):
+def test_the_shipped_model_improves_a_noisy_image(photo, tmp_path):
     noisy, out = tmp_path / "y.png", tmp_path / "o.png"
     run("degrade", "--task", "denoise", "--seed", 5, photo, noisy)
     run("restore", "--task", "denoise", "--seed", 5, "--threads", 1, noisy, out)

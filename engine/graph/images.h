@@ -1,11 +1,11 @@
-/* pictures.h - what a back end may do beside the network: keep a request's pictures in its own memory (backend_ops.pictures).
+/* images.h - what a back end may do beside the network: keep a request's images in its own memory (backend_ops.images).
  *
  * Tiles of the network's input are cut from the measurement there, restored tiles are blended into fixed point, samples are folded into
  * statistics, and what is returned is made of them: the arithmetic of engine/davi on the host and the same bytes, whatever the order of
  * the tiles. Only the noise in a hole may differ in its last float digit, and a residual is summed in another order.
  * All pointers but those named host are memory from `alloc`. Nothing waits or allocates; ops follow the others of the back end in order. */
-#ifndef DAVID_GRAPH_PICTURES_H
-#define DAVID_GRAPH_PICTURES_H
+#ifndef DAVID_GRAPH_IMAGES_H
+#define DAVID_GRAPH_IMAGES_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -50,11 +50,11 @@ struct measured {
 struct cut_args {
     struct measured m;
     uint32_t out_w, out_h, tile, x0,
-        y0;      /* px of the restored picture; beyond its edges: by reflection */
+        y0;      /* px of the restored image; beyond its edges: by reflection */
     float *y_in; /* out: [tile][tile][3] F32 */
 };
 
-/* acc += weight * round(2^30 clamp(v)) over the part of the tile inside the picture; one channel: the mean of three, in integers.
+/* acc += weight * round(2^30 clamp(v)) over the part of the tile inside the image; one channel: the mean of three, in integers.
  * Nothing where *bad. */
 struct blend_args {
     const float *x0;         /* [tile][tile][3] F32 */
@@ -69,10 +69,10 @@ struct blend_args {
 struct finished {
     const int64_t *acc, *sum, *sum2; /* [count] */
     uint32_t samples;
-    size_t count; /* values of a picture */
+    size_t count; /* values of a image */
 };
 
-/* y = A x, float pictures; x: [h][w][c]. */
+/* y = A x, float images; x: [h][w][c]. */
 struct operator_args {
     enum operator_kind op;
     uint32_t w, h, c;
@@ -89,9 +89,9 @@ struct residual_args {
     double *scratch, *out; /* scratch: residual_scratch() doubles; out: [2] */
 };
 
-struct picture_ops {
+struct image_ops {
     uint32_t operators; /* 1 << enum operator_kind of those that `operate` has */
-    /* Bytes of the back end's memory that pictures should take at most. */
+    /* Bytes of the back end's memory that images should take at most. */
     size_t (*room)(struct backend *b);
     enum status (*clear)(struct backend *b, void *p, size_t bytes, struct error *err);
     enum status (*cut)(struct backend *b, const struct cut_args *a, struct error *err);

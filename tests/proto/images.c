@@ -1,4 +1,4 @@
-#include "pictures.h"
+#include "images.h"
 
 #include <png.h>
 #include <stdio.h>

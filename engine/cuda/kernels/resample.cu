@@ -1,4 +1,4 @@
-/* Walks over pictures: resampling, cells of pixels, copies that convert, join and add. Each number
+/* Walks over images: resampling, cells of pixels, copies that convert, join and add. Each number
  * is read once and written once; a thread has a vector of channels of one pixel, neighbours have
  * neighbouring vectors. */
 #include "engine/cuda/kernels/resample.cuh"
@@ -8,7 +8,7 @@ namespace
 
 enum { THREADS = 256 };
 
-/* Of the smaller picture where there are two. */
+/* Of the smaller image where there are two. */
 struct walk {
     uint32_t w, pixels, columns; /* columns: vectors of a pixel */
     size_t x_ld, y_ld;
@@ -79,9 +79,9 @@ static int resampled(const struct tensor *x, const struct tensor *y, bool up, vo
 
 /* ---- cells of pixels ---- */
 
-/* The numbers of a cell stand in runs that are runs of the picture of pixels too: a line of the cell
+/* The numbers of a cell stand in runs that are runs of the image of pixels too: a line of the cell
  * where pixels stand side by side, else a pixel. They are moved as they are, whatever their type, in
- * words as wide as both pictures allow; lengths and distances are in words. */
+ * words as wide as both images allow; lengths and distances are in words. */
 struct permutation {
     uint32_t w, cells, patch; /* cells on a line and of a row of the batch; px a side of a cell */
     uint32_t across, run;     /* runs on a line of a cell; words of one */
