@@ -127,7 +127,7 @@ enum status engine_open(struct engine **out, const struct engine_options *o, str
 void engine_close(struct engine *e)
 {
     if (!e) return;
-    residence_close(e->residence);
+    image_pool_close(e->image_pool);
     e->backend->ops->close(e->backend);
     pthread_mutex_destroy(&e->device);
     free(e);
@@ -286,7 +286,7 @@ size_t restoration_peak_bytes(const struct model *m, const struct restore_params
         return SIZE_MAX;
     const size_t allocator = 1 << 16, kinds = p->output == OUTPUT_ALL ? 3 : 1;
     const size_t out_px = (size_t)shape.out.w * shape.out.h;
-    const size_t parts[] = { restoration_room(&s, &shape),
+    const size_t parts[] = { restoration_block_bytes(&s, &shape),
                              (size_t)width * height * (channels * (depth / 8) + has_mask),
                              kinds * out_px * (shape.out.c + shape.has_alpha) * (shape.depth / 8),
                              operator_working_bytes(s.task->op, shape.out), allocator };
@@ -300,19 +300,19 @@ size_t restoration_peak_bytes(const struct model *m, const struct restore_params
 
 static bool stays(const struct row *row)
 {
-    return restoration_is_resident(row->restoration);
+    return restoration_is_on_device(row->restoration);
 }
 
-/* Where restorations live that are met for the first time: in the engine's residence where no other engine gets rows of theirs. */
-static void settle(struct engine *e, struct row *rows, size_t n)
+/* Where restorations live that are met for the first time: in the engine's image_pool where no other engine gets rows of theirs. */
+static void place_restorations(struct engine *e, struct row *rows, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         struct restoration *r = rows[i].restoration;
-        if (restoration_is_settled(r)) continue;
+        if (restoration_is_placed(r)) continue;
         uint64_t here = 0;
         for (size_t k = i; k < n; k++)
             here += rows[k].restoration == r;
-        restoration_settle(r, e->residence, e->engines == 1 || here == restoration_rows(r));
+        restoration_place(r, e->image_pool, e->engines == 1 || here == restoration_rows(r));
     }
 }
 
@@ -328,16 +328,16 @@ static enum status cut_rows(struct model *m, uint32_t lane, struct row *rows, ui
             restoration_cut(rows[i].restoration, rows[i].index, sampler_row(sampler, i));
     for (uint32_t i = 0; !s && i < n; i++)
         if (stays(&rows[i]))
-            s = residence_cut(rows[i].restoration, rows[i].index, lane,
-                              sampler_place(sampler, lane, i), err);
+            s = image_pool_extract(rows[i].restoration, rows[i].index, lane,
+                                   sampler_output(sampler, lane, i), err);
     return s;
 }
 
-/* Blends the rows of images that live in the engine's residence. */
-static enum status put_residents(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
-                                 struct error *err)
+/* Blends the rows of images that live in the engine's image_pool. */
+static enum status put_placed(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
+                              struct error *err)
 {
-    struct residence *home = m->engine->residence;
+    struct image_pool *pool = m->engine->image_pool;
     const size_t floats = (size_t)3 * m->sampler.tile * m->sampler.tile;
     enum status s = ST_OK;
     bool any = false;
@@ -346,13 +346,13 @@ static enum status put_residents(struct model *m, uint32_t lane, struct row *row
         }
         if (!stays(&rows[first])) continue;
         any = true;
-        s = residence_look(home, lane, first, end - first, sampler_place(&m->sampler, lane, first),
-                           floats, err);
+        s = image_pool_check(pool, lane, first, end - first,
+                             sampler_output(&m->sampler, lane, first), floats, err);
         for (uint32_t i = first; !s && i < end; i++)
-            s = residence_put(rows[i].restoration, rows[i].index, lane, i,
-                              sampler_place(&m->sampler, lane, i), err);
+            s = image_pool_put(rows[i].restoration, rows[i].index, lane, i,
+                               sampler_output(&m->sampler, lane, i), err);
     }
-    return s || !any ? s : residence_tell(home, lane, n, err);
+    return s || !any ? s : image_pool_report(pool, lane, n, err);
 }
 
 static enum status begin_pass(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
@@ -363,13 +363,13 @@ static enum status begin_pass(struct model *m, uint32_t lane, struct row *rows, 
     enum status s = cut_rows(m, lane, rows, n, err);
     for (uint32_t i = 0; !s && i < n; i++) {
         const struct restoration *r = rows[i].restoration;
-        const struct place at = restoration_place(r, rows[i].index);
+        const struct tile_position at = restoration_tile_position(r, rows[i].index);
         s = sampler_draw(sampler, i, r->s.seed, at.sample, at.x0, at.y0, err);
         sampler_choose(sampler, i, r->s.h, r->s.program_set);
         sampler_stay(sampler, i, stays(&rows[i]));
     }
     if (!s) s = sampler_begin(sampler, n, err);
-    return s ? s : put_residents(m, lane, rows, n, err);
+    return s ? s : put_placed(m, lane, rows, n, err);
 }
 
 /* The device has failed: these rows come back empty. */
@@ -387,7 +387,7 @@ static enum status put_row(struct engine *e, const struct flight *f, uint32_t i)
     if (!stays(row))
         return restoration_put(row->restoration, row->index,
                                sampler_row_of(&f->model->sampler, f->lane, i), NULL);
-    const enum status s = residence_is_bad(e->residence, f->lane, i) ? ST_INTERNAL : ST_OK;
+    const enum status s = image_pool_is_bad(e->image_pool, f->lane, i) ? ST_INTERNAL : ST_OK;
     restoration_count_back(row->restoration, s);
     return s;
 }
@@ -418,7 +418,7 @@ enum status engine_begin(struct engine *e, struct model *m, struct row *rows, si
     struct flight f = { .model = m, .lane = e->lane };
     enum status s = ST_OK;
     e->lane = (e->lane + 1) % m->sampler.lanes;
-    settle(e, rows, n);
+    place_restorations(e, rows, n);
     for (size_t i = 0; !s && i < n; i += f.n) {
         if (i > 0) s = engine_end(e, &f, err);
         f.rows = rows + i;

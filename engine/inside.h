@@ -9,7 +9,7 @@
 #include <pthread.h>
 
 #include "engine/davi/conditions.h"
-#include "engine/davi/residence.h"
+#include "engine/davi/image_pool.h"
 #include "engine/davi/sampler.h"
 #include "engine/engine.h"
 #include "engine/graph/team.h"
@@ -22,8 +22,8 @@ struct engine {
     pthread_mutex_t device; /* guards the back end and everything on it */
     uint32_t lane;          /* of the next batch; of whoever calls engine_begin */
     uint32_t engines;       /* that share restorations; >= 1 */
-    struct residence
-        *residence; /* of feature maps, made with the first model; NULL: there is none */
+    struct image_pool
+        *image_pool; /* of feature maps, made with the first model; NULL: there is none */
 };
 
 /* An engine on a back end that is open already (taken over, also on failure); threads and max_batch as in engine.h. */

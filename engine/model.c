@@ -235,9 +235,9 @@ static enum status pack(struct model *m, const struct graph *g, const struct par
                                  .n_sets = m->conditions.n,
                                  .output_channels = 3 };
     pthread_mutex_lock(&m->engine->device);
-    s = m->engine->residence ? ST_OK
-                             : residence_open(&m->engine->residence, m->engine->backend,
-                                              m->engine->facts.max_batch, err);
+    s = m->engine->image_pool ? ST_OK
+                              : image_pool_open(&m->engine->image_pool, m->engine->backend,
+                                                m->engine->facts.max_batch, err);
     if (!s) s = make_program(m, g, src, &o, err);
     pthread_mutex_unlock(&m->engine->device);
     return s;

@@ -14,7 +14,7 @@ const struct image_format_info image_formats[IMAGE_FORMAT_COUNT] = {
 #define PNG_SIGNATURE  "\x89PNG\r\n\x1a\n"
 #define JPEG_SIGNATURE "\xff\xd8\xff"
 
-static const struct format_room {
+static const struct format_capacity {
     const char *signature;
     size_t signature_len;
     enum status (*probe)(struct image_header *header, unsigned *orientation, const uint8_t *bytes,
@@ -23,7 +23,7 @@ static const struct format_room {
                           struct error *err);
     enum status (*encode)(struct byte_sink *out, const struct image *img,
                           const struct encode_options *opt, struct error *err);
-} rooms[IMAGE_FORMAT_COUNT] = {
+} capacities[IMAGE_FORMAT_COUNT] = {
     [IMAGE_PNG] = { PNG_SIGNATURE, 8, probe_png, decode_png, encode_png },
     [IMAGE_JPEG] = { JPEG_SIGNATURE, 3, probe_jpeg, decode_jpeg, encode_jpeg },
 };
@@ -105,12 +105,12 @@ static enum status probe(struct image_header *out, unsigned *orientation, const 
                          size_t len, struct error *err)
 {
     for (int f = 0; f < IMAGE_FORMAT_COUNT; f++) {
-        if (len < rooms[f].signature_len ||
-            memcmp(bytes, rooms[f].signature, rooms[f].signature_len) != 0) {
+        if (len < capacities[f].signature_len ||
+            memcmp(bytes, capacities[f].signature, capacities[f].signature_len) != 0) {
             continue;
         }
         struct image_header h = { .format = (enum image_format)f };
-        enum status s = rooms[f].probe(&h, orientation, bytes, len, err);
+        enum status s = capacities[f].probe(&h, orientation, bytes, len, err);
         if (s) return s;
         if (orientation_swaps(*orientation)) {
             uint32_t stored_width = h.width;
@@ -144,7 +144,7 @@ enum status codec_decode(struct image *out, const void *bytes, size_t len, uint6
     }
     s = image_init(&img, h.width, h.height, h.channels, h.depth, err);
     if (s) goto done;
-    s = rooms[h.format].decode(&img, orientation, bytes, len, err);
+    s = capacities[h.format].decode(&img, orientation, bytes, len, err);
     if (s) goto done;
     *out = img;
     img.pixels = NULL;
@@ -176,7 +176,7 @@ enum status codec_encode(void **bytes, size_t *len, const struct image *img,
     struct byte_sink sink = { 0 };
     enum status s = check_options(opt, err);
     if (s) goto done;
-    s = rooms[opt->format].encode(&sink, img, opt, err);
+    s = capacities[opt->format].encode(&sink, img, opt, err);
     if (s) goto done;
     void *fitted = realloc(sink.data, sink.len); /* it grew by doubling; an answer may wait long */
     *bytes = fitted ? fitted : sink.data;

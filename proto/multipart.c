@@ -130,8 +130,9 @@ static enum status read_headers(struct multipart_part *part, const char **at, co
 {
     const char *first = *at, *p = first;
     for (;;) {
-        size_t left = (size_t)(end - p), room = MULTIPART_MAX_HEADER_BYTES - (size_t)(p - first);
-        const char *eol = memmem(p, left < room ? left : room, "\r\n", 2);
+        size_t left = (size_t)(end - p),
+               capacity = MULTIPART_MAX_HEADER_BYTES - (size_t)(p - first);
+        const char *eol = memmem(p, left < capacity ? left : capacity, "\r\n", 2);
         if (!eol)
             return error_set(err, ST_BAD_REQUEST,
                              "the headers of a multipart part end nowhere within %d bytes",

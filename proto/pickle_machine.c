@@ -19,38 +19,38 @@ static enum status no_memory(struct machine *m)
     return error_set(m->err, ST_NO_MEMORY_NOW, "no memory to read the pickle");
 }
 
-bool array_grow(void **array, size_t *room, size_t n, size_t size)
+bool array_grow(void **array, size_t *capacity, size_t n, size_t size)
 {
-    if (n < *room) return true;
-    size_t wanted = *room ? *room * 2 : 16;
+    if (n < *capacity) return true;
+    size_t wanted = *capacity ? *capacity * 2 : 16;
     void *grown = realloc(*array, wanted * size);
     if (!grown) return false;
     *array = grown;
-    *room = wanted;
+    *capacity = wanted;
     return true;
 }
 
-static enum status append(struct machine *m, uint32_t **at, uint32_t *n, uint32_t *room, uint32_t v,
-                          uint32_t limit, const char *what)
+static enum status append(struct machine *m, uint32_t **at, uint32_t *n, uint32_t *capacity,
+                          uint32_t v, uint32_t limit, const char *what)
 {
-    size_t wide = *room;
+    size_t wide = *capacity;
     void *array = *at;
     if (*n >= limit) return bad(m, what);
     if (!array_grow(&array, &wide, *n, sizeof **at)) return no_memory(m);
     *at = array;
-    *room = (uint32_t)wide;
+    *capacity = (uint32_t)wide;
     (*at)[(*n)++] = v;
     return ST_OK;
 }
 
 enum status machine_new(struct machine *m, enum value_kind kind, uint32_t *out)
 {
-    size_t room = m->room_values;
+    size_t capacity = m->values_capacity;
     void *array = m->values;
     if (m->n_values >= MAX_VALUES) return bad(m, "more than 1048576 values");
-    if (!array_grow(&array, &room, m->n_values, sizeof *m->values)) return no_memory(m);
+    if (!array_grow(&array, &capacity, m->n_values, sizeof *m->values)) return no_memory(m);
     m->values = array;
-    m->room_values = (uint32_t)room;
+    m->values_capacity = (uint32_t)capacity;
     m->values[m->n_values] = (struct value){ .kind = kind };
     *out = m->n_values++;
     return ST_OK;
@@ -58,7 +58,7 @@ enum status machine_new(struct machine *m, enum value_kind kind, uint32_t *out)
 
 static enum status push(struct machine *m, uint32_t v)
 {
-    return append(m, &m->stack.at, &m->stack.n, &m->stack.room, v, MAX_STACK,
+    return append(m, &m->stack.at, &m->stack.n, &m->stack.capacity, v, MAX_STACK,
                   "its stack grows beyond 1048576 values");
 }
 
@@ -106,7 +106,7 @@ static enum status make_tuple(struct machine *m, uint32_t n)
         if (!items) return no_memory(m);
         memcpy(items, m->stack.at + (m->stack.n - n), n * sizeof *items);
         m->values[v].items = items;
-        m->values[v].n = m->values[v].room = n;
+        m->values[v].n = m->values[v].capacity = n;
     }
     m->stack.n -= n;
     return push(m, v);
@@ -129,7 +129,7 @@ static enum status extend(struct machine *m, uint32_t n, enum value_kind kind)
         if (kind == V_DICT && i % 2 == 0 && m->values[v].kind != V_TEXT &&
             m->values[v].kind != V_INT)
             return bad(m, "the key of a dict is neither text nor an integer");
-        enum status s = append(m, &into->items, &into->n, &into->room, v, MAX_VALUES,
+        enum status s = append(m, &into->items, &into->n, &into->capacity, v, MAX_VALUES,
                                "a container is too long");
         if (s) return s;
     }
@@ -223,7 +223,7 @@ static enum status op_put(struct machine *m, size_t bytes)
     if (s) return s;
     if (slot >= MAX_MEMO) return bad(m, "its memo grows beyond 1048576 entries");
     while (m->memo.n <= slot) {
-        s = append(m, &m->memo.at, &m->memo.n, &m->memo.room, NO_VALUE, MAX_MEMO, "memo");
+        s = append(m, &m->memo.at, &m->memo.n, &m->memo.capacity, NO_VALUE, MAX_MEMO, "memo");
         if (s) return s;
     }
     m->memo.at[slot] = v;
@@ -273,7 +273,7 @@ static enum status op_call(struct machine *m, unsigned char op)
 
 static enum status op_mark(struct machine *m)
 {
-    return append(m, &m->marks.at, &m->marks.n, &m->marks.room, m->stack.n, MAX_STACK,
+    return append(m, &m->marks.at, &m->marks.n, &m->marks.capacity, m->stack.n, MAX_STACK,
                   "its marks grow beyond 1048576");
 }
 

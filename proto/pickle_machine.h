@@ -28,8 +28,8 @@ enum global_kind { G_ORDERED_DICT, G_TENSOR, G_PARAMETER, G_STORAGE };
 struct value {
     enum value_kind kind;
     enum global_kind global;
-    enum dtype dtype; /* of a storage class */
-    uint32_t n, room; /* bytes of a text, items of a container */
+    enum dtype dtype;     /* of a storage class */
+    uint32_t n, capacity; /* bytes of a text, items of a container */
     int64_t number;
     union {
         const char *text; /* inside the pickle */
@@ -40,18 +40,18 @@ struct value {
 /* An array that grows by doubling. */
 struct indices {
     uint32_t *at;
-    uint32_t n, room;
+    uint32_t n, capacity;
 };
 
 struct machine {
     const unsigned char *at, *end;
     struct value *values;
-    uint32_t n_values, room_values;
+    uint32_t n_values, values_capacity;
     struct indices stack, marks, memo;
     struct pickle_view *views; /* every tensor ever made, listed or not */
-    size_t n_views, room_views;
+    size_t n_views, views_capacity;
     struct pickle_storage *storages;
-    size_t n_storages, room_storages;
+    size_t n_storages, storages_capacity;
     struct error *err;
 };
 
@@ -59,8 +59,8 @@ struct machine {
 enum status machine_run(struct machine *m, uint32_t *root);
 void machine_done(struct machine *m);
 
-/* Makes room for one more of `size` bytes in a doubling array; false when memory is out. */
-bool array_grow(void **array, size_t *room, size_t n, size_t size);
+/* Makes capacity for one more of `size` bytes in a doubling array; false when memory is out. */
+bool array_grow(void **array, size_t *capacity, size_t n, size_t size);
 
 /* pickle_reduce.c: what the allowed globals make of their arguments. */
 enum status machine_new(struct machine *m, enum value_kind kind, uint32_t *out);

@@ -94,7 +94,7 @@ enum status machine_persistent(struct machine *m, uint32_t id, uint32_t *out)
     storage.numel = (uint64_t)numel->number;
     void *array = m->storages;
     if (m->n_storages >= MAX_VIEWS) return bad(m, "more than 65536 storages");
-    if (!array_grow(&array, &m->room_storages, m->n_storages, sizeof *m->storages))
+    if (!array_grow(&array, &m->storages_capacity, m->n_storages, sizeof *m->storages))
         return error_set(m->err, ST_NO_MEMORY_NOW, "no memory to read the pickle");
     m->storages = array;
     m->storages[m->n_storages] = storage;
@@ -173,7 +173,7 @@ static enum status rebuild_tensor(struct machine *m, const struct value *args, u
     if (s) return s;
     void *array = m->views;
     if (m->n_views >= MAX_VIEWS) return bad(m, "more than 65536 tensors");
-    if (!array_grow(&array, &m->room_views, m->n_views, sizeof *m->views))
+    if (!array_grow(&array, &m->views_capacity, m->n_views, sizeof *m->views))
         return error_set(m->err, ST_NO_MEMORY_NOW, "no memory to read the pickle");
     m->views = array;
     m->views[m->n_views] = view;

@@ -303,8 +303,8 @@ static bool put_rows(struct fast_png *f, const struct image *img)
         above = row;
         row = spent;
         for (size_t at = 0; at < row_bytes + 1;) {
-            size_t room = BLOCK_BYTES - f->filled, left = row_bytes + 1 - at;
-            size_t n = left < room ? left : room;
+            size_t capacity = BLOCK_BYTES - f->filled, left = row_bytes + 1 - at;
+            size_t n = left < capacity ? left : capacity;
             memcpy(f->block + f->filled, filtered + at, n);
             f->filled += n;
             at += n;

@@ -20,7 +20,7 @@ enum {
 struct walk {
     const struct machine *m;
     struct unpickled *out;
-    size_t room, visits;
+    size_t capacity, visits;
     char path[MAX_PATH + 1];
     struct error *err;
 };
@@ -68,7 +68,7 @@ static enum status list_tensor(struct walk *w, const struct value *v)
     void *array = u->tensors;
     if (u->n_tensors >= MAX_LISTED)
         return error_set(w->err, ST_BAD_FILE, "the pickle lists more than %d tensors", MAX_LISTED);
-    if (!array_grow(&array, &w->room, u->n_tensors, sizeof *u->tensors))
+    if (!array_grow(&array, &w->capacity, u->n_tensors, sizeof *u->tensors))
         return error_set(w->err, ST_NO_MEMORY_NOW, "no memory to list the pickle's tensors");
     u->tensors = array;
     char *name = strdup(w->path);

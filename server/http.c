@@ -214,7 +214,7 @@ static void refuse_body(struct exchange *x, const struct error *err)
 }
 
 /* Room for `need` bytes: all of it at once where the length is known, else in doubling steps that are reserved first. */
-static enum status make_room(struct exchange *x, size_t need, struct error *err)
+static enum status reserve_body(struct exchange *x, size_t need, struct error *err)
 {
     enum { FIRST_ROOM = 65536 };
     struct http_call *c = &x->call;
@@ -245,7 +245,7 @@ static enum MHD_Result gather(struct exchange *x, const char *data, size_t n)
     struct error err = { 0 };
     if (n > SIZE_MAX / 4 - c->body_len) return MHD_NO;
     if (c->refusal.status == ST_OK) {
-        if (make_room(x, c->body_len + n, &err))
+        if (reserve_body(x, c->body_len + n, &err))
             refuse_body(x, &err);
         else
             memcpy(c->body + c->body_len, data, n);

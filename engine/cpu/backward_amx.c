@@ -88,14 +88,14 @@ struct memory {
 };
 
 /* What each part takes, in floats. */
-struct room {
+struct memory_need {
     size_t x, dy, bias, sums, places;
 };
 
-static struct room room_of(const struct cut *c, int threads)
+static struct memory_need memory_need_of(const struct cut *c, int threads)
 {
     size_t splits = splits_of(c, threads), blocks = c->x_blocks * c->dy_blocks;
-    return (struct room){
+    return (struct memory_need){
         .x = round_to(c->wave * c->x_band / 2, PART),
         .dy = round_to(c->wave * c->dy_band / 2, PART),
         .bias = c->wave * c->dy_parts * PART,
@@ -106,7 +106,7 @@ static struct room room_of(const struct cut *c, int threads)
 
 static struct memory lay_out(const struct cut *c, int threads, float *at)
 {
-    const struct room r = room_of(c, threads);
+    const struct memory_need r = memory_need_of(c, threads);
     return (struct memory){ .x = (void *)at,
                             .dy = (void *)(at + r.x),
                             .bias = at + r.x + r.dy,
@@ -117,7 +117,7 @@ static struct memory lay_out(const struct cut *c, int threads, float *at)
 size_t ISA_FN(weights_amx_scratch)(const struct trained_conv_desc *d, int threads)
 {
     const struct cut c = cut_of(d);
-    const struct room r = room_of(&c, threads);
+    const struct memory_need r = memory_need_of(&c, threads);
     return r.x + r.dy + r.bias + r.sums + r.places;
 }
 

@@ -4,7 +4,7 @@
 /* A sixteenth of the device, and never more than some thousand images of 256x256 need. */
 enum { ROOM_SHARE = 16, ROOM_MOST_MIB = 512 };
 
-static size_t room(struct backend *b)
+static size_t pool_bytes(struct backend *b)
 {
     const size_t most = (size_t)ROOM_MOST_MIB << 20,
                  share = cuda_of(b)->gpu.total_bytes / ROOM_SHARE;
@@ -73,7 +73,7 @@ static enum status residual(struct backend *b, const struct residual_args *a, st
 
 const struct image_ops cuda_images = {
     .operators = GPU_OPERATORS,
-    .room = room,
+    .pool_bytes = pool_bytes,
     .clear = clear,
     .cut = cut,
     .find_bad = find_bad,

@@ -77,7 +77,7 @@ static struct layout lay_out(const struct restoration_setup *s, const struct res
 
     reserve(&l, 1, sizeof(struct restoration));
     l.slots = reserve(&l, l.n_slots, sizeof(struct slot));
-    /* what the tiles need: one stretch, so that it can be copied as one (residence.h) */
+    /* what the tiles need: one stretch, so that it can be copied as one (image_pool.h) */
     l.tiles_x = reserve(&l, tile_axis_bytes(all.w, s->tile, s->overlap, s->shift_x), 1);
     l.tiles_y = reserve(&l, tile_axis_bytes(all.h, s->tile, s->overlap, s->shift_y), 1);
     l.kept = reserve(&l, op->needs_mask ? (size_t)h->in.w * h->in.h : 0, 1);
@@ -92,7 +92,8 @@ static struct layout lay_out(const struct restoration_setup *s, const struct res
     return l;
 }
 
-size_t restoration_room(const struct restoration_setup *s, const struct restoration_shape *shape)
+size_t restoration_block_bytes(const struct restoration_setup *s,
+                               const struct restoration_shape *shape)
 {
     struct layout l = lay_out(s, shape);
     return l.overflows ? SIZE_MAX : l.total;
@@ -199,7 +200,7 @@ enum status restoration_make(struct restoration **out, const struct restoration_
 void restoration_free(struct restoration *r)
 {
     if (!r) return;
-    residence_leave(r);
+    image_pool_release(r);
     pthread_mutex_destroy(&r->lock);
     free(r);
 }
@@ -211,12 +212,14 @@ uint64_t restoration_rows(const struct restoration *r)
 
 /* ---- cutting ---- */
 
-struct place restoration_place(const struct restoration *r, uint64_t row)
+struct tile_position restoration_tile_position(const struct restoration *r, uint64_t row)
 {
     uint64_t tile = row % r->n_tiles;
-    return (struct place){ .sample = (uint32_t)(row / r->n_tiles),
-                           .x0 = tile_origin(&r->tiles.x, (uint32_t)(tile % r->tiles.x.count)),
-                           .y0 = tile_origin(&r->tiles.y, (uint32_t)(tile / r->tiles.x.count)) };
+    return (struct tile_position){
+        .sample = (uint32_t)(row / r->n_tiles),
+        .x0 = tile_origin(&r->tiles.x, (uint32_t)(tile % r->tiles.x.count)),
+        .y0 = tile_origin(&r->tiles.y, (uint32_t)(tile / r->tiles.x.count))
+    };
 }
 
 static float level_of(const struct restoration *r, size_t i)
@@ -301,7 +304,7 @@ static uint32_t mirrored(const struct restoration *r, uint32_t at, uint32_t n)
 
 void restoration_cut(const struct restoration *r, uint64_t row, float *y_in)
 {
-    const struct place at = restoration_place(r, row);
+    const struct tile_position at = restoration_tile_position(r, row);
     const uint32_t tile = r->s.tile;
     struct hole_noise h = { 0 };
     for (uint32_t ty = 0; ty < tile; ty++) {
@@ -338,7 +341,7 @@ static struct part inside(const struct restoration *r, uint32_t at, uint32_t n)
 
 static void blend(const struct restoration *r, int64_t *acc, uint64_t row, const float *x0)
 {
-    const struct place at = restoration_place(r, row);
+    const struct tile_position at = restoration_tile_position(r, row);
     const uint64_t tile_index = row % r->n_tiles;
     const uint32_t tile = r->s.tile, colors = r->shape.out.c;
     const struct part across = inside(r, at.x0, r->shape.out.w);
@@ -439,21 +442,21 @@ void restoration_fail(struct restoration *r, enum status why)
     pthread_mutex_unlock(&r->lock);
 }
 
-void restoration_settle(struct restoration *r, struct residence *h, bool is_whole)
+void restoration_place(struct restoration *r, struct image_pool *h, bool is_whole)
 {
     pthread_mutex_lock(&r->lock);
-    if (r->home == HOME_OPEN) /* Back ends cut and blend images without a margin. */
-        r->home =
-            h && is_whole && !r->s.margin && residence_settle(h, r) ? HOME_RESIDENCE : HOME_HOST;
+    if (r->location == LOCATION_UNDECIDED) /* Back ends cut and blend images without a margin. */
+        r->location = h && is_whole && !r->s.margin && image_pool_place(h, r) ? LOCATION_DEVICE
+                                                                              : LOCATION_HOST;
     pthread_mutex_unlock(&r->lock);
 }
 
-bool restoration_is_settled(struct restoration *r)
+bool restoration_is_placed(struct restoration *r)
 {
     pthread_mutex_lock(&r->lock);
-    const bool is_settled = r->home != HOME_OPEN;
+    const bool is_placed = r->location != LOCATION_UNDECIDED;
     pthread_mutex_unlock(&r->lock);
-    return is_settled;
+    return is_placed;
 }
 
 bool restoration_is_done(const struct restoration *r)

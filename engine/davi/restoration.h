@@ -1,7 +1,7 @@
 /* restoration.h - the inside of a restoration (engine.h): a image, its tiles, and the accumulators they come back to.
  *
  * Knows no network: engine_run cuts a row's input (restoration_cut), has it generated, and puts it back (restoration_put).
- * All memory is one block, laid out before it is taken, so that restoration_room() is what is held. Accumulators are int64
+ * All memory is one block, laid out before it is taken, so that restoration_block_bytes() is what is held. Accumulators are int64
  * fixed point; a sample has one only while its rows are in flight, then it is folded into sum and sum of squares.
  * Threads: restoration_cut reads only; restoration_put takes the lock; the rest once every row is back. */
 #ifndef DAVID_DAVI_RESTORATION_H
@@ -9,8 +9,8 @@
 
 #include <pthread.h>
 
+#include "engine/davi/image_pool.h"
 #include "engine/davi/operators.h"
-#include "engine/davi/residence.h"
 #include "engine/davi/tiles.h"
 #include "engine/engine.h"
 
@@ -59,7 +59,7 @@ struct slot {
 };
 
 /* Where the images of a restoration are worked on; decided when its first row is begun, for good. */
-enum home { HOME_OPEN, HOME_HOST, HOME_RESIDENCE };
+enum location { LOCATION_UNDECIDED, LOCATION_HOST, LOCATION_DEVICE };
 
 struct restoration {
     struct restoration_setup s;
@@ -74,7 +74,7 @@ struct restoration {
     size_t tables_bytes;
     float level[256]; /* of an 8-bit sample, in [-1,1] */
     /* Of whoever begins rows; the members below are unused where it does not live on the host. */
-    struct resident resident;
+    struct placement placement;
 
     pthread_mutex_t lock; /* guards everything below */
     struct slot *slots;
@@ -82,7 +82,7 @@ struct restoration {
     int64_t *sum, *sum2; /* over finished samples; NULL where not needed */
     uint8_t *images;     /* kept samples, [samples][out.h][out.w][out.c] of `depth` bits; NULL */
     float *scratch;      /* of the residual */
-    enum home home;
+    enum location location;
     uint64_t rows_back;
     enum status failure; /* of the first row that failed */
     bool has_result;
@@ -94,7 +94,8 @@ enum status restoration_shape_of(struct restoration_shape *out, const struct tas
                                  uint32_t width, uint32_t height, uint32_t channels, uint32_t depth,
                                  struct error *err);
 /* Bytes that restoration_make takes. SIZE_MAX: more than can be counted. */
-size_t restoration_room(const struct restoration_setup *s, const struct restoration_shape *shape);
+size_t restoration_block_bytes(const struct restoration_setup *s,
+                               const struct restoration_shape *shape);
 /* Everything of `s` but the images has been checked. ST_BAD_MASK, ST_TOO_FEW_PX, ST_TOO_MANY_PX, ST_NO_MEMORY_NOW. */
 enum status restoration_make(struct restoration **out, const struct restoration_setup *s,
                              struct error *err);
@@ -104,10 +105,10 @@ enum status restoration_make(struct restoration **out, const struct restoration_
 enum status hole_read(uint8_t *kept, const struct image *img, const struct image *mask,
                       const char *task, struct error *err);
 
-struct place {
+struct tile_position {
     uint32_t sample, x0, y0; /* of a row; px of the restored image with its margin */
 };
-struct place restoration_place(const struct restoration *r, uint64_t row);
+struct tile_position restoration_tile_position(const struct restoration *r, uint64_t row);
 /* The network's input for a row. y_in: [tile][tile][3] */
 void restoration_cut(const struct restoration *r, uint64_t row, float *y_in);
 /* Blends a restored tile, x0: [tile][tile][3]. ST_INTERNAL where a value is not finite: nothing is blended, and the
@@ -120,11 +121,11 @@ void restoration_count_back(struct restoration *r, enum status why);
 void restoration_fail(struct restoration *r, enum status why); /* whatever comes back of it */
 
 /* Before any row of a batch is begun: where `r` lives from now on. Whole: none of its rows will be begun elsewhere than in `h`, which may be NULL. */
-void restoration_settle(struct restoration *r, struct residence *h, bool is_whole);
-bool restoration_is_settled(struct restoration *r);
-static inline bool restoration_is_resident(const struct restoration *r)
+void restoration_place(struct restoration *r, struct image_pool *h, bool is_whole);
+bool restoration_is_placed(struct restoration *r);
+static inline bool restoration_is_on_device(const struct restoration *r)
 {
-    return r->resident.home != NULL;
+    return r->placement.pool != NULL;
 }
 
 /* Samples of the measurement, y_channels a pixel, as given (nothing in a hole). row: [n][y_channels] */

@@ -83,8 +83,8 @@ static double root_mean(double sum, double count)
 
 static enum status find_residual(double *rms, const struct restoration *r)
 {
-    if (restoration_is_resident(r)) {
-        *rms = root_mean(residence_number(r, RESIDUAL_SUM), residence_number(r, RESIDUAL_COUNT));
+    if (restoration_is_on_device(r)) {
+        *rms = root_mean(image_pool_number(r, RESIDUAL_SUM), image_pool_number(r, RESIDUAL_COUNT));
         return ST_OK;
     }
     const size_t room = operator_scratch_floats(r->s.task->op, r->shape.out);
@@ -102,8 +102,8 @@ static double std_largest(const struct restoration *r)
 {
     const size_t n = (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c;
     double largest = 0;
-    if (restoration_is_resident(r))
-        largest = r->sum2 ? residence_number(r, STD_LARGEST) : 0;
+    if (restoration_is_on_device(r))
+        largest = r->sum2 ? image_pool_number(r, STD_LARGEST) : 0;
     else
         for (size_t i = 0; r->sum2 && i < n; i++)
             largest = fmax(largest, std_at(r, i));
@@ -193,8 +193,8 @@ static void fill_image(const struct restoration *r, const void *prepared, struct
 static void fill_std(const struct restoration *r, double scale, struct image *img)
 {
     const size_t n = (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c;
-    if (restoration_is_resident(r)) {
-        memcpy(img->pixels, residence_std(r), n);
+    if (restoration_is_on_device(r)) {
+        memcpy(img->pixels, image_pool_std(r), n);
         return;
     }
     for (size_t i = 0; i < n; i++)
@@ -216,8 +216,8 @@ static const void *prepared_image(const struct restoration *r, bool is_kept, uin
 {
     const size_t bytes =
         (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c * (r->shape.depth / 8);
-    if (restoration_is_resident(r))
-        return is_kept ? residence_sample(r, sample) : residence_mean(r);
+    if (restoration_is_on_device(r))
+        return is_kept ? image_pool_sample(r, sample) : image_pool_mean(r);
     return is_kept ? r->images + sample * bytes : NULL;
 }
 

@@ -150,7 +150,7 @@ void sampler_stay(struct sampler *s, uint32_t i, bool stays)
     s->stays[i] = stays;
 }
 
-float *sampler_place(const struct sampler *s, uint32_t lane, uint32_t i)
+float *sampler_output(const struct sampler *s, uint32_t lane, uint32_t i)
 {
     return s->y_in[lane] + i * row_floats(s);
 }

@@ -45,9 +45,9 @@ enum status sampler_draw(struct sampler *s, uint32_t i, uint64_t seed, uint32_t 
 /* z of row i as given: z: [tile][tile][3] on the host. */
 enum status sampler_give(struct sampler *s, uint32_t i, const float *z, struct error *err);
 void sampler_choose(struct sampler *s, uint32_t i, double h, uint32_t set);
-/* Whether row i's y_in is written, and its x0 read, in the back end's memory: at sampler_place, by its ops. Else on the host. */
+/* Whether row i's y_in is written, and its x0 read, in the back end's memory: at sampler_output, by its ops. Else on the host. */
 void sampler_stay(struct sampler *s, uint32_t i, bool stays);
-float *sampler_place(const struct sampler *s, uint32_t lane, uint32_t i);
+float *sampler_output(const struct sampler *s, uint32_t lane, uint32_t i);
 /* n <= rows; each has its y_in, z, h, set and place. Returns while they may still be computed. */
 enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err);
 enum status sampler_end(struct sampler *s, uint32_t lane, struct error *err);

@@ -92,7 +92,7 @@ struct residual_args {
 struct image_ops {
     uint32_t operators; /* 1 << enum operator_kind of those that `operate` has */
     /* Bytes of the back end's memory that images should take at most. */
-    size_t (*room)(struct backend *b);
+    size_t (*pool_bytes)(struct backend *b);
     enum status (*clear)(struct backend *b, void *p, size_t bytes, struct error *err);
     enum status (*cut)(struct backend *b, const struct cut_args *a, struct error *err);
     /* bad[n] = 1 where row n of x has a value that is not finite, else 0; x: [n][count]. */

@@ -57,16 +57,16 @@ static int by_name(const void *a, const void *b)
 static enum status list(struct dataset *d, struct error *err)
 {
     enum status s = ST_OK;
-    uint32_t room = 0;
+    uint32_t capacity = 0;
     DIR *dir = opendir(d->folder);
     if (!dir) return error_set(err, ST_IO, "%s: %s", d->folder, strerror(errno));
     for (struct dirent *e; !s && (e = readdir(dir));) {
         struct stat st;
         if (!is_image(e->d_name) || fstatat(dirfd(dir), e->d_name, &st, 0) || !S_ISREG(st.st_mode))
             continue;
-        if (d->count == room) {
-            room = room ? 2 * room : 256;
-            struct file *more = realloc(d->files, room * sizeof *more);
+        if (d->count == capacity) {
+            capacity = capacity ? 2 * capacity : 256;
+            struct file *more = realloc(d->files, capacity * sizeof *more);
             if (more) d->files = more;
             if (!more) s = error_set(err, ST_NO_MEMORY_NOW, "no memory to list %s", d->folder);
         }
@@ -87,14 +87,14 @@ static enum status list(struct dataset *d, struct error *err)
 
 static enum status digest_list(struct dataset *d, struct error *err)
 {
-    size_t len = 0, room = 1;
+    size_t len = 0, capacity = 1;
     for (uint32_t i = 0; i < d->count; i++)
-        room += strlen(d->files[i].name) + 32;
-    char *text = malloc(room);
+        capacity += strlen(d->files[i].name) + 32;
+    char *text = malloc(capacity);
     if (!text) return error_set(err, ST_NO_MEMORY_NOW, "no memory to digest %s", d->folder);
     text[0] = 0;
     for (uint32_t i = 0; i < d->count; i++)
-        len += (size_t)snprintf(text + len, room - len, "%s %lld\n", d->files[i].name,
+        len += (size_t)snprintf(text + len, capacity - len, "%s %lld\n", d->files[i].name,
                                 (long long)d->files[i].size);
     enum status s = digest_bytes(d->digest, text, len, err);
     free(text);

@@ -98,7 +98,7 @@ static void rows_are_cut_as_on_the_host(const struct restoration *r)
         .m = on_device(r), .out_w = r->shape.out.w, .out_h = r->shape.out.h, .tile = r->s.tile
     };
     for (uint64_t row = 0; row < restoration_rows(r); row++) {
-        const struct place at = restoration_place(r, row);
+        const struct tile_position at = restoration_tile_position(r, row);
         struct tensor y = tensor_make(DT_F32, 1, c.tile, c.tile, 3, 3, 1), want = tensor_copy(&y);
         c.x0 = at.x0;
         c.y0 = at.y0;
@@ -170,7 +170,7 @@ static void restore_on_device(const struct device *d)
     for (uint32_t sample = 0; sample < r->s.samples; sample++) {
         for (uint64_t i = 0; i < r->n_tiles; i++) {
             const uint64_t t = d->backwards ? r->n_tiles - 1 - i : i, row = sample * r->n_tiles + t;
-            const struct place at = restoration_place(r, row);
+            const struct tile_position at = restoration_tile_position(r, row);
             struct blend_args b = { .x0 = d->tiles + row * tile_floats,
                                     .wx = r->tiles.x.weight + t % r->tiles.x.count * tile,
                                     .wy = r->tiles.y.weight + t / r->tiles.x.count * tile,

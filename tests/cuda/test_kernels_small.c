@@ -91,7 +91,7 @@ static void embeddings_agree(void **state)
 
 /* ---- noise ---- */
 
-static const struct place {
+static const struct tile_position {
     uint32_t n, x0, y0, w, h, channels, stream, sample;
 } places[] = {
     { 1, 0, 0, 64, 16, 3, 0, 0 }, { 2, 5, 1000, 131, 7, 1, 2, 9 },      { 1, 3, 2, 1, 1, 4, 1, 0 },
@@ -106,7 +106,7 @@ static void run_normals(void *ctx, const struct tensor *y)
 }
 
 /* Row r of a batch: its own seed, sample and place. */
-static struct gpu_row row_of(const struct place *p, uint32_t r)
+static struct gpu_row row_of(const struct tile_position *p, uint32_t r)
 {
     return (struct gpu_row){ .seed = 0x123456789abcdef0u + r * 0x100000001u,
                              .stream = p->stream,
@@ -120,7 +120,7 @@ static void normals_agree_within_2e_6_wherever_they_begin(void **state)
     (void)state;
     double worst = 0;
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        const struct place *p = &places[i];
+        const struct tile_position *p = &places[i];
         struct gpu_row *rows = memory(p->n * sizeof *rows);
         for (uint32_t r = 0; r < p->n; r++)
             rows[r] = row_of(p, r);

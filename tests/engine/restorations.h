@@ -55,7 +55,7 @@ static inline void run_identity(struct restoration *r, double bend)
     for (uint64_t row = 0; row < restoration_rows(r); row++) {
         restoration_cut(r, row, tile);
         for (size_t i = 0; i < n; i++)
-            tile[i] += (float)(bend * restoration_place(r, row).sample);
+            tile[i] += (float)(bend * restoration_tile_position(r, row).sample);
         assert_int_equal(restoration_put(r, row, tile, NULL), ST_OK);
     }
     assert_true(restoration_is_done(r));

@@ -215,7 +215,7 @@ static void memory_is_bounded_by_the_room_announced_and_all_given_back(void **st
             s.samples = kind == OUTPUT_IMAGE ? 1 : 3;
             s.keep_samples = true;
             assert_int_equal(restoration_shape_of(&shape, s.task, 150, 90, 4, 8, NULL), ST_OK);
-            const size_t before = held, room = restoration_room(&s, &shape);
+            const size_t before = held, room = restoration_block_bytes(&s, &shape);
             peak = held;
             assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
             const size_t made = held;

@@ -16,7 +16,7 @@ static double now_ns(void)
 }
 
 /* What was asked for is done. */
-static enum status settle(struct backend *b, struct error *err)
+static enum status place_restorations(struct backend *b, struct error *err)
 {
     return ledger->repeats && b->ops->finish ? b->ops->finish(b, err) : ST_OK;
 }
@@ -36,11 +36,11 @@ static enum status note(const struct entry *e, enum status s, double from, struc
 #define NOTED(entry, call)                                                                         \
     do {                                                                                           \
         if (!ledger->is_on) return ledger->under->call;                                            \
-        enum status status = settle(b, err);                                                       \
+        enum status status = place_restorations(b, err);                                           \
         const double from = now_ns();                                                              \
         for (uint32_t i = 0; !status && i < ledger->repeats; i++)                                  \
             status = ledger->under->call;                                                          \
-        if (!status) status = settle(b, err);                                                      \
+        if (!status) status = place_restorations(b, err);                                          \
         return note(&(entry), status, from, err);                                                  \
     } while (0)
 

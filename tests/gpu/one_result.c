@@ -3,7 +3,7 @@
  *   one_result [--arch A] [--batch 32] [--dtype bf16]
  *
  * Within a size of a pass the bytes must be the same, run after run and at the first and the last place; between sizes they may differ by 1 of 255. And
- * whether images live on the device or their rows are cut and blended by the host (`homes`): the same bytes, but for a hole's noise. One JSON object; ends in 1 where the rule is broken. The back end: tests/engine/back_end.h. Hash weights. */
+ * whether images live on the device or their rows are cut and blended by the host (`pools`): the same bytes, but for a hole's noise. One JSON object; ends in 1 where the rule is broken. The back end: tests/engine/back_end.h. Hash weights. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -107,18 +107,18 @@ static enum status restore_at(const struct ctx *c, const char *task, const struc
     const struct restore_params p = {
         .task = task, .h = -1, .samples = 2, .seed = 77, .output = OUTPUT_ALL, .keep_samples = true
     };
-    struct residence *home = c->e->residence;
+    struct image_pool *pool = c->e->image_pool;
     struct restoration *r = NULL;
     struct row row;
     enum status s = restoration_new(&r, c->m, &p, img, mask, err);
     if (s) return s;
-    if (on_host) c->e->residence = NULL;
+    if (on_host) c->e->image_pool = NULL;
     for (uint64_t i = 0; !s && i < restoration_rows(r); i++) {
         row = (struct row){ .restoration = r, .index = i };
         s = engine_run(c->e, c->m, &row, 1, err);
     }
-    c->e->residence = home;
-    if (!s && home && restoration_is_resident(r) == on_host)
+    c->e->image_pool = pool;
+    if (!s && pool && restoration_is_on_device(r) == on_host)
         s = error_set(err, ST_INTERNAL, "%s is not restored where it was to be", task);
     if (!s) s = restoration_image(r, OUTPUT_MEAN, 0, &out[0], err);
     if (!s) s = restoration_image(r, OUTPUT_STD, 0, &out[1], err);
@@ -127,8 +127,8 @@ static enum status restore_at(const struct ctx *c, const char *task, const struc
     return s;
 }
 
-/* homes: the largest difference; of inpaint, whose noise two mathematics libraries may round apart, what is beyond 1 of 255. */
-static enum status compare_homes(const struct ctx *c, int *homes, struct error *err)
+/* pools: the largest difference; of inpaint, whose noise two mathematics libraries may round apart, what is beyond 1 of 255. */
+static enum status compare_locations(const struct ctx *c, int *pools, struct error *err)
 {
     enum status s = ST_OK;
     for (int task = 0; !s && task < TASK_COUNT; task++) {
@@ -151,7 +151,7 @@ static enum status compare_homes(const struct ctx *c, int *homes, struct error *
             const int d =
                 largest_difference(on_host[i].pixels, here[i].pixels, image_bytes(&on_host[i])) -
                 (has_mask ? 1 : 0);
-            if (d > *homes) *homes = d;
+            if (d > *pools) *pools = d;
         }
         for (int i = 0; i < 3; i++) {
             image_done(&on_host[i]);
@@ -170,7 +170,7 @@ int main(int argc, char **argv)
     struct ctx c = { 0 };
     struct unet_arch arch;
     struct error err = { 0 };
-    int within = 0, across = 0, homes = 0;
+    int within = 0, across = 0, pools = 0;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--arch") == 0) name = argv[i + 1];
         if (strcmp(argv[i], "--dtype") == 0) o.dtype = argv[i + 1];
@@ -187,14 +187,14 @@ int main(int argc, char **argv)
     c.bytes = (size_t)3 * c.side * c.side;
     if (!s) s = model_warm(c.m, &err);
     if (!s) s = compare(&c, o.max_batch, &within, &across, &err);
-    if (!s) s = compare_homes(&c, &homes, &err);
+    if (!s) s = compare_locations(&c, &pools, &err);
     if (s)
         fprintf(stderr, "one_result: %s\n", err.detail);
     else
         printf("{\"what\":\"one_result\",\"dtype\":\"%s\",\"batch\":%u,\"within\":%d,\"across\":%d,"
-               "\"homes\":%d}\n",
-               o.dtype, o.max_batch, within, across, homes);
+               "\"pools\":%d}\n",
+               o.dtype, o.max_batch, within, across, pools);
     model_free(c.m);
     if (c.e) engine_close(c.e);
-    return s || within > 0 || across > 1 || homes > 0;
+    return s || within > 0 || across > 1 || pools > 0;
 }

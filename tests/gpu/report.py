@@ -94,7 +94,7 @@ def main():
     folder = pathlib.Path(sys.argv[1])
     rows = read(folder)
     same = [f"One result, {r['dtype']}, up to {r['batch']}: within a size {'the same bytes' if r['within'] == 0 else 'BROKEN'}, "
-            f"across sizes at most {r['across']} of 255, on the device and by the host {'the same bytes' if r['homes'] == 0 else 'BROKEN'}." for r in of(rows, "one_result")]
+            f"across sizes at most {r['across']} of 255, on the device and by the host {'the same bytes' if r['pools'] == 0 else 'BROKEN'}." for r in of(rows, "one_result")]
     for part in (steps(folder), same, peaks(rows), ops(rows), networks(rows)):
         if part:
             print("\n".join(part) + "\n")

@@ -21,7 +21,7 @@ DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 GROUP = 10
 
 
-def settle(device):
+def place_restorations(device):
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -29,11 +29,11 @@ def settle(device):
 def median_ms(run, runs, device):
     times = []
     for _ in range(runs):
-        settle(device)
+        place_restorations(device)
         start = time.perf_counter()
         for _ in range(GROUP):
             run()
-        settle(device)
+        place_restorations(device)
         times.append((time.perf_counter() - start) * 1000 / GROUP)
     return statistics.median(times)
 
@@ -57,7 +57,7 @@ def network(args):
     with torch.inference_mode():
         for _ in range(3):
             y = model(x, t)
-        settle(args.device)
+        place_restorations(args.device)
         load = time.perf_counter() - start
         if not torch.isfinite(y.float()).all():
             sys.exit("not finite")

@@ -4,7 +4,7 @@
 #ifndef DAVID_TESTS_STORED_ZIP_H
 #define DAVID_TESTS_STORED_ZIP_H
 
-#include "tests/proto/room.h"
+#include "tests/proto/sandbox.h"
 
 struct stored_zip {
     unsigned char file[1 << 16], directory[1 << 14];
@@ -12,20 +12,20 @@ struct stored_zip {
     unsigned entries;
 };
 
-static inline void zip_put(unsigned char *at, size_t *len, size_t room_bytes, const void *p,
+static inline void zip_put(unsigned char *at, size_t *len, size_t sandbox_bytes, const void *p,
                            size_t n)
 {
-    assert_true(n <= room_bytes - *len);
+    assert_true(n <= sandbox_bytes - *len);
     memcpy(at + *len, p, n);
     *len += n;
 }
 
-static inline void zip_number(unsigned char *at, size_t *len, size_t room_bytes, uint32_t v,
+static inline void zip_number(unsigned char *at, size_t *len, size_t sandbox_bytes, uint32_t v,
                               size_t n)
 {
     unsigned char bytes[4] = { (unsigned char)v, (unsigned char)(v >> 8), (unsigned char)(v >> 16),
                                (unsigned char)(v >> 24) };
-    zip_put(at, len, room_bytes, bytes, n);
+    zip_put(at, len, sandbox_bytes, bytes, n);
 }
 
 static inline uint32_t zip_crc(const unsigned char *p, size_t n)

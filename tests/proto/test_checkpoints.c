@@ -3,7 +3,7 @@
 
 #include "proto/checkpoint.h"
 #include "proto/model_info.h"
-#include "tests/proto/room.h"
+#include "tests/proto/sandbox.h"
 
 static const char *golden(const char *name)
 {
@@ -193,5 +193,5 @@ int main(void)
         cmocka_unit_test(the_half_prior_is_the_hash_weights_rounded),
         cmocka_unit_test(golden_configurations_are_read_as_priors),
     };
-    return cmocka_run_group_tests(tests, room_enter, room_leave);
+    return cmocka_run_group_tests(tests, sandbox_enter, sandbox_leave);
 }

@@ -1,7 +1,7 @@
 #include <math.h>
 
 #include "proto/dtype.h"
-#include "tests/proto/room.h"
+#include "tests/proto/sandbox.h"
 
 static void every_half_survives_the_round_trip(void **state)
 {

@@ -1,7 +1,7 @@
 #include <math.h>
 
 #include "proto/model_info.h"
-#include "tests/proto/room.h"
+#include "tests/proto/sandbox.h"
 
 #define NANO "\"image_size\":32,\"num_channels\":32,\"num_res_blocks\":1"
 
@@ -214,8 +214,9 @@ static enum status read_metadata(struct model_info *info, const char *role, cons
     struct safetensors *st = NULL;
     for (size_t i = 0; i < 5; i++)
         if (all[i].value) meta[n++] = all[i];
-    assert_int_equal(safetensors_write(room_path("m"), NULL, 0, meta, n, NULL, NULL, NULL), ST_OK);
-    assert_int_equal(safetensors_open(&st, room_path("m"), NULL), ST_OK);
+    assert_int_equal(safetensors_write(sandbox_path("m"), NULL, 0, meta, n, NULL, NULL, NULL),
+                     ST_OK);
+    assert_int_equal(safetensors_open(&st, sandbox_path("m"), NULL), ST_OK);
     enum status s = model_info_read(info, st, err);
     safetensors_close(st);
     return s;
@@ -299,7 +300,7 @@ static void metadata_out_of_bounds_is_refused(void **state)
         if (s != ST_BAD_FILE || !strstr(err.detail, bad_info[i].says))
             fail_msg("row %zu (%s): %s \"%s\"", i, bad_info[i].says, status_name(s), err.detail);
     }
-    room_files(1);
+    sandbox_files(1);
 }
 
 static void a_model_file_says_what_was_written(void **state)
@@ -324,9 +325,9 @@ static void a_model_file_says_what_was_written(void **state)
         ST_OK);
     assert_int_equal(model_info_metadata(&meta, &in, NULL), ST_OK);
     assert_int_equal(
-        safetensors_write(room_path("m"), NULL, 0, meta.meta, meta.n, NULL, NULL, NULL), ST_OK);
+        safetensors_write(sandbox_path("m"), NULL, 0, meta.meta, meta.n, NULL, NULL, NULL), ST_OK);
     model_metadata_done(&meta);
-    assert_int_equal(safetensors_open(&st, room_path("m"), NULL), ST_OK);
+    assert_int_equal(safetensors_open(&st, sandbox_path("m"), NULL), ST_OK);
     assert_int_equal(model_info_read(&out, st, NULL), ST_OK);
     safetensors_close(st);
     assert_int_equal(out.role, ROLE_RESTORER);
@@ -349,7 +350,7 @@ static void a_model_file_says_what_was_written(void **state)
     in.tasks[0].sigma = 0.2;
     in.tasks[0].label = 1000;
     assert_int_equal(model_info_metadata(&meta, &in, NULL), ST_BAD_FILE);
-    room_files(1);
+    sandbox_files(1);
 }
 
 static void a_range_that_is_not_named_is_the_value_alone(void **state)
@@ -376,7 +377,7 @@ static void a_range_that_is_not_named_is_the_value_alone(void **state)
         assert_memory_equal(t->level_range, all[i].levels, sizeof t->level_range);
         model_info_done(&info);
     }
-    room_files(1);
+    sandbox_files(1);
 }
 
 static void written_to_a_file(const struct model_info *in, char **tasks)
@@ -388,7 +389,7 @@ static void written_to_a_file(const struct model_info *in, char **tasks)
         if (strcmp(meta.meta[i].key, "david.tasks") == 0) *tasks = strdup(meta.meta[i].value);
     assert_non_null(*tasks);
     assert_int_equal(
-        safetensors_write(room_path("m"), NULL, 0, meta.meta, meta.n, NULL, NULL, NULL), ST_OK);
+        safetensors_write(sandbox_path("m"), NULL, 0, meta.meta, meta.n, NULL, NULL, NULL), ST_OK);
     model_metadata_done(&meta);
 }
 
@@ -414,7 +415,7 @@ static void ranges_survive_a_model_file(void **state)
     written_to_a_file(&in, &tasks);
     assert_non_null(strstr(tasks, "\"plain\": {\"sigma\": 0.2, \"h\": 0.1, \"label\": 2}"));
     free(tasks);
-    assert_int_equal(safetensors_open(&st, room_path("m"), NULL), ST_OK);
+    assert_int_equal(safetensors_open(&st, sandbox_path("m"), NULL), ST_OK);
     assert_int_equal(model_info_read(&out, st, NULL), ST_OK);
     safetensors_close(st);
     assert_memory_equal(&in.arch, &out.arch, sizeof in.arch);
@@ -450,7 +451,7 @@ static void ranges_survive_a_model_file(void **state)
     in.tile_size = 64;
     in.arch.patch = 3;
     assert_int_equal(model_info_metadata(&meta, &in, NULL), ST_BAD_FILE);
-    room_files(1);
+    sandbox_files(1);
 }
 
 static void the_shipped_model_is_a_restorer_of_three_tasks(void **state)
@@ -482,5 +483,5 @@ int main(void)
         cmocka_unit_test(ranges_survive_a_model_file),
         cmocka_unit_test(the_shipped_model_is_a_restorer_of_three_tasks),
     };
-    return cmocka_run_group_tests(tests, room_enter, room_leave);
+    return cmocka_run_group_tests(tests, sandbox_enter, sandbox_leave);
 }

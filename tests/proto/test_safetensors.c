@@ -1,5 +1,5 @@
 #include "proto/safetensors.h"
-#include "tests/proto/room.h"
+#include "tests/proto/sandbox.h"
 
 /* A file of `header`, as long as it claims, and `data` bytes of zeros. */
 static enum status open_text(struct safetensors **st, const char *header, size_t data,
@@ -121,8 +121,8 @@ static void a_file_cut_anywhere_is_refused(void **state)
     struct safetensors *st = NULL;
     const float v[3] = { 1, 2, 3 };
     const struct st_tensor t = { "w", DT_F32, 1, { 3 }, 3, v };
-    assert_int_equal(safetensors_write(room_path("a"), &t, 1, NULL, 0, NULL, NULL, NULL), ST_OK);
-    FILE *f = fopen(room_path("a"), "rb");
+    assert_int_equal(safetensors_write(sandbox_path("a"), &t, 1, NULL, 0, NULL, NULL, NULL), ST_OK);
+    FILE *f = fopen(sandbox_path("a"), "rb");
     assert_non_null(f);
     size_t len = fread(file, 1, sizeof file, f);
     (void)fclose(f);
@@ -131,7 +131,7 @@ static void a_file_cut_anywhere_is_refused(void **state)
         assert_int_equal(s, n == len ? ST_OK : ST_BAD_FILE);
         if (!s) safetensors_close(st);
     }
-    room_files(1);
+    sandbox_files(1);
 }
 
 static enum status fill_ones(void *ctx, size_t i, void *dst, struct error *err)
@@ -154,9 +154,9 @@ static void what_is_written_reads_back(void **state)
     const struct st_meta meta[] = { { "k", "v \"quoted\"\n" }, { "david.role", "\"prior\"" } };
     size_t never = 99;
     struct safetensors *st = NULL;
-    assert_int_equal(safetensors_write(room_path("a"), t, 3, meta, 2, fill_ones, &never, NULL),
+    assert_int_equal(safetensors_write(sandbox_path("a"), t, 3, meta, 2, fill_ones, &never, NULL),
                      ST_OK);
-    assert_int_equal(safetensors_open(&st, room_path("a"), NULL), ST_OK);
+    assert_int_equal(safetensors_open(&st, sandbox_path("a"), NULL), ST_OK);
     assert_int_equal(safetensors_count(st), 3);
     assert_int_equal(safetensors_metadata_count(st), 2);
     assert_string_equal(safetensors_metadata(st, "k"), "v \"quoted\"\n");
@@ -172,7 +172,7 @@ static void what_is_written_reads_back(void **state)
     assert_true(v[0] == 1 && v[1] == 2);
     assert_int_equal((uintptr_t)safetensors_at(st, 0)->data % 8, 0);
     safetensors_close(st);
-    room_files(1);
+    sandbox_files(1);
 }
 
 static void a_write_that_fails_leaves_the_old_file_and_no_trace(void **state)
@@ -185,15 +185,15 @@ static void a_write_that_fails_leaves_the_old_file_and_no_trace(void **state)
     size_t never = 99, second = 1;
     struct error err = { 0 };
     struct safetensors *st = NULL;
-    assert_int_equal(safetensors_write(room_path("a"), t, 1, NULL, 0, fill_ones, &never, NULL),
+    assert_int_equal(safetensors_write(sandbox_path("a"), t, 1, NULL, 0, fill_ones, &never, NULL),
                      ST_OK);
-    assert_int_equal(safetensors_write(room_path("a"), t, 2, NULL, 0, fill_ones, &second, &err),
+    assert_int_equal(safetensors_write(sandbox_path("a"), t, 2, NULL, 0, fill_ones, &second, &err),
                      ST_DEVICE_FAULT);
-    assert_int_equal(room_files(0), 1);
-    assert_int_equal(safetensors_open(&st, room_path("a"), NULL), ST_OK);
+    assert_int_equal(sandbox_files(0), 1);
+    assert_int_equal(safetensors_open(&st, sandbox_path("a"), NULL), ST_OK);
     assert_int_equal(safetensors_count(st), 1);
     safetensors_close(st);
-    room_files(1);
+    sandbox_files(1);
 }
 
 static void descriptions_that_lie_are_not_written(void **state)
@@ -204,26 +204,26 @@ static void descriptions_that_lie_are_not_written(void **state)
         { .name = "a", .dtype = DT_F32, .dims = 1, .shape = { 2 }, .count = 2 }
     };
     size_t never = 99;
-    assert_int_equal(safetensors_write(room_path("a"), t, 1, NULL, 0, fill_ones, &never, NULL),
+    assert_int_equal(safetensors_write(sandbox_path("a"), t, 1, NULL, 0, fill_ones, &never, NULL),
                      ST_INTERNAL);
     t[0].count = 2;
-    assert_int_equal(safetensors_write(room_path("a"), t, 2, NULL, 0, fill_ones, &never, NULL),
+    assert_int_equal(safetensors_write(sandbox_path("a"), t, 2, NULL, 0, fill_ones, &never, NULL),
                      ST_INTERNAL);
-    assert_int_equal(room_files(1), 0);
+    assert_int_equal(sandbox_files(1), 0);
 }
 
 static void what_is_not_a_file_is_an_io_error(void **state)
 {
     (void)state;
     struct safetensors *st = NULL;
-    assert_int_equal(safetensors_open(&st, room_path("missing"), NULL), ST_IO);
+    assert_int_equal(safetensors_open(&st, sandbox_path("missing"), NULL), ST_IO);
     assert_int_equal(safetensors_open(&st, room, NULL), ST_IO);
     assert_int_equal(safetensors_open(&st, "/dev/zero", NULL), ST_IO);
-    FILE *f = fopen(room_path("empty"), "wb");
+    FILE *f = fopen(sandbox_path("empty"), "wb");
     assert_non_null(f);
     (void)fclose(f);
-    assert_int_equal(safetensors_open(&st, room_path("empty"), NULL), ST_BAD_FILE);
-    room_files(1);
+    assert_int_equal(safetensors_open(&st, sandbox_path("empty"), NULL), ST_BAD_FILE);
+    sandbox_files(1);
 }
 
 int main(void)
@@ -238,5 +238,5 @@ int main(void)
         cmocka_unit_test(descriptions_that_lie_are_not_written),
         cmocka_unit_test(what_is_not_a_file_is_an_io_error),
     };
-    return cmocka_run_group_tests(tests, room_enter, room_leave);
+    return cmocka_run_group_tests(tests, sandbox_enter, sandbox_leave);
 }

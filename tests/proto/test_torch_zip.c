@@ -1,6 +1,6 @@
 #include "proto/checkpoint.h"
 #include "proto/unpickle.h"
-#include "tests/proto/room.h"
+#include "tests/proto/sandbox.h"
 #include "tests/proto/stored_zip.h"
 
 /* Pieces of a pickle; a text is its length in four bytes and its bytes. */
@@ -244,7 +244,7 @@ static void a_zip_cut_anywhere_is_refused(void **state)
     zip_end(&z);
     for (size_t n = 0; n < z.file_len; n++)
         assert_int_equal(torch_zip_open_memory(&t, z.file, n, NULL), ST_BAD_FILE);
-    assert_int_equal(torch_zip_open(&t, room_path("missing.pt"), NULL), ST_IO);
+    assert_int_equal(torch_zip_open(&t, sandbox_path("missing.pt"), NULL), ST_IO);
     assert_int_equal(torch_zip_open(&t, room, NULL), ST_IO);
 }
 
@@ -258,5 +258,5 @@ int main(void)
         cmocka_unit_test(a_flipped_bit_in_a_storage_fails_its_reading),
         cmocka_unit_test(a_zip_cut_anywhere_is_refused),
     };
-    return cmocka_run_group_tests(tests, room_enter, room_leave);
+    return cmocka_run_group_tests(tests, sandbox_enter, sandbox_leave);
 }

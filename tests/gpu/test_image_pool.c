@@ -38,14 +38,14 @@ static struct serving serving_of(uint32_t engines)
     if (cuda_backend_open(&b, &po, &err) || engine_on(&s.e, b, &eo, &err) ||
         model_hash(&s.m, s.e, &nano, 7, &err) || model_warm(s.m, &err))
         fail_msg("%s", err.detail);
-    assert_non_null(s.e->residence);
+    assert_non_null(s.e->image_pool);
     return s;
 }
 
 static void serving_done(struct serving *s)
 {
-    assert_int_equal(s->e->residence->device_spans.n, 0); /* whoever lived there has left */
-    assert_int_equal(s->e->residence->host_spans.n, 0);
+    assert_int_equal(s->e->image_pool->device_spans.n, 0); /* whoever lived there has left */
+    assert_int_equal(s->e->image_pool->host_spans.n, 0);
     model_free(s->m);
     engine_close(s->e);
 }
@@ -132,12 +132,12 @@ static void expect_same_image(struct restoration *a, struct restoration *b, enum
     image_done(&other);
 }
 
-static void expect_same(struct restoration *host, struct restoration *resident)
+static void expect_same(struct restoration *host, struct restoration *placement)
 {
-    assert_true(restoration_is_done(host) && restoration_is_done(resident));
-    assert_false(restoration_is_resident(host));
-    assert_true(restoration_is_resident(resident));
-    const struct restoration_result a = *restoration_facts(host), b = *restoration_facts(resident);
+    assert_true(restoration_is_done(host) && restoration_is_done(placement));
+    assert_false(restoration_is_on_device(host));
+    assert_true(restoration_is_on_device(placement));
+    const struct restoration_result a = *restoration_facts(host), b = *restoration_facts(placement);
     assert_int_equal(a.width, b.width);
     assert_int_equal(a.height, b.height);
     assert_true(a.h == b.h && a.sigma == b.sigma && a.std_scale == b.std_scale);
@@ -145,28 +145,28 @@ static void expect_same(struct restoration *host, struct restoration *resident)
         fail_msg("residual %.17g, not %.17g", b.residual_rms, a.residual_rms);
     assert_true(a.residual_rms > 0);
     for (uint32_t i = 0; i <= host->s.samples; i++) /* one more than there is */
-        expect_same_image(host, resident, OUTPUT_IMAGE, i);
-    expect_same_image(host, resident, OUTPUT_MEAN, 0);
-    expect_same_image(host, resident, OUTPUT_STD, 0);
+        expect_same_image(host, placement, OUTPUT_IMAGE, i);
+    expect_same_image(host, placement, OUTPUT_MEAN, 0);
+    expect_same_image(host, placement, OUTPUT_STD, 0);
 }
 
-/* n jobs on the host, then in the residence. */
+/* n jobs on the host, then in the image_pool. */
 static void compare(const struct serving *s, const struct job *jobs, size_t n, size_t size)
 {
-    struct restoration *host[MOST], *resident[MOST];
-    struct residence *home = s->e->residence;
+    struct restoration *host[MOST], *placement[MOST];
+    struct image_pool *pool = s->e->image_pool;
     for (size_t i = 0; i < n; i++) {
         host[i] = begin(s, &jobs[i]);
-        resident[i] = begin(s, &jobs[i]);
+        placement[i] = begin(s, &jobs[i]);
     }
-    s->e->residence = NULL;
+    s->e->image_pool = NULL;
     run_all(s, host, n, size);
-    s->e->residence = home;
-    run_all(s, resident, n, size);
+    s->e->image_pool = pool;
+    run_all(s, placement, n, size);
     for (size_t i = 0; i < n; i++) {
-        expect_same(host[i], resident[i]);
+        expect_same(host[i], placement[i]);
         restoration_free(host[i]);
-        restoration_free(resident[i]);
+        restoration_free(placement[i]);
     }
 }
 
@@ -246,7 +246,7 @@ static void what_the_device_lacks_the_host_restores(void **state)
         struct restoration *r[2] = { begin(&s, &j), begin(&s, &j) };
         run_all(&s, r, 2, 3);
         for (int i = 0; i < 2; i++)
-            assert_true(restoration_is_done(r[i]) && !restoration_is_resident(r[i]));
+            assert_true(restoration_is_done(r[i]) && !restoration_is_on_device(r[i]));
         assert_true(restoration_facts(r[0])->residual_rms > 0);
         expect_same_image(r[0], r[1], OUTPUT_IMAGE, 0);
         restoration_free(r[0]);
@@ -281,33 +281,33 @@ static void many_in_flight_have_the_bytes_of_each(void **state)
 static void who_finds_no_room_is_restored_by_the_host(void **state)
 {
     struct serving s = serving_of(1);
-    struct residence *home = s.e->residence;
-    const size_t room[2] = { home->device_spans.bytes, home->host_spans.bytes };
+    struct image_pool *pool = s.e->image_pool;
+    const size_t room[2] = { pool->device_spans.bytes, pool->host_spans.bytes };
     struct job jobs[MOST];
     (void)state;
     for (uint32_t i = 0; i < MOST; i++)
         jobs[i] = job_of(&s, 5 * i + 2);
     for (int which = 0; which < 2; which++) {
         struct restoration *r[MOST], *host[MOST];
-        unsigned residents = 0;
+        unsigned placements = 0;
         for (size_t i = 0; i < MOST; i++) {
             r[i] = begin(&s, &jobs[i]);
             host[i] = begin(&s, &jobs[i]);
         }
-        *(which ? &home->host_spans.bytes : &home->device_spans.bytes) = which ? 8000 : 128 * 1024;
+        *(which ? &pool->host_spans.bytes : &pool->device_spans.bytes) = which ? 8000 : 128 * 1024;
         run_all(&s, r, MOST, MAX_BATCH);
-        home->device_spans.bytes = room[0];
-        home->host_spans.bytes = room[1];
-        s.e->residence = NULL;
+        pool->device_spans.bytes = room[0];
+        pool->host_spans.bytes = room[1];
+        s.e->image_pool = NULL;
         run_all(&s, host, MOST, MAX_BATCH);
-        s.e->residence = home;
+        s.e->image_pool = pool;
         for (size_t i = 0; i < MOST; i++) {
-            residents += restoration_is_resident(r[i]);
+            placements += restoration_is_on_device(r[i]);
             expect_same_image(host[i], r[i], OUTPUT_MEAN, 0);
             restoration_free(r[i]);
             restoration_free(host[i]);
         }
-        assert_true(residents > 0 && residents < MOST);
+        assert_true(placements > 0 && placements < MOST);
     }
     for (uint32_t i = 0; i < MOST; i++)
         job_done(&jobs[i]);
@@ -336,8 +336,8 @@ static void with_several_engines_only_the_whole_ones_stay(void **state)
             rows[k++] = (struct row){ .restoration = b, .index = i };
         if (engine_run(s.e, s.m, rows, k, &err)) fail_msg("%s", err.detail);
     }
-    assert_true(restoration_is_done(a) && restoration_is_resident(a));
-    assert_true(restoration_is_done(b) && !restoration_is_resident(b));
+    assert_true(restoration_is_done(a) && restoration_is_on_device(a));
+    assert_true(restoration_is_done(b) && !restoration_is_on_device(b));
     restoration_free(a);
     restoration_free(b);
     job_done(&small);
@@ -367,7 +367,7 @@ static void a_row_that_is_not_finite_fails_alone(void **state)
     assert_int_equal(rows[1].status, ST_INTERNAL);
     assert_int_equal(rows[2].status, ST_OK);
     struct image out = { 0 };
-    assert_true(restoration_is_resident(r[1]) && restoration_is_done(r[1]));
+    assert_true(restoration_is_on_device(r[1]) && restoration_is_done(r[1]));
     assert_int_equal(restoration_image(r[1], OUTPUT_IMAGE, 0, &out, NULL), ST_INTERNAL);
     assert_true(isnan(restoration_facts(r[1])->residual_rms));
     expect_same_image(r[0], r[2], OUTPUT_IMAGE, 0);
@@ -418,7 +418,7 @@ static void a_restoration_that_is_dropped_leaves(void **state)
     struct row rows[2] = { { .restoration = r }, { .restoration = r, .index = 1 } };
     if (engine_run(s.e, s.m, rows, 2, &err)) fail_msg("%s", err.detail);
     assert_false(restoration_is_done(r));
-    assert_int_equal(s.e->residence->device_spans.n, 1);
+    assert_int_equal(s.e->image_pool->device_spans.n, 1);
     restoration_free(r);
     compare(&s, &next, 1, 2);
     job_done(&large);

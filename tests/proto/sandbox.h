@@ -1,4 +1,4 @@
-/* room.h - what the tests of files share: cmocka, and a folder of a test's own that is removed with all in it. */
+/* sandbox.h - what the tests of files share: cmocka, and a folder of a test's own that is removed with all in it. */
 #ifndef DAVID_TESTS_ROOM_H
 #define DAVID_TESTS_ROOM_H
 
@@ -17,7 +17,7 @@
 
 static char room[64];
 
-static inline int room_enter(void **state)
+static inline int sandbox_enter(void **state)
 {
     (void)state;
     strcpy(room, "/tmp/david-test.XXXXXX");
@@ -25,7 +25,7 @@ static inline int room_enter(void **state)
 }
 
 /* Files in the room; removes them where asked. */
-static inline size_t room_files(int clear)
+static inline size_t sandbox_files(int clear)
 {
     size_t n = 0;
     DIR *folder = opendir(room);
@@ -39,14 +39,14 @@ static inline size_t room_files(int clear)
     return n;
 }
 
-static inline int room_leave(void **state)
+static inline int sandbox_leave(void **state)
 {
     (void)state;
-    room_files(1);
+    sandbox_files(1);
     return rmdir(room);
 }
 
-static inline const char *room_path(const char *name)
+static inline const char *sandbox_path(const char *name)
 {
     static char path[2][128];
     static int turn;

@@ -1,5 +1,5 @@
 /* Restorations in a back end's memory: where each of their parts lies, and the order of the ops. */
-#include "engine/davi/residence.h"
+#include "engine/davi/image_pool.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -51,8 +51,8 @@ static size_t given_bytes(const struct restoration *r)
     return px * (r->s.img ? r->s.img->depth / 8 : sizeof(float));
 }
 
-/* Sizes have passed restoration_room(), which holds the host's accumulators: no sum here overflows. */
-static size_t lay_out_resident(struct resident *d, const struct restoration *r, char *base)
+/* Sizes have passed restoration_block_bytes(), which holds the host's accumulators: no sum here overflows. */
+static size_t lay_out_placement(struct placement *d, const struct restoration *r, char *base)
 {
     const struct extent m = measured_extent(r);
     const size_t values = values_of(r), measured = (size_t)m.w * m.h;
@@ -71,7 +71,7 @@ static size_t lay_out_resident(struct resident *d, const struct restoration *r, 
     d->scratch = (float *)(void *)(base + reserve(&n, r->taps ? values * sizeof(float) : 0));
     d->partial =
         (double *)(void *)(base +
-                           reserve(&n, d->home->backend->ops->images->residual_scratch(measured) *
+                           reserve(&n, d->pool->backend->ops->images->residual_scratch(measured) *
                                            sizeof(double)));
     d->out = base + reserve(&n, d->returned.total);
     if (is_compared_itself(r)) d->ax = d->mean;
@@ -80,12 +80,12 @@ static size_t lay_out_resident(struct resident *d, const struct restoration *r, 
     return n;
 }
 
-bool residence_settle(struct residence *h, struct restoration *r)
+bool image_pool_place(struct image_pool *h, struct restoration *r)
 {
-    struct resident d = { .home = h, .tiles_left = r->n_tiles };
+    struct placement d = { .pool = h, .tiles_left = r->n_tiles };
     size_t on_device, on_host;
     if (!(h->backend->ops->images->operators & 1u << r->s.task->op)) return false;
-    const size_t bytes = lay_out_resident(&d, r, h->device);
+    const size_t bytes = lay_out_placement(&d, r, h->device);
     pthread_mutex_lock(&h->lock);
     bool fits = spans_take(&h->device_spans, bytes, &on_device);
     if (fits && !spans_take(&h->host_spans, d.returned.total, &on_host)) {
@@ -96,21 +96,21 @@ bool residence_settle(struct residence *h, struct restoration *r)
     if (!fits) return false;
     d.device = h->device + on_device;
     d.back = h->host + on_host;
-    (void)lay_out_resident(&d, r, d.device);
-    r->resident = d;
+    (void)lay_out_placement(&d, r, d.device);
+    r->placement = d;
     return true;
 }
 
-void residence_leave(struct restoration *r)
+void image_pool_release(struct restoration *r)
 {
-    struct resident *d = &r->resident;
-    struct residence *h = d->home;
+    struct placement *d = &r->placement;
+    struct image_pool *h = d->pool;
     if (!h) return;
     pthread_mutex_lock(&h->lock);
     spans_give(&h->device_spans, (size_t)(d->device - h->device));
     spans_give(&h->host_spans, (size_t)(d->back - h->host));
     pthread_mutex_unlock(&h->lock);
-    d->home = NULL;
+    d->pool = NULL;
 }
 
 /* ---- rows ---- */
@@ -118,12 +118,12 @@ void residence_leave(struct restoration *r)
 /* What stands at `host`, in the restoration's tables, in the back end's memory. */
 static const void *in_tables(const struct restoration *r, const void *host)
 {
-    return r->resident.tables + ((const char *)host - r->tables);
+    return r->placement.tables + ((const char *)host - r->tables);
 }
 
 static struct measured measured_of(const struct restoration *r)
 {
-    return (struct measured){ .pixels = r->resident.pixels,
+    return (struct measured){ .pixels = r->placement.pixels,
                               .w = r->shape.in.w,
                               .h = r->shape.in.h,
                               .channels = r->shape.in.c,
@@ -137,8 +137,8 @@ static struct measured measured_of(const struct restoration *r)
 
 static enum status arrive(struct restoration *r, uint32_t lane, struct error *err)
 {
-    struct resident *d = &r->resident;
-    struct backend *b = d->home->backend;
+    struct placement *d = &r->placement;
+    struct backend *b = d->pool->backend;
     const struct image_ops *ops = b->ops->images;
     const size_t bytes = values_of(r) * sizeof(int64_t);
     enum status s = b->ops->send(b, lane, d->pixels, r->s.img ? r->s.img->pixels : r->s.y->y,
@@ -151,12 +151,12 @@ static enum status arrive(struct restoration *r, uint32_t lane, struct error *er
     return s;
 }
 
-enum status residence_cut(struct restoration *r, uint64_t row, uint32_t lane, float *y_in,
-                          struct error *err)
+enum status image_pool_extract(struct restoration *r, uint64_t row, uint32_t lane, float *y_in,
+                               struct error *err)
 {
-    struct backend *b = r->resident.home->backend;
-    const struct place at = restoration_place(r, row);
-    enum status s = r->resident.has_arrived ? ST_OK : arrive(r, lane, err);
+    struct backend *b = r->placement.pool->backend;
+    const struct tile_position at = restoration_tile_position(r, row);
+    enum status s = r->placement.has_arrived ? ST_OK : arrive(r, lane, err);
     if (s) return s;
     const struct cut_args a = { .m = measured_of(r),
                                 .out_w = r->shape.out.w,
@@ -170,7 +170,7 @@ enum status residence_cut(struct restoration *r, uint64_t row, uint32_t lane, fl
 
 static struct finished finished_of(const struct restoration *r)
 {
-    const struct resident *d = &r->resident;
+    const struct placement *d = &r->placement;
     return (struct finished){ .acc = d->acc,
                               .sum = d->sum,
                               .sum2 = d->sum2,
@@ -181,8 +181,8 @@ static struct finished finished_of(const struct restoration *r)
 /* A sample whose tiles are all blended: its image where it is kept, and into the statistics. */
 static enum status fold_sample(struct restoration *r, struct error *err)
 {
-    struct resident *d = &r->resident;
-    struct backend *b = d->home->backend;
+    struct placement *d = &r->placement;
+    struct backend *b = d->pool->backend;
     const size_t values = values_of(r);
     const struct finished only = { .acc = d->acc, .samples = 1, .count = values };
     enum status s = ST_OK;
@@ -199,8 +199,8 @@ static enum status fold_sample(struct restoration *r, struct error *err)
 /* All samples are folded: the residual, the images, and all of it back to the host. */
 static enum status finish(struct restoration *r, uint32_t lane, struct error *err)
 {
-    struct resident *d = &r->resident;
-    struct backend *b = d->home->backend;
+    struct placement *d = &r->placement;
+    struct backend *b = d->pool->backend;
     const struct image_ops *ops = b->ops->images;
     const struct finished f = finished_of(r);
     double *numbers = (double *)(void *)(d->out + d->returned.numbers);
@@ -225,12 +225,12 @@ static enum status finish(struct restoration *r, uint32_t lane, struct error *er
     return s ? s : b->ops->receive(b, lane, d->back, d->out, d->returned.total, err);
 }
 
-enum status residence_put(struct restoration *r, uint64_t row, uint32_t lane, uint32_t i,
-                          const float *x0, struct error *err)
+enum status image_pool_put(struct restoration *r, uint64_t row, uint32_t lane, uint32_t i,
+                           const float *x0, struct error *err)
 {
-    struct resident *d = &r->resident;
-    struct backend *b = d->home->backend;
-    const struct place at = restoration_place(r, row);
+    struct placement *d = &r->placement;
+    struct backend *b = d->pool->backend;
+    const struct tile_position at = restoration_tile_position(r, row);
     const uint64_t tile = row % r->n_tiles;
     if (at.sample != d->sample) { /* its own failure, not that of the rows beside it */
         restoration_fail(r, ST_INTERNAL);
@@ -247,58 +247,58 @@ enum status residence_put(struct restoration *r, uint64_t row, uint32_t lane, ui
         .out_h = r->shape.out.h,
         .out_c = r->shape.out.c,
         .acc = d->acc,
-        .bad = d->home->bad[lane] + i
+        .bad = d->pool->bad[lane] + i
     };
     enum status s = b->ops->images->blend(b, &a, err);
     if (!s && --d->tiles_left == 0) s = fold_sample(r, err);
     return s || d->sample < r->s.samples ? s : finish(r, lane, err);
 }
 
-enum status residence_look(struct residence *h, uint32_t lane, uint32_t first, uint32_t n,
-                           const float *x0, size_t row_floats, struct error *err)
+enum status image_pool_check(struct image_pool *h, uint32_t lane, uint32_t first, uint32_t n,
+                             const float *x0, size_t row_floats, struct error *err)
 {
     return h->backend->ops->images->find_bad(h->backend, x0, n, row_floats, h->bad[lane] + first,
                                              err);
 }
 
-enum status residence_tell(struct residence *h, uint32_t lane, uint32_t n, struct error *err)
+enum status image_pool_report(struct image_pool *h, uint32_t lane, uint32_t n, struct error *err)
 {
     return h->backend->ops->receive(h->backend, lane, h->host_bad[lane], h->bad[lane],
                                     n * sizeof(uint32_t), err);
 }
 
-bool residence_is_bad(const struct residence *h, uint32_t lane, uint32_t i)
+bool image_pool_is_bad(const struct image_pool *h, uint32_t lane, uint32_t i)
 {
     return h->host_bad[lane][i] != 0;
 }
 
 /* ---- the result ---- */
 
-double residence_number(const struct restoration *r, enum returned_number which)
+double image_pool_number(const struct restoration *r, enum returned_number which)
 {
-    const struct resident *d = &r->resident;
+    const struct placement *d = &r->placement;
     return ((const double *)(const void *)(d->back + d->returned.numbers))[which];
 }
 
-const void *residence_mean(const struct restoration *r)
+const void *image_pool_mean(const struct restoration *r)
 {
-    return r->resident.back + r->resident.returned.mean;
+    return r->placement.back + r->placement.returned.mean;
 }
 
-const uint8_t *residence_std(const struct restoration *r)
+const uint8_t *image_pool_std(const struct restoration *r)
 {
-    return (const uint8_t *)r->resident.back + r->resident.returned.std;
+    return (const uint8_t *)r->placement.back + r->placement.returned.std;
 }
 
-const void *residence_sample(const struct restoration *r, uint32_t sample)
+const void *image_pool_sample(const struct restoration *r, uint32_t sample)
 {
-    return r->resident.back + r->resident.returned.samples +
+    return r->placement.back + r->placement.returned.samples +
            sample * values_of(r) * (r->shape.depth / 8);
 }
 
-/* ---- the residence ---- */
+/* ---- the image_pool ---- */
 
-void residence_close(struct residence *h)
+void image_pool_close(struct image_pool *h)
 {
     if (!h) return;
     const struct backend_ops *ops = h->backend->ops;
@@ -310,7 +310,7 @@ void residence_close(struct residence *h)
     free(h);
 }
 
-static enum status take_memory(struct residence *h, struct error *err)
+static enum status take_memory(struct image_pool *h, struct error *err)
 {
     struct backend *b = h->backend;
     const struct backend_ops *ops = b->ops;
@@ -331,7 +331,7 @@ static enum status take_memory(struct residence *h, struct error *err)
 
 /* One restoration of every task and depth by a network that returns its input; nothing of tasks
  * that stay on the host. tile: memory of the back end. */
-static enum status restore_once(struct residence *h, enum task_id task, const struct image *img,
+static enum status restore_once(struct image_pool *h, enum task_id task, const struct image *img,
                                 const struct image *mask, float *tile, struct error *err)
 {
     struct restoration *r = NULL;
@@ -348,16 +348,16 @@ static enum status restore_once(struct residence *h, enum task_id task, const st
                                                          : NULL };
     enum status s = restoration_make(&r, &setup, err);
     if (s) return s;
-    restoration_settle(r, h, true);
-    const uint64_t rows = restoration_is_resident(r) ? restoration_rows(r) : 0;
+    restoration_place(r, h, true);
+    const uint64_t rows = restoration_is_on_device(r) ? restoration_rows(r) : 0;
     for (uint64_t i = 0; !s && i < rows; i++) {
-        s = residence_cut(r, i, 0, tile, err);
+        s = image_pool_extract(r, i, 0, tile, err);
         if (!s)
-            s = residence_look(h, 0, 0, 1, tile, (size_t)3 * RESTORE_MIN_SIDE * RESTORE_MIN_SIDE,
-                               err);
-        if (!s) s = residence_put(r, i, 0, 0, tile, err);
+            s = image_pool_check(h, 0, 0, 1, tile, (size_t)3 * RESTORE_MIN_SIDE * RESTORE_MIN_SIDE,
+                                 err);
+        if (!s) s = image_pool_put(r, i, 0, 0, tile, err);
     }
-    if (!s) s = residence_tell(h, 0, 1, err);
+    if (!s) s = image_pool_report(h, 0, 1, err);
     if (!s) s = h->backend->ops->wait(h->backend, 0, err);
     if (s && h->backend->ops->finish) (void)h->backend->ops->finish(h->backend, NULL);
     restoration_free(r);
@@ -365,7 +365,7 @@ static enum status restore_once(struct residence *h, enum task_id task, const st
 }
 
 /* Everything once: what a back end loads late is loaded before the first request. */
-static enum status warm(struct residence *h, struct error *err)
+static enum status warm(struct image_pool *h, struct error *err)
 {
     struct image img[2] = { { 0 }, { 0 } }, mask = { 0 };
     void *tile = NULL;
@@ -386,24 +386,24 @@ static enum status warm(struct residence *h, struct error *err)
     return s;
 }
 
-enum status residence_open(struct residence **out, struct backend *b, uint32_t rows,
-                           struct error *err)
+enum status image_pool_open(struct image_pool **out, struct backend *b, uint32_t rows,
+                            struct error *err)
 {
     if (!b->ops->images || b->ops->lanes < SAMPLER_LANES) return ST_OK;
-    struct residence *h = calloc(1, sizeof *h);
-    if (!h) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a residence of images");
+    struct image_pool *h = calloc(1, sizeof *h);
+    if (!h) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a image_pool of images");
     if (pthread_mutex_init(&h->lock, NULL)) {
         free(h);
         return error_set(err, ST_INTERNAL, "a mutex could not be made");
     }
     h->backend = b;
     h->rows = rows;
-    h->device_spans.bytes = b->ops->images->room(b);
+    h->device_spans.bytes = b->ops->images->pool_bytes(b);
     h->host_spans.bytes = (size_t)BACK_MIB << 20;
     enum status s = take_memory(h, err);
     if (!s) s = warm(h, err);
     if (s)
-        residence_close(h);
+        image_pool_close(h);
     else
         *out = h;
     return s;
