@@ -19,7 +19,7 @@ static size_t values_of(const struct restoration *r)
 static size_t reserve(size_t *total, size_t bytes)
 {
     const size_t at = *total;
-    *total += (bytes + SPAN_ALIGN - 1) / SPAN_ALIGN * SPAN_ALIGN;
+    *total += (bytes + FREE_LIST_ALIGN - 1) / FREE_LIST_ALIGN * FREE_LIST_ALIGN;
     return at;
 }
 
@@ -87,9 +87,9 @@ bool image_pool_place(struct image_pool *h, struct restoration *r)
     if (!(h->backend->ops->images->operators & 1u << r->s.task->op)) return false;
     const size_t bytes = lay_out_placement(&d, r, h->device);
     pthread_mutex_lock(&h->lock);
-    bool fits = spans_take(&h->device_spans, bytes, &on_device);
-    if (fits && !spans_take(&h->host_spans, d.returned.total, &on_host)) {
-        spans_give(&h->device_spans, on_device);
+    bool fits = free_list_take(&h->device_free, bytes, &on_device);
+    if (fits && !free_list_take(&h->host_free, d.returned.total, &on_host)) {
+        free_list_return(&h->device_free, on_device);
         fits = false;
     }
     pthread_mutex_unlock(&h->lock);
@@ -107,8 +107,8 @@ void image_pool_release(struct restoration *r)
     struct image_pool *h = d->pool;
     if (!h) return;
     pthread_mutex_lock(&h->lock);
-    spans_give(&h->device_spans, (size_t)(d->device - h->device));
-    spans_give(&h->host_spans, (size_t)(d->back - h->host));
+    free_list_return(&h->device_free, (size_t)(d->device - h->device));
+    free_list_return(&h->host_free, (size_t)(d->back - h->host));
     pthread_mutex_unlock(&h->lock);
     d->pool = NULL;
 }
@@ -316,9 +316,9 @@ static enum status take_memory(struct image_pool *h, struct error *err)
     const struct backend_ops *ops = b->ops;
     const size_t flags = h->rows * sizeof(uint32_t);
     void *device = NULL, *host = NULL, *bad = NULL, *host_bad = NULL;
-    enum status s = ops->alloc(b, h->device_spans.bytes, &device, err);
+    enum status s = ops->alloc(b, h->device_free.bytes, &device, err);
     if (!s) s = ops->alloc(b, SAMPLER_LANES * flags, &bad, err);
-    if (!s) s = ops->host_alloc(b, h->host_spans.bytes, &host, err);
+    if (!s) s = ops->host_alloc(b, h->host_free.bytes, &host, err);
     if (!s) s = ops->host_alloc(b, SAMPLER_LANES * flags, &host_bad, err);
     h->device = device;
     h->host = host;
@@ -398,8 +398,8 @@ enum status image_pool_open(struct image_pool **out, struct backend *b, uint32_t
     }
     h->backend = b;
     h->rows = rows;
-    h->device_spans.bytes = b->ops->images->pool_bytes(b);
-    h->host_spans.bytes = (size_t)BACK_MIB << 20;
+    h->device_free.bytes = b->ops->images->pool_bytes(b);
+    h->host_free.bytes = (size_t)BACK_MIB << 20;
     enum status s = take_memory(h, err);
     if (!s) s = warm(h, err);
     if (s)

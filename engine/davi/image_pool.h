@@ -10,8 +10,8 @@
 
 #include <pthread.h>
 
+#include "engine/davi/free_list.h"
 #include "engine/davi/sampler.h"
-#include "engine/davi/spans.h"
 
 struct restoration;
 
@@ -19,7 +19,7 @@ struct image_pool {
     struct backend *backend;
     uint32_t rows; /* of a pass, at most */
     pthread_mutex_t lock;
-    struct spans device_spans, host_spans; /* under the lock */
+    struct free_list device_free, host_free; /* under the lock */
     char *device, *host;
     /* Of each lane's rows: whether one is not finite. [rows] */
     uint32_t *bad[SAMPLER_LANES], *host_bad[SAMPLER_LANES];

@@ -10,13 +10,13 @@
 
 #include "proto/error.h"
 
-struct span {
+struct lifetime {
     size_t bytes;         /* 0: takes no place */
     uint32_t first, last; /* moments during which it lives, inclusive */
     size_t offset;        /* out: a multiple of 64 */
 };
 
 /* total: bytes of the whole. ST_NO_MEMORY_NOW where there is none to plan with. */
-enum status arena_lay_out(struct span *spans, uint32_t n, size_t *total, struct error *err);
+enum status arena_lay_out(struct lifetime *lifetimes, uint32_t n, size_t *total, struct error *err);
 
 #endif

@@ -10,7 +10,7 @@
 
 struct buffer {
     uint32_t channels; /* of its pixels; 0: given up to another buffer, or never used */
-    struct span span;
+    struct lifetime lifetime;
 };
 
 struct layout {
@@ -46,15 +46,15 @@ static enum dtype dtype_of(const struct layout *l, const struct node *n)
 static void live(struct layout *l, uint32_t value, uint32_t from, uint32_t to)
 {
     struct buffer *b = &l->buffers[l->buffer_of[value]];
-    if (b->span.bytes == 0) {
+    if (b->lifetime.bytes == 0) {
         const struct node *n = node_of(l, (int32_t)(value % l->n));
         b->channels = n->c;
-        b->span.bytes = (size_t)l->o->rows * n->h * n->w * n->c * dtype_size(dtype_of(l, n));
-        b->span.first = from;
-        b->span.last = to;
+        b->lifetime.bytes = (size_t)l->o->rows * n->h * n->w * n->c * dtype_size(dtype_of(l, n));
+        b->lifetime.first = from;
+        b->lifetime.last = to;
     }
-    if (from < b->span.first) b->span.first = from;
-    if (to > b->span.last) b->span.last = to;
+    if (from < b->lifetime.first) b->lifetime.first = from;
+    if (to > b->lifetime.last) b->lifetime.last = to;
 }
 
 /* ---- outputs ---- */
@@ -75,8 +75,8 @@ static void find_gradients(struct layout *l)
 static void merge(struct layout *l, uint32_t from, uint32_t to, uint32_t channel)
 {
     struct buffer *f = &l->buffers[from], *t = &l->buffers[to];
-    if (f->span.first < t->span.first) t->span.first = f->span.first;
-    if (f->span.last > t->span.last) t->span.last = f->span.last;
+    if (f->lifetime.first < t->lifetime.first) t->lifetime.first = f->lifetime.first;
+    if (f->lifetime.last > t->lifetime.last) t->lifetime.last = f->lifetime.last;
     for (uint32_t v = 0; v < 3 * l->n; v++)
         if (l->buffer_of[v] == from) {
             l->buffer_of[v] = to;
@@ -173,7 +173,8 @@ static void overwrite_inputs(struct layout *l)
         int32_t in = plan_overwritable(n, l->buffer_of);
         if (in == NODE_NONE || l->buffer_of[i] != i || n->op == OP_CONCAT) continue;
         const struct buffer *b = &l->buffers[l->buffer_of[in]];
-        if (b->span.last != i || b->channels != n->c || b->span.bytes != l->buffers[i].span.bytes)
+        if (b->lifetime.last != i || b->channels != n->c ||
+            b->lifetime.bytes != l->buffers[i].lifetime.bytes)
             continue;
         merge(l, i, l->buffer_of[in], 0);
     }
@@ -235,19 +236,20 @@ static struct place place_of(const struct layout *l, uint32_t value)
 {
     const struct buffer *b = &l->buffers[l->buffer_of[value]];
     size_t size = dtype_size(dtype_of(l, node_of(l, (int32_t)(value % l->n))));
-    return (struct place){ b->span.offset + l->channel_of[value] * size, b->channels, NODE_NONE };
+    return (struct place){ b->lifetime.offset + l->channel_of[value] * size, b->channels,
+                           NODE_NONE };
 }
 
 static enum status lay_out(struct layout *l, size_t *total, struct error *err)
 {
-    struct span *spans = calloc(3 * (size_t)l->n, sizeof *spans);
-    if (!spans) return error_set(err, ST_NO_MEMORY_NOW, "no memory to plan %u nodes", l->n);
+    struct lifetime *lifetimes = calloc(3 * (size_t)l->n, sizeof *lifetimes);
+    if (!lifetimes) return error_set(err, ST_NO_MEMORY_NOW, "no memory to plan %u nodes", l->n);
     for (uint32_t v = 0; v < 3 * l->n; v++)
-        spans[v] = l->buffers[v].span;
-    enum status s = arena_lay_out(spans, 3 * l->n, total, err);
+        lifetimes[v] = l->buffers[v].lifetime;
+    enum status s = arena_lay_out(lifetimes, 3 * l->n, total, err);
     for (uint32_t v = 0; v < 3 * l->n; v++)
-        l->buffers[v].span.offset = spans[v].offset;
-    free(spans);
+        l->buffers[v].lifetime.offset = lifetimes[v].offset;
+    free(lifetimes);
     for (uint32_t i = 0; i < l->n; i++) {
         l->nodes[i].value = place_of(l, i);
         l->nodes[i].again = place_of(l, l->n + i);

@@ -10,8 +10,8 @@
 enum { ALIGN = 64 };
 
 struct buffer {
-    int32_t owner;    /* the node whose shape it has; NODE_NONE: given up to another buffer */
-    struct span span; /* its moments are nodes */
+    int32_t owner; /* the node whose shape it has; NODE_NONE: given up to another buffer */
+    struct lifetime lifetime; /* its moments are nodes */
 };
 
 struct layout {
@@ -36,8 +36,8 @@ static size_t value_bytes(const struct layout *l, const struct node *n)
 
 static void extend(struct buffer *b, uint32_t first, uint32_t last)
 {
-    if (first < b->span.first) b->span.first = first;
-    if (last > b->span.last) b->span.last = last;
+    if (first < b->lifetime.first) b->lifetime.first = first;
+    if (last > b->lifetime.last) b->lifetime.last = last;
 }
 
 static void note_use(struct layout *l, int32_t value, uint32_t at)
@@ -50,26 +50,27 @@ static void find_lifetimes(struct layout *l)
     uint32_t n = l->g->n_nodes;
     for (uint32_t i = 0; i < n; i++) {
         const struct node *node = &l->g->nodes[i];
-        l->buffers[i] = (struct buffer){ .owner = (int32_t)i, .span = { .first = i, .last = i } };
+        l->buffers[i] =
+            (struct buffer){ .owner = (int32_t)i, .lifetime = { .first = i, .last = i } };
         l->buffer_of[i] = i;
         l->channel_of[i] = 0;
         if (node->absorbed) {
             l->buffers[i].owner = NODE_NONE;
             continue;
         }
-        l->buffers[i].span.bytes = value_bytes(l, node);
+        l->buffers[i].lifetime.bytes = value_bytes(l, node);
         note_use(l, node->in[0], i);
         note_use(l, node->in[1], i);
         note_use(l, node->residual, i);
         if ((int32_t)i == l->g->output || (l->o->keep_taps && node->tap[0]))
-            l->buffers[i].span.last = n;
+            l->buffers[i].lifetime.last = n;
     }
 }
 
 /* Values move into a buffer whole: whoever was alone in `from` is now in `to`, from `channel` on. */
 static void merge(struct layout *l, uint32_t from, uint32_t to, uint32_t channel)
 {
-    extend(&l->buffers[to], l->buffers[from].span.first, l->buffers[from].span.last);
+    extend(&l->buffers[to], l->buffers[from].lifetime.first, l->buffers[from].lifetime.last);
     for (uint32_t i = 0; i < l->g->n_nodes; i++)
         if (l->buffer_of[i] == from) {
             l->buffer_of[i] = to;
@@ -126,7 +127,8 @@ static void overwrite_inputs(struct layout *l)
         uint32_t to = l->buffer_of[in];
         const struct buffer *b = &l->buffers[to];
         const struct node *owner = &l->g->nodes[b->owner];
-        if (b->span.last != i || b->span.bytes != l->buffers[i].span.bytes || owner->c != n->c)
+        if (b->lifetime.last != i || b->lifetime.bytes != l->buffers[i].lifetime.bytes ||
+            owner->c != n->c)
             continue;
         merge(l, i, to, 0);
     }
@@ -135,14 +137,14 @@ static void overwrite_inputs(struct layout *l)
 static enum status lay_out(struct layout *l, size_t *total, struct error *err)
 {
     uint32_t n = l->g->n_nodes;
-    struct span *spans = calloc(n, sizeof *spans);
-    if (!spans) return error_set(err, ST_NO_MEMORY_NOW, "no memory to plan %u buffers", n);
+    struct lifetime *lifetimes = calloc(n, sizeof *lifetimes);
+    if (!lifetimes) return error_set(err, ST_NO_MEMORY_NOW, "no memory to plan %u buffers", n);
     for (uint32_t i = 0; i < n; i++)
-        spans[i] = l->buffers[i].span;
-    enum status s = arena_lay_out(spans, n, total, err);
+        lifetimes[i] = l->buffers[i].lifetime;
+    enum status s = arena_lay_out(lifetimes, n, total, err);
     for (uint32_t i = 0; !s && i < n; i++)
-        l->buffers[i].span = spans[i];
-    free(spans);
+        l->buffers[i].lifetime = lifetimes[i];
+    free(lifetimes);
     return s;
 }
 
@@ -174,7 +176,7 @@ enum status plan_init(struct plan *out, const struct graph *g, const struct plan
         sum += value_bytes(&l, &g->nodes[i]);
         l.places[i].ld = g->nodes[b->owner].c;
         l.places[i].offset_bytes =
-            b->span.offset + l.channel_of[i] * dtype_size(dtype_of(&l, &g->nodes[i]));
+            b->lifetime.offset + l.channel_of[i] * dtype_size(dtype_of(&l, &g->nodes[i]));
     }
     *out = (struct plan){ .places = l.places, .arena_bytes = arena, .sum_bytes = sum };
     l.places = NULL;

@@ -6,7 +6,7 @@ if(NOT DAVID_ENGINE_ONLY) # it needs the codec
 endif()
 david_test(NAME test_levels LABEL unit SOURCES test_levels.c LIBS david_engine)
 david_test(NAME test_tiles LABEL unit SOURCES test_tiles.c LIBS david_engine)
-david_test(NAME test_spans LABEL unit SOURCES test_spans.c LIBS david_engine)
+david_test(NAME test_free_list LABEL unit SOURCES test_free_list.c LIBS david_engine)
 david_test(NAME test_restoration LABEL unit SOURCES test_restoration.c LIBS david_engine)
 target_link_options(test_restoration PRIVATE -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free)
 david_test(NAME test_davi_golden LABEL golden SOURCES test_davi_golden.c LIBS david_engine)

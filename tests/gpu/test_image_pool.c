@@ -44,8 +44,8 @@ static struct serving serving_of(uint32_t engines)
 
 static void serving_done(struct serving *s)
 {
-    assert_int_equal(s->e->image_pool->device_spans.n, 0); /* whoever lived there has left */
-    assert_int_equal(s->e->image_pool->host_spans.n, 0);
+    assert_int_equal(s->e->image_pool->device_free.n, 0); /* whoever lived there has left */
+    assert_int_equal(s->e->image_pool->host_free.n, 0);
     model_free(s->m);
     engine_close(s->e);
 }
@@ -282,7 +282,7 @@ static void who_finds_no_room_is_restored_by_the_host(void **state)
 {
     struct serving s = serving_of(1);
     struct image_pool *pool = s.e->image_pool;
-    const size_t room[2] = { pool->device_spans.bytes, pool->host_spans.bytes };
+    const size_t room[2] = { pool->device_free.bytes, pool->host_free.bytes };
     struct job jobs[MOST];
     (void)state;
     for (uint32_t i = 0; i < MOST; i++)
@@ -294,10 +294,10 @@ static void who_finds_no_room_is_restored_by_the_host(void **state)
             r[i] = begin(&s, &jobs[i]);
             host[i] = begin(&s, &jobs[i]);
         }
-        *(which ? &pool->host_spans.bytes : &pool->device_spans.bytes) = which ? 8000 : 128 * 1024;
+        *(which ? &pool->host_free.bytes : &pool->device_free.bytes) = which ? 8000 : 128 * 1024;
         run_all(&s, r, MOST, MAX_BATCH);
-        pool->device_spans.bytes = room[0];
-        pool->host_spans.bytes = room[1];
+        pool->device_free.bytes = room[0];
+        pool->host_free.bytes = room[1];
         s.e->image_pool = NULL;
         run_all(&s, host, MOST, MAX_BATCH);
         s.e->image_pool = pool;
@@ -418,7 +418,7 @@ static void a_restoration_that_is_dropped_leaves(void **state)
     struct row rows[2] = { { .restoration = r }, { .restoration = r, .index = 1 } };
     if (engine_run(s.e, s.m, rows, 2, &err)) fail_msg("%s", err.detail);
     assert_false(restoration_is_done(r));
-    assert_int_equal(s.e->image_pool->device_spans.n, 1);
+    assert_int_equal(s.e->image_pool->device_free.n, 1);
     restoration_free(r);
     compare(&s, &next, 1, 2);
     job_done(&large);

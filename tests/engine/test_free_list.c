@@ -7,9 +7,9 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "engine/davi/spans.h"
+#include "engine/davi/free_list.h"
 
-enum { PIECES = 64, STRETCH = 100 * SPAN_ALIGN + 17 };
+enum { PIECES = 64, STRETCH = 100 * FREE_LIST_ALIGN + 17 };
 
 static uint32_t next(uint64_t *s)
 {
@@ -20,7 +20,7 @@ static uint32_t next(uint64_t *s)
 static void pieces_never_overlap_whatever_comes_and_goes(void **state)
 {
     (void)state;
-    static struct spans s;
+    static struct free_list s;
     static unsigned char owner[STRETCH];
     struct {
         size_t at, bytes;
@@ -36,17 +36,18 @@ static void pieces_never_overlap_whatever_comes_and_goes(void **state)
             for (size_t k = 0; k < piece[i].bytes; k++)
                 assert_int_equal(owner[piece[i].at + k], i + 1);
             memset(owner + piece[i].at, 0, piece[i].bytes);
-            spans_give(&s, piece[i].at);
+            free_list_return(&s, piece[i].at);
             piece[i].bytes = 0;
             continue;
         }
-        const size_t bytes = 1 + next(&seed) % (round % 2 ? 3 * SPAN_ALIGN : 20 * SPAN_ALIGN);
+        const size_t bytes =
+            1 + next(&seed) % (round % 2 ? 3 * FREE_LIST_ALIGN : 20 * FREE_LIST_ALIGN);
         size_t at = SIZE_MAX;
-        if (!spans_take(&s, bytes, &at)) {
+        if (!free_list_take(&s, bytes, &at)) {
             refused++;
             continue;
         }
-        assert_int_equal(at % SPAN_ALIGN, 0);
+        assert_int_equal(at % FREE_LIST_ALIGN, 0);
         assert_true(at <= STRETCH && bytes <= STRETCH - at);
         for (size_t k = 0; k < bytes; k++)
             assert_int_equal(owner[at + k], 0);
@@ -56,45 +57,45 @@ static void pieces_never_overlap_whatever_comes_and_goes(void **state)
     }
     assert_true(refused > 100 && refused < 10000);
     for (unsigned i = 0; i < PIECES; i++)
-        if (piece[i].bytes) spans_give(&s, piece[i].at);
+        if (piece[i].bytes) free_list_return(&s, piece[i].at);
     assert_int_equal(s.n, 0);
     size_t at = 1;
-    assert_true(spans_take(&s, STRETCH, &at)); /* to the last byte */
+    assert_true(free_list_take(&s, STRETCH, &at)); /* to the last byte */
     assert_int_equal(at, 0);
-    assert_false(spans_take(&s, 1, &at));
+    assert_false(free_list_take(&s, 1, &at));
 }
 
 static void a_gap_is_taken_where_a_piece_fits_exactly(void **state)
 {
     (void)state;
-    static struct spans s;
+    static struct free_list s;
     size_t at[3], again = 0;
     memset(&s, 0, sizeof s);
-    s.bytes = (size_t)3 * SPAN_ALIGN;
+    s.bytes = (size_t)3 * FREE_LIST_ALIGN;
     for (int i = 0; i < 3; i++)
-        assert_true(spans_take(&s, SPAN_ALIGN, &at[i]));
-    assert_false(spans_take(&s, 1, &again));
-    spans_give(&s, at[1]);
-    assert_false(spans_take(&s, SPAN_ALIGN + 1, &again));
-    assert_true(spans_take(&s, SPAN_ALIGN, &again));
+        assert_true(free_list_take(&s, FREE_LIST_ALIGN, &at[i]));
+    assert_false(free_list_take(&s, 1, &again));
+    free_list_return(&s, at[1]);
+    assert_false(free_list_take(&s, FREE_LIST_ALIGN + 1, &again));
+    assert_true(free_list_take(&s, FREE_LIST_ALIGN, &again));
     assert_int_equal(again, at[1]);
-    spans_give(&s, 12345); /* nobody's */
+    free_list_return(&s, 12345); /* nobody's */
     assert_int_equal(s.n, 3);
 }
 
 static void there_is_an_end_to_pieces_too(void **state)
 {
     (void)state;
-    static struct spans s;
+    static struct free_list s;
     size_t at = 0;
     memset(&s, 0, sizeof s);
     s.bytes = SIZE_MAX / 2;
-    for (int i = 0; i < SPANS_MOST; i++)
-        assert_true(spans_take(&s, 1, &at));
-    assert_false(spans_take(&s, 1, &at));
-    spans_give(&s, at);
-    assert_true(spans_take(&s, 1, &at));
-    assert_false(spans_take(&s, SIZE_MAX, &at));
+    for (int i = 0; i < FREE_LIST_MOST; i++)
+        assert_true(free_list_take(&s, 1, &at));
+    assert_false(free_list_take(&s, 1, &at));
+    free_list_return(&s, at);
+    assert_true(free_list_take(&s, 1, &at));
+    assert_false(free_list_take(&s, SIZE_MAX, &at));
 }
 
 int main(void)
