@@ -34,17 +34,17 @@ void session_close(struct session *s)
 
 enum status session_run(struct session *s, struct restoration *r, bool is_shown, struct error *err)
 {
-    const uint64_t total = restoration_rows(r);
+    const uint64_t total = restoration_tile_jobs(r);
     const uint32_t batch = engine_describe(s->engine)->max_batch;
     struct progress progress = { 0 };
-    struct row *rows = calloc(batch, sizeof *rows);
+    struct tile_job *rows = calloc(batch, sizeof *rows);
     if (!rows) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a batch of %u rows", batch);
     if (is_shown) progress_begin(&progress, "rows", total);
     enum status status = ST_OK;
     for (uint64_t at = 0; !status && at < total;) {
         uint32_t n = total - at < batch ? (uint32_t)(total - at) : batch;
         for (uint32_t i = 0; i < n; i++)
-            rows[i] = (struct row){ r, at + i, ST_OK };
+            rows[i] = (struct tile_job){ r, at + i, ST_OK };
         status = engine_run(s->engine, s->model, rows, n, err);
         for (uint32_t i = 0; !status && i < n; i++)
             if (rows[i].status)

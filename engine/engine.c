@@ -235,12 +235,12 @@ static enum status check_params(struct restoration_setup *s, const struct model 
                                      .tile = info->tile_size,
                                      .overlap = info->tile_overlap,
                                      .margin = info->tile_margin,
-                                     .rows_in_flight = m->engine->facts.max_batch };
+                                     .jobs_in_flight = m->engine->facts.max_batch };
     /* One engine ends its batches in order: what is in flight is one run. */
     if (m->engine->engines > 1)
         s->runs_in_flight = m->engine->engines * m->engine->facts.in_flight;
     else
-        s->rows_in_flight *= m->engine->facts.in_flight;
+        s->jobs_in_flight *= m->engine->facts.in_flight;
     return ST_OK;
 }
 
@@ -298,13 +298,13 @@ size_t restoration_peak_bytes(const struct model *m, const struct restore_params
 
 /* ---- rows ---- */
 
-static bool stays(const struct row *row)
+static bool stays(const struct tile_job *row)
 {
     return restoration_is_on_device(row->restoration);
 }
 
 /* Where restorations live that are met for the first time: in the engine's image_pool where no other engine gets rows of theirs. */
-static void place_restorations(struct engine *e, struct row *rows, size_t n)
+static void place_restorations(struct engine *e, struct tile_job *rows, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         struct restoration *r = rows[i].restoration;
@@ -312,13 +312,13 @@ static void place_restorations(struct engine *e, struct row *rows, size_t n)
         uint64_t here = 0;
         for (size_t k = i; k < n; k++)
             here += rows[k].restoration == r;
-        restoration_place(r, e->image_pool, e->engines == 1 || here == restoration_rows(r));
+        restoration_place(r, e->image_pool, e->engines == 1 || here == restoration_tile_jobs(r));
     }
 }
 
 /* What the network takes: from the host, or cut where the image lives. */
-static enum status cut_rows(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
-                            struct error *err)
+static enum status extract_jobs(struct model *m, uint32_t lane, struct tile_job *rows, uint32_t n,
+                                struct error *err)
 {
     struct sampler *sampler = &m->sampler;
     enum status s = ST_OK;
@@ -334,7 +334,7 @@ static enum status cut_rows(struct model *m, uint32_t lane, struct row *rows, ui
 }
 
 /* Blends the rows of images that live in the engine's image_pool. */
-static enum status put_placed(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
+static enum status put_placed(struct model *m, uint32_t lane, struct tile_job *rows, uint32_t n,
                               struct error *err)
 {
     struct image_pool *pool = m->engine->image_pool;
@@ -355,12 +355,12 @@ static enum status put_placed(struct model *m, uint32_t lane, struct row *rows, 
     return s || !any ? s : image_pool_report(pool, lane, n, err);
 }
 
-static enum status begin_pass(struct model *m, uint32_t lane, struct row *rows, uint32_t n,
+static enum status begin_pass(struct model *m, uint32_t lane, struct tile_job *rows, uint32_t n,
                               struct error *err)
 {
     struct sampler *sampler = &m->sampler;
     sampler_turn(sampler, lane);
-    enum status s = cut_rows(m, lane, rows, n, err);
+    enum status s = extract_jobs(m, lane, rows, n, err);
     for (uint32_t i = 0; !s && i < n; i++) {
         const struct restoration *r = rows[i].restoration;
         const struct tile_position at = restoration_tile_position(r, rows[i].index);
@@ -373,7 +373,7 @@ static enum status begin_pass(struct model *m, uint32_t lane, struct row *rows, 
 }
 
 /* The device has failed: these rows come back empty. */
-static void lose(struct row *rows, size_t n, enum status s)
+static void lose(struct tile_job *rows, size_t n, enum status s)
 {
     for (size_t i = 0; i < n; i++) {
         rows[i].status = s;
@@ -381,9 +381,9 @@ static void lose(struct row *rows, size_t n, enum status s)
     }
 }
 
-static enum status put_row(struct engine *e, const struct flight *f, uint32_t i)
+static enum status put_job(struct engine *e, const struct flight *f, uint32_t i)
 {
-    const struct row *row = &f->rows[i];
+    const struct tile_job *row = &f->rows[i];
     if (!stays(row))
         return restoration_put(row->restoration, row->index,
                                sampler_row_of(&f->model->sampler, f->lane, i), NULL);
@@ -401,14 +401,14 @@ enum status engine_end(struct engine *e, struct flight *f, struct error *err)
     } else {
 #pragma omp parallel for if (f->n > 1) num_threads(e->facts.threads) schedule(dynamic)
         for (size_t i = 0; i < f->n; i++)
-            f->rows[i].status = put_row(e, f, (uint32_t)i);
+            f->rows[i].status = put_job(e, f, (uint32_t)i);
     }
     f->n = 0;
     return s;
 }
 
 /* More rows than a pass holds: all passes but the last are ended here. */
-enum status engine_begin(struct engine *e, struct model *m, struct row *rows, size_t n,
+enum status engine_begin(struct engine *e, struct model *m, struct tile_job *rows, size_t n,
                          struct flight *out, struct error *err)
 {
     if (n > e->facts.max_batch)
@@ -436,7 +436,7 @@ enum status engine_begin(struct engine *e, struct model *m, struct row *rows, si
     return s;
 }
 
-enum status engine_run(struct engine *e, struct model *m, struct row *rows, size_t n,
+enum status engine_run(struct engine *e, struct model *m, struct tile_job *rows, size_t n,
                        struct error *err)
 {
     struct flight f = { 0 };

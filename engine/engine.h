@@ -107,10 +107,10 @@ enum status restoration_new(struct restoration **out, struct model *m,
                             const struct image *mask, struct error *err);
 void restoration_free(struct restoration *r); /* takes NULL; none of its rows is in the engine */
 
-uint64_t restoration_rows(
+uint64_t restoration_tile_jobs(
     const struct restoration *r); /* tiles x samples; row i = sample i / tiles, tile i % tiles */
 
-struct row {
+struct tile_job {
     struct restoration *restoration;
     uint64_t index;
     enum status
@@ -118,17 +118,17 @@ struct row {
 };
 /* Runs rows of one model, n <= max_batch; rows of one restoration must be handed out in ascending order (they may finish in
  * any order). An error is the device's (ST_DEVICE_FAULT, ST_INTERNAL), not a row's. */
-enum status engine_run(struct engine *e, struct model *m, struct row *rows, size_t n,
+enum status engine_run(struct engine *e, struct model *m, struct tile_job *rows, size_t n,
                        struct error *err);
 /* engine_run in two halves, so that one batch is copied and cut while another is computed: at most facts.in_flight of them between the halves, ended in
  * the order in which they were begun. Where engine_begin fails its rows have been lost and there is nothing to end. `rows` must last until the end. */
 struct flight {
     struct model *model;
-    struct row *rows; /* those that are still out */
+    struct tile_job *rows; /* those that are still out */
     size_t n;
     uint32_t lane;
 };
-enum status engine_begin(struct engine *e, struct model *m, struct row *rows, size_t n,
+enum status engine_begin(struct engine *e, struct model *m, struct tile_job *rows, size_t n,
                          struct flight *out, struct error *err);
 enum status engine_end(struct engine *e, struct flight *f, struct error *err);
 bool restoration_is_done(const struct restoration *r); /* every row has come back */

@@ -7,10 +7,10 @@
 
 enum { MOST_IN_FLIGHT = 2 };
 
-/* A batch from when it is taken out of the queue until its rows are back. */
+/* A batch from when it is taken out of the queue until its jobs are back. */
 struct batch {
-    struct queue_row *waiting; /* [max_batch] */
-    struct row *rows;          /* [max_batch] */
+    struct queue_job *waiting; /* [max_batch] */
+    struct tile_job *jobs;     /* [max_batch] */
     size_t n;
     enum status begun; /* why the engine did not take it */
     struct flight flight;
@@ -34,11 +34,12 @@ static void begin(struct batcher *b, struct batch *a)
 {
     struct error err = { 0 };
     for (size_t i = 0; i < a->n; i++)
-        a->rows[i] = (struct row){ a->waiting[i].item->restoration, a->waiting[i].index, ST_OK };
+        a->jobs[i] =
+            (struct tile_job){ a->waiting[i].item->restoration, a->waiting[i].index, ST_OK };
     /* The queue keeps models as keys only. */
     const struct served_model *served = a->waiting[0].item->model;
     struct model *model = served->on[b->o.number];
-    a->begun = engine_begin(b->o.engine, model, a->rows, a->n, &a->flight, &err);
+    a->begun = engine_begin(b->o.engine, model, a->jobs, a->n, &a->flight, &err);
     if (a->begun) note_fault(b, &err);
 }
 
@@ -54,21 +55,21 @@ static void end(struct batcher *b, struct batch *a)
     throughput_record(b->o.throughput, a->n, (now - b->last_ns) / b->o.engines);
     b->last_ns = now;
     metric_size(&b->o.metrics->batch_size, a->n);
-    metric_add(&b->o.metrics->rows, a->n);
+    metric_add(&b->o.metrics->jobs, a->n);
     for (size_t i = 0; i < a->n; i++) {
         struct queue_item *item = a->waiting[i].item;
-        enum status row = s ? s : a->rows[i].status;
-        if (row && !s) metric_add(&b->o.metrics->row_failures, 1);
-        /* What is left of a failed item would be computed for nobody; its last row here hands it on below. */
-        if (row) {
-            queue_fail(b->o.queue, item, row);
+        enum status job = s ? s : a->jobs[i].status;
+        if (job && !s) metric_add(&b->o.metrics->job_failures, 1);
+        /* What is left of a failed item would be computed for nobody; its last job here hands it on below. */
+        if (job) {
+            queue_fail(b->o.queue, item, job);
             (void)queue_drop(b->o.queue, item);
         }
         if (queue_back(b->o.queue, item)) b->o.done(item);
     }
 }
 
-/* While a batch is in flight the next one is begun, if there are rows for it, before the first is waited for. */
+/* While a batch is in flight the next one is begun, if there are jobs for it, before the first is waited for. */
 static void *work(void *cls)
 {
     struct batcher *b = cls;
@@ -97,7 +98,7 @@ static void release(struct batcher *b)
 {
     for (size_t i = 0; i < MOST_IN_FLIGHT; i++) {
         free(b->batches[i].waiting);
-        free(b->batches[i].rows);
+        free(b->batches[i].jobs);
     }
     free(b);
 }
@@ -112,8 +113,8 @@ enum status batcher_new(struct batcher **out, const struct batcher_options *o, s
     bool has_all = true;
     for (size_t i = 0; i < b->depth; i++) {
         b->batches[i].waiting = calloc(o->max_batch, sizeof *b->batches[i].waiting);
-        b->batches[i].rows = calloc(o->max_batch, sizeof *b->batches[i].rows);
-        has_all = has_all && b->batches[i].waiting && b->batches[i].rows;
+        b->batches[i].jobs = calloc(o->max_batch, sizeof *b->batches[i].jobs);
+        has_all = has_all && b->batches[i].waiting && b->batches[i].jobs;
     }
     if (has_all && pthread_create(&b->thread, NULL, work, b) == 0) {
         *out = b;

@@ -2,8 +2,8 @@
  *
  * Work-conserving: an idle engine takes what is there at once (or after max_delay), and batches form behind a busy one. Where the engine can have two in
  * flight, the next is cut and sent while one is computed, and the one before comes back and is blended.
- * Several engines, one a device, have a batcher each on the one queue: whoever has nothing in flight takes rows before those that have.
- * A failed row fails its own item only; a failed batch fails its items. `done` is called once an item has no row left in
+ * Several engines, one a device, have a batcher each on the one queue: whoever has nothing in flight takes jobs before those that have.
+ * A failed job fails its own item only; a failed batch fails its items. `done` is called once an item has no job left in
  * queue or engine. Ends when the queue is closed and empty. */
 #ifndef DAVID_SERVER_BATCHER_H
 #define DAVID_SERVER_BATCHER_H

@@ -9,7 +9,7 @@ struct queue {
     pthread_mutex_t lock; /* guards everything here and the items that are linked */
     pthread_cond_t filled;
     size_t max, claims, n, waiting; /* waiting: batchers in queue_wait */
-    uint64_t rows, pushed;
+    uint64_t jobs, pushed;
     bool is_closed;
     struct queue_item **heap, **aside; /* [max] each */
 };
@@ -136,7 +136,7 @@ enum status queue_push(struct queue *q, struct queue_item *item, struct error *e
         item->is_expired = false;
         item->failure = ST_OK;
         item->first_ns = 0;
-        q->rows += item->rows;
+        q->jobs += item->jobs;
         link_item(q, item);
         (void)pthread_cond_signal(&q->filled);
     }
@@ -146,7 +146,7 @@ enum status queue_push(struct queue *q, struct queue_item *item, struct error *e
     return ST_OK;
 }
 
-size_t queue_fill(struct queue *q, struct queue_row *batch, size_t max, uint64_t now_ns)
+size_t queue_fill(struct queue *q, struct queue_job *batch, size_t max, uint64_t now_ns)
 {
     size_t n = 0, aside = 0;
     const void *model = NULL;
@@ -160,11 +160,11 @@ size_t queue_fill(struct queue *q, struct queue_row *batch, size_t max, uint64_t
         }
         model = item->model;
         if (item->first_ns == 0) item->first_ns = now_ns;
-        batch[n++] = (struct queue_row){ item, item->next++ };
+        batch[n++] = (struct queue_job){ item, item->next++ };
         item->served++;
         item->in_engine++;
-        q->rows--;
-        if (item->next == item->rows) {
+        q->jobs--;
+        if (item->next == item->jobs) {
             unlink_item(q, item);
             q->claims--;
         } else {
@@ -173,14 +173,14 @@ size_t queue_fill(struct queue *q, struct queue_row *batch, size_t max, uint64_t
     }
     while (aside > 0)
         link_item(q, q->aside[--aside]);
-    if (q->rows > 0) (void)pthread_cond_signal(&q->filled); /* the next batcher's */
+    if (q->jobs > 0) (void)pthread_cond_signal(&q->filled); /* the next batcher's */
     (void)pthread_mutex_unlock(&q->lock);
     return n;
 }
 
 static void forget(struct queue *q, struct queue_item *item)
 {
-    q->rows -= item->rows - item->next;
+    q->jobs -= item->jobs - item->next;
     q->claims--;
     unlink_item(q, item);
 }
@@ -229,21 +229,21 @@ bool queue_wait(struct queue *q, size_t enough, uint64_t patience_ns)
 {
     (void)pthread_mutex_lock(&q->lock);
     q->waiting++;
-    while (q->rows == 0 && !q->is_closed)
+    while (q->jobs == 0 && !q->is_closed)
         (void)pthread_cond_wait(&q->filled, &q->lock);
-    if (patience_ns > 0 && q->rows < enough && !q->is_closed) {
+    if (patience_ns > 0 && q->jobs < enough && !q->is_closed) {
         struct timespec until;
         (void)clock_gettime(CLOCK_MONOTONIC, &until);
         uint64_t ns = (uint64_t)until.tv_nsec + patience_ns;
         until.tv_sec += (time_t)(ns / 1000000000);
         until.tv_nsec = (long)(ns % 1000000000);
-        while (q->rows < enough && !q->is_closed)
+        while (q->jobs < enough && !q->is_closed)
             if (pthread_cond_timedwait(&q->filled, &q->lock, &until) == ETIMEDOUT) break;
     }
-    bool has_rows = q->rows > 0, is_closed = q->is_closed;
+    bool has_jobs = q->jobs > 0, is_closed = q->is_closed;
     q->waiting--;
     (void)pthread_mutex_unlock(&q->lock);
-    return has_rows || !is_closed;
+    return has_jobs || !is_closed;
 }
 
 void queue_close(struct queue *q)
@@ -275,10 +275,10 @@ bool queue_is_full(struct queue *q)
     return queue_depth(q) >= q->max;
 }
 
-uint64_t queue_rows(struct queue *q)
+uint64_t queue_tile_jobs(struct queue *q)
 {
     (void)pthread_mutex_lock(&q->lock);
-    uint64_t n = q->rows;
+    uint64_t n = q->jobs;
     (void)pthread_mutex_unlock(&q->lock);
     return n;
 }

@@ -28,7 +28,7 @@ struct request {
     struct image image, mask;
     struct restoration *restoration;
     uint64_t reserved; /* bytes, beside the body's */
-    uint64_t deadline_ns, queued_ns, decode_ns, encode_ns, rows_done_ns;
+    uint64_t deadline_ns, queued_ns, decode_ns, encode_ns, jobs_done_ns;
 };
 
 static void unreference(struct request *r, unsigned n)
@@ -258,10 +258,10 @@ static enum status reserve_peak(struct request *r, const struct image_header *h,
                          " px, more than max_output_pixels = %" PRIu64,
                          out_px, c->max_output_pixels);
     uint64_t images = r->params.output == OUTPUT_ALL ? r->params.samples + 2u : 1;
-    /* A image without colours has one (and alpha) or gets three; each row of a PNG has a byte before it. */
+    /* A image without colours has one (and alpha) or gets three; each job of a PNG has a byte before it. */
     uint64_t channels = h->channels + (shape.gives_colour && h->channels < 3 ? 2u : 0u);
-    uint64_t rows = (uint64_t)h->height * shape.scale;
-    uint64_t encoded = out_px * channels * (h->depth / 8) + rows + 65536;
+    uint64_t jobs = (uint64_t)h->height * shape.scale;
+    uint64_t encoded = out_px * channels * (h->depth / 8) + jobs + 65536;
     uint64_t peak = restoration_peak_bytes(r->served->model, &r->params, h->width, h->height,
                                            h->channels, h->depth, has_mask);
     if (peak ==
@@ -333,7 +333,7 @@ static void run_decode(struct codec_task *t)
     if (!s) {
         r->item.model = r->served;
         r->item.deadline_ns = r->deadline_ns;
-        r->item.rows = restoration_rows(r->restoration);
+        r->item.jobs = restoration_tile_jobs(r->restoration);
         r->item.restoration = r->restoration;
         s = queue_push(r->server->queue, &r->item, &err);
         if (!s) return; /* the queue's, or already the batcher's */
@@ -449,7 +449,7 @@ static enum status encode(struct request *r, struct reply *reply, struct error *
                  "decode;dur=%.3f, queue;dur=%.3f, compute;dur=%.3f, encode;dur=%.3f",
                  (double)r->decode_ns * 1e-6,
                  (double)clock_since_ns(r->queued_ns, r->item.first_ns) * 1e-6,
-                 (double)(r->rows_done_ns - r->item.first_ns) * 1e-6, (double)r->encode_ns * 1e-6);
+                 (double)(r->jobs_done_ns - r->item.first_ns) * 1e-6, (double)r->encode_ns * 1e-6);
     return ST_OK;
 }
 
@@ -472,13 +472,13 @@ static void run_encode(struct codec_task *t)
     let_go(r, 1);
 }
 
-void restore_rows_done(struct queue_item *item)
+void restore_jobs_done(struct queue_item *item)
 {
     struct request *r = (struct request *)item;
     struct error err = { 0 };
-    r->rows_done_ns = clock_now_ns();
+    r->jobs_done_ns = clock_now_ns();
     metric_time(&r->server->metrics.queue_duration, clock_since_ns(r->queued_ns, item->first_ns));
-    metric_time(&r->server->metrics.compute_duration, r->rows_done_ns - item->first_ns);
+    metric_time(&r->server->metrics.compute_duration, r->jobs_done_ns - item->first_ns);
     enum status s = check_going(r, &err);
     if (!s && item->failure)
         s = error_set(&err, item->failure, "the engine could not restore this image: %s",

@@ -1,4 +1,4 @@
-/* restore.h - the way of one POST /restore: admission, decoding, rows, encoding, answer.
+/* restore.h - the way of one POST /restore: admission, decoding, jobs, encoding, answer.
  *
  * restore_begin() sees the headers; restore_submit() takes the suspended call with its body to the codec workers, from
  * where it goes to the queue, the batcher and back. Each request has one owner at a time, and its owner answers it once. */
@@ -12,7 +12,7 @@ enum status restore_begin(struct server *s, struct http_call *call, struct error
 void restore_submit(struct server *s, struct http_call *call);
 void restore_abandon(struct server *s, struct http_call *call, bool has_left);
 
-void restore_rows_done(struct queue_item *item); /* the batcher's */
+void restore_jobs_done(struct queue_item *item); /* the batcher's */
 /* The watch's: a reference under its lock, then the client's going is acted upon. */
 void *restore_gone(void *call);
 void restore_cancel(void *request);

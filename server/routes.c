@@ -139,7 +139,7 @@ static void answer_metrics(struct server *s, struct http_call *call, struct repl
     for (unsigned i = 0; i < n_routes; i++)
         names[i] = routes[i].path;
     metric_set(&s->metrics.queue_depth, queue_depth(s->queue));
-    metric_set(&s->metrics.queue_rows, queue_rows(s->queue));
+    metric_set(&s->metrics.queue_rows, queue_tile_jobs(s->queue));
     metric_set(&s->metrics.requests_active, atomic_load(&s->active));
     metric_set(&s->metrics.memory_reserved, memory_reserved(&s->memory));
     metric_set(&s->metrics.memory_budget, s->memory.budget);

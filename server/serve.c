@@ -57,7 +57,8 @@ enum status server_ready(struct server *s, struct error *err)
 
 unsigned server_retry_after(struct server *s)
 {
-    return throughput_retry_after(&s->throughput, queue_rows(s->queue) + queue_depth(s->queue));
+    return throughput_retry_after(&s->throughput,
+                                  queue_tile_jobs(s->queue) + queue_depth(s->queue));
 }
 
 static void note_fault(void *cls, const struct error *err)
@@ -243,7 +244,7 @@ static enum status start_batchers(struct server *s, struct error *err)
                                  .max_batch =
                                      engine_batch < c->max_batch ? engine_batch : c->max_batch,
                                  .max_delay_ns = c->max_delay,
-                                 .done = restore_rows_done,
+                                 .done = restore_jobs_done,
                                  .fault = note_fault,
                                  .cls = s };
     enum status st = ST_OK;

@@ -1,4 +1,4 @@
-/* throughput.h - how fast the engine gets through rows, as measured, and what Retry-After follows from it. */
+/* throughput.h - how fast the engine gets through jobs, as measured, and what Retry-After follows from it. */
 #ifndef DAVID_SERVER_THROUGHPUT_H
 #define DAVID_SERVER_THROUGHPUT_H
 
@@ -6,12 +6,12 @@
 #include <stdint.h>
 
 struct throughput {
-    _Atomic uint64_t ns_per_row; /* moving mean over batches; 0: nothing measured yet */
+    _Atomic uint64_t ns_per_job; /* moving mean over batches; 0: nothing measured yet */
 };
 
-void throughput_record(struct throughput *t, uint64_t rows,
+void throughput_record(struct throughput *t, uint64_t jobs,
                        uint64_t ns); /* any thread; as if all engines together took ns */
-/* Whole seconds until `rows` are done, 1 to 120. */
-unsigned throughput_retry_after(const struct throughput *t, uint64_t rows);
+/* Whole seconds until `jobs` are done, 1 to 120. */
+unsigned throughput_retry_after(const struct throughput *t, uint64_t jobs);
 
 #endif

@@ -341,7 +341,7 @@ static enum status restore_once(struct image_pool *h, enum task_id task, const s
                                              .keep_samples = true,
                                              .tile = RESTORE_MIN_SIDE,
                                              .overlap = 1,
-                                             .rows_in_flight = 1,
+                                             .jobs_in_flight = 1,
                                              .img = img,
                                              .mask = operator_of(task_table[task].op)->needs_mask
                                                          ? mask
@@ -349,7 +349,7 @@ static enum status restore_once(struct image_pool *h, enum task_id task, const s
     enum status s = restoration_make(&r, &setup, err);
     if (s) return s;
     restoration_place(r, h, true);
-    const uint64_t rows = restoration_is_on_device(r) ? restoration_rows(r) : 0;
+    const uint64_t rows = restoration_is_on_device(r) ? restoration_tile_jobs(r) : 0;
     for (uint64_t i = 0; !s && i < rows; i++) {
         s = image_pool_extract(r, i, 0, tile, err);
         if (!s)

@@ -68,7 +68,7 @@ static struct layout lay_out(const struct restoration_setup *s, const struct res
                      tile_axis_count(all.h, s->tile, s->overlap, s->shift_y);
     /* Rows go out in ascending order, so those in flight are neighbours and touch this many samples at most. Of several runs each may touch as many, and
      * the sample whose last rows have not gone out yet may be in none of them. */
-    uint64_t touched = 1 + (s->rows_in_flight - 1 + tiles - 1) / tiles;
+    uint64_t touched = 1 + (s->jobs_in_flight - 1 + tiles - 1) / tiles;
     if (s->runs_in_flight > 1) touched = touched * s->runs_in_flight + 1;
     l.n_slots = touched < s->samples ? (uint32_t)touched : s->samples;
     l.has_sum = s->samples > 1;
@@ -205,7 +205,7 @@ void restoration_free(struct restoration *r)
     free(r);
 }
 
-uint64_t restoration_rows(const struct restoration *r)
+uint64_t restoration_tile_jobs(const struct restoration *r)
 {
     return r->n_tiles * r->s.samples;
 }
@@ -422,7 +422,7 @@ enum status restoration_put(struct restoration *r, uint64_t row, const float *x0
         status = error_set(err, ST_INTERNAL, "rows of a restoration were not run in order");
     }
     if (status && !r->failure) r->failure = status;
-    r->rows_back++;
+    r->jobs_back++;
     pthread_mutex_unlock(&r->lock);
     return status;
 }
@@ -431,7 +431,7 @@ void restoration_count_back(struct restoration *r, enum status why)
 {
     pthread_mutex_lock(&r->lock);
     if (!r->failure) r->failure = why;
-    r->rows_back++;
+    r->jobs_back++;
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -463,7 +463,7 @@ bool restoration_is_done(const struct restoration *r)
 {
     pthread_mutex_t *lock = (pthread_mutex_t *)&r->lock; /* reading changes nothing but the lock */
     pthread_mutex_lock(lock);
-    bool is_done = r->rows_back >= restoration_rows(r);
+    bool is_done = r->jobs_back >= restoration_tile_jobs(r);
     pthread_mutex_unlock(lock);
     return is_done;
 }

@@ -34,7 +34,7 @@ struct restoration_setup {
     uint32_t tile, overlap;    /* px of the restored image */
     uint32_t margin;           /* px mirrored around it: tiles are cut from the two together */
     uint32_t shift_x, shift_y; /* px by which the tile grid is moved; 0 but in tests */
-    uint32_t rows_in_flight;   /* most neighbouring rows that are in an engine at once */
+    uint32_t jobs_in_flight;   /* most neighbouring rows that are in an engine at once */
     uint32_t
         runs_in_flight; /* of such rows, far from each other: several engines do not keep step; 0 = 1 */
     /* the measurement: one of the two; the mask where the task has one */
@@ -83,7 +83,7 @@ struct restoration {
     uint8_t *images;     /* kept samples, [samples][out.h][out.w][out.c] of `depth` bits; NULL */
     float *scratch;      /* of the residual */
     enum location location;
-    uint64_t rows_back;
+    uint64_t jobs_back;
     enum status failure; /* of the first row that failed */
     bool has_result;
     struct restoration_result result;

@@ -97,7 +97,7 @@ static void rows_are_cut_as_on_the_host(const struct restoration *r)
     struct cut_args c = {
         .m = on_device(r), .out_w = r->shape.out.w, .out_h = r->shape.out.h, .tile = r->s.tile
     };
-    for (uint64_t row = 0; row < restoration_rows(r); row++) {
+    for (uint64_t row = 0; row < restoration_tile_jobs(r); row++) {
         const struct tile_position at = restoration_tile_position(r, row);
         struct tensor y = tensor_make(DT_F32, 1, c.tile, c.tile, 3, 3, 1), want = tensor_copy(&y);
         c.x0 = at.x0;
@@ -166,7 +166,8 @@ static void restore_on_device(const struct device *d)
     memset(d->acc.data, 0, tensor_bytes(&d->acc));
     memset(d->sum.data, 0, tensor_bytes(&d->sum));
     memset(d->sum2.data, 0, tensor_bytes(&d->sum2));
-    EXPECT_LAUNCH(gpu_find_bad(d->tiles, (uint32_t)restoration_rows(r), tile_floats, d->bad, NULL));
+    EXPECT_LAUNCH(
+        gpu_find_bad(d->tiles, (uint32_t)restoration_tile_jobs(r), tile_floats, d->bad, NULL));
     for (uint32_t sample = 0; sample < r->s.samples; sample++) {
         for (uint64_t i = 0; i < r->n_tiles; i++) {
             const uint64_t t = d->backwards ? r->n_tiles - 1 - i : i, row = sample * r->n_tiles + t;
@@ -265,16 +266,16 @@ static void one_restoration(const struct restoration_setup *s)
     EXPECT_OK(restoration_make(&r, s, &err));
     const size_t tile_floats = (size_t)3 * s->tile * s->tile,
                  values = (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c;
-    float *tiles =
-        floats(restoration_rows(r) * tile_floats, 8, 1.2f, 0); /* some beyond what tanh gives */
-    for (uint64_t row = 0; row < restoration_rows(r); row++)
+    float *tiles = floats(restoration_tile_jobs(r) * tile_floats, 8, 1.2f,
+                          0); /* some beyond what tanh gives */
+    for (uint64_t row = 0; row < restoration_tile_jobs(r); row++)
         assert_int_equal(restoration_put(r, row, tiles + row * tile_floats, NULL), ST_OK);
     struct tensor room = tensor_make(DT_F32, 1, 1, (uint32_t)values, 2, 2, 1);
     struct device d = { .r = r, .values = values, .tiles = tiles };
     d.acc = tensor_copy(&room);
     d.sum = tensor_copy(&room);
     d.sum2 = tensor_copy(&room);
-    d.bad = memory(restoration_rows(r) * sizeof *d.bad);
+    d.bad = memory(restoration_tile_jobs(r) * sizeof *d.bad);
     for (int i = 0; i < ORDERS; i++) {
         emu_set_order(orders[i]);
         d.backwards = i % 2 == 1;

@@ -44,7 +44,7 @@ static inline struct restoration_setup setup(enum task_id task, uint32_t tile, u
                                        .samples = 1,
                                        .tile = tile,
                                        .overlap = overlap,
-                                       .rows_in_flight = 32 };
+                                       .jobs_in_flight = 32 };
 }
 
 /* A network that returns its input; `bend` (per sample) tells samples apart. */
@@ -52,7 +52,7 @@ static inline void run_identity(struct restoration *r, double bend)
 {
     const size_t n = (size_t)3 * r->s.tile * r->s.tile;
     float *tile = malloc(n * sizeof *tile);
-    for (uint64_t row = 0; row < restoration_rows(r); row++) {
+    for (uint64_t row = 0; row < restoration_tile_jobs(r); row++) {
         restoration_cut(r, row, tile);
         for (size_t i = 0; i < n; i++)
             tile[i] += (float)(bend * restoration_tile_position(r, row).sample);

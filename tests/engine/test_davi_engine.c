@@ -64,12 +64,12 @@ static struct image scene(uint32_t w, uint32_t h, uint32_t channels, double phas
 static void run_all(struct engine *e, struct model *m, struct restoration *r)
 {
     struct error err = { 0 };
-    struct row rows[8];
-    const uint64_t n = restoration_rows(r);
+    struct tile_job rows[8];
+    const uint64_t n = restoration_tile_jobs(r);
     for (uint64_t i = 0; i < n;) {
         size_t k = 0;
         for (; k < 8 && i < n; k++)
-            rows[k] = (struct row){ .restoration = r, .index = i++ };
+            rows[k] = (struct tile_job){ .restoration = r, .index = i++ };
         if (engine_run(e, m, rows, k, &err)) fail_msg("%s", err.detail);
         for (size_t j = 0; j < k; j++)
             assert_int_equal(rows[j].status, ST_OK);
@@ -102,7 +102,7 @@ static void the_same_bytes_come_back_alone_and_in_a_crowd(void **state)
     static const char *const tasks[] = { "denoise", "deblur", "colorize", "sr4" };
     struct image img[CROWD], alone[CROWD];
     struct restoration *r[CROWD] = { 0 };
-    struct row rows[CROWD * TILES_MOST];
+    struct tile_job rows[CROWD * TILES_MOST];
     size_t n = 0;
     for (uint32_t i = 0; i < CROWD; i++) {
         const char *task = tasks[i % 4];
@@ -110,16 +110,16 @@ static void the_same_bytes_come_back_alone_and_in_a_crowd(void **state)
         alone[i] = restored(e, m, task, &img[i], i);
         const struct restore_params p = { .task = task, .seed = i, .h = -1, .samples = 1 };
         assert_int_equal(restoration_new(&r[i], m, &p, &img[i], NULL, NULL), ST_OK);
-        for (uint64_t k = 0; k < restoration_rows(r[i]); k++) {
+        for (uint64_t k = 0; k < restoration_tile_jobs(r[i]); k++) {
             assert_true(n < sizeof rows / sizeof *rows);
-            rows[n++] = (struct row){ .restoration = r[i], .index = k };
+            rows[n++] = (struct tile_job){ .restoration = r[i], .index = k };
         }
     }
     uint64_t seed = 7;
     for (size_t i = n; i-- > 1;) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
         size_t j = (seed >> 33) % (i + 1);
-        struct row swap = rows[i];
+        struct tile_job swap = rows[i];
         rows[i] = rows[j];
         rows[j] = swap;
     }
@@ -231,7 +231,7 @@ static void moving_the_tile_grid_changes_a_real_image_little(void **state)
                                              .overlap = m->info.tile_overlap,
                                              .shift_x = 13 * i,
                                              .shift_y = 7 * i,
-                                             .rows_in_flight = 32,
+                                             .jobs_in_flight = 32,
                                              .img = &img };
         struct restoration *r = NULL;
         assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);

@@ -164,7 +164,7 @@ static void the_operators_are_the_published_ones(void **state)
           *want = image_of(need(st, "sr4.resized"), 0, NULL), *got = malloc(px * 3 * sizeof *got);
     const struct measurement m = { y, small.w, small.h, small.c };
     const struct restoration_setup s = {
-        .task = &task_table[TASK_SR4], .samples = 1, .tile = x.w, .rows_in_flight = 1, .y = &m
+        .task = &task_table[TASK_SR4], .samples = 1, .tile = x.w, .jobs_in_flight = 1, .y = &m
     };
     struct restoration *r = NULL;
     assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
@@ -257,7 +257,7 @@ static void restorations_in(const struct dtype_case *t)
             if (restoration_of_measurement(&r, m, &p, &me,
                                            all[k].task == TASK_INPAINT ? &mask : NULL, &err))
                 fail_msg("%s", err.detail);
-            assert_int_equal(restoration_rows(r), 1);
+            assert_int_equal(restoration_tile_jobs(r), 1);
             restoration_cut(r, 0, sampler_row(&m->sampler, 0));
             sampler_choose(&m->sampler, 0, r->s.h, r->s.program_set);
             assert_int_equal(sampler_give(&m->sampler, 0, z, &err), ST_OK);

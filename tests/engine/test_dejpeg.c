@@ -79,8 +79,8 @@ static double residual_of(const struct image *y, const struct image *answer, dou
     of_answer.img = answer;
     assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
     assert_int_equal(restoration_make(&a, &of_answer, NULL), ST_OK);
-    assert_int_equal(restoration_rows(r), restoration_rows(a));
-    for (uint64_t row = 0; row < restoration_rows(r); row++) {
+    assert_int_equal(restoration_tile_jobs(r), restoration_tile_jobs(a));
+    for (uint64_t row = 0; row < restoration_tile_jobs(r); row++) {
         restoration_cut(a, row, tile);
         assert_int_equal(restoration_put(r, row, tile, NULL), ST_OK);
     }

@@ -157,8 +157,8 @@ static void a_jpeg_tells_its_level_within_the_range(void **state)
 
 static void run(struct engine *e, struct model *m, struct restoration *r)
 {
-    for (uint64_t i = 0; i < restoration_rows(r); i++) {
-        struct row row = { .restoration = r, .index = i };
+    for (uint64_t i = 0; i < restoration_tile_jobs(r); i++) {
+        struct tile_job row = { .restoration = r, .index = i };
         assert_int_equal(engine_run(e, m, &row, 1, NULL), ST_OK);
         assert_int_equal(row.status, ST_OK);
     }

@@ -28,7 +28,7 @@ static void *put_rows(void *ctx)
     struct put_back *p = ctx;
     const size_t n = (size_t)3 * p->r->s.tile * p->r->s.tile;
     float *tile = malloc(n * sizeof *tile);
-    for (uint64_t row; (row = atomic_fetch_add(&p->next, 1)) < restoration_rows(p->r);) {
+    for (uint64_t row; (row = atomic_fetch_add(&p->next, 1)) < restoration_tile_jobs(p->r);) {
         restoration_cut(p->r, row, tile);
         for (size_t i = 0; i < n; i++)
             tile[i] = tile[i] / 2 + (float)(row % 7) / 16;
@@ -119,8 +119,8 @@ static struct image run_model(struct model *m, const struct image *img)
     struct restoration *r = NULL;
     struct image out = { 0 };
     assert_int_equal(restoration_new(&r, m, &params, img, NULL, NULL), ST_OK);
-    for (uint64_t i = 0; i < restoration_rows(r); i++) {
-        struct row row = { .restoration = r, .index = i };
+    for (uint64_t i = 0; i < restoration_tile_jobs(r); i++) {
+        struct tile_job row = { .restoration = r, .index = i };
         assert_int_equal(engine_run(engine, m, &row, 1, NULL), ST_OK);
         assert_int_equal(row.status, ST_OK);
     }

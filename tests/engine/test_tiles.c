@@ -113,7 +113,7 @@ static void a_large_photograph_goes_through_its_tiles_unchanged(void **state)
     struct restoration *r = NULL;
     s.img = &img;
     assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
-    assert_int_equal(restoration_rows(r), 62 * 46);
+    assert_int_equal(restoration_tile_jobs(r), 62 * 46);
     run_identity(r, 0);
     assert_int_equal(restoration_image(r, OUTPUT_IMAGE, 0, &out, NULL), ST_OK);
     assert_memory_equal(out.pixels, img.pixels, image_bytes(&img));
@@ -132,7 +132,7 @@ static void the_order_in_which_tiles_come_back_does_not_matter(void **state)
     for (int backwards = 0; backwards < 2; backwards++) {
         struct restoration *r = NULL;
         assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
-        const uint64_t rows = restoration_rows(r);
+        const uint64_t rows = restoration_tile_jobs(r);
         assert_true(rows > 4);
         for (uint64_t i = 0; i < rows; i++) {
             uint64_t row = backwards ? rows - 1 - i : i;

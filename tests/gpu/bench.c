@@ -302,13 +302,13 @@ static enum status restore_once(struct engine *e, struct model *m, const struct 
                                 uint32_t batch, double *ms, double *engine_ms, struct error *err)
 {
     struct restoration *r[MAX_BATCH] = { NULL };
-    struct row rows[MAX_BATCH];
+    struct tile_job rows[MAX_BATCH];
     const struct restore_params p = { .task = "denoise", .h = -1, .samples = 1 };
     enum status s = ST_OK;
     const double from = now_ms();
     for (uint32_t i = 0; !s && i < batch; i++) {
         s = restoration_new(&r[i], m, &p, img, NULL, err);
-        rows[i] = (struct row){ .restoration = r[i] };
+        rows[i] = (struct tile_job){ .restoration = r[i] };
     }
     const double mid = now_ms();
     if (!s) s = engine_run(e, m, rows, batch, err);

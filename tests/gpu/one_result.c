@@ -42,7 +42,7 @@ static enum status restore(const struct ctx *c, uint32_t n, uint32_t place, uint
 {
     struct restoration *r[MAX_BATCH] = { NULL };
     struct image img[MAX_BATCH] = { { 0 } }, restored = { 0 };
-    struct row rows[MAX_BATCH];
+    struct tile_job rows[MAX_BATCH];
     enum status s = ST_OK;
     for (uint32_t i = 0; !s && i < n; i++) {
         const uint32_t which = i == place ? 0 : i + 1;
@@ -51,7 +51,7 @@ static enum status restore(const struct ctx *c, uint32_t n, uint32_t place, uint
         };
         img[i] = crowd_image(c, which);
         s = restoration_new(&r[i], c->m, &p, &img[i], NULL, err);
-        rows[i] = (struct row){ .restoration = r[i] };
+        rows[i] = (struct tile_job){ .restoration = r[i] };
     }
     if (!s) s = engine_run(c->e, c->m, rows, n, err);
     if (!s) s = restoration_image(r[place], OUTPUT_IMAGE, 0, &restored, err);
@@ -109,12 +109,12 @@ static enum status restore_at(const struct ctx *c, const char *task, const struc
     };
     struct image_pool *pool = c->e->image_pool;
     struct restoration *r = NULL;
-    struct row row;
+    struct tile_job row;
     enum status s = restoration_new(&r, c->m, &p, img, mask, err);
     if (s) return s;
     if (on_host) c->e->image_pool = NULL;
-    for (uint64_t i = 0; !s && i < restoration_rows(r); i++) {
-        row = (struct row){ .restoration = r, .index = i };
+    for (uint64_t i = 0; !s && i < restoration_tile_jobs(r); i++) {
+        row = (struct tile_job){ .restoration = r, .index = i };
         s = engine_run(c->e, c->m, &row, 1, err);
     }
     c->e->image_pool = pool;

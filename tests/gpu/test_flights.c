@@ -54,7 +54,7 @@ static void serving_done(struct serving *s)
 /* n images under restoration, the first is number `first` of all. */
 struct batch {
     struct image img[MAX_BATCH];
-    struct row rows[MAX_BATCH];
+    struct tile_job rows[MAX_BATCH];
     uint32_t n;
     struct flight flight;
 };
@@ -202,18 +202,18 @@ static void a_slow_device_holds_no_row_up(void **state)
         ((uint8_t *)img.pixels)[k] = (uint8_t)(k * 40503u >> 7);
     for (int is_apart = 0; is_apart < 2; is_apart++) {
         struct restoration *r = NULL;
-        struct row held[2][SMALL], rows[SMALL];
+        struct tile_job held[2][SMALL], rows[SMALL];
         struct flight slow[2];
         uint32_t out = 0;
         assert_int_equal(restoration_new(&r, s[0].m, &p, &img, NULL, &err), ST_OK);
-        const uint64_t total = restoration_rows(r);
+        const uint64_t total = restoration_tile_jobs(r);
         assert_true(total > SAMPLES);
         for (uint64_t at = 0, n; at < total; at += n) {
             const bool is_held = is_apart && out < 2 && at >= out * total / 2;
-            struct row *to = is_held ? held[out] : rows;
+            struct tile_job *to = is_held ? held[out] : rows;
             n = is_held ? 1 : total - at < SMALL ? total - at : SMALL;
             for (uint64_t i = 0; i < n; i++)
-                to[i] = (struct row){ .restoration = r, .index = at + i };
+                to[i] = (struct tile_job){ .restoration = r, .index = at + i };
             if (is_held) {
                 assert_int_equal(engine_begin(s[1].e, s[1].m, to, n, &slow[out++], &err), ST_OK);
                 continue;

@@ -93,7 +93,7 @@ static struct restoration *begin(const struct serving *s, const struct job *j)
 /* Rows of n restorations in turn, as a queue deals them, in batches of `size`, two in flight. */
 static void run_all(const struct serving *s, struct restoration *const *r, size_t n, size_t size)
 {
-    struct row rows[2][MAX_BATCH];
+    struct tile_job rows[2][MAX_BATCH];
     struct flight flight[2];
     struct error err = { 0 };
     uint64_t next[MOST] = { 0 };
@@ -102,9 +102,9 @@ static void run_all(const struct serving *s, struct restoration *const *r, size_
     for (;; turn ^= 1) {
         size_t k = 0;
         for (size_t idle = 0; k < size && idle < n; at = (at + 1) % n) {
-            idle = next[at] < restoration_rows(r[at]) ? 0 : idle + 1;
+            idle = next[at] < restoration_tile_jobs(r[at]) ? 0 : idle + 1;
             if (idle == 0)
-                rows[turn][k++] = (struct row){ .restoration = r[at], .index = next[at]++ };
+                rows[turn][k++] = (struct tile_job){ .restoration = r[at], .index = next[at]++ };
         }
         if (k > 0 && engine_begin(s->e, s->m, rows[turn], k, &flight[turn], &err))
             fail_msg("%s", err.detail);
@@ -324,16 +324,16 @@ static void with_several_engines_only_the_whole_ones_stay(void **state)
                large = { .p = { .task = "denoise", .h = -1, .samples = 1 },
                          .img = image(2 * SIDE, 2 * SIDE, 3, 8, 2) };
     struct restoration *a = begin(&s, &small), *b = begin(&s, &large);
-    struct row rows[MAX_BATCH];
+    struct tile_job rows[MAX_BATCH];
     (void)state;
-    const uint64_t n = restoration_rows(b);
-    assert_int_equal(restoration_rows(a), 1);
+    const uint64_t n = restoration_tile_jobs(b);
+    assert_int_equal(restoration_tile_jobs(a), 1);
     assert_true(n > MAX_BATCH);
     for (uint64_t at = 0; at < n; at += 3) {
         size_t k = 0;
-        if (at == 3) rows[k++] = (struct row){ .restoration = a };
+        if (at == 3) rows[k++] = (struct tile_job){ .restoration = a };
         for (uint64_t i = at; i < n && i < at + 3; i++)
-            rows[k++] = (struct row){ .restoration = b, .index = i };
+            rows[k++] = (struct tile_job){ .restoration = b, .index = i };
         if (engine_run(s.e, s.m, rows, k, &err)) fail_msg("%s", err.detail);
     }
     assert_true(restoration_is_done(a) && restoration_is_on_device(a));
@@ -359,9 +359,9 @@ static void a_row_that_is_not_finite_fails_alone(void **state)
     assert_non_null(bad.y.y);
     bad.y.y[5 * SIDE] = NAN;
     struct restoration *r[3] = { begin(&s, &good), begin(&s, &bad), begin(&s, &good) };
-    struct row rows[3];
+    struct tile_job rows[3];
     for (int i = 0; i < 3; i++)
-        rows[i] = (struct row){ .restoration = r[i] };
+        rows[i] = (struct tile_job){ .restoration = r[i] };
     if (engine_run(s.e, s.m, rows, 3, &err)) fail_msg("%s", err.detail);
     assert_int_equal(rows[0].status, ST_OK);
     assert_int_equal(rows[1].status, ST_INTERNAL);
@@ -388,9 +388,9 @@ static void rows_out_of_order_fail_their_restoration_alone(void **state)
                one = { .p = { .task = "denoise", .h = -1, .samples = 1 },
                        .img = image(SIDE, SIDE, 3, 8, 3) };
     struct restoration *a = begin(&s, &two), *b = begin(&s, &one);
-    struct row rows[3] = { { .restoration = a, .index = 1 },
-                           { .restoration = b },
-                           { .restoration = a } };
+    struct tile_job rows[3] = { { .restoration = a, .index = 1 },
+                                { .restoration = b },
+                                { .restoration = a } };
     struct image out = { 0 };
     (void)state;
     if (engine_run(s.e, s.m, rows, 3, &err)) fail_msg("%s", err.detail);
@@ -415,7 +415,7 @@ static void a_restoration_that_is_dropped_leaves(void **state)
     struct job next = job_of(&s, 7);
     (void)state;
     struct restoration *r = begin(&s, &large);
-    struct row rows[2] = { { .restoration = r }, { .restoration = r, .index = 1 } };
+    struct tile_job rows[2] = { { .restoration = r }, { .restoration = r, .index = 1 } };
     if (engine_run(s.e, s.m, rows, 2, &err)) fail_msg("%s", err.detail);
     assert_false(restoration_is_done(r));
     assert_int_equal(s.e->image_pool->device_free.n, 1);
@@ -436,7 +436,7 @@ static void what_travels_is_the_image_not_the_rows(void **state)
     const uint64_t before = fake_count().copies;
     (void)state;
     run_all(&s, &r, 1, MAX_BATCH);
-    const uint64_t batches = (restoration_rows(r) + MAX_BATCH - 1) / MAX_BATCH,
+    const uint64_t batches = (restoration_tile_jobs(r) + MAX_BATCH - 1) / MAX_BATCH,
                    copies = fake_count().copies - before;
     /* image, tables, result; and for every batch its sets and its flags */
     assert_int_equal(copies, 3 + 2 * batches);

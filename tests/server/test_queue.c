@@ -24,10 +24,10 @@ static struct queue *queue_of(size_t max)
     return q;
 }
 
-static void push(struct queue *q, struct queue_item *item, const void *model, uint64_t rows,
+static void push(struct queue *q, struct queue_item *item, const void *model, uint64_t jobs,
                  uint64_t deadline_ns)
 {
-    *item = (struct queue_item){ .model = model, .rows = rows, .deadline_ns = deadline_ns };
+    *item = (struct queue_item){ .model = model, .jobs = jobs, .deadline_ns = deadline_ns };
     assert_int_equal(queue_claim(q, NULL), ST_OK);
     assert_int_equal(queue_push(q, item, NULL), ST_OK);
 }
@@ -38,37 +38,37 @@ static void earliest_deadline_leaves_first(void **state)
     (void)state;
     struct queue *q = queue_of(4);
     struct queue_item late, soon, none;
-    struct queue_row rows[3];
+    struct queue_job jobs[3];
     push(q, &none, &model_a, 1, NO_DEADLINE);
     push(q, &late, &model_a, 1, 200);
     push(q, &soon, &model_a, 1, 100);
-    assert_int_equal(queue_fill(q, rows, 3, 5), 3);
-    assert_ptr_equal(rows[0].item, &soon);
-    assert_ptr_equal(rows[1].item, &late);
-    assert_ptr_equal(rows[2].item, &none);
+    assert_int_equal(queue_fill(q, jobs, 3, 5), 3);
+    assert_ptr_equal(jobs[0].item, &soon);
+    assert_ptr_equal(jobs[1].item, &late);
+    assert_ptr_equal(jobs[2].item, &none);
     assert_int_equal(soon.first_ns, 5);
     queue_free(q);
 }
 
-/* Rows of equal deadlines take turns, and each image's rows leave in ascending order. */
+/* Rows of equal deadlines take turns, and each image's jobs leave in ascending order. */
 static void requests_take_turns(void **state)
 {
     (void)state;
     struct queue *q = queue_of(4);
     struct queue_item large, small;
-    struct queue_row rows[4];
+    struct queue_job jobs[4];
     push(q, &large, &model_a, 100, NO_DEADLINE);
-    assert_int_equal(queue_fill(q, rows, 4, 1), 4);
+    assert_int_equal(queue_fill(q, jobs, 4, 1), 4);
     for (uint64_t i = 0; i < 4; i++)
-        assert_int_equal(rows[i].index, i);
+        assert_int_equal(jobs[i].index, i);
     push(q, &small, &model_a, 2, NO_DEADLINE);
-    assert_int_equal(queue_fill(q, rows, 4, 1), 4);
+    assert_int_equal(queue_fill(q, jobs, 4, 1), 4);
     unsigned of_small = 0;
     for (unsigned i = 0; i < 4; i++)
-        of_small += rows[i].item == &small;
+        of_small += jobs[i].item == &small;
     assert_int_equal(of_small, 2);
-    assert_int_equal(queue_rows(q), 94);
-    assert_false(queue_drop(q, &large)); /* rows are out */
+    assert_int_equal(queue_tile_jobs(q), 94);
+    assert_false(queue_drop(q, &large)); /* jobs are out */
     for (unsigned i = 0; i < 5; i++)
         assert_false(queue_back(q, &large));
     assert_true(queue_back(q, &large));
@@ -82,35 +82,35 @@ static void large_requests_go_on_beside_a_stream(void **state)
     (void)state;
     struct queue *q = queue_of(4);
     struct queue_item large, small[8];
-    struct queue_row row;
+    struct queue_job job;
     unsigned of_large = 0;
     push(q, &large, &model_a, 100, NO_DEADLINE);
-    assert_int_equal(queue_fill(q, &row, 1, 1), 1);
+    assert_int_equal(queue_fill(q, &job, 1, 1), 1);
     for (unsigned i = 0; i < 8; i++) {
         push(q, &small[i], &model_a, 1, NO_DEADLINE);
-        assert_int_equal(queue_fill(q, &row, 1, 1), 1);
-        of_large += row.item == &large;
-        if (row.item == &large) assert_int_equal(queue_fill(q, &row, 1, 1), 1);
+        assert_int_equal(queue_fill(q, &job, 1, 1), 1);
+        of_large += job.item == &large;
+        if (job.item == &large) assert_int_equal(queue_fill(q, &job, 1, 1), 1);
     }
     assert_true(of_large >= 3);
     (void)queue_drop(q, &large);
     queue_free(q);
 }
 
-/* A batch holds one model's rows; the other's wait and lead the next. */
+/* A batch holds one model's jobs; the other's wait and lead the next. */
 static void batches_hold_one_model(void **state)
 {
     (void)state;
     struct queue *q = queue_of(4);
     struct queue_item a, b, c;
-    struct queue_row rows[4];
+    struct queue_job jobs[4];
     push(q, &a, &model_a, 1, NO_DEADLINE);
     push(q, &b, &model_b, 1, NO_DEADLINE);
     push(q, &c, &model_a, 1, NO_DEADLINE);
-    assert_int_equal(queue_fill(q, rows, 4, 1), 2);
-    assert_ptr_equal(rows[1].item, &c);
-    assert_int_equal(queue_fill(q, rows, 4, 1), 1);
-    assert_ptr_equal(rows[0].item, &b);
+    assert_int_equal(queue_fill(q, jobs, 4, 1), 2);
+    assert_ptr_equal(jobs[1].item, &c);
+    assert_int_equal(queue_fill(q, jobs, 4, 1), 1);
+    assert_ptr_equal(jobs[0].item, &b);
     queue_free(q);
 }
 
@@ -128,15 +128,15 @@ static void a_full_queue_names_its_limit(void **state)
     queue_free(q);
 }
 
-/* Expired items come out once; one with rows in the engine is the batcher's to hand on. */
+/* Expired items come out once; one with jobs in the engine is the batcher's to hand on. */
 static void deadlines_expire_by_the_given_clock(void **state)
 {
     (void)state;
     struct queue *q = queue_of(4);
     struct queue_item out, waiting;
-    struct queue_row row;
+    struct queue_job job;
     push(q, &out, &model_a, 2, 50);
-    assert_int_equal(queue_fill(q, &row, 1, 10), 1);
+    assert_int_equal(queue_fill(q, &job, 1, 10), 1);
     push(q, &waiting, &model_a, 2, 60);
     assert_int_equal(queue_next_deadline(q), 50);
     assert_null(queue_expired(q, 49));
@@ -144,7 +144,7 @@ static void deadlines_expire_by_the_given_clock(void **state)
     assert_null(queue_expired(q, 60));
     assert_true(out.is_expired);
     assert_true(queue_back(q, &out));
-    assert_int_equal(queue_rows(q), 0);
+    assert_int_equal(queue_tile_jobs(q), 0);
     queue_free(q);
 }
 
@@ -152,7 +152,7 @@ static void a_closed_queue_takes_nothing(void **state)
 {
     (void)state;
     struct queue *q = queue_of(1);
-    struct queue_item item = { .model = &model_a, .rows = 1, .deadline_ns = NO_DEADLINE };
+    struct queue_item item = { .model = &model_a, .jobs = 1, .deadline_ns = NO_DEADLINE };
     assert_int_equal(queue_claim(q, NULL), ST_OK);
     queue_close(q);
     assert_int_equal(queue_push(q, &item, NULL), ST_DRAINING);
@@ -166,11 +166,11 @@ static void what_was_dropped_before_cannot_be_pushed(void **state)
     (void)state;
     struct error err = { 0 };
     struct queue *q = queue_of(1);
-    struct queue_item item = { .model = &model_a, .rows = 3, .deadline_ns = NO_DEADLINE };
+    struct queue_item item = { .model = &model_a, .jobs = 3, .deadline_ns = NO_DEADLINE };
     assert_int_equal(queue_claim(q, NULL), ST_OK);
     assert_false(queue_drop(q, &item));
     assert_int_equal(queue_push(q, &item, &err), ST_CANCELLED);
-    assert_int_equal(queue_rows(q), 0);
+    assert_int_equal(queue_tile_jobs(q), 0);
     queue_unclaim(q);
     assert_int_equal(queue_depth(q), 0);
     queue_free(q);
@@ -194,18 +194,18 @@ static void budget_tells_never_from_now(void **state)
 
 struct waiter {
     struct queue *q;
-    struct queue_row row;
+    struct queue_job job;
     size_t n;
 };
 
 static void *take_one(void *cls)
 {
     struct waiter *w = cls;
-    if (queue_wait(w->q, 1, 0)) w->n = queue_fill(w->q, &w->row, 1, 1);
+    if (queue_wait(w->q, 1, 0)) w->n = queue_fill(w->q, &w->job, 1, 1);
     return NULL;
 }
 
-/* One push may be work for several batchers: who leaves rows behind wakes the next. */
+/* One push may be work for several batchers: who leaves jobs behind wakes the next. */
 static void every_batcher_is_woken_for_its_rows(void **state)
 {
     enum { BATCHERS = 3 };
@@ -247,10 +247,10 @@ static void a_request_newer_than_the_batchers_clock_has_not_waited(void **state)
     (void)state;
     struct queue *q = queue_of(1);
     struct queue_item item;
-    struct queue_row row;
+    struct queue_job job;
     const uint64_t before_the_lock = 7, queued = 9;
     push(q, &item, &model_a, 1, NO_DEADLINE);
-    assert_int_equal(queue_fill(q, &row, 1, before_the_lock), 1);
+    assert_int_equal(queue_fill(q, &job, 1, before_the_lock), 1);
     assert_int_equal(clock_since_ns(queued, item.first_ns), 0);
     assert_int_equal(clock_since_ns(5, item.first_ns), 2);
     queue_free(q);

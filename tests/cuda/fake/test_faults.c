@@ -61,11 +61,11 @@ static enum status serve(struct loaded *l, size_t n, struct image *out, struct e
                                       .keep_samples = n > 1 };
     struct image img = image_of(3);
     struct restoration *r = NULL;
-    struct row rows[ROWS];
+    struct tile_job rows[ROWS];
     if (restoration_new(&r, l->model, &p, &img, NULL, err)) fail_msg("%s", err->detail);
-    assert_int_equal(restoration_rows(r), n);
+    assert_int_equal(restoration_tile_jobs(r), n);
     for (size_t i = 0; i < n; i++)
-        rows[i] = (struct row){ .restoration = r, .index = i };
+        rows[i] = (struct tile_job){ .restoration = r, .index = i };
     enum status s = engine_run(l->engine, l->model, rows, n, err);
     for (size_t i = 0; i < n; i++)
         assert_int_equal(rows[i].status, s); /* none is kept back, none is lost in silence */
