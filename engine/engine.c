@@ -355,8 +355,8 @@ static enum status put_placed(struct model *m, uint32_t lane, struct tile_job *r
     return s || !any ? s : image_pool_report(pool, lane, n, err);
 }
 
-static enum status begin_pass(struct model *m, uint32_t lane, struct tile_job *rows, uint32_t n,
-                              struct error *err)
+static enum status begin_execution(struct model *m, uint32_t lane, struct tile_job *rows,
+                                   uint32_t n, struct error *err)
 {
     struct sampler *sampler = &m->sampler;
     sampler_turn(sampler, lane);
@@ -407,14 +407,14 @@ enum status engine_end(struct engine *e, struct flight *f, struct error *err)
     return s;
 }
 
-/* More rows than a pass holds: all passes but the last are ended here. */
+/* More rows than a batch execution holds: all passes but the last are ended here. */
 enum status engine_begin(struct engine *e, struct model *m, struct tile_job *rows, size_t n,
                          struct flight *out, struct error *err)
 {
     if (n > e->facts.max_batch)
         return error_set(err, ST_INTERNAL, "a batch of %zu rows; max_batch = %u", n,
                          e->facts.max_batch);
-    const size_t pass = m->sampler.rows;
+    const size_t batch_rows = m->sampler.rows;
     struct flight f = { .model = m, .lane = e->lane };
     enum status s = ST_OK;
     e->lane = (e->lane + 1) % m->sampler.lanes;
@@ -422,10 +422,10 @@ enum status engine_begin(struct engine *e, struct model *m, struct tile_job *row
     for (size_t i = 0; !s && i < n; i += f.n) {
         if (i > 0) s = engine_end(e, &f, err);
         f.rows = rows + i;
-        f.n = n - i < pass ? n - i : pass;
+        f.n = n - i < batch_rows ? n - i : batch_rows;
         if (!s) {
             pthread_mutex_lock(&e->device);
-            s = begin_pass(m, f.lane, f.rows, (uint32_t)f.n, err);
+            s = begin_execution(m, f.lane, f.rows, (uint32_t)f.n, err);
             /* Nothing may still use the memory of what is lost. */
             if (s && e->backend->ops->finish) (void)e->backend->ops->finish(e->backend, NULL);
             pthread_mutex_unlock(&e->device);

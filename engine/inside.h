@@ -34,9 +34,9 @@ enum status engine_on(struct engine **out, struct backend *backend, const struct
 struct backend_choice {
     const char *name; /* NULL: the first that can be opened */
     int threads;
-    uint32_t max_rows; /* of a pass, where a back end has passes of several rows */
+    uint32_t max_rows; /* of a batch execution, where a back end has passes of several rows */
     bool tf32;
-    bool one_size; /* of a pass */
+    bool one_size; /* of a batch execution */
     int device;
 };
 uint32_t backend_devices(const char *name); /* NULL: of the first that can be opened */

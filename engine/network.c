@@ -57,7 +57,7 @@ static enum status make(struct network **out, struct engine *e, const struct une
     n->x = x;
     n->y = y;
     if (!s && !(n->host = malloc(n->rows * px * widest * sizeof(float))))
-        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a pass of %u rows", n->rows);
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a batch execution of %u rows", n->rows);
     if (s) {
         network_free(n);
         return s;
@@ -148,8 +148,8 @@ static void to_nchw(float *dst, const float *src, size_t px, size_t c)
 }
 
 /* Rows [first, first + n) as one pass. */
-static enum status run_pass(struct network *net, const struct network_input *of, uint32_t first,
-                            uint32_t n, float *y, struct error *err)
+static enum status run_execution(struct network *net, const struct network_input *of,
+                                 uint32_t first, uint32_t n, float *y, struct error *err)
 {
     struct backend *b = net->engine->backend;
     const size_t px = (size_t)net->h * net->w, ic = net->in_channels, c = net->channels;
@@ -195,7 +195,7 @@ enum status network_forward(struct network *n, const struct network_input *in, u
     pthread_mutex_lock(&n->engine->device);
     for (uint32_t at = 0; !s && at < rows; at += n->rows) {
         uint32_t now = rows - at < n->rows ? rows - at : n->rows;
-        s = run_pass(n, in, at, now, y + at * px * n->channels, err);
+        s = run_execution(n, in, at, now, y + at * px * n->channels, err);
     }
     pthread_mutex_unlock(&n->engine->device);
     return s;

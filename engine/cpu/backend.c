@@ -76,7 +76,7 @@ static const char *isa(struct backend *b)
     return cpu_isa_name(((struct cpu_backend *)b)->isa);
 }
 
-static uint32_t rows_per_pass(struct backend *b)
+static uint32_t rows_per_batch(struct backend *b)
 {
     (void)b;
     return 1;
@@ -453,7 +453,7 @@ static const struct backend_ops cpu_ops = {
     .isa = isa,
     .has_dtype = has_dtype,
     .best_dtype = best_dtype,
-    .rows_per_pass = rows_per_pass,
+    .rows_per_batch = rows_per_batch,
     .alloc = alloc,
     .free = release,
     .conv_plan = cpu_conv_plan,

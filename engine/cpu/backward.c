@@ -74,28 +74,28 @@ static enum status linear_gradient(struct backend *b, const float *weight, const
     return ST_OK;
 }
 
-static struct pass_job pass_job(const struct cpu_backend *cpu, const struct tensor *x,
-                                const struct into *to)
+static struct elementwise_job elementwise_job(const struct cpu_backend *cpu, const struct tensor *x,
+                                              const struct into *to)
 {
     const struct tensor *y = &to->dst;
-    return (struct pass_job){ .n = x->n,
-                              .h = x->h < y->h ? x->h : y->h,
-                              .w = x->w < y->w ? x->w : y->w,
-                              .c = x->c,
-                              .from = x->dtype,
-                              .to = y->dtype,
-                              .x = x->data,
-                              .y = y->data,
-                              .x_ld = x->ld,
-                              .y_ld = y->ld,
-                              .add = to->add,
-                              .threads = cpu->threads };
+    return (struct elementwise_job){ .n = x->n,
+                                     .h = x->h < y->h ? x->h : y->h,
+                                     .w = x->w < y->w ? x->w : y->w,
+                                     .c = x->c,
+                                     .from = x->dtype,
+                                     .to = y->dtype,
+                                     .x = x->data,
+                                     .y = y->data,
+                                     .x_ld = x->ld,
+                                     .y_ld = y->ld,
+                                     .add = to->add,
+                                     .threads = cpu->threads };
 }
 
 static enum status silu_gradient(struct backend *b, const struct tensor *x, const struct tensor *dy,
                                  const struct into *dx, struct error *err)
 {
-    struct pass_job j = pass_job(cpu_of(b), dy, dx);
+    struct elementwise_job j = elementwise_job(cpu_of(b), dy, dx);
     enum status s = cpu_expect(same_shape(x, dy) && same_shape(x, &dx->dst) && x->dtype == DT_F32 &&
                                    j.from == DT_F32 && j.to == DT_F32,
                                "SiLU's gradient of other shapes", err);
@@ -259,7 +259,7 @@ static enum status upsample_gradient(struct backend *b, const struct tensor *dy,
                                      const struct into *dx, struct error *err)
 {
     const struct tensor *x = &dx->dst;
-    struct pass_job j = pass_job(cpu_of(b), dy, dx);
+    struct elementwise_job j = elementwise_job(cpu_of(b), dy, dx);
     enum status s =
         cpu_expect(dy->h == 2 * x->h && dy->w == 2 * x->w && x->c == dy->c && x->n == dy->n,
                    "a gradient of upsampling to another size than twice", err);
@@ -271,7 +271,7 @@ static enum status downsample_gradient(struct backend *b, const struct tensor *d
                                        const struct into *dx, struct error *err)
 {
     const struct tensor *x = &dx->dst;
-    struct pass_job j = pass_job(cpu_of(b), dy, dx);
+    struct elementwise_job j = elementwise_job(cpu_of(b), dy, dx);
     enum status s =
         cpu_expect(x->h == 2 * dy->h && x->w == 2 * dy->w && x->c == dy->c && x->n == dy->n,
                    "a gradient of downsampling to another size than half", err);
@@ -279,12 +279,12 @@ static enum status downsample_gradient(struct backend *b, const struct tensor *d
     return s;
 }
 
-static enum status pass(struct backend *b, const struct tensor *x, const struct into *dst,
-                        struct error *err)
+static enum status copy_into(struct backend *b, const struct tensor *x, const struct into *dst,
+                             struct error *err)
 {
-    struct pass_job j = pass_job(cpu_of(b), x, dst);
+    struct elementwise_job j = elementwise_job(cpu_of(b), x, dst);
     enum status s = cpu_expect(same_shape(x, &dst->dst), "a gradient passed to another shape", err);
-    if (!s) cpu_gradient_kernels(cpu_of(b))->pass(&j);
+    if (!s) cpu_gradient_kernels(cpu_of(b))->copy_into(&j);
     return s;
 }
 
@@ -292,7 +292,7 @@ static enum status channel_sums(struct backend *b, const struct tensor *dy, cons
                                 struct error *err)
 {
     struct cpu_backend *cpu = cpu_of(b);
-    struct pass_job j = pass_job(cpu, dy, de);
+    struct elementwise_job j = elementwise_job(cpu, dy, de);
     j.h = dy->h;
     j.w = dy->w;
     enum status s = cpu_expect(dy->n == de->dst.n && dy->c == de->dst.c && de->dst.dtype == DT_F32,
@@ -428,7 +428,7 @@ static enum status batch_norm_gradient(struct backend *b, const struct batch_nor
 static enum status leaky(struct backend *b, const struct tensor *x, const struct tensor *sign,
                          float slope, const struct into *to, struct error *err)
 {
-    struct pass_job j = pass_job(cpu_of(b), x, to);
+    struct elementwise_job j = elementwise_job(cpu_of(b), x, to);
     enum status s =
         cpu_expect(same_shape(x, sign) && same_shape(x, &to->dst) && x->dtype == sign->dtype,
                    "a leaky ReLU of other shapes", err);
@@ -515,7 +515,7 @@ const struct gradient_ops cpu_gradients = {
     .attention_gradient = attention_gradient,
     .upsample_gradient = upsample_gradient,
     .downsample_gradient = downsample_gradient,
-    .pass = pass,
+    .copy_into = copy_into,
     .channel_sums = channel_sums,
     .batch_norm_sums = batch_norm_sums,
     .batch_norm = batch_norm,

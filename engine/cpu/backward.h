@@ -124,7 +124,7 @@ struct linear_gradient_job {
 };
 
 /* Two feature maps of n rows of `pixels`, walked together; resampling: h, w of the smaller one. */
-struct pass_job {
+struct elementwise_job {
     uint32_t n, h, w, c;
     enum dtype from, to;
     const void *x, *sign; /* sign: of leaky_relu, in the dtype of x */
@@ -151,12 +151,12 @@ struct gradient_kernels {
     void (*linear)(const struct linear_gradient_job *j);
     void (*batch_sums)(const struct batch_job *j);
     void (*batch_apply)(const struct batch_job *j);
-    void (*silu)(const struct pass_job *j, const float *x, size_t ld);
-    void (*pass)(const struct pass_job *j);
-    void (*upsample)(const struct pass_job *j);
-    void (*downsample)(const struct pass_job *j);
-    void (*leaky_relu)(const struct pass_job *j);
-    void (*channel_sums)(const struct pass_job *j, float *scratch);
+    void (*silu)(const struct elementwise_job *j, const float *x, size_t ld);
+    void (*copy_into)(const struct elementwise_job *j);
+    void (*upsample)(const struct elementwise_job *j);
+    void (*downsample)(const struct elementwise_job *j);
+    void (*leaky_relu)(const struct elementwise_job *j);
+    void (*channel_sums)(const struct elementwise_job *j, float *scratch);
     void (*adamw)(const struct adamw_args *a, int threads);
     void (*average)(float *average, const float *x, size_t count, float decay, int threads);
     void (*scale)(float *x, size_t count, float by, int threads);

@@ -21,34 +21,34 @@
         }                                                                                          \
     } while (0)
 
-INLINE void give(const struct pass_job *j, size_t pixel, size_t c, vf v, bool to)
+INLINE void give(const struct elementwise_job *j, size_t pixel, size_t c, vf v, bool to)
 {
     size_t at = pixel * j->y_ld + c;
     if (j->add) v += vload(j->y, at, j->c - c, to);
     vstore(j->y, at, j->c - c, v, to);
 }
 
-INLINE void pass_pixel(const struct pass_job *j, size_t i, bool from, bool to)
+INLINE void copy_into_pixel(const struct elementwise_job *j, size_t i, bool from, bool to)
 {
     for (size_t c = 0; c < j->c; c += VEC)
         give(j, i, c, vload(j->x, i * j->x_ld + c, j->c - c, from), to);
 }
 
-static void pass(const struct pass_job *j)
+static void copy_into(const struct elementwise_job *j)
 {
 #pragma omp parallel for schedule(static) num_threads(j->threads)
     for (size_t i = 0; i < (size_t)j->n * j->h * j->w; i++)
-        BY_DTYPE(j, pass_pixel, i);
+        BY_DTYPE(j, copy_into_pixel, i);
 }
 
 /* The first of the four pixels that belong to pixel i of the smaller feature map. */
-INLINE size_t first_of_four(const struct pass_job *j, size_t i)
+INLINE size_t first_of_four(const struct elementwise_job *j, size_t i)
 {
     size_t row = i / j->w, x = i % j->w; /* rows of all feature maps, one below the other */
     return row * 2 * (2 * (size_t)j->w) + 2 * x;
 }
 
-INLINE void upsample_pixel(const struct pass_job *j, size_t i, bool from, bool to)
+INLINE void upsample_pixel(const struct elementwise_job *j, size_t i, bool from, bool to)
 {
     size_t top = first_of_four(j, i) * j->x_ld, below = top + 2 * (size_t)j->w * j->x_ld;
     for (size_t c = 0; c < j->c; c += VEC) {
@@ -59,14 +59,14 @@ INLINE void upsample_pixel(const struct pass_job *j, size_t i, bool from, bool t
     }
 }
 
-static void upsample(const struct pass_job *j)
+static void upsample(const struct elementwise_job *j)
 {
 #pragma omp parallel for schedule(static) num_threads(j->threads)
     for (size_t i = 0; i < (size_t)j->n * j->h * j->w; i++)
         BY_DTYPE(j, upsample_pixel, i);
 }
 
-INLINE void downsample_pixel(const struct pass_job *j, size_t i, bool from, bool to)
+INLINE void downsample_pixel(const struct elementwise_job *j, size_t i, bool from, bool to)
 {
     size_t top = first_of_four(j, i);
     for (size_t c = 0; c < j->c; c += VEC) {
@@ -76,7 +76,7 @@ INLINE void downsample_pixel(const struct pass_job *j, size_t i, bool from, bool
     }
 }
 
-static void downsample(const struct pass_job *j)
+static void downsample(const struct elementwise_job *j)
 {
 #pragma omp parallel for schedule(static) num_threads(j->threads)
     for (size_t i = 0; i < (size_t)j->n * j->h * j->w; i++)
@@ -84,7 +84,7 @@ static void downsample(const struct pass_job *j)
 }
 
 /* x where the sign is positive, slope x elsewhere. */
-INLINE void leaky_pixel(const struct pass_job *j, size_t i, bool from, bool to)
+INLINE void leaky_pixel(const struct elementwise_job *j, size_t i, bool from, bool to)
 {
     for (size_t c = 0; c < j->c; c += VEC) {
         vf v = vload(j->x, i * j->x_ld + c, j->c - c, from);
@@ -93,7 +93,7 @@ INLINE void leaky_pixel(const struct pass_job *j, size_t i, bool from, bool to)
     }
 }
 
-static void leaky_relu(const struct pass_job *j)
+static void leaky_relu(const struct elementwise_job *j)
 {
 #pragma omp parallel for schedule(static) num_threads(j->threads)
     for (size_t i = 0; i < (size_t)j->n * j->h * j->w; i++)
@@ -101,7 +101,8 @@ static void leaky_relu(const struct pass_job *j)
 }
 
 /* sums of chunk k of the pixels of row n */
-INLINE void sum_chunk(const struct pass_job *j, float *sums, size_t from, size_t to, bool bf16)
+INLINE void sum_chunk(const struct elementwise_job *j, float *sums, size_t from, size_t to,
+                      bool bf16)
 {
     for (size_t c = 0; c < j->c; c += VEC) {
         vf s = vsplat(0);
@@ -111,7 +112,7 @@ INLINE void sum_chunk(const struct pass_job *j, float *sums, size_t from, size_t
     }
 }
 
-static void channel_sums(const struct pass_job *j, float *scratch)
+static void channel_sums(const struct elementwise_job *j, float *scratch)
 {
     size_t ld = ((size_t)j->c + 15) / 16 * 16, pixels = (size_t)j->h * j->w;
     size_t chunks = pixels < BACKWARD_CHUNKS ? 1 : BACKWARD_CHUNKS;
@@ -135,7 +136,7 @@ static void channel_sums(const struct pass_job *j, float *scratch)
 }
 
 /* x is dy here; y is dx. */
-static void silu_gradient(const struct pass_job *j, const float *x, size_t ld)
+static void silu_gradient(const struct elementwise_job *j, const float *x, size_t ld)
 {
 #pragma omp parallel for schedule(static) num_threads(j->threads)
     for (uint32_t n = 0; n < j->n; n++)
@@ -310,7 +311,7 @@ const struct gradient_kernels *ISA_FN(cpu_gradient_kernels)(void)
         .batch_sums = ISA_FN(batch_sums),
         .batch_apply = ISA_FN(batch_apply),
         .silu = silu_gradient,
-        .pass = pass,
+        .copy_into = copy_into,
         .upsample = upsample,
         .downsample = downsample,
         .leaky_relu = leaky_relu,

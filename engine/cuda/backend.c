@@ -52,7 +52,7 @@ static enum dtype best_dtype(struct backend *b)
     return has_dtype(b, DT_BF16) ? DT_BF16 : DT_F32;
 }
 
-static uint32_t rows_per_pass(struct backend *b)
+static uint32_t rows_per_batch(struct backend *b)
 {
     return cuda_of(b)->max_rows;
 }
@@ -413,7 +413,7 @@ static void cuda_close(struct backend *b)
     struct cuda_backend *c = cuda_of(b);
     (void)cudaSetDevice(c->gpu.index);
     while (c->records)
-        cuda_pass_forget(b, c->records->key);
+        cuda_execution_forget(b, c->records->key);
     cuda_lanes_done(c);
     timer_free(c->timer);
     dnn_cache_free(c->plans);
@@ -430,11 +430,11 @@ static const struct backend_ops cuda_ops = {
     .isa = isa,
     .has_dtype = has_dtype,
     .best_dtype = best_dtype,
-    .rows_per_pass = rows_per_pass,
-    .pass_rows = cuda_pass_rows,
-    .pass_begin = cuda_pass_begin,
-    .pass_end = cuda_pass_end,
-    .pass_forget = cuda_pass_forget,
+    .rows_per_batch = rows_per_batch,
+    .batch_rows = cuda_batch_rows,
+    .execution_begin = cuda_execution_begin,
+    .execution_end = cuda_execution_end,
+    .execution_forget = cuda_execution_forget,
     .finish = finish,
     .alloc = alloc,
     .free = release,
@@ -481,7 +481,7 @@ static const struct backend_ops cuda_ops = {
 static enum status has_kernels(struct cuda_backend *c, struct error *err)
 {
     const struct gpu_normals n = {
-        .n = 1, .w = MAX_PASS_ROWS, .h = 3, .channels = 1, .dst = c->values
+        .n = 1, .w = MAX_BATCH_ROWS, .h = 3, .channels = 1, .dst = c->values
     };
     enum status s =
         launched(c, gpu_normals(&n, c->gpu.stream), "david's kernels on this card", err);
@@ -503,7 +503,7 @@ static enum status make(struct cuda_backend *c, const struct plugin_options *o, 
         selector.ctx = c->timer;
     }
     if (!s) s = dnn_cache_new(&c->plans, &selector, err);
-    if (!s) s = gpu_alloc(&c->gpu, (size_t)VALUE_ARRAYS * MAX_PASS_ROWS * 4, &c->values, err);
+    if (!s) s = gpu_alloc(&c->gpu, (size_t)VALUE_ARRAYS * MAX_BATCH_ROWS * 4, &c->values, err);
     if (!s) s = has_kernels(c, err);
     return s ? s : cuda_lanes_init(c, err);
 }
@@ -511,7 +511,7 @@ static enum status make(struct cuda_backend *c, const struct plugin_options *o, 
 enum status cuda_backend_open(struct backend **out, const struct plugin_options *o,
                               struct error *err)
 {
-    enum status s = cuda_expect(o->max_rows >= 1 && o->max_rows <= MAX_PASS_ROWS,
+    enum status s = cuda_expect(o->max_rows >= 1 && o->max_rows <= MAX_BATCH_ROWS,
                                 "passes of no rows, or of too many", err);
     if (s) return s;
     struct cuda_backend *c = calloc(1, sizeof *c);

@@ -1,5 +1,5 @@
 /* Convolutions and attentions: cuDNN's plans where it has them, own kernels where it has not. A plan of ours takes any number of rows:
- * as many as fit the sizes of a pass at a time. */
+ * as many as fit the sizes of a batch execution at a time. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -151,7 +151,7 @@ static char *row_of(const struct tensor *t, uint32_t n)
     return (char *)t->data + (size_t)n * t->h * t->w * t->ld * dtype_size(t->dtype);
 }
 
-/* The largest size of a pass that is at most `rows`. */
+/* The largest size of a batch execution that is at most `rows`. */
 static uint32_t piece_of(const struct dnn_plans *p, const struct cuda_backend *c, uint32_t rows)
 {
     if (dnn_plans_for(p, rows)) return rows;

@@ -71,7 +71,7 @@ enum status gpu_reserve_scratch(struct gpu *g, size_t bytes, struct error *err);
 /* Gives both back, and those outgrown: nothing that was recorded points at them any more. */
 void gpu_release_workspaces(struct gpu *g);
 
-/* A few values for the next kernels: copied now, on the device in order, at `to` or (NULL) somewhere until RING_SLOTS calls later. Not while a pass
+/* A few values for the next kernels: copied now, on the device in order, at `to` or (NULL) somewhere until RING_SLOTS calls later. Not while a batch execution
  * is recorded. */
 enum status gpu_send_values(struct gpu *g, const void *host, size_t bytes, void *to,
                             const void **device /* may be NULL */, struct error *err);

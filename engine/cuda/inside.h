@@ -1,8 +1,8 @@
 /* inside.h - what the files of the CUDA back end share.
  *
  * A pass is a few hundred kernels, the same ones on the same memory each time, so it is recorded the second time it is run and replayed from
- * then on; the first time is for what cuDNN and CUDA load late. While a pass is open, its sets,
- * labels and scalars are the pass's own arrays, which lie at fixed places on the device and are sent
+ * then on; the first time is for what cuDNN and CUDA load late. While a batch execution is open, its sets,
+ * labels and scalars are the batch execution's own arrays, which lie at fixed places on the device and are sent
  * before every replay. */
 #ifndef DAVID_CUDA_INSIDE_H
 #define DAVID_CUDA_INSIDE_H
@@ -11,7 +11,7 @@
 #include "engine/cuda/kernels.h"
 #include "engine/graph/plugin.h"
 
-enum { MAX_LANES = 2, MAX_PASS_ROWS = 1024 };
+enum { MAX_LANES = 2, MAX_BATCH_ROWS = 1024 };
 
 struct lane {
     cudaEvent_t sent, computed, received;
@@ -28,7 +28,7 @@ struct record {
 
 enum recording { PASS_NONE, PASS_RUNNING, PASS_RECORDED };
 
-/* Arrays of a pass's values; one of each enum scalar. */
+/* Arrays of a batch execution's values; one of each enum scalar. */
 enum { VALUE_SETS, VALUE_LABELS, VALUE_SCALARS, VALUE_ARRAYS = VALUE_SCALARS + SCALARS };
 
 struct cuda_backend {
@@ -41,11 +41,11 @@ struct cuda_backend {
     struct dnn_target *target;
     struct dnn_cache *plans;
     struct timer *timer; /* of plans; NULL where none are timed */
-    /* the pass */
+    /* the batch execution */
     enum recording recording;
-    struct pass pass;
+    struct execution execution;
     struct record *record, *records;
-    void *values; /* device: [VALUE_ARRAYS][MAX_PASS_ROWS] of four bytes */
+    void *values; /* device: [VALUE_ARRAYS][MAX_BATCH_ROWS] of four bytes */
     /* copies beside computing */
     cudaStream_t in, out;
     struct lane lanes[MAX_LANES];
@@ -58,16 +58,16 @@ static inline struct cuda_backend *cuda_of(struct backend *b)
 
 enum status cuda_expect(bool ok, const char *what, struct error *err);
 
-/* Where `host`, one of a pass's arrays or n other values of four bytes, is on the device. NULL stays NULL. */
+/* Where `host`, one of a batch execution's arrays or n other values of four bytes, is on the device. NULL stays NULL. */
 enum status cuda_values(struct cuda_backend *c, const void *host, uint32_t n, const void **device,
                         struct error *err);
 
-/* pass.c */
-uint32_t cuda_pass_rows(struct backend *b, uint32_t rows);
-enum status cuda_pass_begin(struct backend *b, const struct pass *p, bool *is_replayed,
-                            struct error *err);
-enum status cuda_pass_end(struct backend *b, bool is_whole, struct error *err);
-void cuda_pass_forget(struct backend *b, const void *key);
+/* execution.c */
+uint32_t cuda_batch_rows(struct backend *b, uint32_t rows);
+enum status cuda_execution_begin(struct backend *b, const struct execution *p, bool *is_replayed,
+                                 struct error *err);
+enum status cuda_execution_end(struct backend *b, bool is_whole, struct error *err);
+void cuda_execution_forget(struct backend *b, const void *key);
 
 /* lanes.c */
 enum status cuda_lanes_init(struct cuda_backend *c, struct error *err);

@@ -1,4 +1,4 @@
-/* plans.h - the plans of an op for every batch that a pass may have, all of one choice, and a cache of them.
+/* plans.h - the plans of an op for every batch that a batch execution may have, all of one choice, and a cache of them.
  *
  * One choice for all batches is the rule "One result" of engine/README.md; where a device is at hand the offers are timed at
  * the largest batch and the fastest that serves all of them is taken, else the first that does. Two convolutions of one shape

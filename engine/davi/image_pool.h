@@ -17,7 +17,7 @@ struct restoration;
 
 struct image_pool {
     struct backend *backend;
-    uint32_t rows; /* of a pass, at most */
+    uint32_t rows; /* of a batch execution, at most */
     pthread_mutex_t lock;
     struct free_list device_free, host_free; /* under the lock */
     char *device, *host;
@@ -46,7 +46,7 @@ struct placement {
     uint64_t tiles_left; /* of it */
 };
 
-/* *out is written only where there is a image_pool now: ST_OK alone may be of a back end that cannot hold images. rows: of a pass, at most. */
+/* *out is written only where there is a image_pool now: ST_OK alone may be of a back end that cannot hold images. rows: of a batch execution, at most. */
 enum status image_pool_open(struct image_pool **out, struct backend *b, uint32_t rows,
                             struct error *err);
 void image_pool_close(struct image_pool *h); /* takes NULL; nobody lives there any more */

@@ -61,7 +61,8 @@ enum status sampler_init(struct sampler *out, struct backend *b, struct program 
     s.set = calloc(s.rows, sizeof *s.set);
     s.stays = calloc(s.rows, sizeof *s.stays);
     if (!s.h || !s.set || !s.stays) {
-        status = error_set(err, ST_NO_MEMORY_NOW, "no memory for a pass of %u rows", s.rows);
+        status =
+            error_set(err, ST_NO_MEMORY_NOW, "no memory for a batch execution of %u rows", s.rows);
         goto done;
     }
     *out = s;

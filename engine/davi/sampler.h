@@ -2,7 +2,7 @@
  *
  * x_t = y_in + (1 - abar_999) h z; x0 = tanh(x_t - std_fwd_999 eps(x_t)). Where the architecture says so, the noise stands in
  * channels of its own beside y_in, and x0 is clamped instead (section 9). z is given: where it comes from is the caller's
- * matter. Staging for a pass of rows is taken once for each lane, so that one batch can be copied while another is computed; its host side is
+ * matter. Staging for a batch execution of rows is taken once for each lane, so that one batch can be copied while another is computed; its host side is
  * pinned where the back end has such memory. One thread at a time, but that sampler_end may be called beside everything else;
  * borrowed program and back end must outlive it. */
 #ifndef DAVID_DAVI_SAMPLER_H

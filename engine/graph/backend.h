@@ -88,7 +88,7 @@ struct attention_desc {
 };
 
 /* The ops of a network over some rows. They are the same ops on the same memory whenever `key` and `rows` are; what differs is in these arrays. */
-struct pass {
+struct execution {
     const void *key;
     uint32_t rows;
     const float *scalar[SCALARS]; /* host, [rows]; NULL: no op embeds it */
@@ -119,16 +119,16 @@ struct backend_ops {
     const char *(*isa)(struct backend *b);
     bool (*has_dtype)(struct backend *b, enum dtype t);
     enum dtype (*best_dtype)(struct backend *b); /* what --dtype auto takes */
-    /* Rows that run through the network together: a pass is always exactly this many (CPU: 1). */
-    uint32_t (*rows_per_pass)(struct backend *b);
-    /* Sizes of passes: the smallest that holds `rows`. May be NULL: there is one, rows_per_pass, and it is the largest. */
-    uint32_t (*pass_rows)(struct backend *b, uint32_t rows);
-    /* Around the ops of a pass: a back end may record them once and replay them (*is_replayed: the ops are left out). pass_end
-     * also where an op has failed (!is_whole); pass_forget before the memory that the ops name is freed. All three or none. */
-    enum status (*pass_begin)(struct backend *b, const struct pass *p, bool *is_replayed,
-                              struct error *err);
-    enum status (*pass_end)(struct backend *b, bool is_whole, struct error *err);
-    void (*pass_forget)(struct backend *b, const void *key);
+    /* Rows that run through the network together: a batch execution is always exactly this many (CPU: 1). */
+    uint32_t (*rows_per_batch)(struct backend *b);
+    /* Sizes of passes: the smallest that holds `rows`. May be NULL: there is one, rows_per_batch, and it is the largest. */
+    uint32_t (*batch_rows)(struct backend *b, uint32_t rows);
+    /* Around the ops of a batch execution: a back end may record them once and replay them (*is_replayed: the ops are left out). execution_end
+     * also where an op has failed (!is_whole); execution_forget before the memory that the ops name is freed. All three or none. */
+    enum status (*execution_begin)(struct backend *b, const struct execution *p, bool *is_replayed,
+                                   struct error *err);
+    enum status (*execution_end)(struct backend *b, bool is_whole, struct error *err);
+    void (*execution_forget)(struct backend *b, const void *key);
     /* Waits for everything asked for. May be NULL: ops are done when they return. */
     enum status (*finish)(struct backend *b, struct error *err);
 

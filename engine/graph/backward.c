@@ -416,14 +416,14 @@ static float *gradient_of(const struct tape *t, float *gradients, int32_t param)
 }
 
 /* What passes a gradient on as it is: to another place, or to a slice of the output's channels. */
-static enum status pass_on(struct tape *t, struct tensor dy, int32_t to, enum flow flow,
-                           uint32_t channel, struct error *err)
+static enum status route_gradient(struct tape *t, struct tensor dy, int32_t to, enum flow flow,
+                                  uint32_t channel, struct error *err)
 {
     struct into into = into_of(t, to, flow);
     if (!into.dst.data) return ST_OK;
     dy.data = (char *)dy.data + channel * dtype_size(dy.dtype);
     dy.c = into.dst.c;
-    return t->b->ops->gradients->pass(t->b, &dy, &into, err);
+    return t->b->ops->gradients->copy_into(t->b, &dy, &into, err);
 }
 
 static enum status conv_back(struct tape *t, uint32_t i, float *dweight, float *dbias,
@@ -439,7 +439,7 @@ static enum status conv_back(struct tape *t, uint32_t i, float *dweight, float *
                               err);
     if (!s && b->in[0] != FLOW_NONE)
         s = ops->conv_data(t->b, t->at[i].conv, dy, &t->at[n->in[0]].gradient, err);
-    return s ? s : pass_on(t, *dy, n->residual, b->residual, 0, err);
+    return s ? s : route_gradient(t, *dy, n->residual, b->residual, 0, err);
 }
 
 static enum status norm_back(struct tape *t, uint32_t i, float *dgamma, float *dbeta,
@@ -492,9 +492,9 @@ static enum status back_node(struct tape *t, uint32_t i, float *gradients, struc
     case OP_SILU: return dx.dst.data ? ops->silu_gradient(t->b, x, dy, &dx, err) : ST_OK;
     case OP_ADD:
     case OP_ADD_CHANNEL:
-        s = pass_on(t, *dy, n->in[0], b->in[0], 0, err);
+        s = route_gradient(t, *dy, n->in[0], b->in[0], 0, err);
         if (s || !dother.dst.data) return s;
-        return n->op == OP_ADD ? ops->pass(t->b, dy, &dother, err)
+        return n->op == OP_ADD ? ops->copy_into(t->b, dy, &dother, err)
                                : ops->channel_sums(t->b, dy, &dother, err);
     case OP_CONV: return conv_back(t, i, dweight, dbias, err);
     case OP_GROUP_NORM: return norm_back(t, i, dweight, dbias, err);
@@ -509,8 +509,9 @@ static enum status back_node(struct tape *t, uint32_t i, float *gradients, struc
     case OP_DEPTH_TO_SPACE:
         return dx.dst.data ? t->b->ops->space_to_depth(t->b, dy, &dx.dst, err) : ST_OK;
     case OP_CONCAT:
-        s = pass_on(t, *dy, n->in[0], b->in[0], 0, err);
-        return s ? s : pass_on(t, *dy, n->in[1], b->in[1], n->c - t->g->nodes[n->in[1]].c, err);
+        s = route_gradient(t, *dy, n->in[0], b->in[0], 0, err);
+        return s ? s
+                 : route_gradient(t, *dy, n->in[1], b->in[1], n->c - t->g->nodes[n->in[1]].c, err);
     case OP_BATCH_NORM: return batch_norm_back(t, i, dweight, dbias, err);
     case OP_LEAKY_RELU:
         return dx.dst.data ? ops->leaky_relu_gradient(t->b, &t->at[i].value, n->slope, dy, &dx, err)
@@ -531,7 +532,7 @@ static enum status prepare(struct tape *t, uint32_t i, const struct seed *seeds,
         if (seeds[k].node != (int32_t)i) continue;
         struct tensor dy = outside(seeds[k].dy, &t->at[i].gradient);
         struct into to = { t->at[i].gradient, is_written };
-        s = t->b->ops->gradients->pass(t->b, &dy, &to, err);
+        s = t->b->ops->gradients->copy_into(t->b, &dy, &to, err);
         is_written = true;
     }
     if (!s && !is_written)

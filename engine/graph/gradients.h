@@ -110,8 +110,8 @@ struct gradient_ops {
     enum status (*downsample_gradient)(struct backend *b, const struct tensor *dy,
                                        const struct into *dx, struct error *err);
     /* dst (+)= x, of one shape, converted: slices of a concat, sums, casts. */
-    enum status (*pass)(struct backend *b, const struct tensor *x, const struct into *dst,
-                        struct error *err);
+    enum status (*copy_into)(struct backend *b, const struct tensor *x, const struct into *dst,
+                             struct error *err);
     /* de: [n][1][1][c] F32 (+)= dy: [n][h][w][c] summed over the feature map; of add_channel. */
     enum status (*channel_sums)(struct backend *b, const struct tensor *dy, const struct into *de,
                                 struct error *err);

@@ -9,7 +9,7 @@
 
 struct plugin_options {
     int device;        /* 0: the first */
-    uint32_t max_rows; /* of a pass */
+    uint32_t max_rows; /* of a batch execution */
     bool tf32;         /* F32 products may be rounded to TF32 */
     bool one_size;     /* every pass has max_rows rows, and engines are not chosen by their times */
 };

@@ -105,31 +105,32 @@ static enum status run_ops(struct program *p, struct error *err)
 }
 
 /* Times of ops are those of ops, not of what was recorded of them. */
-static enum status run_pass(struct program *p, struct error *err)
+static enum status run_execution(struct program *p, struct error *err)
 {
     const struct backend_ops *ops = p->b->ops;
-    const struct pass pass = { .key = p,
-                               .rows = p->pass,
-                               .scalar = { p->scalar[SCALAR_TIME], p->scalar[SCALAR_SIGMA],
-                                           p->scalar[SCALAR_LEVEL] },
-                               .label = p->classes ? p->label : NULL,
-                               .set = p->sets ? p->set : NULL };
+    const struct execution execution = {
+        .key = p,
+        .rows = p->batch_rows,
+        .scalar = { p->scalar[SCALAR_TIME], p->scalar[SCALAR_SIGMA], p->scalar[SCALAR_LEVEL] },
+        .label = p->classes ? p->label : NULL,
+        .set = p->sets ? p->set : NULL
+    };
     bool is_replayed = false;
-    if (!ops->pass_begin || p->time_ops) return run_ops(p, err);
-    enum status s = ops->pass_begin(p->b, &pass, &is_replayed, err);
+    if (!ops->execution_begin || p->time_ops) return run_ops(p, err);
+    enum status s = ops->execution_begin(p->b, &execution, &is_replayed, err);
     if (s || is_replayed) return s;
     s = run_ops(p, err);
-    enum status end = ops->pass_end(p->b, s == ST_OK, err);
+    enum status end = ops->execution_end(p->b, s == ST_OK, err);
     return s ? s : end;
 }
 
 /* The views of all steps stand for the first `rows` rows from now on. */
-static void choose_pass(struct program *p, uint32_t rows)
+static void choose_batch_rows(struct program *p, uint32_t rows)
 {
-    if (rows == p->pass) return;
+    if (rows == p->batch_rows) return;
     for (struct step *st = p->steps; st < p->steps + p->g->n_nodes; st++)
         st->in[0].n = st->in[1].n = st->residual.n = st->y.n = rows;
-    p->pass = rows;
+    p->batch_rows = rows;
 }
 
 static struct tensor rows_of(struct tensor t, uint32_t first, uint32_t n)
@@ -177,13 +178,13 @@ static enum status check_io(const struct program *p, const struct program_io *io
 }
 
 /* A pass has one of a few sizes; where fewer rows are left, the first is repeated and its copies are thrown away. */
-static enum status load_pass(struct program *p, const struct program_io *io, uint32_t first,
-                             uint32_t n, struct error *err)
+static enum status load_execution(struct program *p, const struct program_io *io, uint32_t first,
+                                  uint32_t n, struct error *err)
 {
     const struct tensor *in = &p->steps[p->g->input].y;
     struct tensor x = outside(io->x, in, first, n), y = rows_of(*in, 0, n);
     enum status s = p->b->ops->cast(p->b, &x, &y, err);
-    for (uint32_t i = 0; !s && i < p->pass; i++) {
+    for (uint32_t i = 0; !s && i < p->batch_rows; i++) {
         uint32_t row = first + (i < n ? i : 0);
         if (p->sets) p->set[i] = io->set ? io->set[row] : 0;
         for (int k = 0; k < SCALARS; k++)
@@ -203,11 +204,11 @@ enum status program_run(struct program *p, const struct program_io *io, uint32_t
     enum status s = check_io(p, io, rows, err);
     for (uint32_t first = 0; !s && first < rows; first += p->rows) {
         uint32_t n = rows - first < p->rows ? rows - first : p->rows;
-        uint32_t size = p->b->ops->pass_rows ? p->b->ops->pass_rows(p->b, n) : p->rows;
-        choose_pass(p, size < p->rows ? size : p->rows);
-        s = load_pass(p, io, first, n, err);
+        uint32_t size = p->b->ops->batch_rows ? p->b->ops->batch_rows(p->b, n) : p->rows;
+        choose_batch_rows(p, size < p->rows ? size : p->rows);
+        s = load_execution(p, io, first, n, err);
         if (s) break;
-        s = run_pass(p, err);
+        s = run_execution(p, err);
         if (s) break;
         struct tensor x = rows_of(p->steps[p->g->output].y, 0, n);
         struct tensor y = outside(io->y, &x, first, n);

@@ -42,7 +42,7 @@ struct program_options {
     uint32_t
         output_channels; /* 0 = all; 3 = only the first three of the last convolution are computed */
     uint32_t
-        most_rows;  /* of a pass: one of the back end's sizes; 0 = the largest that finds memory */
+        most_rows; /* of a batch execution: one of the back end's sizes; 0 = the largest that finds memory */
     bool keep_taps; /* every tap stays readable after a run (tests); costs memory */
     bool time_ops;  /* account time per op (bench) */
 };
@@ -66,11 +66,11 @@ struct program_io {
 enum status program_run(struct program *p, const struct program_io *io, uint32_t rows,
                         struct error *err);
 
-/* After a run with keep_taps: the value of a tap for the last pass, as F32. dst: [rows of the pass][h][w][c] host; NULL asks for the size. */
+/* After a run with keep_taps: the value of a tap for the last pass, as F32. dst: [rows of the batch execution][h][w][c] host; NULL asks for the size. */
 enum status program_tap(struct program *p, const char *tap, float *dst, size_t *count,
                         struct error *err);
 
-/* Of its largest pass: rows_per_pass, or the largest of the back end's sizes that found memory. */
+/* Of its largest pass: rows_per_batch, or the largest of the back end's sizes that found memory. */
 uint32_t program_rows(const struct program *p);
 size_t program_bytes(const struct program *p); /* arena + packed weights, from the back end */
 /* time_ops: nanoseconds spent in each op since the last call; out: [OP_COUNT]. */

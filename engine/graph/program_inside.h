@@ -32,9 +32,9 @@ struct program {
     void *arena;
     double *moments; /* of the outputs that norms ask for, [rows][2][c] each; NULL: none are kept */
     size_t weight_bytes, moments_count;
-    uint32_t rows; /* of the largest pass: what memory is taken for */
-    uint32_t pass; /* of the pass that the views stand for */
-    uint32_t sets; /* 0: unfolded */
+    uint32_t rows;      /* of the largest pass: what memory is taken for */
+    uint32_t execution; /* of the batch execution that the views stand for */
+    uint32_t sets;      /* 0: unfolded */
     uint32_t classes;
     enum dtype dtype;
     bool keep_taps, time_ops;

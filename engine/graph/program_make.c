@@ -130,7 +130,7 @@ done:
     return s;
 }
 
-/* The bias that an added embedding has taken over (fold.h), once for each row of a pass. */
+/* The bias that an added embedding has taken over (fold.h), once for each row of a batch execution. */
 static enum status make_add_channel(struct making *m, struct step *st, const struct node *n)
 {
     const size_t rows = m->p->rows, c = n->c;
@@ -325,7 +325,7 @@ static enum status program_of(struct program **out, struct backend *b, const str
     struct program *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a program");
     p->b = b;
-    p->rows = p->pass = rows;
+    p->rows = p->batch_rows = rows;
     p->dtype = o->dtype;
     p->keep_taps = o->keep_taps;
     p->time_ops = o->time_ops;
@@ -351,14 +351,14 @@ enum status program_new(struct program **out, struct backend *b, const struct gr
     enum status s = ST_OK;
     if (o->sets) s = fold_init(&folded, b, g, src, o->sets, o->n_sets, err);
     /* Where the back end has passes of several sizes, the largest that finds memory. */
-    uint32_t rows = o->most_rows ? o->most_rows : b->ops->rows_per_pass(b);
+    uint32_t rows = o->most_rows ? o->most_rows : b->ops->rows_per_batch(b);
     while (!s) {
         struct error why = { 0 };
         s = program_of(out, b, g, o->sets ? &folded : NULL, src, o, rows, &why);
         if (!s) break;
         uint32_t less = rows;
-        if (s == ST_NO_MEMORY_NOW && rows > 1 && b->ops->pass_rows)
-            less = b->ops->pass_rows(b, rows / 2);
+        if (s == ST_NO_MEMORY_NOW && rows > 1 && b->ops->batch_rows)
+            less = b->ops->batch_rows(b, rows / 2);
         s = less < rows ? ST_OK : error_set(err, s, "%s", why.detail);
         rows = less;
     }
@@ -370,7 +370,7 @@ void program_free(struct program *p)
 {
     if (!p) return;
     const struct backend_ops *ops = p->b->ops;
-    if (ops->pass_forget) ops->pass_forget(p->b, p);
+    if (ops->execution_forget) ops->execution_forget(p->b, p);
     for (uint32_t i = 0; p->steps && i < p->g->n_nodes; i++) {
         struct step *st = &p->steps[i];
         if (st->conv) ops->conv_plan_free(p->b, st->conv);

@@ -19,7 +19,7 @@ static enum dtype best_dtype(struct backend *b)
     return DT_BF16;
 }
 
-static uint32_t rows_per_pass(struct backend *b)
+static uint32_t rows_per_batch(struct backend *b)
 {
     return of(b)->rows;
 }
@@ -151,7 +151,7 @@ static const struct backend_ops recorder_ops = {
     .host_memory = true,
     .has_dtype = has_dtype,
     .best_dtype = best_dtype,
-    .rows_per_pass = rows_per_pass,
+    .rows_per_batch = rows_per_batch,
     .alloc = take,
     .free = give,
     .conv_plan = note_conv,

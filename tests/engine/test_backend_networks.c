@@ -118,7 +118,7 @@ static double l2_off(const float *got, const float *want, size_t count)
     return sqrt(off / all);
 }
 
-static void networks_agree_pass_after_pass(void **state)
+static void networks_agree_batch_after_batch(void **state)
 {
     (void)state;
     for (int i = 0; i < N_ARCHS; i++) {
@@ -148,7 +148,7 @@ static void networks_agree_pass_after_pass(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(networks_agree_pass_after_pass),
+        cmocka_unit_test(networks_agree_batch_after_batch),
     };
     return run_on_all_ways(tests, sizeof tests / sizeof *tests);
 }

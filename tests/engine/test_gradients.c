@@ -479,7 +479,7 @@ static void walks(void **state)
         dy = image(sum.weight, 2, 3, 2, 3);
         dx = (struct into){ image(sum.g[0], 2, 3, 2, 3), add };
         struct into de = { image(sum.g[1], 2, 1, 1, 3), add };
-        EXPECT_OK(ops->pass(b, &dy, &dx, &err));
+        EXPECT_OK(ops->copy_into(b, &dy, &dx, &err));
         EXPECT_OK(ops->channel_sums(b, &dy, &de, &err));
         check(&sum, (bool[]){ add, add });
         trial_done(&sum);

@@ -40,7 +40,7 @@ static void run_embeddings(struct backend *b, struct embedding_result *linear,
         ((float *)x.data)[i] *= 20; /* SiLU's whole range */
     struct into to = { rest->dx, add }, over = { rest->y, false };
     EXPECT_OK(ops->silu_gradient(b, &x, &g, &to, &err));
-    EXPECT_OK(ops->pass(b, &g, &over, &err));
+    EXPECT_OK(ops->copy_into(b, &g, &over, &err));
     EXPECT_OK(ops->silu_gradient(b, &x, &rest->y, &over, &err)); /* in place */
     EXPECT_OK(ops->label_gradient(b, labels, &g, rest->dweight, &err));
     free(weight);
@@ -108,7 +108,7 @@ static struct tensor run_walk(struct backend *b, enum dtype t, enum walk what, u
     case UP: EXPECT_OK(ops->upsample_gradient(b, &x, &to, &err)); break;
     case DOWN: EXPECT_OK(ops->downsample_gradient(b, &x, &to, &err)); break;
     case PASS:
-    case TO_F32: EXPECT_OK(ops->pass(b, &x, &to, &err)); break;
+    case TO_F32: EXPECT_OK(ops->copy_into(b, &x, &to, &err)); break;
     case SUMS: EXPECT_OK(ops->channel_sums(b, &x, &to, &err)); break;
     case LEAKY: EXPECT_OK(ops->leaky_relu(b, &x, 0.25f, &y, &err)); break;
     case LEAKY_GRADIENT: EXPECT_OK(ops->leaky_relu_gradient(b, &sign, 0.25f, &x, &to, &err)); break;

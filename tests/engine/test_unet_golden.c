@@ -83,9 +83,9 @@ static void close_network(struct network *n)
     free(n->y);
 }
 
-static uint32_t pass_rows(struct backend *b, uint32_t rows)
+static uint32_t batch_rows(struct backend *b, uint32_t rows)
 {
-    return b->ops->pass_rows ? b->ops->pass_rows(b, rows) : b->ops->rows_per_pass(b);
+    return b->ops->batch_rows ? b->ops->batch_rows(b, rows) : b->ops->rows_per_batch(b);
 }
 
 /* Runs `rows` at once and compares every tap that the file has; only a pass's rows are kept, so the passes are put together. */
@@ -97,7 +97,7 @@ static void run(struct network *n, struct backend *b, const struct graph *graph,
     struct program *p = NULL;
     if (program_new(&p, b, graph, &src, &o, &err)) fail_msg("%s", err.detail);
 
-    uint32_t per_pass = b->ops->rows_per_pass(b);
+    uint32_t per_batch = b->ops->rows_per_batch(b);
     size_t px = (size_t)n->arch.image_size * n->arch.image_size;
     n->channels = graph->nodes[graph->output].c;
     n->y = malloc(n->rows * px * n->channels * sizeof *n->y);
@@ -107,8 +107,8 @@ static void run(struct network *n, struct backend *b, const struct graph *graph,
     const size_t x_bytes = n->rows * px * n->in_channels * sizeof *n->x;
     const size_t y_bytes = n->rows * px * n->channels * sizeof *n->y;
     float *x = bytes_to_device(b, n->x, x_bytes), *y = bytes_to_device(b, n->y, y_bytes);
-    for (uint32_t first = 0; first < n->rows; first += per_pass) {
-        uint32_t rows = n->rows - first < per_pass ? n->rows - first : per_pass;
+    for (uint32_t first = 0; first < n->rows; first += per_batch) {
+        uint32_t rows = n->rows - first < per_batch ? n->rows - first : per_batch;
         const struct golden_told *told = &n->told;
         struct program_io io = { .x = x + first * px * n->in_channels,
                                  .y = y + first * px * n->channels,
@@ -121,11 +121,11 @@ static void run(struct network *n, struct backend *b, const struct graph *graph,
             const struct node *node = &graph->nodes[i];
             if (!node->tap[0] || strcmp(node->tap, "out") == 0) continue;
             size_t row = (size_t)node->h * node->w * node->c, count = 0;
-            if (!taps[i]) taps[i] = malloc((n->rows + per_pass) * row * sizeof **taps);
+            if (!taps[i]) taps[i] = malloc((n->rows + per_batch) * row * sizeof **taps);
             assert_non_null(taps[i]);
             if (program_tap(p, node->tap, taps[i] + first * row, &count, &err))
                 fail_msg("%s", err.detail);
-            assert_int_equal(count, pass_rows(b, rows) * row);
+            assert_int_equal(count, batch_rows(b, rows) * row);
         }
     }
     bytes_from_device(b, x, NULL, 0);

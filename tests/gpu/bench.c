@@ -144,8 +144,8 @@ static enum status net_make(struct net *n, struct engine *e, const struct option
     return s ? s : fill_noise(b, n->x, side, channels, rows, err);
 }
 
-static enum status run_passes(struct net *n, struct backend *b, uint32_t batch, uint32_t count,
-                              double *ms, struct error *err)
+static enum status run_executions(struct net *n, struct backend *b, uint32_t batch, uint32_t count,
+                                  double *ms, struct error *err)
 {
     const struct program_io io = { .x = n->x, .y = n->y };
     enum status s = ST_OK;
@@ -157,15 +157,15 @@ static enum status run_passes(struct net *n, struct backend *b, uint32_t batch, 
     return s;
 }
 
-static enum status time_passes(const struct options *o, struct net *n, struct backend *b,
-                               uint32_t batch, struct error *err)
+static enum status time_executions(const struct options *o, struct net *n, struct backend *b,
+                                   uint32_t batch, struct error *err)
 {
     double each[MAX_RUNS], alone[MAX_RUNS], ms;
-    enum status s = run_passes(n, b, batch, 4, &ms, err); /* loads, records, replays */
+    enum status s = run_executions(n, b, batch, 4, &ms, err); /* loads, records, replays */
     for (uint32_t r = 0; !s && r < o->runs; r++)
-        s = run_passes(n, b, batch, 1, &alone[r], err);
+        s = run_executions(n, b, batch, 1, &alone[r], err);
     for (uint32_t r = 0; !s && r < o->runs; r++)
-        s = run_passes(n, b, batch, GROUP, &each[r], err);
+        s = run_executions(n, b, batch, GROUP, &each[r], err);
     if (s) return s;
     ms = median(each, o->runs);
     printf(
@@ -184,7 +184,7 @@ static enum status time_ops(const struct options *o, struct net *n, struct backe
 {
     double ms, convolutions = 0, all = 0;
     ledger_turn(l, true);
-    enum status s = run_passes(n, b, batch, 1, &ms, err);
+    enum status s = run_executions(n, b, batch, 1, &ms, err);
     for (uint32_t i = 0; !s && i < l->count; i++) {
         struct entry e;
         uint32_t count;
@@ -360,7 +360,7 @@ static enum status bench_network(const struct options *o, struct error *err)
     ledger_watch(&ledger, b, o->repeats);
     s = net_make(&n, e, o, err);
     for (uint32_t i = 0; !s && i < o->batches; i++) {
-        s = time_passes(o, &n, b, o->batch[i], err);
+        s = time_executions(o, &n, b, o->batch[i], err);
         if (!s) s = time_ops(o, &n, b, &ledger, o->batch[i], err);
         (void)fflush(stdout);
     }

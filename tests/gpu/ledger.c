@@ -236,7 +236,7 @@ void ledger_turn(struct ledger *l, bool on)
     l->is_on = on;
     l->count = 0;
     /* An op that was recorded is not run. */
-    l->ops.pass_begin = on ? NULL : l->under->pass_begin;
+    l->ops.execution_begin = on ? NULL : l->under->execution_begin;
 }
 
 void ledger_unwatch(struct ledger *l)

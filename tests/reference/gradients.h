@@ -62,8 +62,8 @@ enum status reference_upsample_gradient(struct backend *b, const struct tensor *
                                         const struct into *dx, struct error *err);
 enum status reference_downsample_gradient(struct backend *b, const struct tensor *dy,
                                           const struct into *dx, struct error *err);
-enum status reference_pass(struct backend *b, const struct tensor *x, const struct into *dst,
-                           struct error *err);
+enum status reference_execution(struct backend *b, const struct tensor *x, const struct into *dst,
+                                struct error *err);
 enum status reference_channel_sums(struct backend *b, const struct tensor *dy,
                                    const struct into *de, struct error *err);
 enum status reference_batch_norm_sums(struct backend *b, const struct tensor *x, double *sums,

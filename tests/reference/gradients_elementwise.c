@@ -188,8 +188,8 @@ enum status reference_downsample_gradient(struct backend *b, const struct tensor
     return s;
 }
 
-enum status reference_pass(struct backend *b, const struct tensor *x, const struct into *dst,
-                           struct error *err)
+enum status reference_execution(struct backend *b, const struct tensor *x, const struct into *dst,
+                                struct error *err)
 {
     (void)b;
     enum status s = expect(same_shape(x, &dst->dst), "a gradient passed to another shape", err);

@@ -27,7 +27,7 @@ static enum dtype best_dtype(struct backend *b)
     return DT_F32;
 }
 
-static uint32_t rows_per_pass(struct backend *b)
+static uint32_t rows_per_batch(struct backend *b)
 {
     (void)b;
     return ROWS_PER_PASS;
@@ -54,7 +54,7 @@ static const struct backend_ops reference_ops = {
     .close = close_reference,
     .has_dtype = has_dtype,
     .best_dtype = best_dtype,
-    .rows_per_pass = rows_per_pass,
+    .rows_per_batch = rows_per_batch,
     .alloc = alloc,
     .free = release,
     .conv_plan = reference_conv_plan,

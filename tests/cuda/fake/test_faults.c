@@ -179,7 +179,7 @@ static struct network *network_on(struct engine **e)
 }
 
 /* What comes back from a forward pass is right, or it does not come back. */
-static void no_fault_at_any_work_of_a_pass_is_taken_for_a_result(void **state)
+static void no_fault_at_any_work_of_an_execution_is_taken_for_a_result(void **state)
 {
     (void)state;
     enum { PX = SIDE * SIDE, VALUES = 2 * 3 * PX };
@@ -401,7 +401,7 @@ int main(void)
         cmocka_unit_test(serving_allocates_records_and_plans_nothing),
         cmocka_unit_test(each_allocation_that_fails_is_said_and_leaks_nothing),
         cmocka_unit_test(a_fault_at_any_work_ends_all_of_it),
-        cmocka_unit_test(no_fault_at_any_work_of_a_pass_is_taken_for_a_result),
+        cmocka_unit_test(no_fault_at_any_work_of_an_execution_is_taken_for_a_result),
         cmocka_unit_test(no_run_that_cudnn_refuses_is_taken_for_a_result),
         cmocka_unit_test(no_fault_at_any_work_of_a_batch_is_taken_for_a_result),
         cmocka_unit_test(two_devices_serve_beside_each_other_with_the_same_bytes),

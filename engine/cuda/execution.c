@@ -3,7 +3,7 @@
 
 #include "engine/cuda/inside.h"
 
-uint32_t cuda_pass_rows(struct backend *b, uint32_t rows)
+uint32_t cuda_batch_rows(struct backend *b, uint32_t rows)
 {
     const struct cuda_backend *c = cuda_of(b);
     const struct dnn_sizes sizes = dnn_sizes_of(c->max_rows, c->one_size);
@@ -14,11 +14,11 @@ uint32_t cuda_pass_rows(struct backend *b, uint32_t rows)
 
 static char *values_at(const struct cuda_backend *c, int which)
 {
-    return (char *)c->values + (size_t)which * MAX_PASS_ROWS * 4;
+    return (char *)c->values + (size_t)which * MAX_BATCH_ROWS * 4;
 }
 
-/* Where they are on the host; NULL: the pass has none. */
-static void arrays_of(const struct pass *p, const void *all[VALUE_ARRAYS])
+/* Where they are on the host; NULL: the batch execution has none. */
+static void arrays_of(const struct execution *p, const void *all[VALUE_ARRAYS])
 {
     all[VALUE_SETS] = p->set;
     all[VALUE_LABELS] = p->label;
@@ -33,17 +33,17 @@ enum status cuda_values(struct cuda_backend *c, const void *host, uint32_t n, co
     if (!host) return ST_OK;
     if (c->recording != PASS_NONE) {
         const void *all[VALUE_ARRAYS];
-        arrays_of(&c->pass, all);
+        arrays_of(&c->execution, all);
         for (int i = 0; i < VALUE_ARRAYS; i++)
             if (host == all[i]) *device = values_at(c, i);
         if (*device) return ST_OK;
         if (c->recording == PASS_RECORDED)
-            return error_set(err, ST_INTERNAL, "values that are not the pass's own");
+            return error_set(err, ST_INTERNAL, "values that are not the batch execution's own");
     }
     return gpu_send_values(&c->gpu, host, (size_t)n * 4, NULL, device, err);
 }
 
-static enum status send_values(struct cuda_backend *c, const struct pass *p, struct error *err)
+static enum status send_values(struct cuda_backend *c, const struct execution *p, struct error *err)
 {
     const void *all[VALUE_ARRAYS];
     arrays_of(p, all);
@@ -54,7 +54,7 @@ static enum status send_values(struct cuda_backend *c, const struct pass *p, str
     return s;
 }
 
-static enum status record_of(struct cuda_backend *c, const struct pass *p, struct error *err)
+static enum status record_of(struct cuda_backend *c, const struct execution *p, struct error *err)
 {
     struct record *r = c->records;
     while (r && !(r->key == p->key && r->rows == p->rows))
@@ -62,7 +62,7 @@ static enum status record_of(struct cuda_backend *c, const struct pass *p, struc
     c->record = r;
     if (r) return ST_OK;
     r = calloc(1, sizeof *r);
-    if (!r) return error_set(err, ST_NO_MEMORY_NOW, "no memory to record a pass");
+    if (!r) return error_set(err, ST_NO_MEMORY_NOW, "no memory to record a batch execution");
     r->key = p->key;
     r->rows = p->rows;
     r->next = c->records;
@@ -70,12 +70,12 @@ static enum status record_of(struct cuda_backend *c, const struct pass *p, struc
     return ST_OK;
 }
 
-enum status cuda_pass_begin(struct backend *b, const struct pass *p, bool *is_replayed,
-                            struct error *err)
+enum status cuda_execution_begin(struct backend *b, const struct execution *p, bool *is_replayed,
+                                 struct error *err)
 {
     struct cuda_backend *c = cuda_of(b);
     enum status s = gpu_enter(&c->gpu, err);
-    if (!s) s = cuda_expect(p->rows <= MAX_PASS_ROWS, "a pass of too many rows", err);
+    if (!s) s = cuda_expect(p->rows <= MAX_BATCH_ROWS, "a batch execution of too many rows", err);
     timer_rest(c->timer); /* whatever was loaded is loaded */
     if (!s) s = send_values(c, p, err);
     if (!s) s = record_of(c, p, err);
@@ -83,13 +83,13 @@ enum status cuda_pass_begin(struct backend *b, const struct pass *p, bool *is_re
     *is_replayed = c->record->exec != NULL;
     if (*is_replayed)
         return gpu_check(&c->gpu, (int)cudaGraphLaunch(c->record->exec, c->gpu.stream),
-                         "replaying a pass", err);
-    c->pass = *p;
+                         "replaying a batch execution", err);
+    c->execution = *p;
     c->recording = PASS_RUNNING;
     if (!c->record->has_run) return ST_OK;
     s = gpu_check(&c->gpu,
                   (int)cudaStreamBeginCapture(c->gpu.stream, cudaStreamCaptureModeThreadLocal),
-                  "recording a pass", err);
+                  "recording a batch execution", err);
     c->recording = s ? PASS_NONE : PASS_RECORDED;
     return s;
 }
@@ -102,13 +102,13 @@ static enum status finish_recording(struct cuda_backend *c, bool is_whole, struc
     const cudaError_t e = cudaStreamEndCapture(c->gpu.stream, &graph);
     enum status s = ST_OK;
     if (is_whole) {
-        s = gpu_check(&c->gpu, (int)e, "recording a pass", err);
+        s = gpu_check(&c->gpu, (int)e, "recording a batch execution", err);
         if (!s)
-            s = gpu_check(&c->gpu, (int)cudaGraphInstantiate(&exec, graph, 0), "preparing a pass",
-                          err);
+            s = gpu_check(&c->gpu, (int)cudaGraphInstantiate(&exec, graph, 0),
+                          "preparing a batch execution", err);
         if (!s)
-            s = gpu_check(&c->gpu, (int)cudaGraphLaunch(exec, c->gpu.stream), "replaying a pass",
-                          err);
+            s = gpu_check(&c->gpu, (int)cudaGraphLaunch(exec, c->gpu.stream),
+                          "replaying a batch execution", err);
         if (!s) c->record->exec = exec;
         if (s && exec) (void)cudaGraphExecDestroy(exec);
     } else {
@@ -118,7 +118,7 @@ static enum status finish_recording(struct cuda_backend *c, bool is_whole, struc
     return s;
 }
 
-enum status cuda_pass_end(struct backend *b, bool is_whole, struct error *err)
+enum status cuda_execution_end(struct backend *b, bool is_whole, struct error *err)
 {
     struct cuda_backend *c = cuda_of(b);
     const enum recording was = c->recording;
@@ -128,7 +128,7 @@ enum status cuda_pass_end(struct backend *b, bool is_whole, struct error *err)
     return ST_OK;
 }
 
-void cuda_pass_forget(struct backend *b, const void *key)
+void cuda_execution_forget(struct backend *b, const void *key)
 {
     struct cuda_backend *c = cuda_of(b);
     for (struct record **at = &c->records; *at;) {
