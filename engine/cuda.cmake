@@ -75,7 +75,7 @@ foreach(kernel ${kernels})
   list(APPEND kernel_objects ${object})
 endforeach()
 
-add_library(david_cuda MODULE cuda/plugin.c cuda/backend.c cuda/conv.c cuda/device.c cuda/lanes.c cuda/nvml.c cuda/execution.c cuda/images.c
+add_library(david_cuda MODULE cuda/plugin.c cuda/backend.c cuda/conv.c cuda/device.c cuda/stream_slots.c cuda/nvml.c cuda/execution.c cuda/images.c
   cuda/timer.c ${kernel_objects})
 set_source_files_properties(${kernel_objects} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
 target_link_libraries(david_cuda PRIVATE david_cuda_plans david_build_id)

@@ -79,7 +79,7 @@ enum status engine_on(struct engine **out, struct backend *backend, const struct
     e->engines = o->engines ? o->engines : 1;
     f->threads = o->threads ? o->threads : threads_available();
     f->max_batch = o->max_batch ? o->max_batch : DEFAULT_MAX_BATCH;
-    f->in_flight = backend->ops->lanes >= SAMPLER_LANES ? SAMPLER_LANES : 1;
+    f->in_flight = backend->ops->stream_slots >= SAMPLER_STREAM_SLOTS ? SAMPLER_STREAM_SLOTS : 1;
     snprintf(f->backend, sizeof f->backend, "%s", backend->ops->name);
     snprintf(f->dtype, sizeof f->dtype, "%s", dtype_option(e->dtype, o->dtype));
     snprintf(f->isa, sizeof f->isa, "%s",
@@ -317,8 +317,8 @@ static void place_restorations(struct engine *e, struct tile_job *rows, size_t n
 }
 
 /* What the network takes: from the host, or cut where the image lives. */
-static enum status extract_jobs(struct model *m, uint32_t lane, struct tile_job *rows, uint32_t n,
-                                struct error *err)
+static enum status extract_jobs(struct model *m, uint32_t stream_slot, struct tile_job *rows,
+                                uint32_t n, struct error *err)
 {
     struct sampler *sampler = &m->sampler;
     enum status s = ST_OK;
@@ -328,14 +328,14 @@ static enum status extract_jobs(struct model *m, uint32_t lane, struct tile_job 
             restoration_cut(rows[i].restoration, rows[i].index, sampler_row(sampler, i));
     for (uint32_t i = 0; !s && i < n; i++)
         if (stays(&rows[i]))
-            s = image_pool_extract(rows[i].restoration, rows[i].index, lane,
-                                   sampler_output(sampler, lane, i), err);
+            s = image_pool_extract(rows[i].restoration, rows[i].index, stream_slot,
+                                   sampler_output(sampler, stream_slot, i), err);
     return s;
 }
 
 /* Blends the rows of images that live in the engine's image_pool. */
-static enum status put_placed(struct model *m, uint32_t lane, struct tile_job *rows, uint32_t n,
-                              struct error *err)
+static enum status put_placed(struct model *m, uint32_t stream_slot, struct tile_job *rows,
+                              uint32_t n, struct error *err)
 {
     struct image_pool *pool = m->engine->image_pool;
     const size_t floats = (size_t)3 * m->sampler.tile * m->sampler.tile;
@@ -346,21 +346,21 @@ static enum status put_placed(struct model *m, uint32_t lane, struct tile_job *r
         }
         if (!stays(&rows[first])) continue;
         any = true;
-        s = image_pool_check(pool, lane, first, end - first,
-                             sampler_output(&m->sampler, lane, first), floats, err);
+        s = image_pool_check(pool, stream_slot, first, end - first,
+                             sampler_output(&m->sampler, stream_slot, first), floats, err);
         for (uint32_t i = first; !s && i < end; i++)
-            s = image_pool_put(rows[i].restoration, rows[i].index, lane, i,
-                               sampler_output(&m->sampler, lane, i), err);
+            s = image_pool_put(rows[i].restoration, rows[i].index, stream_slot, i,
+                               sampler_output(&m->sampler, stream_slot, i), err);
     }
-    return s || !any ? s : image_pool_report(pool, lane, n, err);
+    return s || !any ? s : image_pool_report(pool, stream_slot, n, err);
 }
 
-static enum status begin_execution(struct model *m, uint32_t lane, struct tile_job *rows,
+static enum status begin_execution(struct model *m, uint32_t stream_slot, struct tile_job *rows,
                                    uint32_t n, struct error *err)
 {
     struct sampler *sampler = &m->sampler;
-    sampler_turn(sampler, lane);
-    enum status s = extract_jobs(m, lane, rows, n, err);
+    sampler_turn(sampler, stream_slot);
+    enum status s = extract_jobs(m, stream_slot, rows, n, err);
     for (uint32_t i = 0; !s && i < n; i++) {
         const struct restoration *r = rows[i].restoration;
         const struct tile_position at = restoration_tile_position(r, rows[i].index);
@@ -369,7 +369,7 @@ static enum status begin_execution(struct model *m, uint32_t lane, struct tile_j
         sampler_stay(sampler, i, stays(&rows[i]));
     }
     if (!s) s = sampler_begin(sampler, n, err);
-    return s ? s : put_placed(m, lane, rows, n, err);
+    return s ? s : put_placed(m, stream_slot, rows, n, err);
 }
 
 /* The device has failed: these rows come back empty. */
@@ -386,8 +386,8 @@ static enum status put_job(struct engine *e, const struct flight *f, uint32_t i)
     const struct tile_job *row = &f->rows[i];
     if (!stays(row))
         return restoration_put(row->restoration, row->index,
-                               sampler_row_of(&f->model->sampler, f->lane, i), NULL);
-    const enum status s = image_pool_is_bad(e->image_pool, f->lane, i) ? ST_INTERNAL : ST_OK;
+                               sampler_row_of(&f->model->sampler, f->stream_slot, i), NULL);
+    const enum status s = image_pool_is_bad(e->image_pool, f->stream_slot, i) ? ST_INTERNAL : ST_OK;
     restoration_count_back(row->restoration, s);
     return s;
 }
@@ -395,7 +395,7 @@ static enum status put_job(struct engine *e, const struct flight *f, uint32_t i)
 enum status engine_end(struct engine *e, struct flight *f, struct error *err)
 {
     struct sampler *sampler = &f->model->sampler;
-    enum status s = sampler_end(sampler, f->lane, err);
+    enum status s = sampler_end(sampler, f->stream_slot, err);
     if (s) {
         lose(f->rows, f->n, s);
     } else {
@@ -415,9 +415,9 @@ enum status engine_begin(struct engine *e, struct model *m, struct tile_job *row
         return error_set(err, ST_INTERNAL, "a batch of %zu rows; max_batch = %u", n,
                          e->facts.max_batch);
     const size_t batch_rows = m->sampler.rows;
-    struct flight f = { .model = m, .lane = e->lane };
+    struct flight f = { .model = m, .stream_slot = e->stream_slot };
     enum status s = ST_OK;
-    e->lane = (e->lane + 1) % m->sampler.lanes;
+    e->stream_slot = (e->stream_slot + 1) % m->sampler.stream_slots;
     place_restorations(e, rows, n);
     for (size_t i = 0; !s && i < n; i += f.n) {
         if (i > 0) s = engine_end(e, &f, err);
@@ -425,7 +425,7 @@ enum status engine_begin(struct engine *e, struct model *m, struct tile_job *row
         f.n = n - i < batch_rows ? n - i : batch_rows;
         if (!s) {
             pthread_mutex_lock(&e->device);
-            s = begin_execution(m, f.lane, f.rows, (uint32_t)f.n, err);
+            s = begin_execution(m, f.stream_slot, f.rows, (uint32_t)f.n, err);
             /* Nothing may still use the memory of what is lost. */
             if (s && e->backend->ops->finish) (void)e->backend->ops->finish(e->backend, NULL);
             pthread_mutex_unlock(&e->device);

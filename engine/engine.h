@@ -126,7 +126,7 @@ struct flight {
     struct model *model;
     struct tile_job *rows; /* those that are still out */
     size_t n;
-    uint32_t lane;
+    uint32_t stream_slot;
 };
 enum status engine_begin(struct engine *e, struct model *m, struct tile_job *rows, size_t n,
                          struct flight *out, struct error *err);

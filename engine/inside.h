@@ -20,7 +20,7 @@ struct engine {
     enum dtype dtype; /* of feature maps inside a network */
     struct engine_facts facts;
     pthread_mutex_t device; /* guards the back end and everything on it */
-    uint32_t lane;          /* of the next batch; of whoever calls engine_begin */
+    uint32_t stream_slot;   /* of the next batch; of whoever calls engine_begin */
     uint32_t engines;       /* that share restorations; >= 1 */
     struct image_pool
         *image_pool; /* of feature maps, made with the first model; NULL: there is none */

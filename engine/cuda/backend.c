@@ -89,7 +89,7 @@ static enum status copy_out(struct backend *b, void *host, const void *device, s
 static enum status finish(struct backend *b, struct error *err)
 {
     enum status s = gpu_finish(&cuda_of(b)->gpu, err);
-    return s ? s : cuda_lanes_finish(cuda_of(b), err);
+    return s ? s : cuda_stream_slots_finish(cuda_of(b), err);
 }
 
 /* ---- embeddings ---- */
@@ -414,7 +414,7 @@ static void cuda_close(struct backend *b)
     (void)cudaSetDevice(c->gpu.index);
     while (c->records)
         cuda_execution_forget(b, c->records->key);
-    cuda_lanes_done(c);
+    cuda_stream_slots_done(c);
     timer_free(c->timer);
     dnn_cache_free(c->plans);
     dnn_target_free(c->target);
@@ -440,7 +440,7 @@ static const struct backend_ops cuda_ops = {
     .free = release,
     .copy_in = copy_in,
     .copy_out = copy_out,
-    .lanes = MAX_LANES,
+    .stream_slots = MAX_STREAM_SLOTS,
     .host_alloc = cuda_host_alloc,
     .host_free = cuda_host_free,
     .send = cuda_send,
@@ -505,7 +505,7 @@ static enum status make(struct cuda_backend *c, const struct plugin_options *o, 
     if (!s) s = dnn_cache_new(&c->plans, &selector, err);
     if (!s) s = gpu_alloc(&c->gpu, (size_t)VALUE_ARRAYS * MAX_BATCH_ROWS * 4, &c->values, err);
     if (!s) s = has_kernels(c, err);
-    return s ? s : cuda_lanes_init(c, err);
+    return s ? s : cuda_stream_slots_init(c, err);
 }
 
 enum status cuda_backend_open(struct backend **out, const struct plugin_options *o,

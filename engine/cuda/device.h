@@ -3,7 +3,7 @@
  * Everything is asked for on the computing stream, in order, and nothing waits but what says so. A CUDA error that is not about memory is a
  * fault: the context is lost, the first one is remembered, and from then on every call is ST_DEVICE_FAULT. Memory comes and goes
  * while programs are made; a run takes none. Values that differ from run to run (sets, times, labels) travel through a ring of
- * pinned slots. One thread at a time; device_fault() and lanes' waits (lanes.h) from any. */
+ * pinned slots. One thread at a time; device_fault() and stream_slots' waits (stream_slots.h) from any. */
 #ifndef DAVID_CUDA_DEVICE_H
 #define DAVID_CUDA_DEVICE_H
 

@@ -11,9 +11,9 @@
 #include "engine/cuda/kernels.h"
 #include "engine/graph/plugin.h"
 
-enum { MAX_LANES = 2, MAX_BATCH_ROWS = 1024 };
+enum { MAX_STREAM_SLOTS = 2, MAX_BATCH_ROWS = 1024 };
 
-struct lane {
+struct stream_slot {
     cudaEvent_t sent, computed, received;
 };
 
@@ -48,7 +48,7 @@ struct cuda_backend {
     void *values; /* device: [VALUE_ARRAYS][MAX_BATCH_ROWS] of four bytes */
     /* copies beside computing */
     cudaStream_t in, out;
-    struct lane lanes[MAX_LANES];
+    struct stream_slot stream_slots[MAX_STREAM_SLOTS];
 };
 
 static inline struct cuda_backend *cuda_of(struct backend *b)
@@ -69,17 +69,18 @@ enum status cuda_execution_begin(struct backend *b, const struct execution *p, b
 enum status cuda_execution_end(struct backend *b, bool is_whole, struct error *err);
 void cuda_execution_forget(struct backend *b, const void *key);
 
-/* lanes.c */
-enum status cuda_lanes_init(struct cuda_backend *c, struct error *err);
-void cuda_lanes_done(struct cuda_backend *c);
-enum status cuda_lanes_finish(struct cuda_backend *c, struct error *err); /* waits for all copies */
+/* stream_slots.c */
+enum status cuda_stream_slots_init(struct cuda_backend *c, struct error *err);
+void cuda_stream_slots_done(struct cuda_backend *c);
+enum status cuda_stream_slots_finish(struct cuda_backend *c,
+                                     struct error *err); /* waits for all copies */
 enum status cuda_host_alloc(struct backend *b, size_t bytes, void **out, struct error *err);
 void cuda_host_free(struct backend *b, void *p);
-enum status cuda_send(struct backend *b, uint32_t lane, void *device, const void *host,
+enum status cuda_send(struct backend *b, uint32_t stream_slot, void *device, const void *host,
                       size_t bytes, struct error *err);
-enum status cuda_receive(struct backend *b, uint32_t lane, void *host, const void *device,
+enum status cuda_receive(struct backend *b, uint32_t stream_slot, void *host, const void *device,
                          size_t bytes, struct error *err);
-enum status cuda_wait(struct backend *b, uint32_t lane, struct error *err);
+enum status cuda_wait(struct backend *b, uint32_t stream_slot, struct error *err);
 
 /* conv.c */
 enum status cuda_conv_plan(struct backend *b, const struct conv_desc *d, const float *weight,

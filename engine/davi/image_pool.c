@@ -135,15 +135,15 @@ static struct measured measured_of(const struct restoration *r)
                               .sigma = (float)r->s.sigma };
 }
 
-static enum status arrive(struct restoration *r, uint32_t lane, struct error *err)
+static enum status arrive(struct restoration *r, uint32_t stream_slot, struct error *err)
 {
     struct placement *d = &r->placement;
     struct backend *b = d->pool->backend;
     const struct image_ops *ops = b->ops->images;
     const size_t bytes = values_of(r) * sizeof(int64_t);
-    enum status s = b->ops->send(b, lane, d->pixels, r->s.img ? r->s.img->pixels : r->s.y->y,
+    enum status s = b->ops->send(b, stream_slot, d->pixels, r->s.img ? r->s.img->pixels : r->s.y->y,
                                  given_bytes(r), err);
-    if (!s) s = b->ops->send(b, lane, d->tables, r->tables, r->tables_bytes, err);
+    if (!s) s = b->ops->send(b, stream_slot, d->tables, r->tables, r->tables_bytes, err);
     if (!s) s = ops->clear(b, d->acc, bytes, err);
     if (!s && d->sum) s = ops->clear(b, d->sum, bytes, err);
     if (!s && d->sum2) s = ops->clear(b, d->sum2, bytes, err);
@@ -151,12 +151,12 @@ static enum status arrive(struct restoration *r, uint32_t lane, struct error *er
     return s;
 }
 
-enum status image_pool_extract(struct restoration *r, uint64_t row, uint32_t lane, float *y_in,
-                               struct error *err)
+enum status image_pool_extract(struct restoration *r, uint64_t row, uint32_t stream_slot,
+                               float *y_in, struct error *err)
 {
     struct backend *b = r->placement.pool->backend;
     const struct tile_position at = restoration_tile_position(r, row);
-    enum status s = r->placement.has_arrived ? ST_OK : arrive(r, lane, err);
+    enum status s = r->placement.has_arrived ? ST_OK : arrive(r, stream_slot, err);
     if (s) return s;
     const struct cut_args a = { .m = measured_of(r),
                                 .out_w = r->shape.out.w,
@@ -197,7 +197,7 @@ static enum status fold_sample(struct restoration *r, struct error *err)
 }
 
 /* All samples are folded: the residual, the images, and all of it back to the host. */
-static enum status finish(struct restoration *r, uint32_t lane, struct error *err)
+static enum status finish(struct restoration *r, uint32_t stream_slot, struct error *err)
 {
     struct placement *d = &r->placement;
     struct backend *b = d->pool->backend;
@@ -222,10 +222,10 @@ static enum status finish(struct restoration *r, uint32_t lane, struct error *er
     if (!s) s = ops->round(b, &f, r->shape.depth, d->out + d->returned.mean, err);
     if (!s && d->sum2)
         s = ops->deviation(b, &f, numbers + STD_LARGEST, (uint8_t *)d->out + d->returned.std, err);
-    return s ? s : b->ops->receive(b, lane, d->back, d->out, d->returned.total, err);
+    return s ? s : b->ops->receive(b, stream_slot, d->back, d->out, d->returned.total, err);
 }
 
-enum status image_pool_put(struct restoration *r, uint64_t row, uint32_t lane, uint32_t i,
+enum status image_pool_put(struct restoration *r, uint64_t row, uint32_t stream_slot, uint32_t i,
                            const float *x0, struct error *err)
 {
     struct placement *d = &r->placement;
@@ -247,29 +247,30 @@ enum status image_pool_put(struct restoration *r, uint64_t row, uint32_t lane, u
         .out_h = r->shape.out.h,
         .out_c = r->shape.out.c,
         .acc = d->acc,
-        .bad = d->pool->bad[lane] + i
+        .bad = d->pool->bad[stream_slot] + i
     };
     enum status s = b->ops->images->blend(b, &a, err);
     if (!s && --d->tiles_left == 0) s = fold_sample(r, err);
-    return s || d->sample < r->s.samples ? s : finish(r, lane, err);
+    return s || d->sample < r->s.samples ? s : finish(r, stream_slot, err);
 }
 
-enum status image_pool_check(struct image_pool *h, uint32_t lane, uint32_t first, uint32_t n,
+enum status image_pool_check(struct image_pool *h, uint32_t stream_slot, uint32_t first, uint32_t n,
                              const float *x0, size_t row_floats, struct error *err)
 {
-    return h->backend->ops->images->find_bad(h->backend, x0, n, row_floats, h->bad[lane] + first,
-                                             err);
+    return h->backend->ops->images->find_bad(h->backend, x0, n, row_floats,
+                                             h->bad[stream_slot] + first, err);
 }
 
-enum status image_pool_report(struct image_pool *h, uint32_t lane, uint32_t n, struct error *err)
+enum status image_pool_report(struct image_pool *h, uint32_t stream_slot, uint32_t n,
+                              struct error *err)
 {
-    return h->backend->ops->receive(h->backend, lane, h->host_bad[lane], h->bad[lane],
-                                    n * sizeof(uint32_t), err);
+    return h->backend->ops->receive(h->backend, stream_slot, h->host_bad[stream_slot],
+                                    h->bad[stream_slot], n * sizeof(uint32_t), err);
 }
 
-bool image_pool_is_bad(const struct image_pool *h, uint32_t lane, uint32_t i)
+bool image_pool_is_bad(const struct image_pool *h, uint32_t stream_slot, uint32_t i)
 {
-    return h->host_bad[lane][i] != 0;
+    return h->host_bad[stream_slot][i] != 0;
 }
 
 /* ---- the result ---- */
@@ -317,12 +318,12 @@ static enum status take_memory(struct image_pool *h, struct error *err)
     const size_t flags = h->rows * sizeof(uint32_t);
     void *device = NULL, *host = NULL, *bad = NULL, *host_bad = NULL;
     enum status s = ops->alloc(b, h->device_free.bytes, &device, err);
-    if (!s) s = ops->alloc(b, SAMPLER_LANES * flags, &bad, err);
+    if (!s) s = ops->alloc(b, SAMPLER_STREAM_SLOTS * flags, &bad, err);
     if (!s) s = ops->host_alloc(b, h->host_free.bytes, &host, err);
-    if (!s) s = ops->host_alloc(b, SAMPLER_LANES * flags, &host_bad, err);
+    if (!s) s = ops->host_alloc(b, SAMPLER_STREAM_SLOTS * flags, &host_bad, err);
     h->device = device;
     h->host = host;
-    for (uint32_t i = 0; i < SAMPLER_LANES; i++) {
+    for (uint32_t i = 0; i < SAMPLER_STREAM_SLOTS; i++) {
         h->bad[i] = bad ? (uint32_t *)bad + (size_t)i * h->rows : NULL;
         h->host_bad[i] = host_bad ? (uint32_t *)host_bad + (size_t)i * h->rows : NULL;
     }
@@ -389,7 +390,7 @@ static enum status warm(struct image_pool *h, struct error *err)
 enum status image_pool_open(struct image_pool **out, struct backend *b, uint32_t rows,
                             struct error *err)
 {
-    if (!b->ops->images || b->ops->lanes < SAMPLER_LANES) return ST_OK;
+    if (!b->ops->images || b->ops->stream_slots < SAMPLER_STREAM_SLOTS) return ST_OK;
     struct image_pool *h = calloc(1, sizeof *h);
     if (!h) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a image_pool of images");
     if (pthread_mutex_init(&h->lock, NULL)) {

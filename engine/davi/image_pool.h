@@ -21,8 +21,8 @@ struct image_pool {
     pthread_mutex_t lock;
     struct free_list device_free, host_free; /* under the lock */
     char *device, *host;
-    /* Of each lane's rows: whether one is not finite. [rows] */
-    uint32_t *bad[SAMPLER_LANES], *host_bad[SAMPLER_LANES];
+    /* Of each stream_slot's rows: whether one is not finite. [rows] */
+    uint32_t *bad[SAMPLER_STREAM_SLOTS], *host_bad[SAMPLER_STREAM_SLOTS];
 };
 
 /* What comes back of a restoration: byte offsets, the same in both memories. */
@@ -56,20 +56,21 @@ void image_pool_close(struct image_pool *h); /* takes NULL; nobody lives there a
 bool image_pool_place(struct image_pool *h, struct restoration *r);
 void image_pool_release(struct restoration *r); /* also where it does not live anywhere */
 
-/* The network's input for a row, as restoration_cut. y_in: the back end's. What it needs from the host's memory may change once the lane has been waited for. */
-enum status image_pool_extract(struct restoration *r, uint64_t row, uint32_t lane, float *y_in,
-                               struct error *err);
-/* Row i of the lane has been restored: x0: [tile][tile][3], the back end's. Rows come by ascending samples, or the restoration fails. With the last of all the result is made and
+/* The network's input for a row, as restoration_cut. y_in: the back end's. What it needs from the host's memory may change once the stream_slot has been waited for. */
+enum status image_pool_extract(struct restoration *r, uint64_t row, uint32_t stream_slot,
+                               float *y_in, struct error *err);
+/* Row i of the stream_slot has been restored: x0: [tile][tile][3], the back end's. Rows come by ascending samples, or the restoration fails. With the last of all the result is made and
  * sent for. */
-enum status image_pool_put(struct restoration *r, uint64_t row, uint32_t lane, uint32_t i,
+enum status image_pool_put(struct restoration *r, uint64_t row, uint32_t stream_slot, uint32_t i,
                            const float *x0, struct error *err);
-/* Before image_pool_put: looks at rows first .. first + n of the lane; x0: [n] of them. */
-enum status image_pool_check(struct image_pool *h, uint32_t lane, uint32_t first, uint32_t n,
+/* Before image_pool_put: looks at rows first .. first + n of the stream_slot; x0: [n] of them. */
+enum status image_pool_check(struct image_pool *h, uint32_t stream_slot, uint32_t first, uint32_t n,
                              const float *x0, size_t row_floats, struct error *err);
-/* After the last of a lane's rows: sends for what image_pool_check found. */
-enum status image_pool_report(struct image_pool *h, uint32_t lane, uint32_t n, struct error *err);
-/* Once the lane has been waited for. */
-bool image_pool_is_bad(const struct image_pool *h, uint32_t lane, uint32_t i);
+/* After the last of a stream_slot's rows: sends for what image_pool_check found. */
+enum status image_pool_report(struct image_pool *h, uint32_t stream_slot, uint32_t n,
+                              struct error *err);
+/* Once the stream_slot has been waited for. */
+bool image_pool_is_bad(const struct image_pool *h, uint32_t stream_slot, uint32_t i);
 
 /* Of a restoration whose rows are all back: on the host. */
 double image_pool_number(const struct restoration *r, enum returned_number which);

@@ -13,7 +13,7 @@ static size_t row_floats(const struct sampler *s)
 
 size_t sampler_bytes(const struct sampler *s)
 {
-    const size_t images = 2 + s->channels / 3 + s->lanes * (s->host[0] ? 2 : 1);
+    const size_t images = 2 + s->channels / 3 + s->stream_slots * (s->host[0] ? 2 : 1);
     return images * row_floats(s) * s->rows * sizeof(float);
 }
 
@@ -28,7 +28,7 @@ static enum status take(struct backend *b, size_t bytes, float **out, struct err
 static enum status take_on_host(struct backend *b, size_t bytes, float **out, struct error *err)
 {
     void *memory = NULL;
-    if (b->ops->lanes) {
+    if (b->ops->stream_slots) {
         enum status status = b->ops->host_alloc(b, bytes, &memory, err);
         *out = memory;
         return status;
@@ -47,12 +47,14 @@ enum status sampler_init(struct sampler *out, struct backend *b, struct program 
                          .linear = info->arch.linear_output,
                          .tile = info->tile_size,
                          .rows = program_rows(p),
-                         .lanes = b->ops->lanes >= SAMPLER_LANES ? SAMPLER_LANES : 1 };
+                         .stream_slots = b->ops->stream_slots >= SAMPLER_STREAM_SLOTS
+                                             ? SAMPLER_STREAM_SLOTS
+                                             : 1 };
     const size_t bytes = row_floats(&s) * s.rows * sizeof(float);
     enum status status = take(b, bytes, &s.z, err);
     if (!status) status = take(b, bytes / 3 * s.channels, &s.x_t, err);
     if (!status) status = take(b, bytes, &s.eps, err);
-    for (uint32_t i = 0; !status && i < s.lanes; i++) {
+    for (uint32_t i = 0; !status && i < s.stream_slots; i++) {
         status = take(b, bytes, &s.y_in[i], err);
         if (!status && !b->ops->host_memory) status = take_on_host(b, bytes, &s.host[i], err);
     }
@@ -79,9 +81,9 @@ void sampler_done(struct sampler *s)
     float *const all[] = { s->z, s->x_t, s->eps };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         ops->free(s->backend, all[i]);
-    for (uint32_t i = 0; i < s->lanes; i++) {
+    for (uint32_t i = 0; i < s->stream_slots; i++) {
         ops->free(s->backend, s->y_in[i]);
-        if (ops->lanes)
+        if (ops->stream_slots)
             ops->host_free(s->backend, s->host[i]);
         else
             free(s->host[i]);
@@ -92,19 +94,19 @@ void sampler_done(struct sampler *s)
     memset(s, 0, sizeof *s);
 }
 
-void sampler_turn(struct sampler *s, uint32_t lane)
+void sampler_turn(struct sampler *s, uint32_t stream_slot)
 {
-    s->lane = lane;
+    s->stream_slot = stream_slot;
 }
 
-float *sampler_row_of(struct sampler *s, uint32_t lane, uint32_t i)
+float *sampler_row_of(struct sampler *s, uint32_t stream_slot, uint32_t i)
 {
-    return (s->host[lane] ? s->host[lane] : s->y_in[lane]) + i * row_floats(s);
+    return (s->host[stream_slot] ? s->host[stream_slot] : s->y_in[stream_slot]) + i * row_floats(s);
 }
 
 float *sampler_row(struct sampler *s, uint32_t i)
 {
-    return sampler_row_of(s, s->lane, i);
+    return sampler_row_of(s, s->stream_slot, i);
 }
 
 enum status sampler_draw(struct sampler *s, uint32_t i, uint64_t seed, uint32_t sample, uint32_t x0,
@@ -151,9 +153,9 @@ void sampler_stay(struct sampler *s, uint32_t i, bool stays)
     s->stays[i] = stays;
 }
 
-float *sampler_output(const struct sampler *s, uint32_t lane, uint32_t i)
+float *sampler_output(const struct sampler *s, uint32_t stream_slot, uint32_t i)
 {
-    return s->y_in[lane] + i * row_floats(s);
+    return s->y_in[stream_slot] + i * row_floats(s);
 }
 
 /* Rows first .. first + n, which are neighbours. */
@@ -161,18 +163,18 @@ static enum status send(struct sampler *s, uint32_t first, uint32_t n, struct er
 {
     const struct backend_ops *ops = s->backend->ops;
     const size_t at = first * row_floats(s), bytes = n * row_floats(s) * sizeof(float);
-    float *to = s->y_in[s->lane] + at, *from = s->host[s->lane] + at;
-    return ops->lanes ? ops->send(s->backend, s->lane, to, from, bytes, err)
-                      : ops->copy_in(s->backend, to, from, bytes, err);
+    float *to = s->y_in[s->stream_slot] + at, *from = s->host[s->stream_slot] + at;
+    return ops->stream_slots ? ops->send(s->backend, s->stream_slot, to, from, bytes, err)
+                             : ops->copy_in(s->backend, to, from, bytes, err);
 }
 
 static enum status receive(struct sampler *s, uint32_t first, uint32_t n, struct error *err)
 {
     const struct backend_ops *ops = s->backend->ops;
     const size_t at = first * row_floats(s), bytes = n * row_floats(s) * sizeof(float);
-    float *to = s->host[s->lane] + at, *from = s->y_in[s->lane] + at;
-    return ops->lanes ? ops->receive(s->backend, s->lane, to, from, bytes, err)
-                      : ops->copy_out(s->backend, to, from, bytes, err);
+    float *to = s->host[s->stream_slot] + at, *from = s->y_in[s->stream_slot] + at;
+    return ops->stream_slots ? ops->receive(s->backend, s->stream_slot, to, from, bytes, err)
+                             : ops->copy_out(s->backend, to, from, bytes, err);
 }
 
 /* Every run of rows among n that travel, as one copy. */
@@ -182,7 +184,7 @@ static enum status move(struct sampler *s, uint32_t n,
                         struct error *err)
 {
     enum status status = ST_OK;
-    if (!s->host[s->lane]) return ST_OK;
+    if (!s->host[s->stream_slot]) return ST_OK;
     for (uint32_t first = 0, end; !status && first < n; first = end) {
         for (end = first + 1; end < n && s->stays[end] == s->stays[first]; end++) {
         }
@@ -195,7 +197,7 @@ enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
 {
     const struct backend_ops *ops = s->backend->ops;
     const size_t floats = row_floats(s);
-    float *y_in = s->y_in[s->lane];
+    float *y_in = s->y_in[s->stream_slot];
     enum status status = move(s, n, send, err);
     /* h differs between rows, so this goes row by row; the network and what follows it take them together. */
     for (uint32_t i = 0; !status && i < n; i++) {
@@ -218,14 +220,15 @@ enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
     return status ? status : move(s, n, receive, err);
 }
 
-enum status sampler_end(struct sampler *s, uint32_t lane, struct error *err)
+enum status sampler_end(struct sampler *s, uint32_t stream_slot, struct error *err)
 {
     const struct backend_ops *ops = s->backend->ops;
-    return ops->lanes && s->host[lane] ? ops->wait(s->backend, lane, err) : ST_OK;
+    return ops->stream_slots && s->host[stream_slot] ? ops->wait(s->backend, stream_slot, err)
+                                                     : ST_OK;
 }
 
 enum status sampler_run(struct sampler *s, uint32_t n, struct error *err)
 {
     enum status status = sampler_begin(s, n, err);
-    return status ? status : sampler_end(s, s->lane, err);
+    return status ? status : sampler_end(s, s->stream_slot, err);
 }

@@ -140,17 +140,17 @@ struct backend_ops {
     enum status (*copy_out)(struct backend *b, void *host, const void *device, size_t bytes,
                             struct error *err); /* may be NULL */
 
-    /* Copies beside computing: batches that are in flight together have a lane each, below `lanes`; 0: copy_in and copy_out are
+    /* Copies beside computing: batches that are in flight together have a stream_slot each, below `stream_slots`; 0: copy_in and copy_out are
      * all there is, and the rest is NULL. send and receive return at once: what is computed later sees what was sent, what is received
-     * is as computed so far. After wait, which alone may be called beside everything else, the lane's host memory is free again. */
-    uint32_t lanes;
+     * is as computed so far. After wait, which alone may be called beside everything else, the stream_slot's host memory is free again. */
+    uint32_t stream_slots;
     enum status (*host_alloc)(struct backend *b, size_t bytes, void **out, struct error *err);
     void (*host_free)(struct backend *b, void *p); /* takes NULL */
-    enum status (*send)(struct backend *b, uint32_t lane, void *device, const void *host,
+    enum status (*send)(struct backend *b, uint32_t stream_slot, void *device, const void *host,
                         size_t bytes, struct error *err);
-    enum status (*receive)(struct backend *b, uint32_t lane, void *host, const void *device,
+    enum status (*receive)(struct backend *b, uint32_t stream_slot, void *host, const void *device,
                            size_t bytes, struct error *err);
-    enum status (*wait)(struct backend *b, uint32_t lane, struct error *err);
+    enum status (*wait)(struct backend *b, uint32_t stream_slot, struct error *err);
     bool (*gauges)(struct backend *b, struct device_gauges *out); /* any thread; may be NULL */
 
     /* weight: [oc][ic][kernel][kernel] F32 (PyTorch order), bias: [sets][oc] F32 or NULL (zeros); both only read during the call. */

@@ -125,7 +125,7 @@ static void restore_all(const struct serving *s, uint8_t *out)
 
 enum { IMAGES = 21 };
 
-/* Whether copies run ahead of the kernels as far as events let them, or come as late as they can: a lane that is used too early reads another batch's
+/* Whether copies run ahead of the kernels as far as events let them, or come as late as they can: a stream_slot that is used too early reads another batch's
  * rows in one of the two. */
 static void batches_in_flight_give_what_each_gives_alone(void **state)
 {

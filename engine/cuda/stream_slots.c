@@ -1,5 +1,5 @@
-/* Copies beside computing: one stream in, one out, and for every lane the events that order them with the computing stream.
- * A lane's host and device memory belong to one batch at a time, from its send to its wait. */
+/* Copies beside computing: one stream in, one out, and for every stream_slot the events that order them with the computing stream.
+ * A stream_slot's host and device memory belong to one batch at a time, from its send to its wait. */
 #include "engine/cuda/inside.h"
 
 static enum status event_new(struct cuda_backend *c, cudaEvent_t *e, struct error *err)
@@ -9,15 +9,15 @@ static enum status event_new(struct cuda_backend *c, cudaEvent_t *e, struct erro
         "an event", err);
 }
 
-enum status cuda_lanes_init(struct cuda_backend *c, struct error *err)
+enum status cuda_stream_slots_init(struct cuda_backend *c, struct error *err)
 {
     enum status s = gpu_check(
         &c->gpu, (int)cudaStreamCreateWithFlags(&c->in, cudaStreamNonBlocking), "a stream", err);
     if (!s)
         s = gpu_check(&c->gpu, (int)cudaStreamCreateWithFlags(&c->out, cudaStreamNonBlocking),
                       "a stream", err);
-    for (int i = 0; !s && i < MAX_LANES; i++) {
-        struct lane *l = &c->lanes[i];
+    for (int i = 0; !s && i < MAX_STREAM_SLOTS; i++) {
+        struct stream_slot *l = &c->stream_slots[i];
         s = event_new(c, &l->sent, err);
         if (!s) s = event_new(c, &l->computed, err);
         if (!s) s = event_new(c, &l->received, err);
@@ -25,11 +25,12 @@ enum status cuda_lanes_init(struct cuda_backend *c, struct error *err)
     return s;
 }
 
-void cuda_lanes_done(struct cuda_backend *c)
+void cuda_stream_slots_done(struct cuda_backend *c)
 {
-    for (int i = 0; i < MAX_LANES; i++) {
+    for (int i = 0; i < MAX_STREAM_SLOTS; i++) {
         enum { EVENTS = 3 };
-        cudaEvent_t all[EVENTS] = { c->lanes[i].sent, c->lanes[i].computed, c->lanes[i].received };
+        cudaEvent_t all[EVENTS] = { c->stream_slots[i].sent, c->stream_slots[i].computed,
+                                    c->stream_slots[i].received };
         for (int k = 0; k < EVENTS; k++)
             if (all[k]) (void)cudaEventDestroy(all[k]);
     }
@@ -37,7 +38,7 @@ void cuda_lanes_done(struct cuda_backend *c)
     if (c->out) (void)cudaStreamDestroy(c->out);
 }
 
-enum status cuda_lanes_finish(struct cuda_backend *c, struct error *err)
+enum status cuda_stream_slots_finish(struct cuda_backend *c, struct error *err)
 {
     enum status s = gpu_check(&c->gpu, (int)cudaStreamSynchronize(c->in), "copies", err);
     return s ? s : gpu_check(&c->gpu, (int)cudaStreamSynchronize(c->out), "copies", err);
@@ -56,12 +57,12 @@ void cuda_host_free(struct backend *b, void *p)
     if (p) (void)cudaFreeHost(p);
 }
 
-enum status cuda_send(struct backend *b, uint32_t lane, void *device, const void *host,
+enum status cuda_send(struct backend *b, uint32_t stream_slot, void *device, const void *host,
                       size_t bytes, struct error *err)
 {
     struct cuda_backend *c = cuda_of(b);
     struct gpu *g = &c->gpu;
-    struct lane *l = &c->lanes[lane];
+    struct stream_slot *l = &c->stream_slots[stream_slot];
     enum status s = gpu_enter(g, err);
     if (!s)
         s = gpu_check(g, (int)cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, c->in),
@@ -71,12 +72,12 @@ enum status cuda_send(struct backend *b, uint32_t lane, void *device, const void
     return s;
 }
 
-enum status cuda_receive(struct backend *b, uint32_t lane, void *host, const void *device,
+enum status cuda_receive(struct backend *b, uint32_t stream_slot, void *host, const void *device,
                          size_t bytes, struct error *err)
 {
     struct cuda_backend *c = cuda_of(b);
     struct gpu *g = &c->gpu;
-    struct lane *l = &c->lanes[lane];
+    struct stream_slot *l = &c->stream_slots[stream_slot];
     enum status s = gpu_enter(g, err);
     if (!s) s = gpu_check(g, (int)cudaEventRecord(l->computed, g->stream), "an event", err);
     if (!s) s = gpu_check(g, (int)cudaStreamWaitEvent(c->out, l->computed, 0), "an event", err);
@@ -87,11 +88,12 @@ enum status cuda_receive(struct backend *b, uint32_t lane, void *host, const voi
     return s;
 }
 
-enum status cuda_wait(struct backend *b, uint32_t lane, struct error *err)
+enum status cuda_wait(struct backend *b, uint32_t stream_slot, struct error *err)
 {
     struct gpu *g = &cuda_of(b)->gpu;
     enum status s = gpu_enter(g, err);
     return s ? s
-             : gpu_check(g, (int)cudaEventSynchronize(cuda_of(b)->lanes[lane].received),
+             : gpu_check(g,
+                         (int)cudaEventSynchronize(cuda_of(b)->stream_slots[stream_slot].received),
                          "waiting for a batch", err);
 }
