@@ -381,7 +381,7 @@ static void lose(struct tile_job *rows, size_t n, enum status s)
     }
 }
 
-static enum status put_job(struct engine *e, const struct flight *f, uint32_t i)
+static enum status put_job(struct engine *e, const struct in_flight_batch *f, uint32_t i)
 {
     const struct tile_job *row = &f->rows[i];
     if (!stays(row))
@@ -392,7 +392,7 @@ static enum status put_job(struct engine *e, const struct flight *f, uint32_t i)
     return s;
 }
 
-enum status engine_end(struct engine *e, struct flight *f, struct error *err)
+enum status engine_end(struct engine *e, struct in_flight_batch *f, struct error *err)
 {
     struct sampler *sampler = &f->model->sampler;
     enum status s = sampler_end(sampler, f->stream_slot, err);
@@ -409,13 +409,13 @@ enum status engine_end(struct engine *e, struct flight *f, struct error *err)
 
 /* More rows than a batch execution holds: all passes but the last are ended here. */
 enum status engine_begin(struct engine *e, struct model *m, struct tile_job *rows, size_t n,
-                         struct flight *out, struct error *err)
+                         struct in_flight_batch *out, struct error *err)
 {
     if (n > e->facts.max_batch)
         return error_set(err, ST_INTERNAL, "a batch of %zu rows; max_batch = %u", n,
                          e->facts.max_batch);
     const size_t batch_rows = m->sampler.rows;
-    struct flight f = { .model = m, .stream_slot = e->stream_slot };
+    struct in_flight_batch f = { .model = m, .stream_slot = e->stream_slot };
     enum status s = ST_OK;
     e->stream_slot = (e->stream_slot + 1) % m->sampler.stream_slots;
     place_restorations(e, rows, n);
@@ -439,7 +439,7 @@ enum status engine_begin(struct engine *e, struct model *m, struct tile_job *row
 enum status engine_run(struct engine *e, struct model *m, struct tile_job *rows, size_t n,
                        struct error *err)
 {
-    struct flight f = { 0 };
+    struct in_flight_batch f = { 0 };
     enum status s = engine_begin(e, m, rows, n, &f, err);
     return s ? s : engine_end(e, &f, err);
 }

@@ -122,15 +122,15 @@ enum status engine_run(struct engine *e, struct model *m, struct tile_job *rows,
                        struct error *err);
 /* engine_run in two halves, so that one batch is copied and cut while another is computed: at most facts.in_flight of them between the halves, ended in
  * the order in which they were begun. Where engine_begin fails its rows have been lost and there is nothing to end. `rows` must last until the end. */
-struct flight {
+struct in_flight_batch {
     struct model *model;
     struct tile_job *rows; /* those that are still out */
     size_t n;
     uint32_t stream_slot;
 };
 enum status engine_begin(struct engine *e, struct model *m, struct tile_job *rows, size_t n,
-                         struct flight *out, struct error *err);
-enum status engine_end(struct engine *e, struct flight *f, struct error *err);
+                         struct in_flight_batch *out, struct error *err);
+enum status engine_end(struct engine *e, struct in_flight_batch *f, struct error *err);
 bool restoration_is_done(const struct restoration *r); /* every row has come back */
 
 struct restoration_result {

@@ -13,7 +13,7 @@ struct batch {
     struct tile_job *jobs;     /* [max_batch] */
     size_t n;
     enum status begun; /* why the engine did not take it */
-    struct flight flight;
+    struct in_flight_batch in_flight;
 };
 
 struct batcher {
@@ -39,7 +39,7 @@ static void begin(struct batcher *b, struct batch *a)
     /* The queue keeps models as keys only. */
     const struct served_model *served = a->waiting[0].item->model;
     struct model *model = served->on[b->o.number];
-    a->begun = engine_begin(b->o.engine, model, a->jobs, a->n, &a->flight, &err);
+    a->begun = engine_begin(b->o.engine, model, a->jobs, a->n, &a->in_flight, &err);
     if (a->begun) note_fault(b, &err);
 }
 
@@ -48,7 +48,7 @@ static void end(struct batcher *b, struct batch *a)
     struct error err = { 0 };
     enum status s = a->begun;
     if (!s) {
-        s = engine_end(b->o.engine, &a->flight, &err);
+        s = engine_end(b->o.engine, &a->in_flight, &err);
         if (s) note_fault(b, &err);
     }
     const uint64_t now = clock_now_ns();

@@ -94,7 +94,7 @@ static struct restoration *begin(const struct serving *s, const struct job *j)
 static void run_all(const struct serving *s, struct restoration *const *r, size_t n, size_t size)
 {
     struct tile_job rows[2][MAX_BATCH];
-    struct flight flight[2];
+    struct in_flight_batch in_flight[2];
     struct error err = { 0 };
     uint64_t next[MOST] = { 0 };
     bool is_out[2] = { false, false };
@@ -106,9 +106,9 @@ static void run_all(const struct serving *s, struct restoration *const *r, size_
             if (idle == 0)
                 rows[turn][k++] = (struct tile_job){ .restoration = r[at], .index = next[at]++ };
         }
-        if (k > 0 && engine_begin(s->e, s->m, rows[turn], k, &flight[turn], &err))
+        if (k > 0 && engine_begin(s->e, s->m, rows[turn], k, &in_flight[turn], &err))
             fail_msg("%s", err.detail);
-        if (is_out[turn ^ 1] && engine_end(s->e, &flight[turn ^ 1], &err))
+        if (is_out[turn ^ 1] && engine_end(s->e, &in_flight[turn ^ 1], &err))
             fail_msg("%s", err.detail);
         is_out[turn ^ 1] = false;
         is_out[turn] = k > 0;

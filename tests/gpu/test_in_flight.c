@@ -56,7 +56,7 @@ struct batch {
     struct image img[MAX_BATCH];
     struct tile_job rows[MAX_BATCH];
     uint32_t n;
-    struct flight flight;
+    struct in_flight_batch in_flight;
 };
 
 static void batch_make(struct batch *a, const struct serving *s, uint32_t first, uint32_t n)
@@ -77,14 +77,14 @@ static void batch_make(struct batch *a, const struct serving *s, uint32_t first,
 static void batch_begin(struct batch *a, const struct serving *s)
 {
     struct error err = { 0 };
-    if (engine_begin(s->e, s->m, a->rows, a->n, &a->flight, &err)) fail_msg("%s", err.detail);
+    if (engine_begin(s->e, s->m, a->rows, a->n, &a->in_flight, &err)) fail_msg("%s", err.detail);
 }
 
 /* What comes back, image after image. out: [n][BYTES] */
 static void batch_end(struct batch *a, const struct serving *s, uint8_t *out)
 {
     struct error err = { 0 };
-    if (engine_end(s->e, &a->flight, &err)) fail_msg("%s", err.detail);
+    if (engine_end(s->e, &a->in_flight, &err)) fail_msg("%s", err.detail);
     for (uint32_t i = 0; i < a->n; i++) {
         struct image got = { 0 };
         assert_int_equal(a->rows[i].status, ST_OK);
@@ -203,7 +203,7 @@ static void a_slow_device_holds_no_row_up(void **state)
     for (int is_apart = 0; is_apart < 2; is_apart++) {
         struct restoration *r = NULL;
         struct tile_job held[2][SMALL], rows[SMALL];
-        struct flight slow[2];
+        struct in_flight_batch slow[2];
         uint32_t out = 0;
         assert_int_equal(restoration_new(&r, s[0].m, &p, &img, NULL, &err), ST_OK);
         const uint64_t total = restoration_tile_jobs(r);
