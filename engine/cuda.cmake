@@ -49,7 +49,7 @@ target_link_libraries(david_cuda_toolkit INTERFACE ${DAVID_CUDNN_LIBRARY} ${DAVI
   ${CMAKE_DL_LIBS} m)
 
 # What the tests of plans link: cuDNN as the plugin uses it, without a device.
-add_library(david_cuda_plans STATIC cuda/cudnn_graph.c cuda/cudnn_offers.c cuda/cudnn_operations.c cuda/cudnn_parts.c
+add_library(david_cuda_plans STATIC cuda/cudnn_graph.c cuda/cudnn_candidates.c cuda/cudnn_operations.c cuda/cudnn_parts.c
   cuda/plans.c)
 target_link_libraries(david_cuda_plans PUBLIC david_cuda_toolkit david_proto)
 set_target_properties(david_cuda_plans PROPERTIES C_VISIBILITY_PRESET hidden)

@@ -2,10 +2,10 @@
  *
  * An op says what is computed, the batch apart; a choice is an engine of cuDNN with its knobs, a plain value; a plan is an op at
  * one batch with one choice, ready to run. The same choice makes the plans of every batch (the rule "One result" of
- * engine/README.md), and offers that could not keep that rule are never made: nondeterministic engines, split sums, sums in
+ * engine/README.md), and candidates that could not keep that rule are never made: nondeterministic engines, split sums, sums in
  * fewer bits. Plans are made for a device at hand, or for one that is only described, without any driver (checks).
  * Shapes are checked here: cuDNN takes a wrong number of channels for a grouped convolution. "Unsupported" is ST_UNSUPPORTED
- * or no offers, never a crash. Plans own all their descriptors. One thread at a time per target. */
+ * or no candidates, never a crash. Plans own all their descriptors. One thread at a time per target. */
 #ifndef DAVID_CUDA_CUDNN_GRAPH_H
 #define DAVID_CUDA_CUDNN_GRAPH_H
 
@@ -61,10 +61,10 @@ struct dnn_choice {
     bool is_compiled_at_run_time;
 };
 
-/* What the heuristics offer for a batch of n, best first. *count may be 0. refused (may be NULL): how many were left out. */
-enum status dnn_offers(struct dnn_target *t, const struct dnn_op *op, uint32_t n,
-                       struct dnn_choice out[DNN_MAX_OFFERS], uint32_t *count, uint32_t *refused,
-                       struct error *err);
+/* What the heuristics candidate for a batch of n, best first. *count may be 0. refused (may be NULL): how many were left out. */
+enum status dnn_candidates(struct dnn_target *t, const struct dnn_op *op, uint32_t n,
+                           struct dnn_choice out[DNN_MAX_OFFERS], uint32_t *count,
+                           uint32_t *refused, struct error *err);
 /* "engine 38: 2=14 13=7", for logs and tests; out is always terminated. */
 void dnn_choice_print(const struct dnn_choice *c, char *out, size_t size);
 

@@ -68,23 +68,23 @@ static enum status make_all(struct dnn_plans *p, const struct dnn_selector *s,
     return status;
 }
 
-/* An offer that is not timed comes after all that are, in the order of the heuristics. */
+/* An candidate that is not timed comes after all that are, in the order of the heuristics. */
 static uint64_t untimed(uint32_t i)
 {
     return UINT64_MAX / 2 + i;
 }
 
-/* Fills ns[] of the offers: UINT64_MAX where one cannot be made. */
-static enum status time_offers(struct dnn_plans *p, const struct dnn_selector *s,
-                               const struct dnn_choice *offers, uint32_t count, uint64_t *ns,
-                               struct error *err)
+/* Fills ns[] of the candidates: UINT64_MAX where one cannot be made. */
+static enum status time_candidates(struct dnn_plans *p, const struct dnn_selector *s,
+                                   const struct dnn_choice *candidates, uint32_t count,
+                                   uint64_t *ns, struct error *err)
 {
     const uint32_t last = p->sizes.count - 1;
     uint32_t timed = 0;
     for (uint32_t i = 0; i < count; i++) {
         ns[i] = untimed(i);
         if (!s->time || timed == s->candidates) continue;
-        if (make_one(p, s, &offers[i], last, NULL)) {
+        if (make_one(p, s, &candidates[i], last, NULL)) {
             ns[i] = UINT64_MAX;
             continue;
         }
@@ -101,13 +101,13 @@ static enum status time_offers(struct dnn_plans *p, const struct dnn_selector *s
 static enum status select_choice(struct dnn_plans *p, const struct dnn_selector *s,
                                  struct error *err)
 {
-    struct dnn_choice offers[DNN_MAX_OFFERS];
+    struct dnn_choice candidates[DNN_MAX_OFFERS];
     uint64_t ns[DNN_MAX_OFFERS] = { 0 };
     uint32_t count = 0, refused = 0;
     struct error why = { 0 };
-    enum status status = dnn_offers(s->target, &p->op, p->sizes.n[p->sizes.count - 1], offers,
-                                    &count, &refused, err);
-    if (!status) status = time_offers(p, s, offers, count, ns, err);
+    enum status status = dnn_candidates(s->target, &p->op, p->sizes.n[p->sizes.count - 1],
+                                        candidates, &count, &refused, err);
+    if (!status) status = time_candidates(p, s, candidates, count, ns, err);
     if (status) return status;
     for (uint32_t tried = 0; tried < count; tried++) {
         uint32_t best = 0;
@@ -115,8 +115,8 @@ static enum status select_choice(struct dnn_plans *p, const struct dnn_selector 
             if (ns[i] < ns[best]) best = i;
         if (ns[best] == UINT64_MAX) break;
         why = (struct error){ 0 };
-        if (make_all(p, s, &offers[best], &why) == ST_OK) {
-            p->choice = offers[best];
+        if (make_all(p, s, &candidates[best], &why) == ST_OK) {
+            p->choice = candidates[best];
             return ST_OK;
         }
         ns[best] = UINT64_MAX;

@@ -1,6 +1,6 @@
 /* plans.h - the plans of an op for every batch that a batch execution may have, all of one choice, and a cache of them.
  *
- * One choice for all batches is the rule "One result" of engine/README.md; where a device is at hand the offers are timed at
+ * One choice for all batches is the rule "One result" of engine/README.md; where a device is at hand the candidates are timed at
  * the largest batch and the fastest that serves all of them is taken, else the first that does. Two convolutions of one shape
  * share their plans, which hold no weights. Made at load, never while serving. One thread at a time per cache. */
 #ifndef DAVID_CUDA_PLANS_H
@@ -23,7 +23,7 @@ size_t dnn_workspace_bound(uint32_t n, enum dtype dtype);
 
 struct dnn_selector {
     struct dnn_target *target;
-    uint32_t candidates; /* offers that are timed at most */
+    uint32_t candidates; /* candidates that are timed at most */
     /* How long one run of a plan for n rows takes. NULL: nothing is timed. */
     enum status (*time)(void *ctx, const struct dnn_op *op, struct dnn_plan *p, uint32_t n,
                         uint64_t *ns, struct error *err);

@@ -1,4 +1,4 @@
-/* How long a plan takes on this device: made for a load, where every offer of cuDNN for an op is tried on made-up feature maps. */
+/* How long a plan takes on this device: made for a load, where every candidate of cuDNN for an op is tried on made-up feature maps. */
 #include <stdlib.h>
 
 #include "engine/cuda/inside.h"

@@ -334,7 +334,7 @@ static bool is_loose(const struct descriptor *tensor)
 
 /* What is offered for a graph, in the heuristics' order; as on the real ones, a bias of another type than the image's is for engines that
  * are compiled, and a residual with gaps too. */
-static int offers_of(const struct descriptor *graph, int64_t out[ENGINE_COUNT])
+static int candidates_of(const struct descriptor *graph, int64_t out[ENGINE_COUNT])
 {
     const struct descriptor *op = first_operation(graph);
     const struct attribute *ops = dnn_attribute(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS);
@@ -374,7 +374,7 @@ static cudnnStatus_t get_results(const struct descriptor *heuristics, int64_t ma
         dnn_child(heuristics, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, 0);
     int64_t engines[ENGINE_COUNT];
     int64_t n = dnn_number(heuristics, CUDNN_ATTR_ENGINEHEUR_MODE) == CUDNN_HEUR_MODE_A
-                    ? offers_of(graph, engines)
+                    ? candidates_of(graph, engines)
                     : 0;
     *count = n;
     for (int64_t i = 0; i < n && i < max; i++)

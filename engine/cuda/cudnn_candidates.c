@@ -1,4 +1,4 @@
-/* What the heuristics offer, and which of it is left out. */
+/* What the heuristics candidate, and which of it is left out. */
 #include <stdio.h>
 #include <string.h>
 
@@ -91,9 +91,9 @@ static bool read_choice(const struct dnn_op *o, dnn_part_t config, struct dnn_ch
 }
 
 /* Adds what one way of writing the op is offered, up to `max` in all. */
-static enum status offers_of(struct dnn_target *t, const struct dnn_op *op, uint32_t n,
-                             bool wide_bias, uint32_t max, struct dnn_choice *out, uint32_t *count,
-                             uint32_t *refused, struct error *err)
+static enum status candidates_of(struct dnn_target *t, const struct dnn_op *op, uint32_t n,
+                                 bool wide_bias, uint32_t max, struct dnn_choice *out,
+                                 uint32_t *count, uint32_t *refused, struct error *err)
 {
     static const cudnnBackendHeurMode_t modes[] = { CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK };
     const uint32_t before = *count;
@@ -132,19 +132,19 @@ static bool is_tight(const struct dnn_op *o)
 }
 
 /* Where feature maps are tight the precompiled engines are the better ones; where they are not, both ways must be timed. */
-enum status dnn_offers(struct dnn_target *t, const struct dnn_op *op, uint32_t n,
-                       struct dnn_choice out[DNN_MAX_OFFERS], uint32_t *count, uint32_t *refused,
-                       struct error *err)
+enum status dnn_candidates(struct dnn_target *t, const struct dnn_op *op, uint32_t n,
+                           struct dnn_choice out[DNN_MAX_OFFERS], uint32_t *count,
+                           uint32_t *refused, struct error *err)
 {
     enum { WIDE_OFFERS = 3 };
     uint32_t kept = 0, left_out = 0;
     const bool tight = is_tight(op), narrow_exists = op->dtype != DT_F32;
     enum status s = dnn_check_op(op, n, err);
     if (!s && !tight && narrow_exists)
-        s = offers_of(t, op, n, true, WIDE_OFFERS, out, &kept, &left_out, err);
-    if (!s) s = offers_of(t, op, n, !narrow_exists, DNN_MAX_OFFERS, out, &kept, &left_out, err);
+        s = candidates_of(t, op, n, true, WIDE_OFFERS, out, &kept, &left_out, err);
+    if (!s) s = candidates_of(t, op, n, !narrow_exists, DNN_MAX_OFFERS, out, &kept, &left_out, err);
     if (!s && kept == 0 && tight && narrow_exists)
-        s = offers_of(t, op, n, true, DNN_MAX_OFFERS, out, &kept, &left_out, err);
+        s = candidates_of(t, op, n, true, DNN_MAX_OFFERS, out, &kept, &left_out, err);
     if (s) return s;
     *count = kept;
     if (refused) *refused = left_out;
