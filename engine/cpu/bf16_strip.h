@@ -52,9 +52,9 @@ INLINE __m512 staged_mean(const struct conv_job *j, const uint16_t *x, size_t be
     return _mm512_mul_ps(_mm512_set1_ps(0.25f), _mm512_add_ps(top, low));
 }
 
-/* One pixel of a strip, and the same again at `twin` where that is not NULL. */
+/* One pixel of a strip, and the same again at `sibling` where that is not NULL. */
 INLINE void fill_pixel(const struct conv_job *j, const uint16_t *x, size_t below, uint16_t *to,
-                       uint16_t *twin, bool norm, bool down)
+                       uint16_t *sibling, bool norm, bool down)
 {
     size_t ic = j->d->ic, k = j->bf16->k;
     for (size_t c = 0; c < k; c += BF16_DEPTH) {
@@ -63,7 +63,7 @@ INLINE void fill_pixel(const struct conv_job *j, const uint16_t *x, size_t below
         __m512 b = staged_mean(j, x, below, c + 16, n > 16 ? lanes(n - 16) : 0, norm, down);
         __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
         _mm512_storeu_si512(to + c, both);
-        if (twin) _mm512_storeu_si512(twin + c, both);
+        if (sibling) _mm512_storeu_si512(sibling + c, both);
     }
 }
 

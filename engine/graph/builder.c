@@ -95,7 +95,7 @@ static struct node *append(struct builder *b, enum op op, int32_t in0, int32_t i
     n->op = op;
     n->in[0] = in0;
     n->in[1] = in1;
-    n->residual = n->weight = n->bias = n->norm = n->twin = NODE_NONE;
+    n->residual = n->weight = n->bias = n->norm = n->sibling = NODE_NONE;
     if (in0 != NODE_NONE) {
         n->h = g->nodes[in0].h;
         n->w = g->nodes[in0].w;

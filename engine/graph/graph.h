@@ -42,11 +42,11 @@ struct node {
     uint32_t of,
         wanted; /* CONV: of every `of` output channels only the first `wanted` are computed; 0: all */
     bool new_order;         /* ATTENTION */
-    int32_t norm;           /* CONV: the norm absorbed into its input stage (absorb.h); NODE_NONE */
+    int32_t norm;           /* CONV: the norm fused into its input stage (fusion.h); NODE_NONE */
     enum resample resample; /* CONV with a norm, GROUP_NORM: what follows the norm */
     int32_t
-        twin; /* GROUP_NORM that resamples: the node that resamples its input, done along with it; NODE_NONE */
-    bool absorbed;          /* done by the node behind or before it: no output, not run */
+        sibling; /* GROUP_NORM that resamples: the node that resamples its input, done along with it; NODE_NONE */
+    bool fused;             /* done by the node behind or before it: no output, not run */
     bool silu;              /* GROUP_NORM; in[1] = scale and shift or NODE_NONE */
     float slope;            /* LEAKY_RELU */
     bool is_embedding;      /* depends on (t, label) alone: folded away where these are constant */

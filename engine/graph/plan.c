@@ -54,7 +54,7 @@ static void find_lifetimes(struct layout *l)
             (struct buffer){ .owner = (int32_t)i, .lifetime = { .first = i, .last = i } };
         l->buffer_of[i] = i;
         l->channel_of[i] = 0;
-        if (node->absorbed) {
+        if (node->fused) {
             l->buffers[i].owner = NODE_NONE;
             continue;
         }
@@ -122,7 +122,7 @@ static void overwrite_inputs(struct layout *l)
 {
     for (uint32_t i = 0; i < l->g->n_nodes; i++) {
         const struct node *n = &l->g->nodes[i];
-        int32_t in = n->absorbed ? NODE_NONE : plan_overwritable(n, l->buffer_of);
+        int32_t in = n->fused ? NODE_NONE : plan_overwritable(n, l->buffer_of);
         if (in == NODE_NONE || l->buffer_of[i] != i || n->op == OP_CONCAT) continue;
         uint32_t to = l->buffer_of[in];
         const struct buffer *b = &l->buffers[to];

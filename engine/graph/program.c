@@ -5,8 +5,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/graph/absorb.h"
 #include "engine/graph/device.h"
+#include "engine/graph/fusion.h"
 #include "engine/graph/program_inside.h"
 
 static enum status run_norm(struct program *p, const struct step *st, struct error *err)
@@ -21,7 +21,7 @@ static enum status run_norm(struct program *p, const struct step *st, struct err
                                  .scale_shift = st->has_in1 ? &st->in[1] : NULL,
                                  .silu = st->silu,
                                  .resample = st->resample,
-                                 .x_too = st->twin ? &st->twin->y : NULL };
+                                 .x_too = st->sibling ? &st->sibling->y : NULL };
     return p->b->ops->group_norm(p->b, &a, err);
 }
 
@@ -94,7 +94,7 @@ static enum status run_ops(struct program *p, struct error *err)
     const struct backend_ops *ops = p->b->ops;
     enum status s = ST_OK;
     for (uint32_t i = 0; !s && i < p->g->n_nodes; i++) {
-        if (p->g->nodes[i].absorbed || p->steps[i].is_twin) continue;
+        if (p->g->nodes[i].fused || p->steps[i].is_sibling) continue;
         uint64_t start = p->time_ops ? now_ns() : 0;
         s = run_step(p, &p->steps[i], err);
         if (!p->time_ops) continue;

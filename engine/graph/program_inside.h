@@ -12,14 +12,14 @@ struct step {
     bool has_in1, has_residual, silu;
     enum resample resample; /* GROUP_NORM */
     enum scalar scalar;     /* TIMESTEP */
-    struct step *twin;      /* GROUP_NORM: whose y it writes too; NULL */
-    bool is_twin;           /* done by a norm */
+    struct step *sibling;   /* GROUP_NORM: whose y it writes too; NULL */
+    bool is_sibling;        /* done by a norm */
     bool by_set;            /* its constants differ from set to set */
     struct conv_plan *conv;
     struct linear_plan *linear;
     struct attention_plan *attention;
     void *gamma, *beta, *table; /* device memory */
-    const struct step *norm;    /* CONV: the absorbed norm, whose constants its input stage takes */
+    const struct step *norm;    /* CONV: the fused norm, whose constants its input stage takes */
     struct conv_stage stage;    /* CONV: what of it does not change from pass to pass */
     bool staged;
 };

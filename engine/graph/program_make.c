@@ -2,9 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/graph/absorb.h"
 #include "engine/graph/device.h"
 #include "engine/graph/fold.h"
+#include "engine/graph/fusion.h"
 #include "engine/graph/program_inside.h"
 
 struct making {
@@ -67,7 +67,7 @@ static enum status make_conv(struct making *m, struct step *st, int32_t i)
                            .x_ld = st->in[0].ld,
                            .y_ld = st->y.ld,
                            .r_ld = st->has_residual ? st->residual.ld : 0,
-                           .input = absorbed_input(p->g, i),
+                           .input = fused_prologue(p->g, i),
                            .rows = p->rows };
     if (d.input.resample == RESAMPLE_UP) {
         d.h *= 2;
@@ -183,16 +183,16 @@ static enum status make_step(struct making *m, int32_t i)
     st->silu = n->silu;
     st->resample = n->resample;
     st->scalar = n->scalar;
-    if (n->absorbed) return n->op == OP_GROUP_NORM ? make_norm(m, st, i) : ST_OK;
+    if (n->fused) return n->op == OP_GROUP_NORM ? make_norm(m, st, i) : ST_OK;
     st->y = view(p, i);
     st->has_in1 = n->in[1] != NODE_NONE;
     st->has_residual = n->residual != NODE_NONE;
     if (n->in[0] != NODE_NONE) st->in[0] = view(p, n->in[0]);
     if (st->has_in1) st->in[1] = view(p, n->in[1]);
     if (st->has_residual) st->residual = view(p, n->residual);
-    if (n->twin != NODE_NONE) {
-        st->twin = &p->steps[n->twin];
-        st->twin->is_twin = true;
+    if (n->sibling != NODE_NONE) {
+        st->sibling = &p->steps[n->sibling];
+        st->sibling->is_sibling = true;
     }
     if (n->norm != NODE_NONE) st->norm = &p->steps[n->norm];
     switch (n->op) {
@@ -293,7 +293,7 @@ static enum status make(struct making *m, const struct program_options *o)
     enum status s = shrink_output(p->g, o->output_channels, err);
     if (s) return s;
     if (!m->folded) fold_order_biases(p->g);
-    graph_absorb(p->g, p->b, p->dtype);
+    graph_fuse(p->g, p->b, p->dtype);
     struct plan_options po = {
         .rows = p->rows, .dtype = p->dtype, .keep_taps = o->keep_taps, .join = true
     };

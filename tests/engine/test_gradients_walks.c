@@ -151,7 +151,7 @@ struct batch_result {
 };
 
 /* As if another process had the same rows: its sums are added, and the count is doubled. */
-static void add_twin(double *sums, uint32_t c)
+static void add_sibling(double *sums, uint32_t c)
 {
     for (uint32_t i = 0; i < 2 * c; i++)
         sums[i] *= 2;
@@ -172,10 +172,10 @@ static void run_batch(struct backend *b, enum dtype t, struct batch_result *r,
         x, gamma, beta, r->sums[0], 2.0 * shape[0] * shape[1] * shape[2], 1e-5f
     };
     EXPECT_OK(ops->batch_norm_sums(b, &x, r->sums[0], &err));
-    add_twin(r->sums[0], c);
+    add_sibling(r->sums[0], c);
     EXPECT_OK(ops->batch_norm(b, &a, &r->y, &err));
     EXPECT_OK(ops->batch_norm_gradient_sums(b, &a, &dy, r->dsums[0], r->dgamma, r->dbeta, &err));
-    add_twin(r->dsums[0], c);
+    add_sibling(r->dsums[0], c);
     struct into dx = { in_place ? dy : r->dx, add };
     EXPECT_OK(ops->batch_norm_gradient(b, &a, &dy, r->dsums[0], &dx, &err));
     free(in_place ? r->dx.data : dy.data);

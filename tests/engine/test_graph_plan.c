@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/graph/absorb.h"
+#include "engine/graph/fusion.h"
 #include "engine/graph/plan.h"
 #include "engine/nets/unet.h"
 #include "tests/engine/archs.h"
@@ -40,10 +40,10 @@ static size_t visit(struct arena *a, int32_t node, bool claim)
     return strangers;
 }
 
-static bool is_twin(const struct graph *g, int32_t node)
+static bool is_sibling(const struct graph *g, int32_t node)
 {
     for (uint32_t i = 0; i < g->n_nodes; i++)
-        if (g->nodes[i].twin == node) return true;
+        if (g->nodes[i].sibling == node) return true;
     return false;
 }
 
@@ -59,12 +59,12 @@ static void play(const struct graph *g, const struct plan_options *o)
         a.owner[i] = NODE_NONE;
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         const struct node *n = &g->nodes[i];
-        if (n->absorbed || is_twin(g, (int32_t)i)) continue;
+        if (n->fused || is_sibling(g, (int32_t)i)) continue;
         const int32_t in[] = { n->in[0], n->in[1], n->residual };
         for (int k = 0; k < 3; k++)
             if (in[k] != NODE_NONE) assert_int_equal(visit(&a, in[k], false), 0);
         (void)visit(&a, (int32_t)i, true);
-        if (n->twin != NODE_NONE) (void)visit(&a, n->twin, true);
+        if (n->sibling != NODE_NONE) (void)visit(&a, n->sibling, true);
     }
     assert_int_equal(visit(&a, g->output, false), 0);
     for (uint32_t i = 0; o->keep_taps && i < g->n_nodes; i++)
@@ -80,11 +80,11 @@ static struct graph *built(const struct unet_arch *arch, uint32_t h, uint32_t w)
     return g;
 }
 
-static void absorb_resamplings(struct graph *g)
+static void fuse_resamplings(struct graph *g)
 {
     const struct backend_ops ops = { .norm_resamples = true };
     struct backend b = { .ops = &ops };
-    graph_absorb(g, &b, DT_BF16);
+    graph_fuse(g, &b, DT_BF16);
 }
 
 static void no_live_value_is_overwritten(void **state)
@@ -94,7 +94,7 @@ static void no_live_value_is_overwritten(void **state)
         struct graph *g =
             i < N_ARCHS ? built(&archs[i].arch, archs[i].h, archs[i].w) : built(&ffhq256, 32, 64);
         for (unsigned k = 0; k < 16; k++) {
-            if (k == 8) absorb_resamplings(g);
+            if (k == 8) fuse_resamplings(g);
             struct plan_options o = { .rows = k & 1 ? 3 : 1,
                                       .dtype = DT_BF16,
                                       .keep_taps = (k & 2) != 0,
@@ -135,25 +135,25 @@ static void a_norm_takes_the_resampling_behind_it(void **state)
 {
     (void)state;
     struct graph *g = built(&ffhq256, 64, 64);
-    absorb_resamplings(g);
+    fuse_resamplings(g);
     unsigned taken[3] = { 0 }, left = 0;
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         const struct node *n = &g->nodes[i];
-        if (n->absorbed) {
+        if (n->fused) {
             assert_int_equal(graph_uses(g, (int32_t)i), 0);
             continue;
         }
         if (n->op == OP_UPSAMPLE || n->op == OP_DOWNSAMPLE) {
-            assert_true(is_twin(g, (int32_t)i));
+            assert_true(is_sibling(g, (int32_t)i));
             left++;
         }
         if (n->op != OP_GROUP_NORM) continue;
         const struct node *x = &g->nodes[n->in[0]];
         taken[n->resample]++;
-        assert_true((n->twin != NODE_NONE) == (n->resample != RESAMPLE_NONE));
-        if (n->twin != NODE_NONE) {
-            assert_int_equal(g->nodes[n->twin].in[0], n->in[0]);
-            assert_int_equal(g->nodes[n->twin].h, n->h);
+        assert_true((n->sibling != NODE_NONE) == (n->resample != RESAMPLE_NONE));
+        if (n->sibling != NODE_NONE) {
+            assert_int_equal(g->nodes[n->sibling].in[0], n->in[0]);
+            assert_int_equal(g->nodes[n->sibling].h, n->h);
         }
         assert_int_equal(n->c, x->c);
         assert_int_equal(n->resample == RESAMPLE_DOWN ? 2 * n->h : n->h,

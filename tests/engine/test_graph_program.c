@@ -116,7 +116,7 @@ static void a_row_is_the_same_alone_and_among_others(void **state)
 
 /* The ops as the program would have asked for them; a block's skip last, where another's memory would no longer be free. */
 static const struct backend_ops *unfused;
-static unsigned resampled_norms, twins;
+static unsigned resampled_norms, siblings;
 
 static enum status resampling_norm(struct backend *b, const struct group_norm_args *a,
                                    struct error *err)
@@ -137,7 +137,7 @@ static enum status resampling_norm(struct backend *b, const struct group_norm_ar
         s = (is_up ? unfused->upsample : unfused->downsample)(b, &a->x, a->x_too, err);
     free(norm.y.data);
     resampled_norms++;
-    twins += a->x_too != NULL;
+    siblings += a->x_too != NULL;
     return s;
 }
 
@@ -165,14 +165,14 @@ static void norms_that_resample_change_no_byte(void **state)
             assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
             program_free(p);
             n.b->ops = &ops;
-            resampled_norms = twins = 0;
+            resampled_norms = siblings = 0;
             p = program_of(&n, o);
             io.y = fused;
             assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
             program_free(p);
             n.b->ops = unfused;
             assert_true((resampled_norms > 0) == archs[i].arch.resblock_updown);
-            assert_int_equal(twins, resampled_norms);
+            assert_int_equal(siblings, resampled_norms);
             assert_memory_equal(fused, n.y, ROWS * n.y_row * sizeof *fused);
         }
         free(fused);

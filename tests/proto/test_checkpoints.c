@@ -78,7 +78,7 @@ static uint64_t prior_seed(void)
     return seed;
 }
 
-static void every_exotic_tensor_equals_its_contiguous_twin(void **state)
+static void every_exotic_tensor_equals_its_contiguous_counterpart(void **state)
 {
     (void)state;
     static const char prefix[] = "nested.state_dict.";
@@ -89,21 +89,22 @@ static void every_exotic_tensor_equals_its_contiguous_twin(void **state)
     for (size_t i = 0; i < torch_zip_count(z); i++) {
         const struct st_tensor *t = torch_zip_at(z, i);
         assert_int_equal(strncmp(t->name, prefix, sizeof prefix - 1), 0);
-        const struct st_tensor *twin = safetensors_find(st, t->name + sizeof prefix - 1);
-        assert_non_null(twin);
-        assert_int_equal(t->dims, twin->dims);
-        assert_memory_equal(t->shape, twin->shape, sizeof t->shape);
+        const struct st_tensor *counterpart = safetensors_find(st, t->name + sizeof prefix - 1);
+        assert_non_null(counterpart);
+        assert_int_equal(t->dims, counterpart->dims);
+        assert_memory_equal(t->shape, counterpart->shape, sizeof t->shape);
         unsigned char *data = read_pt(z, i);
         if (t->dtype == DT_BOOL) {
-            assert_int_equal(twin->dtype, DT_I32);
+            assert_int_equal(counterpart->dtype, DT_I32);
             for (size_t k = 0; k < t->count; k++) {
                 int32_t v;
-                memcpy(&v, (const char *)twin->data + 4 * k, 4);
+                memcpy(&v, (const char *)counterpart->data + 4 * k, 4);
                 assert_int_equal(data[k], v);
             }
         } else {
-            assert_int_equal(t->dtype, twin->dtype);
-            if (t->count) assert_memory_equal(data, twin->data, t->count * dtype_size(t->dtype));
+            assert_int_equal(t->dtype, counterpart->dtype);
+            if (t->count)
+                assert_memory_equal(data, counterpart->data, t->count * dtype_size(t->dtype));
         }
         free(data);
     }
@@ -187,7 +188,7 @@ static void golden_configurations_are_read_as_priors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_exotic_tensor_equals_its_contiguous_twin),
+        cmocka_unit_test(every_exotic_tensor_equals_its_contiguous_counterpart),
         cmocka_unit_test(a_flat_prior_equals_the_hash_weights_exactly),
         cmocka_unit_test(the_ema_weights_are_served_and_no_others),
         cmocka_unit_test(the_half_prior_is_the_hash_weights_rounded),

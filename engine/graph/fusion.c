@@ -1,6 +1,6 @@
-#include "engine/graph/absorb.h"
+#include "engine/graph/fusion.h"
 
-struct conv_input absorbed_input(const struct graph *g, int32_t i)
+struct conv_input fused_prologue(const struct graph *g, int32_t i)
 {
     const struct node *n = &g->nodes[i];
     if (n->norm == NODE_NONE) return (struct conv_input){ 0 };
@@ -23,7 +23,7 @@ static enum resample resample_of(const struct node *n)
                                     : RESAMPLE_NONE;
 }
 
-static void absorb_into(struct graph *g, int32_t i, struct backend *b, enum dtype dtype)
+static void fuse_into(struct graph *g, int32_t i, struct backend *b, enum dtype dtype)
 {
     struct node as_is = g->nodes[i], *n = &g->nodes[i];
     int32_t between = NODE_NONE, norm = n->in[0];
@@ -45,7 +45,7 @@ static void absorb_into(struct graph *g, int32_t i, struct backend *b, enum dtyp
                            .dtype = dtype };
     if (g->nodes[norm].op == OP_GROUP_NORM && is_hidden(g, norm)) {
         n->norm = norm;
-        d.input = absorbed_input(g, i);
+        d.input = fused_prologue(g, i);
     }
     if (n->norm == NODE_NONE || !b->ops->conv_takes(b, &d)) {
         *n = as_is;
@@ -53,8 +53,8 @@ static void absorb_into(struct graph *g, int32_t i, struct backend *b, enum dtyp
     }
     n->in[0] = g->nodes[norm].in[0];
     n->in[1] = g->nodes[norm].in[1];
-    g->nodes[norm].absorbed = true;
-    if (between != NODE_NONE) g->nodes[between].absorbed = true;
+    g->nodes[norm].fused = true;
+    if (between != NODE_NONE) g->nodes[between].fused = true;
 }
 
 static void read_instead(struct node *n, int32_t was, int32_t now)
@@ -70,12 +70,12 @@ static void resample_in_norm(struct graph *g, int32_t i)
     struct node *n = &g->nodes[i];
     const int32_t in = n->in[0];
     struct node *norm = &g->nodes[in];
-    if (norm->op != OP_GROUP_NORM || norm->absorbed || !is_hidden(g, in)) return;
+    if (norm->op != OP_GROUP_NORM || norm->fused || !is_hidden(g, in)) return;
     if (n->tap[0] || i == g->output) return;
     norm->resample = resample_of(n);
     norm->h = n->h;
     norm->w = n->w;
-    n->absorbed = true;
+    n->fused = true;
     for (uint32_t k = 0; k < g->n_nodes; k++)
         read_instead(&g->nodes[k], i, in);
 }
@@ -95,22 +95,22 @@ static void find_norm_for(struct graph *g, int32_t i)
     const struct node *n = &g->nodes[i];
     for (int32_t k = i + 1; k < (int32_t)g->n_nodes; k++) {
         struct node *norm = &g->nodes[k];
-        if (norm->op != OP_GROUP_NORM || norm->absorbed || norm->twin != NODE_NONE) continue;
+        if (norm->op != OP_GROUP_NORM || norm->fused || norm->sibling != NODE_NONE) continue;
         if (norm->in[0] != n->in[0] || norm->resample != resample_of(n)) continue;
-        if (!is_read_between(g, i, k)) norm->twin = i;
+        if (!is_read_between(g, i, k)) norm->sibling = i;
         return;
     }
 }
 
 static bool is_resampling(const struct node *n)
 {
-    return resample_of(n) != RESAMPLE_NONE && !n->absorbed;
+    return resample_of(n) != RESAMPLE_NONE && !n->fused;
 }
 
-void graph_absorb(struct graph *g, struct backend *b, enum dtype dtype)
+void graph_fuse(struct graph *g, struct backend *b, enum dtype dtype)
 {
     for (uint32_t i = 0; b->ops->conv_takes && i < g->n_nodes; i++)
-        if (g->nodes[i].op == OP_CONV) absorb_into(g, (int32_t)i, b, dtype);
+        if (g->nodes[i].op == OP_CONV) fuse_into(g, (int32_t)i, b, dtype);
     if (!b->ops->norm_resamples) return;
     for (uint32_t i = 0; i < g->n_nodes; i++)
         if (is_resampling(&g->nodes[i])) resample_in_norm(g, (int32_t)i);
