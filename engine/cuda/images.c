@@ -38,10 +38,10 @@ static enum status blend(struct backend *b, const struct blend_args *a, struct e
     LAUNCH(b, "blending a tile", err, gpu_blend, a);
 }
 
-static enum status fold(struct backend *b, int64_t *acc, int64_t *sum, int64_t *sum2, size_t count,
-                        struct error *err)
+static enum status accumulate(struct backend *b, int64_t *acc, int64_t *sum, int64_t *sum2,
+                              size_t count, struct error *err)
 {
-    LAUNCH(b, "folding a sample", err, gpu_fold, acc, sum, sum2, count);
+    LAUNCH(b, "folding a sample", err, gpu_accumulate, acc, sum, sum2, count);
 }
 
 static enum status mean(struct backend *b, const struct finished *f, float *x, struct error *err)
@@ -78,7 +78,7 @@ const struct image_ops cuda_images = {
     .cut = cut,
     .find_bad = find_bad,
     .blend = blend,
-    .fold = fold,
+    .accumulate = accumulate,
     .mean = mean,
     .round = levels,
     .deviation = deviation,

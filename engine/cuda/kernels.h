@@ -137,7 +137,7 @@ int gpu_cut(const struct cut_args *a, void *stream);
 int gpu_find_bad(const float *x, uint32_t n, size_t count, uint32_t *bad, void *stream);
 /* Exact, so order cannot matter, and tiles that overlap may be in flight on two streams (atomic adds). */
 int gpu_blend(const struct blend_args *a, void *stream);
-int gpu_fold(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, void *stream);
+int gpu_accumulate(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, void *stream);
 int gpu_mean(const struct finished *f, float *x, void *stream);
 int gpu_round(const struct finished *f, uint32_t depth, void *pixels, void *stream);
 /* pixels may be NULL: only the largest is wanted. 128-bit integers as on the host. */

@@ -179,7 +179,7 @@ static struct finished finished_of(const struct restoration *r)
 }
 
 /* A sample whose tiles are all blended: its image where it is kept, and into the statistics. */
-static enum status fold_sample(struct restoration *r, struct error *err)
+static enum status accumulate_sample(struct restoration *r, struct error *err)
 {
     struct placement *d = &r->placement;
     struct backend *b = d->pool->backend;
@@ -190,7 +190,7 @@ static enum status fold_sample(struct restoration *r, struct error *err)
         s = b->ops->images->round(
             b, &only, r->shape.depth,
             d->out + d->returned.samples + d->sample * values * (r->shape.depth / 8), err);
-    if (!s && d->sum) s = b->ops->images->fold(b, d->acc, d->sum, d->sum2, values, err);
+    if (!s && d->sum) s = b->ops->images->accumulate(b, d->acc, d->sum, d->sum2, values, err);
     d->sample++;
     d->tiles_left = r->n_tiles;
     return s;
@@ -250,7 +250,7 @@ enum status image_pool_put(struct restoration *r, uint64_t row, uint32_t stream_
         .bad = d->pool->bad[stream_slot] + i
     };
     enum status s = b->ops->images->blend(b, &a, err);
-    if (!s && --d->tiles_left == 0) s = fold_sample(r, err);
+    if (!s && --d->tiles_left == 0) s = accumulate_sample(r, err);
     return s || d->sample < r->s.samples ? s : finish(r, stream_slot, err);
 }
 

@@ -368,7 +368,7 @@ static void blend(const struct restoration *r, int64_t *acc, uint64_t row, const
 }
 
 /* Takes a finished sample into the statistics and gives its accumulator back. */
-static void fold(struct restoration *r, struct slot *slot)
+static void accumulate(struct restoration *r, struct slot *slot)
 {
     const size_t n = (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c;
     const int drop = VALUE_BITS + 2 * BLEND_BITS - FOLD_BITS;
@@ -417,7 +417,7 @@ enum status restoration_put(struct restoration *r, uint64_t row, const float *x0
     struct slot *slot = status ? NULL : slot_of(r, sample);
     if (slot) {
         blend(r, slot->acc, row, x0);
-        if (--slot->tiles_left == 0) fold(r, slot);
+        if (--slot->tiles_left == 0) accumulate(r, slot);
     } else if (!status) {
         status = error_set(err, ST_INTERNAL, "rows of a restoration were not run in order");
     }

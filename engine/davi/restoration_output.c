@@ -5,12 +5,12 @@
 #include "engine/davi/restoration.h"
 
 static const double acc_unit = 1.0 / (double)((int64_t)1 << (VALUE_BITS + 2 * BLEND_BITS));
-static const double fold_unit = 1.0 / (double)(1 << FOLD_BITS);
+static const double accumulator_unit = 1.0 / (double)(1 << FOLD_BITS);
 
 /* Value i of the mean over samples; with one sample, that sample. */
 static double mean_at(const struct restoration *r, size_t i)
 {
-    return r->sum ? (double)r->sum[i] * fold_unit / r->s.samples
+    return r->sum ? (double)r->sum[i] * accumulator_unit / r->s.samples
                   : (double)r->slots[0].acc[i] * acc_unit;
 }
 
@@ -21,7 +21,7 @@ static double std_at(const struct restoration *r, size_t i)
 {
     const double n = r->s.samples;
     wide spread = (wide)r->sum2[i] * r->s.samples - (wide)r->sum[i] * r->sum[i];
-    return sqrt((double)spread / (n * (n - 1))) * fold_unit;
+    return sqrt((double)spread / (n * (n - 1))) * accumulator_unit;
 }
 
 static void put_level(void *pixels, uint32_t depth, size_t i, double v)

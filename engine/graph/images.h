@@ -100,8 +100,8 @@ struct image_ops {
                             uint32_t *bad, struct error *err);
     enum status (*blend)(struct backend *b, const struct blend_args *a, struct error *err);
     /* A finished sample into the statistics: sum += v, sum2 += v^2 (each may be NULL); acc = 0. */
-    enum status (*fold)(struct backend *b, int64_t *acc, int64_t *sum, int64_t *sum2, size_t count,
-                        struct error *err);
+    enum status (*accumulate)(struct backend *b, int64_t *acc, int64_t *sum, int64_t *sum2,
+                              size_t count, struct error *err);
     /* The mean over samples, or the only one: as floats, or as pixels of `depth` (8 or 16) bits. */
     enum status (*mean)(struct backend *b, const struct finished *f, float *x, struct error *err);
     enum status (*round)(struct backend *b, const struct finished *f, uint32_t depth, void *pixels,

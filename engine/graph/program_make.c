@@ -2,8 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/graph/constant_folding.h"
 #include "engine/graph/device.h"
-#include "engine/graph/fold.h"
 #include "engine/graph/fusion.h"
 #include "engine/graph/program_inside.h"
 
@@ -130,7 +130,7 @@ done:
     return s;
 }
 
-/* The bias that an added embedding has taken over (fold.h), once for each row of a batch execution. */
+/* The bias that an added embedding has taken over (constant_folding.h), once for each row of a batch execution. */
 static enum status make_add_channel(struct making *m, struct step *st, const struct node *n)
 {
     const size_t rows = m->p->rows, c = n->c;

@@ -186,8 +186,8 @@ static void restore_on_device(const struct device *d)
             EXPECT_LAUNCH(gpu_blend(&b, NULL));
         }
         if (r->sum)
-            EXPECT_LAUNCH(gpu_fold(integers(&d->acc), integers(&d->sum),
-                                   r->sum2 ? integers(&d->sum2) : NULL, d->values, NULL));
+            EXPECT_LAUNCH(gpu_accumulate(integers(&d->acc), integers(&d->sum),
+                                         r->sum2 ? integers(&d->sum2) : NULL, d->values, NULL));
     }
 }
 

@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(THREADS) blend(struct blend_args a, uint32_t v
 /* ---- over samples ---- */
 
 __global__ void __launch_bounds__(THREADS)
-    fold(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count)
+    accumulate(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count)
 {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i >= count) return;
@@ -165,9 +165,10 @@ extern "C" int gpu_blend(const struct blend_args *a, void *stream)
                   *a, w * a->out_c);
 }
 
-extern "C" int gpu_fold(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, void *stream)
+extern "C" int gpu_accumulate(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, void *stream)
 {
-    return launch(fold, dim3(blocks_of(count, THREADS)), THREADS, 0, stream, acc, sum, sum2, count);
+    return launch(accumulate, dim3(blocks_of(count, THREADS)), THREADS, 0, stream, acc, sum, sum2,
+                  count);
 }
 
 extern "C" int gpu_mean(const struct finished *f, float *x, void *stream)

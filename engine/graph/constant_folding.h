@@ -1,4 +1,4 @@
-/* fold.h - the rewrite for constant t: embeddings become per-channel constants.
+/* constant_folding.h - the rewrite for constant t: embeddings become per-channel constants.
  *
  * At inference t (and the label) take a handful of values, the sets. Each embedding is computed once per set, on the back
  * end that will run the network; then scale and shift go into the norm's gamma and beta, and an embedding added to a

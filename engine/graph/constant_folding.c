@@ -1,4 +1,4 @@
-#include "engine/graph/fold.h"
+#include "engine/graph/constant_folding.h"
 
 #include <stdlib.h>
 #include <string.h>
