@@ -35,7 +35,7 @@ static void fill_strip(const struct conv_job *j, uint16_t *strip, size_t first, 
     }
     for (size_t r = from; r < rows + halo; r++) {
         int64_t y = top + (int64_t)r;
-        if (j->d->input.resample == RESAMPLE_UP && r > 0 && y > 0 && y % 2 == 1 && y < j->d->h)
+        if (j->d->prologue.resample == RESAMPLE_UP && r > 0 && y > 0 && y % 2 == 1 && y < j->d->h)
             memcpy(strip + r * line, strip + (r - 1) * line, line * sizeof *strip);
         else
             fill_line(j, y, strip + r * line);
@@ -108,8 +108,8 @@ INLINE void finish_row(const struct conv_job *j, const struct products *p, size_
 
 INLINE void fill_step(const struct conv_job *j, struct filling *f)
 {
-    __m512 a = staged(j, f->from, f->c, (__mmask16)-1, true);
-    __m512 b = staged(j, f->from, f->c + 16, (__mmask16)-1, true);
+    __m512 a = prologue_value(j, f->from, f->c, (__mmask16)-1, true);
+    __m512 b = prologue_value(j, f->from, f->c + 16, (__mmask16)-1, true);
     _mm512_storeu_si512(f->to + f->c, (__m512i)_mm512_cvtne2ps_pbh(b, a));
     f->c += BF16_DEPTH;
     if (f->c < j->d->ic) return;
@@ -377,7 +377,7 @@ static struct filling begin_line(const struct conv_job *j, size_t y, uint16_t *t
 }
 
 /* Row by row over a ring of four lines: while one row is computed, which takes three of them, the fourth is filled for the
- * next. Only a plain norm is done in between; other input stages fill their line at once. */
+ * next. Only a plain norm is done in between; other prologues fill their line at once. */
 static void run_flowing(const struct conv_job *j)
 {
     const struct bf16_shape *s = j->bf16;
@@ -385,7 +385,7 @@ static void run_flowing(const struct conv_job *j)
     size_t me = (size_t)omp_get_thread_num(), team = (size_t)omp_get_num_threads();
     size_t begin = s->oh * me / team, end = s->oh * (me + 1) / team, size = s->width * s->pitch;
     uint16_t *ring = (void *)(j->scratch + me * j->scratch_stride);
-    bool between = j->scale && d->input.resample == RESAMPLE_NONE && d->ic % BF16_DEPTH == 0;
+    bool between = j->scale && d->prologue.resample == RESAMPLE_NONE && d->ic % BF16_DEPTH == 0;
     for (size_t y = begin; y < begin + 3 && begin < end; y++) /* lines begin - 1 to begin + 1 */
         fill_line(j, (int64_t)y - 1, ring + y % 4 * size);
     for (size_t y = begin; y < end; y++) {
@@ -399,7 +399,7 @@ static void run_flowing(const struct conv_job *j)
         while (f.left)
             fill_step(j, &f);
         if (y + 1 == end || (between && y + 2 < d->h)) continue;
-        if (d->input.resample == RESAMPLE_UP && y % 2 == 1 && y + 2 < d->h)
+        if (d->prologue.resample == RESAMPLE_UP && y % 2 == 1 && y + 2 < d->h)
             memcpy(next, ring + (y + 2) % 4 * size, size * sizeof *ring); /* rows come in twos */
         else
             fill_line(j, (int64_t)y + 2, next);

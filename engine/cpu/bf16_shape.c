@@ -20,7 +20,7 @@ struct bf16_shape bf16_shape_of(const struct conv_desc *d, int threads)
     uint32_t all = d->kernel * d->kernel * d->ic;
     s.unrolled = d->stride != 1 || (d->kernel == 3 && d->ic < BF16_DEPTH);
     s.padded = d->kernel == 3 && !s.unrolled;
-    s.raw = d->kernel == 1 && !s.unrolled && !d->input.norm && d->ic % BF16_DEPTH == 0 &&
+    s.raw = d->kernel == 1 && !s.unrolled && !d->prologue.norm && d->ic % BF16_DEPTH == 0 &&
             (size_t)oh * ow % BF16_PIXELS == 0;
     s.taps = s.padded ? 9 : 1;
     s.k = round_up(s.unrolled ? all : d->ic, BF16_DEPTH);

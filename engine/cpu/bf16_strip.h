@@ -33,22 +33,24 @@ INLINE __m512 rough_silu(__m512 x)
     return _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(e, _mm512_set1_ps(1.0f))));
 }
 
-INLINE __m512 staged(const struct conv_job *j, const uint16_t *x, size_t c, __mmask16 m, bool norm)
+INLINE __m512 prologue_value(const struct conv_job *j, const uint16_t *x, size_t c, __mmask16 m,
+                             bool norm)
 {
     __m512 v = widen(x + c, m);
     if (!norm) return v;
     v = _mm512_fmadd_ps(v, _mm512_loadu_ps(j->scale + c), _mm512_loadu_ps(j->offset + c));
-    return j->d->input.silu ? rough_silu(v) : v;
+    return j->d->prologue.silu ? rough_silu(v) : v;
 }
 
-INLINE __m512 staged_mean(const struct conv_job *j, const uint16_t *x, size_t below, size_t c,
-                          __mmask16 m, bool norm, bool down)
+INLINE __m512 prologue_mean(const struct conv_job *j, const uint16_t *x, size_t below, size_t c,
+                            __mmask16 m, bool norm, bool down)
 {
-    if (!down) return staged(j, x, c, m, norm);
+    if (!down) return prologue_value(j, x, c, m, norm);
     size_t right = j->d->x_ld;
-    __m512 top = _mm512_add_ps(staged(j, x, c, m, norm), staged(j, x + right, c, m, norm));
-    __m512 low =
-        _mm512_add_ps(staged(j, x + below, c, m, norm), staged(j, x + below + right, c, m, norm));
+    __m512 top =
+        _mm512_add_ps(prologue_value(j, x, c, m, norm), prologue_value(j, x + right, c, m, norm));
+    __m512 low = _mm512_add_ps(prologue_value(j, x + below, c, m, norm),
+                               prologue_value(j, x + below + right, c, m, norm));
     return _mm512_mul_ps(_mm512_set1_ps(0.25f), _mm512_add_ps(top, low));
 }
 
@@ -59,8 +61,8 @@ INLINE void fill_pixel(const struct conv_job *j, const uint16_t *x, size_t below
     size_t ic = j->d->ic, k = j->bf16->k;
     for (size_t c = 0; c < k; c += BF16_DEPTH) {
         size_t n = ic - c;
-        __m512 a = staged_mean(j, x, below, c, lanes(n), norm, down);
-        __m512 b = staged_mean(j, x, below, c + 16, n > 16 ? lanes(n - 16) : 0, norm, down);
+        __m512 a = prologue_mean(j, x, below, c, lanes(n), norm, down);
+        __m512 b = prologue_mean(j, x, below, c + 16, n > 16 ? lanes(n - 16) : 0, norm, down);
         __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
         _mm512_storeu_si512(to + c, both);
         if (sibling) _mm512_storeu_si512(sibling + c, both);
@@ -79,7 +81,7 @@ INLINE void fill_row(const struct conv_job *j, int64_t y, uint16_t *to, bool nor
     if (!inside) return;
     const uint16_t *from = j->x;
     uint16_t *at = to + pitch;
-    switch (d->input.resample) {
+    switch (d->prologue.resample) {
     case RESAMPLE_NONE:
         from += (size_t)y * d->w * d->x_ld;
         for (size_t x = 0; x < d->w; x++)

@@ -12,7 +12,7 @@ struct conv_plan {
     /* direct: [oc / nr][kernel * kernel * ic][nr] F32; Winograd: [oc / nr][36][ic][nr] F32; AMX: as bf16_pack() */
     void *weight;
     float *bias; /* [sets][oc] */
-    /* Scratch, in floats: the input stage's constants, the sums that moments are made of, then a stride a thread. */
+    /* Scratch, in floats: the prologue's constants, the sums that moments are made of, then a stride a thread. */
     size_t constants, partial, scratch_stride;
     size_t bytes; /* of weight and bias */
 };
@@ -112,23 +112,23 @@ static size_t choose_way(struct conv_plan *p, const struct cpu_backend *cpu)
     return k * padded * sizeof(float);
 }
 
-/* An input stage is for BF16 strips alone: the other ways read their input more than once. */
-bool cpu_conv_takes(struct backend *b, const struct conv_desc *d)
+/* A prologue is for BF16 strips alone: the other ways read their input more than once. */
+bool cpu_supports_prologue(struct backend *b, const struct conv_desc *d)
 {
     return wants_bf16(d, ((struct cpu_backend *)b)->k) && d->stride == 1 && d->ic >= BF16_DEPTH &&
-           (d->input.resample == RESAMPLE_NONE || d->kernel == 3);
+           (d->prologue.resample == RESAMPLE_NONE || d->kernel == 3);
 }
 
 enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const float *weight,
                           const float *bias, struct conv_plan **out, struct error *err)
 {
     struct cpu_backend *cpu = (struct cpu_backend *)b;
-    enum status s =
-        cpu_expect((d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
-                       d->sets > 0 && d->h > 0 && d->w > 0 && d->ic > 0 && d->oc > 0 &&
-                       b->ops->has_dtype(b, d->dtype) && (!d->input.norm || cpu_conv_takes(b, d)) &&
-                       d->x_ld >= d->ic && d->y_ld >= d->oc && (d->r_ld == 0 || d->r_ld >= d->oc),
-                   "a convolution that cannot be", err);
+    enum status s = cpu_expect(
+        (d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) && d->sets > 0 &&
+            d->h > 0 && d->w > 0 && d->ic > 0 && d->oc > 0 && b->ops->has_dtype(b, d->dtype) &&
+            (!d->prologue.norm || cpu_supports_prologue(b, d)) && d->x_ld >= d->ic &&
+            d->y_ld >= d->oc && (d->r_ld == 0 || d->r_ld >= d->oc),
+        "a convolution that cannot be", err);
     if (s) return s;
     struct conv_plan *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution's plan");
@@ -166,15 +166,15 @@ static bool fits(const struct tensor *t, uint32_t h, uint32_t w, uint32_t c, siz
     return t->h == h && t->w == w && t->c == c && t->ld == ld && t->dtype == dtype;
 }
 
-/* The sizes of x that the input stage makes d->h x d->w of. */
+/* The sizes of x that the prologue makes d->h x d->w of. */
 static bool fits_input(const struct conv_desc *d, const struct tensor *x)
 {
     uint32_t h = d->h, w = d->w;
-    if (d->input.resample == RESAMPLE_UP) {
+    if (d->prologue.resample == RESAMPLE_UP) {
         if (h % 2 || w % 2) return false;
         h /= 2;
         w /= 2;
-    } else if (d->input.resample == RESAMPLE_DOWN) {
+    } else if (d->prologue.resample == RESAMPLE_DOWN) {
         h *= 2;
         w *= 2;
     }
@@ -193,21 +193,21 @@ struct norm_job cpu_norm_job(const struct cpu_backend *cpu, const struct tensor 
 }
 
 /* Row n's scale and offset, at the end of the constants' scratch. */
-static void stage_constants(const struct cpu_backend *cpu, const struct conv_plan *p,
-                            const struct tensor *x, const struct conv_stage *stage, uint32_t n,
-                            struct conv_job *j)
+static void prologue_constants(const struct cpu_backend *cpu, const struct conv_plan *p,
+                               const struct tensor *x, const struct prologue_args *prologue,
+                               uint32_t n, struct conv_job *j)
 {
-    size_t k = p->bf16.k, set = stage->set ? stage->set[n] : 0;
+    size_t k = p->bf16.k, set = prologue->set ? prologue->set[n] : 0;
     float *scale = cpu->scratch + p->constants - 2 * k, *offset = scale + k;
     struct norm_job norm = cpu_norm_job(cpu, x, n);
-    norm.groups = p->d.input.groups;
-    norm.eps = p->d.input.eps;
-    norm.gamma = stage->gamma + set * x->c;
-    norm.beta = stage->beta + set * x->c;
-    norm.scale_shift = stage->scale_shift ? cpu_row(stage->scale_shift, n) : NULL;
-    norm.split = stage->split;
+    norm.groups = p->d.prologue.groups;
+    norm.eps = p->d.prologue.eps;
+    norm.gamma = prologue->gamma + set * x->c;
+    norm.beta = prologue->beta + set * x->c;
+    norm.scale_shift = prologue->scale_shift ? cpu_row(prologue->scale_shift, n) : NULL;
+    norm.split = prologue->split;
     for (int i = 0; i < 2; i++) {
-        const struct moments *m = &stage->in[i];
+        const struct moments *m = &prologue->in[i];
         norm.moments[i] = m->data ? m->data + 2 * n * m->ld : NULL;
         norm.moments_ld[i] = m->ld;
     }
@@ -218,30 +218,32 @@ static void stage_constants(const struct cpu_backend *cpu, const struct conv_pla
 }
 
 static void run_bf16(const struct cpu_backend *cpu, const struct conv_plan *p,
-                     const struct tensor *x, const struct conv_stage *stage, const struct tensor *y,
-                     uint32_t n, struct conv_job *j)
+                     const struct tensor *x, const struct prologue_args *prologue,
+                     const struct tensor *y, uint32_t n, struct conv_job *j)
 {
-    double *moments = stage && stage->out.data ? stage->out.data + 2 * n * stage->out.ld : NULL;
+    double *moments =
+        prologue && prologue->out.data ? prologue->out.data + 2 * n * prologue->out.ld : NULL;
     bool apart = p->bf16.padded && !p->bf16.exact;
     j->bf16 = &p->bf16;
     j->scratch = cpu->scratch + p->constants + p->partial;
-    if (stage && p->d.input.norm) stage_constants(cpu, p, x, stage, n, j);
+    if (prologue && p->d.prologue.norm) prologue_constants(cpu, p, x, prologue, n, j);
     if (moments && !apart) {
         j->partial = cpu->scratch + p->constants;
         memset(j->partial, 0, p->partial * sizeof *j->partial);
         j->moments = moments;
-        j->moments_ld = stage->out.ld;
+        j->moments_ld = prologue->out.ld;
     }
     cpu->k->conv_bf16(j);
     if (moments && apart) {
         struct norm_job sums = cpu_norm_job(cpu, y, n);
-        cpu->k->moments(&sums, moments, stage->out.ld);
+        cpu->k->moments(&sums, moments, prologue->out.ld);
     }
 }
 
-enum status cpu_conv_staged(struct backend *b, struct conv_plan *p, const struct tensor *x,
-                            const struct conv_stage *stage, const struct tensor *residual,
-                            const struct tensor *y, const uint32_t *set, struct error *err)
+enum status cpu_conv_with_prologue(struct backend *b, struct conv_plan *p, const struct tensor *x,
+                                   const struct prologue_args *prologue,
+                                   const struct tensor *residual, const struct tensor *y,
+                                   const uint32_t *set, struct error *err)
 {
     struct cpu_backend *cpu = (struct cpu_backend *)b;
     const struct conv_desc *d = &p->d;
@@ -251,7 +253,7 @@ enum status cpu_conv_staged(struct backend *b, struct conv_plan *p, const struct
                        !residual == !d->r_ld &&
                        (!residual || (residual->n == y->n &&
                                       fits(residual, oh, ow, d->oc, d->r_ld, d->dtype))) &&
-                       (stage ? p->way == WAY_BF16 : !d->input.norm),
+                       (prologue ? p->way == WAY_BF16 : !d->prologue.norm),
                    "a convolution's tensors are not those of its plan", err);
     uint32_t rows = p->way == WAY_BF16 || set ? 1 : y->n; /* that run together */
     for (uint32_t n = 0; !s && n < y->n; n += rows) {
@@ -271,7 +273,7 @@ enum status cpu_conv_staged(struct backend *b, struct conv_plan *p, const struct
         switch (p->way) {
         case WAY_DIRECT: cpu->k->conv_direct(&j); break;
         case WAY_WINOGRAD: cpu->k->conv_winograd(&j); break;
-        case WAY_BF16: run_bf16(cpu, p, x, stage, y, n, &j); break;
+        case WAY_BF16: run_bf16(cpu, p, x, prologue, y, n, &j); break;
         }
     }
     return s;
@@ -281,5 +283,5 @@ enum status cpu_conv(struct backend *b, struct conv_plan *p, const struct tensor
                      const struct tensor *residual, const struct tensor *y, const uint32_t *set,
                      struct error *err)
 {
-    return cpu_conv_staged(b, p, x, NULL, residual, y, set, err);
+    return cpu_conv_with_prologue(b, p, x, NULL, residual, y, set, err);
 }

@@ -49,10 +49,11 @@ enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const fl
                           const float *bias, struct conv_plan **out, struct error *err);
 void cpu_conv_plan_free(struct backend *b, struct conv_plan *p);
 size_t cpu_conv_plan_bytes(const struct conv_plan *p);
-bool cpu_conv_takes(struct backend *b, const struct conv_desc *d);
-enum status cpu_conv_staged(struct backend *b, struct conv_plan *p, const struct tensor *x,
-                            const struct conv_stage *stage, const struct tensor *residual,
-                            const struct tensor *y, const uint32_t *set, struct error *err);
+bool cpu_supports_prologue(struct backend *b, const struct conv_desc *d);
+enum status cpu_conv_with_prologue(struct backend *b, struct conv_plan *p, const struct tensor *x,
+                                   const struct prologue_args *prologue,
+                                   const struct tensor *residual, const struct tensor *y,
+                                   const uint32_t *set, struct error *err);
 enum status cpu_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
                      const struct tensor *residual, const struct tensor *y, const uint32_t *set,
                      struct error *err);

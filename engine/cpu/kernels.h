@@ -32,7 +32,7 @@ struct conv_job {
     uint32_t rows; /* of x, residual and y; one behind the other. conv_bf16: 1 */
     /* conv_bf16 alone: */
     const struct bf16_shape *bf16;
-    const float *scale, *offset; /* input stage: [k] each, 0 beyond ic; NULL: none */
+    const float *scale, *offset; /* prologue: [k] each, 0 beyond ic; NULL: none */
     float *partial;  /* [partial_lines][2][panels * BF16_PANEL], zeroed; NULL: no moments wanted */
     double *moments; /* of y: [2][moments_ld] */
     size_t moments_ld;
@@ -104,7 +104,7 @@ struct kernels {
     void (*group_norm)(const struct norm_job *j);
     /* to: [2][ld], the sums over the pixels of x and of its square. */
     void (*moments)(const struct norm_job *j, double *to, size_t ld);
-    /* The norm as one multiplication and one addition a channel, for a convolution's input stage. x: BF16. */
+    /* The norm as one multiplication and one addition a channel, for a convolution's prologue. x: BF16. */
     void (*norm_constants)(const struct norm_job *j, float *scale, float *offset);
     void (*attention)(const struct attention_job *j);
     void (*copy)(const struct copy_job *j);

@@ -108,7 +108,7 @@ enum status cuda_conv_plan(struct backend *b, const struct conv_desc *d, const f
     enum status s =
         cuda_expect((d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
                         d->ic > 0 && d->oc > 0 && d->sets > 0 && d->x_ld >= d->ic &&
-                        d->y_ld >= d->oc && !d->input.norm && b->ops->has_dtype(b, d->dtype),
+                        d->y_ld >= d->oc && !d->prologue.norm && b->ops->has_dtype(b, d->dtype),
                     "a convolution that cannot be", err);
     if (s) return s;
     struct conv_plan *p = calloc(1, sizeof *p);

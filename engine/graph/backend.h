@@ -26,8 +26,8 @@ struct attention_plan;
 /* Folded constants come in `sets` (one per (t, label)); a row picks its set by index. `set` below is [n] or NULL (= all 0). */
 
 /* What happens to a feature map on its way into a convolution: conv(resample(silu(norm(x)))). It saves the back end that
- * can do it (`conv_takes`) from writing and reading the feature map once more. */
-struct conv_input {
+ * can do it (`supports_prologue`) from writing and reading the feature map once more. */
+struct prologue_desc {
     bool norm, silu;
     uint32_t groups;
     float eps;
@@ -35,7 +35,7 @@ struct conv_input {
 };
 
 struct conv_desc {
-    uint32_t h, w; /* of the feature map that is convolved: after the input stage's resampling */
+    uint32_t h, w; /* of the feature map that is convolved: after the prologue's resampling */
     uint32_t ic, oc;
     uint32_t kernel;   /* 1 or 3; padding kernel / 2 */
     uint32_t stride;   /* 1 or 2; output is ceil(h / stride) x ceil(w / stride) */
@@ -43,7 +43,7 @@ struct conv_desc {
     enum dtype dtype;  /* of x, residual and y */
     size_t x_ld, y_ld; /* elements between pixels of x and y (and of the residual: r_ld) */
     size_t r_ld;       /* 0: no residual */
-    struct conv_input input;
+    struct prologue_desc prologue;
     uint32_t rows; /* of the largest pass; 0: not known. A plan takes any number of rows. */
 };
 
@@ -54,8 +54,8 @@ struct moments {
     size_t ld;
 };
 
-/* The constants of a convolution's input stage, as in group_norm_args; what is known of x, and what to tell of y. */
-struct conv_stage {
+/* The constants of a convolution's prologue, as in group_norm_args; what is known of x, and what to tell of y. */
+struct prologue_args {
     const float *gamma, *beta;
     const uint32_t *set;
     const struct tensor *scale_shift;
@@ -164,13 +164,14 @@ struct backend_ops {
                         const struct tensor *residual, const struct tensor *y, const uint32_t *set,
                         struct error *err);
 
-    /* Whether conv_staged can run a plan with this input stage. Both may be NULL: norms then stay ops of their own. Where it takes
+    /* Whether conv_with_prologue can run a plan with this prologue. Both may be NULL: norms then stay ops of their own. Where it takes
      * one convolution of a dtype, every plan of that dtype can tell the moments of its output. x of a resampling stage:
      * [n][2h][2w][ic] (DOWN) or [n][h/2][w/2][ic] (UP). */
-    bool (*conv_takes)(struct backend *b, const struct conv_desc *d);
-    enum status (*conv_staged)(struct backend *b, struct conv_plan *p, const struct tensor *x,
-                               const struct conv_stage *stage, const struct tensor *residual,
-                               const struct tensor *y, const uint32_t *set, struct error *err);
+    bool (*supports_prologue)(struct backend *b, const struct conv_desc *d);
+    enum status (*conv_with_prologue)(struct backend *b, struct conv_plan *p,
+                                      const struct tensor *x, const struct prologue_args *prologue,
+                                      const struct tensor *residual, const struct tensor *y,
+                                      const uint32_t *set, struct error *err);
 
     /* weight: [oc][ic] F32, bias: [oc] F32 or NULL. */
     enum status (*linear_plan)(struct backend *b, uint32_t ic, uint32_t oc, const float *weight,

@@ -1,14 +1,14 @@
 #include "engine/graph/fusion.h"
 
-struct conv_input fused_prologue(const struct graph *g, int32_t i)
+struct prologue_desc fused_prologue(const struct graph *g, int32_t i)
 {
     const struct node *n = &g->nodes[i];
-    if (n->norm == NODE_NONE) return (struct conv_input){ 0 };
-    return (struct conv_input){ .norm = true,
-                                .silu = g->nodes[n->norm].silu,
-                                .groups = NORM_GROUPS,
-                                .eps = NORM_EPS,
-                                .resample = n->resample };
+    if (n->norm == NODE_NONE) return (struct prologue_desc){ 0 };
+    return (struct prologue_desc){ .norm = true,
+                                   .silu = g->nodes[n->norm].silu,
+                                   .groups = NORM_GROUPS,
+                                   .eps = NORM_EPS,
+                                   .resample = n->resample };
 }
 
 static bool is_hidden(const struct graph *g, int32_t node)
@@ -45,9 +45,9 @@ static void fuse_into(struct graph *g, int32_t i, struct backend *b, enum dtype 
                            .dtype = dtype };
     if (g->nodes[norm].op == OP_GROUP_NORM && is_hidden(g, norm)) {
         n->norm = norm;
-        d.input = fused_prologue(g, i);
+        d.prologue = fused_prologue(g, i);
     }
-    if (n->norm == NODE_NONE || !b->ops->conv_takes(b, &d)) {
+    if (n->norm == NODE_NONE || !b->ops->supports_prologue(b, &d)) {
         *n = as_is;
         return;
     }
@@ -109,7 +109,7 @@ static bool is_resampling(const struct node *n)
 
 void graph_fuse(struct graph *g, struct backend *b, enum dtype dtype)
 {
-    for (uint32_t i = 0; b->ops->conv_takes && i < g->n_nodes; i++)
+    for (uint32_t i = 0; b->ops->supports_prologue && i < g->n_nodes; i++)
         if (g->nodes[i].op == OP_CONV) fuse_into(g, (int32_t)i, b, dtype);
     if (!b->ops->norm_resamples) return;
     for (uint32_t i = 0; i < g->n_nodes; i++)

@@ -14,9 +14,9 @@
 enum { NORM_GROUPS = 32 };
 #define NORM_EPS 1e-5f /* both: engine/README.md section 2 */
 
-/* Nothing is fused where the back end has no `conv_takes` and no `norm_resamples`. */
+/* Nothing is fused where the back end has no `supports_prologue` and no `norm_resamples`. */
 void graph_fuse(struct graph *g, struct backend *b, enum dtype dtype);
-/* The input stage of convolution node i, as graph_fuse left it. */
-struct conv_input fused_prologue(const struct graph *g, int32_t i);
+/* The prologue of convolution node i, as graph_fuse left it. */
+struct prologue_desc fused_prologue(const struct graph *g, int32_t i);
 
 #endif

@@ -42,7 +42,7 @@ struct node {
     uint32_t of,
         wanted; /* CONV: of every `of` output channels only the first `wanted` are computed; 0: all */
     bool new_order;         /* ATTENTION */
-    int32_t norm;           /* CONV: the norm fused into its input stage (fusion.h); NODE_NONE */
+    int32_t norm;           /* CONV: the norm fused into its prologue (fusion.h); NODE_NONE */
     enum resample resample; /* CONV with a norm, GROUP_NORM: what follows the norm */
     int32_t
         sibling; /* GROUP_NORM that resamples: the node that resamples its input, done along with it; NODE_NONE */

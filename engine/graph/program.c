@@ -30,15 +30,16 @@ static enum status run_conv(struct program *p, const struct step *st, struct err
     const struct backend_ops *ops = p->b->ops;
     const struct tensor *residual = st->has_residual ? &st->residual : NULL;
     const uint32_t *set = st->by_set ? p->set : NULL;
-    if (!st->staged) return ops->conv(p->b, st->conv, &st->in[0], residual, &st->y, set, err);
-    struct conv_stage stage = st->stage;
+    if (!st->has_prologue) return ops->conv(p->b, st->conv, &st->in[0], residual, &st->y, set, err);
+    struct prologue_args prologue = st->prologue;
     if (st->norm) {
-        stage.gamma = st->norm->gamma;
-        stage.beta = st->norm->beta;
-        stage.set = st->norm->by_set ? p->set : NULL;
-        stage.scale_shift = st->has_in1 ? &st->in[1] : NULL;
+        prologue.gamma = st->norm->gamma;
+        prologue.beta = st->norm->beta;
+        prologue.set = st->norm->by_set ? p->set : NULL;
+        prologue.scale_shift = st->has_in1 ? &st->in[1] : NULL;
     }
-    return ops->conv_staged(p->b, st->conv, &st->in[0], &stage, residual, &st->y, set, err);
+    return ops->conv_with_prologue(p->b, st->conv, &st->in[0], &prologue, residual, &st->y, set,
+                                   err);
 }
 
 static enum status run_add_channel(struct program *p, const struct step *st, struct error *err)

@@ -18,10 +18,10 @@ struct step {
     struct conv_plan *conv;
     struct linear_plan *linear;
     struct attention_plan *attention;
-    void *gamma, *beta, *table; /* device memory */
-    const struct step *norm;    /* CONV: the fused norm, whose constants its input stage takes */
-    struct conv_stage stage;    /* CONV: what of it does not change from pass to pass */
-    bool staged;
+    void *gamma, *beta, *table;    /* device memory */
+    const struct step *norm;       /* CONV: the fused norm, whose constants its prologue takes */
+    struct prologue_args prologue; /* CONV: what of it does not change from pass to pass */
+    bool with_prologue;
 };
 
 struct program {

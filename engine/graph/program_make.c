@@ -67,12 +67,12 @@ static enum status make_conv(struct making *m, struct step *st, int32_t i)
                            .x_ld = st->in[0].ld,
                            .y_ld = st->y.ld,
                            .r_ld = st->has_residual ? st->residual.ld : 0,
-                           .input = fused_prologue(p->g, i),
+                           .prologue = fused_prologue(p->g, i),
                            .rows = p->rows };
-    if (d.input.resample == RESAMPLE_UP) {
+    if (d.prologue.resample == RESAMPLE_UP) {
         d.h *= 2;
         d.w *= 2;
-    } else if (d.input.resample == RESAMPLE_DOWN) {
+    } else if (d.prologue.resample == RESAMPLE_DOWN) {
         d.h /= 2;
         d.w /= 2;
     }
@@ -227,7 +227,7 @@ static enum status shrink_output(struct graph *g, uint32_t channels, struct erro
 
 static struct moments *moments_of(struct program *p, int32_t node)
 {
-    return &p->steps[node].stage.out;
+    return &p->steps[node].prologue.out;
 }
 
 /* A convolution's output gets moments: its width is noted and its room counted, memory comes when all are known. */
@@ -275,13 +275,13 @@ static enum status make_moments(struct making *m)
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         struct step *st = &p->steps[i];
         if (g->nodes[i].op != OP_CONV) continue;
-        st->staged = st->stage.out.data || g->nodes[i].norm != NODE_NONE;
+        st->has_prologue = st->prologue.out.data || g->nodes[i].norm != NODE_NONE;
         if (g->nodes[i].norm == NODE_NONE) continue;
-        st->stage.split = st->in[0].c;
+        st->prologue.split = st->in[0].c;
         int count = sources_of(g, g->nodes[i].in[0], source);
         for (int k = 0; k < count; k++)
-            st->stage.in[k] = *moments_of(p, source[k]);
-        if (count == 2) st->stage.split = g->nodes[source[0]].c;
+            st->prologue.in[k] = *moments_of(p, source[k]);
+        if (count == 2) st->prologue.split = g->nodes[source[0]].c;
     }
     return ST_OK;
 }

@@ -7,11 +7,11 @@ foreach(part ops sampler networks)
       ENVIRONMENT "DAVID_CPU_ISA=${isa}" SKIP_RETURN_CODE 77)
   endforeach()
 endforeach()
-# An input stage is for sets with BF16 alone: the others are skipped.
-david_test(NAME staged_conv LABEL unit SOURCES test_staged_conv.c LIBS david_reference)
+# A prologue is for sets with BF16 alone: the others are skipped.
+david_test(NAME staged_conv LABEL unit SOURCES test_conv_prologue.c LIBS david_reference)
 set_tests_properties(staged_conv PROPERTIES SKIP_RETURN_CODE 77)
 foreach(isa avx512bf16 amx)
-  add_test(NAME staged_conv_${isa} COMMAND staged_conv)
-  set_tests_properties(staged_conv_${isa} PROPERTIES LABELS unit TIMEOUT 120
+  add_test(NAME conv_prologue_${isa} COMMAND staged_conv)
+  set_tests_properties(conv_prologue_${isa} PROPERTIES LABELS unit TIMEOUT 120
     ENVIRONMENT "DAVID_CPU_ISA=${isa}" SKIP_RETURN_CODE 77)
 endforeach()

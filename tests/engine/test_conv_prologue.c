@@ -1,7 +1,7 @@
-/* A convolution with an input stage against the same steps one by one in double: norm (+ scale and shift) (+ SiLU), resampling,
+/* A convolution with a prologue against the same steps one by one in double: norm (+ scale and shift) (+ SiLU), resampling,
  * convolution, residual; moments of x given or found, of one image or of two joined; moments of y. Shapes reach every way a
  * strip is cut (whole, a ring of lines, blocks, ragged rows, a full and a narrow panel); 1, 2 and 3 threads give the same
- * bytes, and so does a row alone. DAVID_CPU_ISA picks the instruction set; one without an input stage is skipped (77). */
+ * bytes, and so does a row alone. DAVID_CPU_ISA picks the instruction set; one without a prologue is skipped (77). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -26,7 +26,7 @@ enum { TEAMS = 3, GROUPS = 8, SETS = 2 };
 static struct error err;
 static struct backend *reference, *cpu[TEAMS];
 
-static const struct stage_case {
+static const struct prologue_case {
     const char *name;
     uint32_t n, h, w, ic, oc, kernel; /* h, w: of the image that is convolved */
     enum resample resample;
@@ -76,7 +76,7 @@ static const struct stage_case {
       false, true, 0, 0, 0 },
 };
 
-static bool has_norm(const struct stage_case *t)
+static bool has_norm(const struct prologue_case *t)
 {
     return t->ic >= GROUPS && !strstr(t->name, "no norm");
 }
@@ -148,7 +148,7 @@ struct inputs {
     uint32_t set[8], bias_set[8];
 };
 
-static struct conv_desc desc_of(const struct stage_case *t, enum dtype dt)
+static struct conv_desc desc_of(const struct prologue_case *t, enum dtype dt)
 {
     struct conv_desc d = { .h = t->h,
                            .w = t->w,
@@ -162,13 +162,13 @@ static struct conv_desc desc_of(const struct stage_case *t, enum dtype dt)
                            .y_ld = t->oc + t->y_more,
                            .r_ld = t->residual ? t->oc + 5 : 0 };
     if (has_norm(t))
-        d.input = (struct conv_input){
+        d.prologue = (struct prologue_desc){
             .norm = true, .silu = t->silu, .groups = GROUPS, .eps = EPS, .resample = t->resample
         };
     return d;
 }
 
-static struct inputs inputs_make(const struct stage_case *t, enum dtype dt)
+static struct inputs inputs_make(const struct prologue_case *t, enum dtype dt)
 {
     uint32_t h = t->h, w = t->w;
     if (t->resample == RESAMPLE_UP) {
@@ -205,7 +205,7 @@ static void inputs_free(struct inputs *in)
 }
 
 /* The steps one by one, each in double. */
-static struct tensor wanted(const struct stage_case *t)
+static struct tensor wanted(const struct prologue_case *t)
 {
     struct inputs in = inputs_make(t, DT_F32);
     struct tensor x = in.x, small = { 0 };
@@ -229,7 +229,7 @@ static struct tensor wanted(const struct stage_case *t)
         x = small;
     }
     struct conv_desc d = desc_of(t, DT_F32);
-    d.input = (struct conv_input){ 0 };
+    d.prologue = (struct prologue_desc){ 0 };
     d.x_ld = x.ld;
     struct tensor y = tensor_make(DT_F32, t->n, t->h, t->w, t->oc, d.y_ld, 4, 0);
     struct conv_plan *p = NULL;
@@ -243,34 +243,35 @@ static struct tensor wanted(const struct stage_case *t)
 }
 
 /* Row `row` alone, or all of them (row < 0), on one team. moments: [n][2][oc]. */
-static struct tensor staged(struct backend *b, const struct stage_case *t, int row, double *moments)
+static struct tensor prologue_value(struct backend *b, const struct prologue_case *t, int row,
+                                    double *moments)
 {
     struct inputs in = inputs_make(t, DT_BF16);
     struct conv_desc d = desc_of(t, DT_BF16);
     struct tensor y = tensor_make(DT_BF16, t->n, t->h, t->w, t->oc, d.y_ld, 4, 0), all = y;
     uint32_t first = row < 0 ? 0 : (uint32_t)row, split = t->joined ? t->ic / 3 : t->ic;
     double *sums = sums_of(&in.x), *rest = NULL;
-    struct conv_stage stage = {
+    struct prologue_args prologue = {
         .gamma = in.gamma, .beta = in.beta, .set = in.set + first, .split = split
     };
     if (t->scale_shift) {
         in.scale_shift.data = (float *)in.scale_shift.data + (size_t)first * 2 * t->ic;
-        stage.scale_shift = &in.scale_shift;
+        prologue.scale_shift = &in.scale_shift;
     }
     if (t->known) {
-        stage.in[0] = (struct moments){ sums + (size_t)first * 2 * t->ic, t->ic };
+        prologue.in[0] = (struct moments){ sums + (size_t)first * 2 * t->ic, t->ic };
         if (t->joined) { /* memory of its own, and another distance between its parts */
             size_t width = t->ic - split;
             rest = calloc((size_t)t->n * 2 * (width + 3), sizeof *rest);
             assert_non_null(rest);
             for (size_t n = 0; n < (size_t)2 * t->n; n++)
                 memcpy(rest + n * (width + 3), sums + n * t->ic + split, width * sizeof *rest);
-            stage.in[1] = (struct moments){ rest + (size_t)first * 2 * (width + 3), width + 3 };
+            prologue.in[1] = (struct moments){ rest + (size_t)first * 2 * (width + 3), width + 3 };
             for (size_t n = 0; n < (size_t)2 * t->n; n++)
                 memset(sums + n * t->ic + split, 0, width * sizeof *sums);
         }
     }
-    if (t->moments) stage.out = (struct moments){ moments + (size_t)first * 2 * t->oc, t->oc };
+    if (t->moments) prologue.out = (struct moments){ moments + (size_t)first * 2 * t->oc, t->oc };
     if (row >= 0) {
         struct tensor *rows[] = { &in.x, &in.residual, &y };
         for (size_t i = 0; i < 3; i++) {
@@ -288,8 +289,8 @@ static struct tensor staged(struct backend *b, const struct stage_case *t, int r
     }
     struct conv_plan *p = NULL;
     EXPECT_OK(b->ops->conv_plan(b, &d, in.weight, in.bias, &p, &err));
-    EXPECT_OK(b->ops->conv_staged(b, p, &in.x, &stage, t->residual ? &in.residual : NULL, &y,
-                                  in.bias_set + first, &err));
+    EXPECT_OK(b->ops->conv_with_prologue(b, p, &in.x, &prologue, t->residual ? &in.residual : NULL,
+                                         &y, in.bias_set + first, &err));
     b->ops->conv_plan_free(b, p);
     if (t->scale_shift)
         in.scale_shift.data = (float *)in.scale_shift.data - (size_t)first * 2 * t->ic;
@@ -299,7 +300,7 @@ static struct tensor staged(struct backend *b, const struct stage_case *t, int r
     return all;
 }
 
-static void expect_near(const struct stage_case *t, const struct tensor *got,
+static void expect_near(const struct prologue_case *t, const struct tensor *got,
                         const struct tensor *want)
 {
     double worst = 0, most = 0;
@@ -319,7 +320,7 @@ static void expect_near(const struct stage_case *t, const struct tensor *got,
 }
 
 /* Against the sums of y itself, whose rounding to BF16 the moments do not share. */
-static void expect_moments(const struct stage_case *t, const struct tensor *y,
+static void expect_moments(const struct prologue_case *t, const struct tensor *y,
                            const double *moments)
 {
     double *want = sums_of(y);
@@ -333,25 +334,25 @@ static void expect_moments(const struct stage_case *t, const struct tensor *y,
     free(want);
 }
 
-static void a_staged_convolution_is_its_steps_one_by_one(void **state)
+static void a_convolution_with_a_prologue_is_its_steps_one_by_one(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const struct stage_case *t = &cases[i];
+        const struct prologue_case *t = &cases[i];
         size_t count = (size_t)2 * t->n * t->oc;
         double *moments = calloc(count, sizeof *moments), *others = calloc(count, sizeof *others);
         assert_true(moments && others);
-        struct tensor want = wanted(t), got = staged(cpu[0], t, -1, moments);
+        struct tensor want = wanted(t), got = prologue_value(cpu[0], t, -1, moments);
         expect_near(t, &got, &want);
         if (t->moments) expect_moments(t, &got, moments);
         for (int k = 1; k < TEAMS; k++) {
-            struct tensor more = staged(cpu[k], t, -1, others);
+            struct tensor more = prologue_value(cpu[k], t, -1, others);
             if (memcmp(more.data, got.data, bytes_of(&got)) != 0)
                 fail_msg("%s: %d threads give other bytes", t->name, k + 1);
             free(more.data);
         }
         for (uint32_t n = 0; n < t->n; n++) {
-            struct tensor alone = staged(cpu[1], t, (int)n, others);
+            struct tensor alone = prologue_value(cpu[1], t, (int)n, others);
             size_t row = bytes_of(&got) / t->n;
             if (memcmp((char *)alone.data + n * row, (char *)got.data + n * row, row) != 0)
                 fail_msg("%s: row %u alone gives other bytes", t->name, n);
@@ -364,23 +365,23 @@ static void a_staged_convolution_is_its_steps_one_by_one(void **state)
     }
 }
 
-static void a_stage_that_cannot_be_is_refused(void **state)
+static void a_prologue_that_cannot_be_is_refused(void **state)
 {
     (void)state;
-    struct stage_case t = cases[0];
+    struct prologue_case t = cases[0];
     struct conv_desc d = desc_of(&t, DT_F32);
     struct conv_plan *p = NULL;
     float *weight = numbers((size_t)9 * t.ic * t.oc, 1, 0, 1);
     struct error e = { 0 };
-    assert_false(cpu[0]->ops->conv_takes(cpu[0], &d));
+    assert_false(cpu[0]->ops->supports_prologue(cpu[0], &d));
     assert_int_equal(cpu[0]->ops->conv_plan(cpu[0], &d, weight, NULL, &p, &e), ST_INTERNAL);
     d = desc_of(&t, DT_BF16);
     d.stride = 2;
-    assert_false(cpu[0]->ops->conv_takes(cpu[0], &d));
+    assert_false(cpu[0]->ops->supports_prologue(cpu[0], &d));
     d.stride = 1;
     d.kernel = 1;
-    d.input.resample = RESAMPLE_UP;
-    assert_false(cpu[0]->ops->conv_takes(cpu[0], &d));
+    d.prologue.resample = RESAMPLE_UP;
+    assert_false(cpu[0]->ops->supports_prologue(cpu[0], &d));
     assert_null(p);
     free(weight);
 }
@@ -388,8 +389,8 @@ static void a_stage_that_cannot_be_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_staged_convolution_is_its_steps_one_by_one),
-        cmocka_unit_test(a_stage_that_cannot_be_is_refused),
+        cmocka_unit_test(a_convolution_with_a_prologue_is_its_steps_one_by_one),
+        cmocka_unit_test(a_prologue_that_cannot_be_is_refused),
     };
     if (reference_backend_open(&reference, &err)) return 1;
     for (int k = 0; k < TEAMS; k++)
