@@ -225,9 +225,9 @@ static enum status check_params(struct restoration_setup *s, const struct model 
                                      .sigma = sigma,
                                      .level = level,
                                      .h = h,
-                                     .program_set = conditions_find(&m->conditions, info,
-                                                                    (uint32_t)(task - info->tasks),
-                                                                    sigma, level),
+                                     .condition = conditions_find(&m->conditions, info,
+                                                                  (uint32_t)(task - info->tasks),
+                                                                  sigma, level),
                                      .seed = p->seed,
                                      .samples = p->samples,
                                      .output = p->output,
@@ -365,7 +365,7 @@ static enum status begin_execution(struct model *m, uint32_t stream_slot, struct
         const struct restoration *r = rows[i].restoration;
         const struct tile_position at = restoration_tile_position(r, rows[i].index);
         s = sampler_draw(sampler, i, r->s.seed, at.sample, at.x0, at.y0, err);
-        sampler_choose(sampler, i, r->s.h, r->s.program_set);
+        sampler_choose(sampler, i, r->s.h, r->s.condition);
         sampler_stay(sampler, i, stays(&rows[i]));
     }
     if (!s) s = sampler_begin(sampler, n, err);

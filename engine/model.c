@@ -231,8 +231,8 @@ static enum status pack(struct model *m, const struct graph *g, const struct par
     enum status s = conditions_init(&m->conditions, &m->info, err);
     if (s) return s;
     struct program_options o = { .dtype = m->engine->dtype,
-                                 .sets = m->conditions.all,
-                                 .n_sets = m->conditions.n,
+                                 .conditions = m->conditions.all,
+                                 .n_conditions = m->conditions.n,
                                  .output_channels = 3 };
     pthread_mutex_lock(&m->engine->device);
     s = m->engine->image_pool ? ST_OK

@@ -25,11 +25,11 @@ static enum status make(struct network **out, struct engine *e, const struct une
                         struct error *err)
 {
     struct backend *b = e->backend;
-    const struct condition set = { .t = SCHEDULE_LAST, .label = arch->class_cond ? 0 : -1 };
+    const struct condition condition = { .t = SCHEDULE_LAST, .label = arch->class_cond ? 0 : -1 };
     struct program_options o = { .dtype = e->dtype, .time_ops = time_ops };
     if (folded) {
-        o.sets = &set;
-        o.n_sets = 1;
+        o.conditions = &condition;
+        o.n_conditions = 1;
         o.output_channels = 3;
     }
     struct network *n = calloc(1, sizeof *n);

@@ -212,14 +212,14 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
     /* A norm has no plan: the first of its width may grow the scratch. */
     if (!s) s = cpu_scratch_reserve(cpu, cpu_norm_scratch(x->c), err);
     for (uint32_t n = 0; !s && n < x->n; n++) {
-        size_t set = a->set ? a->set[n] : 0;
+        size_t condition = a->condition ? a->condition[n] : 0;
         struct norm_job j = cpu_norm_job(cpu, x, n);
         j.y = cpu_row(y, n);
         j.y_ld = y->ld;
         j.groups = a->groups;
         j.eps = a->eps;
-        j.gamma = a->gamma + set * x->c;
-        j.beta = a->beta + set * x->c;
+        j.gamma = a->gamma + condition * x->c;
+        j.beta = a->beta + condition * x->c;
         j.scale_shift = a->scale_shift ? cpu_row(a->scale_shift, n) : NULL;
         j.silu = a->silu;
         cpu->k->group_norm(&j);

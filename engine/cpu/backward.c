@@ -150,7 +150,7 @@ static enum status norm_scratch(struct cpu_backend *cpu, struct norm_gradient_jo
 
 static bool is_norm(const struct group_norm_args *f)
 {
-    return f->groups > 0 && f->x.c % f->groups == 0 && !f->set;
+    return f->groups > 0 && f->x.c % f->groups == 0 && !f->condition;
 }
 
 static enum status group_norm(struct backend *b, const struct group_norm_args *a, double *moments,

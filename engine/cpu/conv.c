@@ -11,7 +11,7 @@ struct conv_plan {
     struct bf16_shape bf16;
     /* direct: [oc / nr][kernel * kernel * ic][nr] F32; Winograd: [oc / nr][36][ic][nr] F32; AMX: as bf16_pack() */
     void *weight;
-    float *bias; /* [sets][oc] */
+    float *bias; /* [conditions][oc] */
     /* Scratch, in floats: the prologue's constants, the sums that moments are made of, then a stride a thread. */
     size_t constants, partial, scratch_stride;
     size_t bytes; /* of weight and bias */
@@ -124,19 +124,19 @@ enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const fl
 {
     struct cpu_backend *cpu = (struct cpu_backend *)b;
     enum status s = cpu_expect(
-        (d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) && d->sets > 0 &&
-            d->h > 0 && d->w > 0 && d->ic > 0 && d->oc > 0 && b->ops->has_dtype(b, d->dtype) &&
-            (!d->prologue.norm || cpu_supports_prologue(b, d)) && d->x_ld >= d->ic &&
-            d->y_ld >= d->oc && (d->r_ld == 0 || d->r_ld >= d->oc),
+        (d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
+            d->conditions > 0 && d->h > 0 && d->w > 0 && d->ic > 0 && d->oc > 0 &&
+            b->ops->has_dtype(b, d->dtype) && (!d->prologue.norm || cpu_supports_prologue(b, d)) &&
+            d->x_ld >= d->ic && d->y_ld >= d->oc && (d->r_ld == 0 || d->r_ld >= d->oc),
         "a convolution that cannot be", err);
     if (s) return s;
     struct conv_plan *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution's plan");
     p->d = *d;
-    size_t weights = choose_way(p, cpu), biases = (size_t)d->sets * d->oc * sizeof *p->bias;
+    size_t weights = choose_way(p, cpu), biases = (size_t)d->conditions * d->oc * sizeof *p->bias;
     p->bytes = weights + biases;
     p->weight = cpu_floats(weights / sizeof(float) + 1);
-    p->bias = calloc((size_t)d->sets * d->oc, sizeof *p->bias);
+    p->bias = calloc((size_t)d->conditions * d->oc, sizeof *p->bias);
     if (!p->weight || !p->bias) {
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory for %zu bytes of packed weights", weights);
         goto done;
@@ -197,13 +197,13 @@ static void prologue_constants(const struct cpu_backend *cpu, const struct conv_
                                const struct tensor *x, const struct prologue_args *prologue,
                                uint32_t n, struct conv_job *j)
 {
-    size_t k = p->bf16.k, set = prologue->set ? prologue->set[n] : 0;
+    size_t k = p->bf16.k, condition = prologue->condition ? prologue->condition[n] : 0;
     float *scale = cpu->scratch + p->constants - 2 * k, *offset = scale + k;
     struct norm_job norm = cpu_norm_job(cpu, x, n);
     norm.groups = p->d.prologue.groups;
     norm.eps = p->d.prologue.eps;
-    norm.gamma = prologue->gamma + set * x->c;
-    norm.beta = prologue->beta + set * x->c;
+    norm.gamma = prologue->gamma + condition * x->c;
+    norm.beta = prologue->beta + condition * x->c;
     norm.scale_shift = prologue->scale_shift ? cpu_row(prologue->scale_shift, n) : NULL;
     norm.split = prologue->split;
     for (int i = 0; i < 2; i++) {
@@ -243,7 +243,7 @@ static void run_bf16(const struct cpu_backend *cpu, const struct conv_plan *p,
 enum status cpu_conv_with_prologue(struct backend *b, struct conv_plan *p, const struct tensor *x,
                                    const struct prologue_args *prologue,
                                    const struct tensor *residual, const struct tensor *y,
-                                   const uint32_t *set, struct error *err)
+                                   const uint32_t *condition, struct error *err)
 {
     struct cpu_backend *cpu = (struct cpu_backend *)b;
     const struct conv_desc *d = &p->d;
@@ -255,10 +255,10 @@ enum status cpu_conv_with_prologue(struct backend *b, struct conv_plan *p, const
                                       fits(residual, oh, ow, d->oc, d->r_ld, d->dtype))) &&
                        (prologue ? p->way == WAY_BF16 : !d->prologue.norm),
                    "a convolution's tensors are not those of its plan", err);
-    uint32_t rows = p->way == WAY_BF16 || set ? 1 : y->n; /* that run together */
+    uint32_t rows = p->way == WAY_BF16 || condition ? 1 : y->n; /* that run together */
     for (uint32_t n = 0; !s && n < y->n; n += rows) {
-        uint32_t k = set ? set[n] : 0;
-        s = cpu_expect(k < d->sets, "a bias set that does not exist", err);
+        uint32_t k = condition ? condition[n] : 0;
+        s = cpu_expect(k < d->conditions, "a bias set that does not exist", err);
         if (s) return s;
         struct conv_job j = { .d = d,
                               .weight = p->weight,
@@ -280,8 +280,8 @@ enum status cpu_conv_with_prologue(struct backend *b, struct conv_plan *p, const
 }
 
 enum status cpu_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
-                     const struct tensor *residual, const struct tensor *y, const uint32_t *set,
-                     struct error *err)
+                     const struct tensor *residual, const struct tensor *y,
+                     const uint32_t *condition, struct error *err)
 {
-    return cpu_conv_with_prologue(b, p, x, NULL, residual, y, set, err);
+    return cpu_conv_with_prologue(b, p, x, NULL, residual, y, condition, err);
 }

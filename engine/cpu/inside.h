@@ -40,7 +40,7 @@ struct conv_packing {
     enum way way;
     const struct bf16_shape *bf16;
     void *weight; /* direct, Winograd: F32 as conv.c says; BF16: as bf16_pack() */
-    float *bias;  /* [sets][oc] */
+    float *bias;  /* [conditions][oc] */
 };
 struct conv_packing cpu_conv_packing(struct conv_plan *p);
 
@@ -53,9 +53,9 @@ bool cpu_supports_prologue(struct backend *b, const struct conv_desc *d);
 enum status cpu_conv_with_prologue(struct backend *b, struct conv_plan *p, const struct tensor *x,
                                    const struct prologue_args *prologue,
                                    const struct tensor *residual, const struct tensor *y,
-                                   const uint32_t *set, struct error *err);
+                                   const uint32_t *condition, struct error *err);
 enum status cpu_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
-                     const struct tensor *residual, const struct tensor *y, const uint32_t *set,
-                     struct error *err);
+                     const struct tensor *residual, const struct tensor *y,
+                     const uint32_t *condition, struct error *err);
 
 #endif

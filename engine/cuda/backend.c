@@ -215,7 +215,7 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
 {
     struct cuda_backend *c = cuda_of(b);
     const struct tensor *ss = a->scale_shift, *too = a->x_too;
-    const void *set = NULL;
+    const void *condition = NULL;
     enum status s = gpu_enter(&c->gpu, err);
     if (!s)
         s = cuda_expect(
@@ -226,7 +226,7 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
             "a group norm whose groups do not divide the channels", err);
     /* A norm has no plan: the first of its size may grow the scratch, which no recording ever is. */
     if (!s) s = gpu_reserve_scratch(&c->gpu, gpu_norm_scratch(&a->x, a->groups) * 4, err);
-    if (!s) s = cuda_values(c, a->set, a->x.n, &set, err);
+    if (!s) s = cuda_values(c, a->condition, a->x.n, &condition, err);
     if (s) return s;
     const struct gpu_norm n = { .x = a->x,
                                 .y = a->y,
@@ -234,7 +234,7 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
                                 .eps = a->eps,
                                 .gamma = a->gamma,
                                 .beta = a->beta,
-                                .set = set,
+                                .condition = condition,
                                 .scale_shift = ss ? ss->data : NULL,
                                 .scale_shift_ld = ss ? ss->ld : 0,
                                 .silu = a->silu,

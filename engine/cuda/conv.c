@@ -10,7 +10,7 @@ struct conv_plan {
     struct dnn_plans *plans; /* NULL: own kernel */
     void *weight;            /* cuDNN: [oc][k][k][ic] of dtype; own: [k][k][ic][oc] F32 */
     void *bias;              /* [oc] of dtype, set 0; NULL where it is not needed */
-    float *wide_bias;        /* [sets][oc] F32 */
+    float *wide_bias;        /* [conditions][oc] F32 */
     float *
         no_bias; /* [oc] zeros: where rows differ in their bias, it is added after the convolution */
     void *narrow_no_bias; /* the same in dtype */
@@ -58,7 +58,7 @@ static enum status pack(struct cuda_backend *c, struct conv_plan *p, const float
 {
     const struct conv_desc *d = &p->d;
     const size_t count = (size_t)d->oc * d->ic * d->kernel * d->kernel;
-    const size_t biases = (size_t)d->sets * d->oc;
+    const size_t biases = (size_t)d->conditions * d->oc;
     const bool narrow = p->plans && d->dtype != DT_F32;
     void *wide = NULL;
     float *ordered = malloc(count * sizeof *ordered), *zeros = calloc(biases, sizeof *zeros);
@@ -73,7 +73,7 @@ static enum status pack(struct cuda_backend *c, struct conv_plan *p, const float
     if (!s) s = upload(c, p, bias, DT_F32, biases, &wide, err);
     p->wide_bias = wide;
     if (!s && narrow) s = upload(c, p, bias, d->dtype, d->oc, &p->bias, err);
-    if (!s && p->plans && d->sets > 1) {
+    if (!s && p->plans && d->conditions > 1) {
         void *none = NULL;
         s = upload(c, p, zeros, DT_F32, d->oc, &none, err);
         p->no_bias = none;
@@ -107,7 +107,7 @@ enum status cuda_conv_plan(struct backend *b, const struct conv_desc *d, const f
     struct dnn_op op;
     enum status s =
         cuda_expect((d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
-                        d->ic > 0 && d->oc > 0 && d->sets > 0 && d->x_ld >= d->ic &&
+                        d->ic > 0 && d->oc > 0 && d->conditions > 0 && d->x_ld >= d->ic &&
                         d->y_ld >= d->oc && !d->prologue.norm && b->ops->has_dtype(b, d->dtype),
                     "a convolution that cannot be", err);
     if (s) return s;
@@ -185,7 +185,7 @@ static enum status run_dnn(struct cuda_backend *c, struct dnn_plans *plans, uint
 
 static enum status run_own(struct cuda_backend *c, const struct conv_plan *p,
                            const struct tensor *x, const struct tensor *residual,
-                           const struct tensor *y, const uint32_t *set, struct error *err)
+                           const struct tensor *y, const uint32_t *condition, struct error *err)
 {
     struct gpu_conv a = { .x = *x,
                           .y = *y,
@@ -193,19 +193,19 @@ static enum status run_own(struct cuda_backend *c, const struct conv_plan *p,
                           .stride = p->d.stride,
                           .weight = p->weight,
                           .bias = p->wide_bias,
-                          .set = set,
+                          .condition = condition,
                           .has_residual = residual != NULL };
     if (residual) a.residual = *residual;
     return gpu_check(&c->gpu, gpu_conv(&a, c->gpu.stream), "a convolution", err);
 }
 
 enum status cuda_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
-                      const struct tensor *residual, const struct tensor *y, const uint32_t *set,
-                      struct error *err)
+                      const struct tensor *residual, const struct tensor *y,
+                      const uint32_t *condition, struct error *err)
 {
     struct cuda_backend *c = cuda_of(b);
     const struct conv_desc *d = &p->d;
-    const void *sets = NULL;
+    const void *conditions = NULL;
     enum status s = gpu_enter(&c->gpu, err);
     if (!s)
         s = cuda_expect(x->h == d->h && x->w == d->w && x->c == d->ic && x->ld == d->x_ld &&
@@ -215,19 +215,20 @@ enum status cuda_conv(struct backend *b, struct conv_plan *p, const struct tenso
                             y->w == (d->w + d->stride - 1) / d->stride &&
                             (residual ? residual->ld : 0) == d->r_ld,
                         "a convolution's tensors are not those of its plan", err);
-    for (uint32_t i = 0; !s && set && i < x->n; i++)
-        s = cuda_expect(set[i] < d->sets, "a row asks for a bias that the plan has not", err);
-    const bool by_row = set && d->sets > 1;
-    if (!s && by_row) s = cuda_values(c, set, x->n, &sets, err);
+    for (uint32_t i = 0; !s && condition && i < x->n; i++)
+        s = cuda_expect(condition[i] < d->conditions, "a row asks for a bias that the plan has not",
+                        err);
+    const bool by_row = condition && d->conditions > 1;
+    if (!s && by_row) s = cuda_values(c, condition, x->n, &conditions, err);
     if (s) return s;
-    if (!p->plans) return run_own(c, p, x, residual, y, sets, err);
+    if (!p->plans) return run_own(c, p, x, residual, y, conditions, err);
     const struct dnn_io io = { .weight = p->weight,
                                .bias = by_row ? p->narrow_no_bias : p->bias,
                                .wide_bias = by_row ? p->no_bias : p->wide_bias };
     s = run_dnn(c, p->plans, x->n, io, x, residual, y, err);
     if (s || !by_row) return s;
     const struct gpu_copy add = {
-        .x = *y, .y = *y, .add = p->wide_bias, .add_ld = d->oc, .set = sets
+        .x = *y, .y = *y, .add = p->wide_bias, .add_ld = d->oc, .condition = conditions
     };
     return gpu_check(&c->gpu, gpu_copy(&add, c->gpu.stream), "a bias", err);
 }

@@ -20,7 +20,7 @@ static char *values_at(const struct cuda_backend *c, int which)
 /* Where they are on the host; NULL: the batch execution has none. */
 static void arrays_of(const struct execution *p, const void *all[VALUE_ARRAYS])
 {
-    all[VALUE_SETS] = p->set;
+    all[VALUE_CONDITIONS] = p->condition;
     all[VALUE_LABELS] = p->label;
     for (int i = 0; i < SCALARS; i++)
         all[VALUE_SCALARS + i] = p->scalar[i];

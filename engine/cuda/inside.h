@@ -29,7 +29,7 @@ struct record {
 enum recording { PASS_NONE, PASS_RUNNING, PASS_RECORDED };
 
 /* Arrays of a batch execution's values; one of each enum scalar. */
-enum { VALUE_SETS, VALUE_LABELS, VALUE_SCALARS, VALUE_ARRAYS = VALUE_SCALARS + SCALARS };
+enum { VALUE_CONDITIONS, VALUE_LABELS, VALUE_SCALARS, VALUE_ARRAYS = VALUE_SCALARS + SCALARS };
 
 struct cuda_backend {
     struct backend base;
@@ -88,8 +88,8 @@ enum status cuda_conv_plan(struct backend *b, const struct conv_desc *d, const f
 void cuda_conv_plan_free(struct backend *b, struct conv_plan *p);
 size_t cuda_conv_plan_bytes(const struct conv_plan *p);
 enum status cuda_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
-                      const struct tensor *residual, const struct tensor *y, const uint32_t *set,
-                      struct error *err);
+                      const struct tensor *residual, const struct tensor *y,
+                      const uint32_t *condition, struct error *err);
 enum status cuda_attention_plan(struct backend *b, const struct attention_desc *d,
                                 struct attention_plan **out, struct error *err);
 void cuda_attention_plan_free(struct backend *b, struct attention_plan *p);

@@ -2,7 +2,7 @@
  *
  * Each takes a plain struct and a stream (cudaStream_t), starts kernels there and returns at once: 0, or the cudaError_t of the
  * launch. None allocates, waits, or reads host memory after it has returned, so that each may be recorded into a CUDA graph;
- * what differs between two runs of a recorded graph therefore stands in device memory (`set`, `rows`, `t`, `label`).
+ * what differs between two runs of a recorded graph therefore stands in device memory (`condition`, `rows`, `t`, `label`).
  * Unless it says host, a pointer is device memory. Images are struct tensor: NHWC, F32, F16 or BF16, `ld` elements between
  * pixels; data is 16-byte aligned where ld * size is a multiple of 16, else aligned to an element. Arithmetic and statistics
  * are F32, one summation order whatever n is. Shapes have been checked by the caller. Plain C; the same in C++. */
@@ -28,8 +28,8 @@ struct gpu_norm {
     struct tensor x, y; /* [n][h][w][c], same dtype; may be the same buffer where NONE */
     uint32_t groups;    /* c % groups == 0 */
     float eps;
-    const float *gamma, *beta; /* [sets][c] F32 */
-    const uint32_t *set;       /* [n] or NULL: all 0 */
+    const float *gamma, *beta; /* [conditions][c] F32 */
+    const uint32_t *condition; /* [n] or NULL: all 0 */
     const float *scale_shift;  /* NULL or [n] rows of [2c] F32: scale, then shift */
     size_t scale_shift_ld;     /* floats between rows of scale_shift; 0: one for all */
     bool silu;
@@ -57,9 +57,9 @@ int gpu_depth_to_space(const struct tensor *x, const struct tensor *y, void *str
 struct gpu_copy {
     struct tensor x, y; /* y.c is not looked at: first + x.c + zeros <= y.ld */
     uint32_t first, zeros;
-    const float *add;    /* NULL or F32; of row n at add + (set ? set[n] : n) * add_ld, [x.c] */
-    size_t add_ld;       /* 0: one for all */
-    const uint32_t *set; /* [n] or NULL */
+    const float *add; /* NULL or F32; of row n at add + (set ? set[n] : n) * add_ld, [x.c] */
+    size_t add_ld;    /* 0: one for all */
+    const uint32_t *condition; /* [n] or NULL */
 };
 int gpu_copy(const struct gpu_copy *a, void *stream);
 
@@ -68,9 +68,9 @@ int gpu_copy(const struct gpu_copy *a, void *stream);
 struct gpu_conv {
     struct tensor x, y; /* [n][h][w][ic], [n][h'][w'][oc]; x and y may differ in dtype */
     uint32_t kernel, stride;
-    const float *weight; /* [kernel][kernel][ic][oc] F32 */
-    const float *bias;   /* [sets][oc] F32 */
-    const uint32_t *set; /* [n] or NULL */
+    const float *weight;       /* [kernel][kernel][ic][oc] F32 */
+    const float *bias;         /* [conditions][oc] F32 */
+    const uint32_t *condition; /* [n] or NULL */
     bool has_residual;
     struct tensor residual; /* as y in shape and dtype, its own ld; may be y itself */
 };
@@ -106,9 +106,9 @@ int gpu_add(const float *x, const float *e, float *y, size_t count,
 struct gpu_row {
     uint64_t seed;
     uint32_t stream, sample;
-    uint32_t x0, y0; /* px of the restored feature map */
-    float hz;        /* noise gain times h */
-    uint32_t set;    /* of the program's constants */
+    uint32_t x0, y0;    /* px of the restored feature map */
+    float hz;           /* noise gain times h */
+    uint32_t condition; /* of the program's constants */
 };
 
 /* dst[n][y][x][c] = Philox normals at pixels (x0 + x, y0 + y), engine/README.md section 3; x0 of any value (not a multiple of 4 as a rule). */

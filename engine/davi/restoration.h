@@ -26,7 +26,7 @@ struct restoration_setup {
     double sigma; /* of the hole's noise and of the result */
     double level; /* of the operator; 0: the task's own */
     double h;
-    uint32_t program_set; /* of the model's folded constants */
+    uint32_t condition; /* of the model's folded constants */
     uint64_t seed;
     uint32_t samples;
     enum output_kind output;

@@ -60,9 +60,9 @@ enum status sampler_init(struct sampler *out, struct backend *b, struct program 
     }
     if (status) goto done;
     s.h = calloc(s.rows, sizeof *s.h);
-    s.set = calloc(s.rows, sizeof *s.set);
+    s.condition = calloc(s.rows, sizeof *s.condition);
     s.stays = calloc(s.rows, sizeof *s.stays);
-    if (!s.h || !s.set || !s.stays) {
+    if (!s.h || !s.condition || !s.stays) {
         status =
             error_set(err, ST_NO_MEMORY_NOW, "no memory for a batch execution of %u rows", s.rows);
         goto done;
@@ -89,7 +89,7 @@ void sampler_done(struct sampler *s)
             free(s->host[i]);
     }
     free(s->h);
-    free(s->set);
+    free(s->condition);
     free(s->stays);
     memset(s, 0, sizeof *s);
 }
@@ -142,10 +142,10 @@ static struct tensor images(float *data, uint32_t n, uint32_t tile)
     };
 }
 
-void sampler_choose(struct sampler *s, uint32_t i, double h, uint32_t set)
+void sampler_choose(struct sampler *s, uint32_t i, double h, uint32_t condition)
 {
     s->h[i] = h;
-    s->set[i] = set;
+    s->condition[i] = condition;
 }
 
 void sampler_stay(struct sampler *s, uint32_t i, bool stays)
@@ -209,8 +209,9 @@ enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
                      : ops->sampler_join(s->backend, from, z, hz, x_t, floats / 3, err);
     }
     if (status) return status;
-    status = program_run(s->program,
-                         &(struct program_io){ .x = s->x_t, .y = s->eps, .set = s->set }, n, err);
+    status = program_run(
+        s->program, &(struct program_io){ .x = s->x_t, .y = s->eps, .condition = s->condition }, n,
+        err);
     if (status) return status;
     const struct tensor eps = images(s->eps, n, s->tile), x0 = images(y_in, n, s->tile);
     struct tensor x = images(s->x_t, n, s->tile);

@@ -24,8 +24,8 @@ struct sampler {
     float *y_in[SAMPLER_STREAM_SLOTS], *z, *x_t,
         *eps;  /* [rows][tile][tile][3], x_t [channels], memory of the back end; x0 replaces y_in */
     double *h; /* [rows] host */
-    uint32_t *set; /* [rows] host: the program's */
-    bool *stays;   /* [rows] host: it comes from the back end's memory, and stays there */
+    uint32_t *condition; /* [rows] host: the program's */
+    bool *stays;         /* [rows] host: it comes from the back end's memory, and stays there */
     float *host[SAMPLER_STREAM_SLOTS]; /* y_in on the host; NULL where the back end's memory is */
 };
 
@@ -44,7 +44,7 @@ enum status sampler_draw(struct sampler *s, uint32_t i, uint64_t seed, uint32_t 
                          uint32_t y0, struct error *err);
 /* z of row i as given: z: [tile][tile][3] on the host. */
 enum status sampler_give(struct sampler *s, uint32_t i, const float *z, struct error *err);
-void sampler_choose(struct sampler *s, uint32_t i, double h, uint32_t set);
+void sampler_choose(struct sampler *s, uint32_t i, double h, uint32_t condition);
 /* Whether row i's y_in is written, and its x0 read, in the back end's memory: at sampler_output, by its ops. Else on the host. */
 void sampler_stay(struct sampler *s, uint32_t i, bool stays);
 float *sampler_output(const struct sampler *s, uint32_t stream_slot, uint32_t i);

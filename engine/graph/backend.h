@@ -23,7 +23,7 @@ struct conv_plan;
 struct linear_plan;
 struct attention_plan;
 
-/* Folded constants come in `sets` (one per (t, label)); a row picks its set by index. `set` below is [n] or NULL (= all 0). */
+/* Folded constants come in `conditions` (one per (t, label)); a row picks its set by index. `condition` below is [n] or NULL (= all 0). */
 
 /* What happens to a feature map on its way into a convolution: conv(resample(silu(norm(x)))). It saves the back end that
  * can do it (`supports_prologue`) from writing and reading the feature map once more. */
@@ -37,12 +37,12 @@ struct prologue_desc {
 struct conv_desc {
     uint32_t h, w; /* of the feature map that is convolved: after the prologue's resampling */
     uint32_t ic, oc;
-    uint32_t kernel;   /* 1 or 3; padding kernel / 2 */
-    uint32_t stride;   /* 1 or 2; output is ceil(h / stride) x ceil(w / stride) */
-    uint32_t sets;     /* bias sets; >= 1 */
-    enum dtype dtype;  /* of x, residual and y */
-    size_t x_ld, y_ld; /* elements between pixels of x and y (and of the residual: r_ld) */
-    size_t r_ld;       /* 0: no residual */
+    uint32_t kernel;     /* 1 or 3; padding kernel / 2 */
+    uint32_t stride;     /* 1 or 2; output is ceil(h / stride) x ceil(w / stride) */
+    uint32_t conditions; /* bias sets; >= 1 */
+    enum dtype dtype;    /* of x, residual and y */
+    size_t x_ld, y_ld;   /* elements between pixels of x and y (and of the residual: r_ld) */
+    size_t r_ld;         /* 0: no residual */
     struct prologue_desc prologue;
     uint32_t rows; /* of the largest pass; 0: not known. A plan takes any number of rows. */
 };
@@ -57,7 +57,7 @@ struct moments {
 /* The constants of a convolution's prologue, as in group_norm_args; what is known of x, and what to tell of y. */
 struct prologue_args {
     const float *gamma, *beta;
-    const uint32_t *set;
+    const uint32_t *condition;
     const struct tensor *scale_shift;
     struct moments in
         [2]; /* of x: channels below `split`, and the rest (two feature maps joined); in[0] NULL: to be found */
@@ -71,8 +71,8 @@ struct group_norm_args {
     struct tensor x, y; /* [n][h][w][c]; may be the same buffer */
     uint32_t groups;    /* c % groups == 0; 32 everywhere in engine/README.md */
     float eps;
-    const float *gamma, *beta; /* [sets][c] */
-    const uint32_t *set;       /* [n] or NULL */
+    const float *gamma, *beta; /* [conditions][c] */
+    const uint32_t *condition; /* [n] or NULL */
     const struct tensor
         *scale_shift; /* NULL or [n][1][1][2c] F32: y = norm * (1 + ss[0..c)) + ss[c..2c) */
     bool silu;        /* y = silu(...) last */
@@ -91,8 +91,8 @@ struct attention_desc {
 struct execution {
     const void *key;
     uint32_t rows;
-    const float *scalar[SCALARS]; /* host, [rows]; NULL: no op embeds it */
-    const uint32_t *label, *set;  /* the pointers that the ops will be given */
+    const float *scalar[SCALARS];      /* host, [rows]; NULL: no op embeds it */
+    const uint32_t *label, *condition; /* the pointers that the ops will be given */
 };
 
 /* How a device is doing; NAN: not known. */
@@ -153,7 +153,7 @@ struct backend_ops {
     enum status (*wait)(struct backend *b, uint32_t stream_slot, struct error *err);
     bool (*gauges)(struct backend *b, struct device_gauges *out); /* any thread; may be NULL */
 
-    /* weight: [oc][ic][kernel][kernel] F32 (PyTorch order), bias: [sets][oc] F32 or NULL (zeros); both only read during the call. */
+    /* weight: [oc][ic][kernel][kernel] F32 (PyTorch order), bias: [conditions][oc] F32 or NULL (zeros); both only read during the call. */
     enum status (*conv_plan)(struct backend *b, const struct conv_desc *d, const float *weight,
                              const float *bias, struct conv_plan **out, struct error *err);
     void (*conv_plan_free)(struct backend *b, struct conv_plan *p);
@@ -161,8 +161,8 @@ struct backend_ops {
     size_t (*conv_plan_bytes)(const struct conv_plan *p);
     /* y = conv(x) + bias[set] (+ residual). x: [n][h][w][ic], residual, y: [n][h'][w'][oc]; residual may be y itself (same buffer). */
     enum status (*conv)(struct backend *b, struct conv_plan *p, const struct tensor *x,
-                        const struct tensor *residual, const struct tensor *y, const uint32_t *set,
-                        struct error *err);
+                        const struct tensor *residual, const struct tensor *y,
+                        const uint32_t *condition, struct error *err);
 
     /* Whether conv_with_prologue can run a plan with this prologue. Both may be NULL: norms then stay ops of their own. Where it takes
      * one convolution of a dtype, every plan of that dtype can tell the moments of its output. x of a resampling stage:
@@ -171,7 +171,7 @@ struct backend_ops {
     enum status (*conv_with_prologue)(struct backend *b, struct conv_plan *p,
                                       const struct tensor *x, const struct prologue_args *prologue,
                                       const struct tensor *residual, const struct tensor *y,
-                                      const uint32_t *set, struct error *err);
+                                      const uint32_t *condition, struct error *err);
 
     /* weight: [oc][ic] F32, bias: [oc] F32 or NULL. */
     enum status (*linear_plan)(struct backend *b, uint32_t ic, uint32_t oc, const float *weight,

@@ -5,21 +5,22 @@
 
 #include "engine/graph/device.h"
 
-/* The values of every embedding node for every set, on the device: node i at values + at[i], [sets][c]. */
+/* The values of every embedding node for every set, on the device: node i at values + at[i], [conditions][c]. */
 struct embeddings {
     struct backend *b;
     const struct graph *g;
     const struct param_source *src;
-    const struct condition *sets;
-    uint32_t n_sets;
+    const struct condition *conditions;
+    uint32_t n_conditions;
     float *values;
     size_t *at; /* [nodes], elements */
 };
 
-static struct tensor value(const struct embeddings *e, int32_t node, uint32_t set)
+static struct tensor value(const struct embeddings *e, int32_t node, uint32_t condition)
 {
     uint32_t c = e->g->nodes[node].c;
-    return (struct tensor){ e->values + e->at[node] + (size_t)set * c, DT_F32, 1, 1, 1, c, c };
+    return (
+        struct tensor){ e->values + e->at[node] + (size_t)condition * c, DT_F32, 1, 1, 1, c, c };
 }
 
 static enum status run_linear(struct embeddings *e, int32_t i, struct error *err)
@@ -32,7 +33,7 @@ static enum status run_linear(struct embeddings *e, int32_t i, struct error *err
     s = param_load(e->src, &e->g->params[n->bias], &bias, err);
     if (s) goto done;
     s = e->b->ops->linear_plan(e->b, e->g->nodes[n->in[0]].c, n->c, weight, bias, &plan, err);
-    for (uint32_t k = 0; !s && k < e->n_sets; k++) {
+    for (uint32_t k = 0; !s && k < e->n_conditions; k++) {
         struct tensor x = value(e, n->in[0], k), y = value(e, i, k);
         s = e->b->ops->linear(e->b, plan, &x, &y, err);
     }
@@ -51,12 +52,12 @@ static enum status run_label(struct embeddings *e, int32_t i, struct error *err)
     enum status s = param_load(e->src, d, &table, err);
     if (s) goto done;
     s = device_upload(e->b, table, d->count * sizeof *table, &device, err);
-    for (uint32_t k = 0; !s && k < e->n_sets; k++) {
-        uint32_t label = (uint32_t)e->sets[k].label;
+    for (uint32_t k = 0; !s && k < e->n_conditions; k++) {
+        uint32_t label = (uint32_t)e->conditions[k].label;
         struct tensor y = value(e, i, k);
-        if (e->sets[k].label < 0 || label >= d->shape[0])
+        if (e->conditions[k].label < 0 || label >= d->shape[0])
             s = error_set(err, ST_BAD_PARAMETER, "label %d is not one of the %u classes",
-                          (int)e->sets[k].label, d->shape[0]);
+                          (int)e->conditions[k].label, d->shape[0]);
         else
             s = e->b->ops->label(e->b, device, &label, &y, err);
     }
@@ -73,11 +74,11 @@ static enum status run_node(struct embeddings *e, int32_t i, struct error *err)
     if (n->op == OP_LINEAR) return run_linear(e, i, err);
     if (n->op == OP_LABEL) return run_label(e, i, err);
     enum status s = ST_OK;
-    for (uint32_t k = 0; !s && k < e->n_sets; k++) {
+    for (uint32_t k = 0; !s && k < e->n_conditions; k++) {
         struct tensor y = value(e, i, k), x, other;
         switch (n->op) {
         case OP_TIMESTEP: {
-            const float scalar = condition_scalar(&e->sets[k], n->scalar);
+            const float scalar = condition_scalar(&e->conditions[k], n->scalar);
             s = ops->timestep(e->b, &scalar, &y, err);
             break;
         }
@@ -112,7 +113,7 @@ static enum status compute_embeddings(struct embeddings *e, struct error *err)
     for (uint32_t i = 0; i < e->g->n_nodes; i++) {
         if (!e->g->nodes[i].is_embedding) continue;
         e->at[i] = total;
-        total += (size_t)e->g->nodes[i].c * e->n_sets;
+        total += (size_t)e->g->nodes[i].c * e->n_conditions;
         total = (total + 15) / 16 * 16;
     }
     if (total == 0) return ST_OK;
@@ -129,10 +130,10 @@ static enum status fold_norm(struct folded *f, const struct embeddings *e, const
                              int32_t to, struct error *err)
 {
     size_t c = n->c;
-    float *ss = malloc(2 * c * e->n_sets * sizeof *ss);
+    float *ss = malloc(2 * c * e->n_conditions * sizeof *ss);
     float *gamma = NULL, *beta = NULL;
-    f->gamma[to] = malloc(c * e->n_sets * sizeof **f->gamma);
-    f->beta[to] = malloc(c * e->n_sets * sizeof **f->beta);
+    f->gamma[to] = malloc(c * e->n_conditions * sizeof **f->gamma);
+    f->beta[to] = malloc(c * e->n_conditions * sizeof **f->beta);
     enum status s = ST_OK;
     if (!ss || !f->gamma[to] || !f->beta[to]) {
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory for folded constants");
@@ -142,9 +143,10 @@ static enum status fold_norm(struct folded *f, const struct embeddings *e, const
     if (s) goto done;
     s = param_load(e->src, &e->g->params[n->bias], &beta, err);
     if (s) goto done;
-    s = device_copy_out(e->b, ss, e->values + e->at[n->in[1]], 2 * c * e->n_sets * sizeof *ss, err);
+    s = device_copy_out(e->b, ss, e->values + e->at[n->in[1]], 2 * c * e->n_conditions * sizeof *ss,
+                        err);
     if (s) goto done;
-    for (size_t k = 0; k < e->n_sets; k++)
+    for (size_t k = 0; k < e->n_conditions; k++)
         for (size_t i = 0; i < c; i++) {
             double scale = 1.0 + (double)ss[2 * c * k + i];
             f->gamma[to][c * k + i] = (float)(gamma[i] * scale);
@@ -163,13 +165,13 @@ static enum status fold_bias(struct folded *f, const struct embeddings *e, const
 {
     size_t c = conv->c;
     float *bias = NULL;
-    f->beta[to] = malloc(c * e->n_sets * sizeof **f->beta);
+    f->beta[to] = malloc(c * e->n_conditions * sizeof **f->beta);
     if (!f->beta[to]) return error_set(err, ST_NO_MEMORY_NOW, "no memory for folded constants");
     enum status s = param_load(e->src, &e->g->params[conv->bias], &bias, err);
     if (!s)
         s = device_copy_out(e->b, f->beta[to], e->values + e->at[embedding],
-                            c * e->n_sets * sizeof *bias, err);
-    for (size_t k = 0; !s && k < e->n_sets; k++)
+                            c * e->n_conditions * sizeof *bias, err);
+    for (size_t k = 0; !s && k < e->n_conditions; k++)
         for (size_t i = 0; i < c; i++)
             f->beta[to][c * k + i] += bias[i];
     free(bias);
@@ -237,11 +239,13 @@ static enum status rewrite(struct folded *f, const struct embeddings *e, int32_t
 }
 
 enum status fold_init(struct folded *out, struct backend *b, const struct graph *g,
-                      const struct param_source *src, const struct condition *sets, uint32_t n_sets,
-                      struct error *err)
+                      const struct param_source *src, const struct condition *conditions,
+                      uint32_t n_conditions, struct error *err)
 {
-    struct folded f = { .sets = n_sets };
-    struct embeddings e = { .b = b, .g = g, .src = src, .sets = sets, .n_sets = n_sets };
+    struct folded f = { .conditions = n_conditions };
+    struct embeddings e = {
+        .b = b, .g = g, .src = src, .conditions = conditions, .n_conditions = n_conditions
+    };
     int32_t *to = calloc(g->n_nodes, sizeof *to);
     f.g = graph_copy(g);
     f.gamma = calloc(g->n_nodes, sizeof *f.gamma);

@@ -10,14 +10,14 @@
 
 struct folded {
     struct graph *g; /* the nodes that are left; parameters keep their indices */
-    uint32_t sets;
-    /* [nodes]: constants that replace the node's parameters, or NULL. GROUP_NORM: gamma and beta, CONV: beta = bias; [sets][c]. */
+    uint32_t conditions;
+    /* [nodes]: constants that replace the node's parameters, or NULL. GROUP_NORM: gamma and beta, CONV: beta = bias; [conditions][c]. */
     float **gamma, **beta;
 };
 
 enum status fold_init(struct folded *out, struct backend *b, const struct graph *g,
-                      const struct param_source *src, const struct condition *sets, uint32_t n_sets,
-                      struct error *err);
+                      const struct param_source *src, const struct condition *conditions,
+                      uint32_t n_conditions, struct error *err);
 void fold_done(struct folded *f); /* takes a zeroed struct */
 
 /* For a list that stays unfolded: a convolution's bias moves to the ADD_CHANNEL that alone reads it, which then adds bias + e in

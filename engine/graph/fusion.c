@@ -41,7 +41,7 @@ static void fuse_into(struct graph *g, int32_t i, struct backend *b, enum dtype 
                            .oc = n->c,
                            .kernel = n->kernel,
                            .stride = n->stride,
-                           .sets = 1,
+                           .conditions = 1,
                            .dtype = dtype };
     if (g->nodes[norm].op == OP_GROUP_NORM && is_hidden(g, norm)) {
         n->norm = norm;

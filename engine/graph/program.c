@@ -17,7 +17,7 @@ static enum status run_norm(struct program *p, const struct step *st, struct err
                                  .eps = NORM_EPS,
                                  .gamma = st->gamma,
                                  .beta = st->beta,
-                                 .set = st->by_set ? p->set : NULL,
+                                 .condition = st->by_condition ? p->condition : NULL,
                                  .scale_shift = st->has_in1 ? &st->in[1] : NULL,
                                  .silu = st->silu,
                                  .resample = st->resample,
@@ -29,17 +29,18 @@ static enum status run_conv(struct program *p, const struct step *st, struct err
 {
     const struct backend_ops *ops = p->b->ops;
     const struct tensor *residual = st->has_residual ? &st->residual : NULL;
-    const uint32_t *set = st->by_set ? p->set : NULL;
-    if (!st->has_prologue) return ops->conv(p->b, st->conv, &st->in[0], residual, &st->y, set, err);
+    const uint32_t *condition = st->by_condition ? p->condition : NULL;
+    if (!st->has_prologue)
+        return ops->conv(p->b, st->conv, &st->in[0], residual, &st->y, condition, err);
     struct prologue_args prologue = st->prologue;
     if (st->norm) {
         prologue.gamma = st->norm->gamma;
         prologue.beta = st->norm->beta;
-        prologue.set = st->norm->by_set ? p->set : NULL;
+        prologue.condition = st->norm->by_condition ? p->condition : NULL;
         prologue.scale_shift = st->has_in1 ? &st->in[1] : NULL;
     }
-    return ops->conv_with_prologue(p->b, st->conv, &st->in[0], &prologue, residual, &st->y, set,
-                                   err);
+    return ops->conv_with_prologue(p->b, st->conv, &st->in[0], &prologue, residual, &st->y,
+                                   condition, err);
 }
 
 static enum status run_add_channel(struct program *p, const struct step *st, struct error *err)
@@ -114,7 +115,7 @@ static enum status run_execution(struct program *p, struct error *err)
         .rows = p->batch_rows,
         .scalar = { p->scalar[SCALAR_TIME], p->scalar[SCALAR_SIGMA], p->scalar[SCALAR_LEVEL] },
         .label = p->classes ? p->label : NULL,
-        .set = p->sets ? p->set : NULL
+        .condition = p->conditions ? p->condition : NULL
     };
     bool is_replayed = false;
     if (!ops->execution_begin || p->time_ops) return run_ops(p, err);
@@ -163,9 +164,9 @@ static enum status check_io(const struct program *p, const struct program_io *io
                             struct error *err)
 {
     for (uint32_t i = 0; i < rows; i++) {
-        if (p->sets && io->set && io->set[i] >= p->sets)
-            return error_set(err, ST_BAD_PARAMETER, "row %u asks for set %u of %u", i, io->set[i],
-                             p->sets);
+        if (p->conditions && io->condition && io->condition[i] >= p->conditions)
+            return error_set(err, ST_BAD_PARAMETER, "row %u asks for set %u of %u", i,
+                             io->condition[i], p->conditions);
         for (int k = 0; k < SCALARS; k++) {
             const float *from = scalar_of(io, (enum scalar)k);
             if (p->scalar[k] && (!from || !isfinite(from[i])))
@@ -187,7 +188,7 @@ static enum status load_execution(struct program *p, const struct program_io *io
     enum status s = p->b->ops->cast(p->b, &x, &y, err);
     for (uint32_t i = 0; !s && i < p->batch_rows; i++) {
         uint32_t row = first + (i < n ? i : 0);
-        if (p->sets) p->set[i] = io->set ? io->set[row] : 0;
+        if (p->conditions) p->condition[i] = io->condition ? io->condition[row] : 0;
         for (int k = 0; k < SCALARS; k++)
             if (p->scalar[k]) p->scalar[k][i] = scalar_of(io, (enum scalar)k)[row];
         if (p->classes) p->label[i] = io->label[row];

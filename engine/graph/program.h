@@ -36,9 +36,9 @@ static inline float condition_scalar(const struct condition *c, enum scalar scal
 }
 
 struct program_options {
-    enum dtype dtype;             /* of feature maps inside */
-    const struct condition *sets; /* folded form: the sets; NULL: unfolded */
-    uint32_t n_sets;
+    enum dtype dtype;                   /* of feature maps inside */
+    const struct condition *conditions; /* folded form: the sets; NULL: unfolded */
+    uint32_t n_conditions;
     uint32_t
         output_channels; /* 0 = all; 3 = only the first three of the last convolution are computed */
     uint32_t
@@ -60,7 +60,7 @@ struct program_io {
     const float *t;             /* unfolded: [rows], host */
     const float *sigma, *level; /* unfolded, as enum scalar: [rows], host; NULL: not told */
     const uint32_t *label;      /* unfolded, class_cond: [rows], host; else NULL */
-    const uint32_t *set;        /* folded: [rows], host; NULL = all 0 */
+    const uint32_t *condition;  /* folded: [rows], host; NULL = all 0 */
 };
 /* Any number of rows, in passes of at most program_rows. */
 enum status program_run(struct program *p, const struct program_io *io, uint32_t rows,

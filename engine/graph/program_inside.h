@@ -14,7 +14,7 @@ struct step {
     enum scalar scalar;     /* TIMESTEP */
     struct step *sibling;   /* GROUP_NORM: whose y it writes too; NULL */
     bool is_sibling;        /* done by a norm */
-    bool by_set;            /* its constants differ from set to set */
+    bool by_condition;      /* its constants differ from set to set */
     struct conv_plan *conv;
     struct linear_plan *linear;
     struct attention_plan *attention;
@@ -32,15 +32,15 @@ struct program {
     void *arena;
     double *moments; /* of the outputs that norms ask for, [rows][2][c] each; NULL: none are kept */
     size_t weight_bytes, moments_count;
-    uint32_t rows;      /* of the largest pass: what memory is taken for */
-    uint32_t execution; /* of the batch execution that the views stand for */
-    uint32_t sets;      /* 0: unfolded */
+    uint32_t rows;       /* of the largest pass: what memory is taken for */
+    uint32_t execution;  /* of the batch execution that the views stand for */
+    uint32_t conditions; /* 0: unfolded */
     uint32_t classes;
     enum dtype dtype;
     bool keep_taps, time_ops;
     /* The pass's rows, filled up to `rows` where the last pass has fewer. */
     float *scalar[SCALARS]; /* [rows]; those that no node embeds are NULL */
-    uint32_t *label, *set;
+    uint32_t *label, *condition;
     uint64_t op_ns[OP_COUNT];
 };
 

@@ -62,7 +62,7 @@ static enum status make_conv(struct making *m, struct step *st, int32_t i)
                            .oc = n->c,
                            .kernel = n->kernel,
                            .stride = n->stride,
-                           .sets = folded ? m->folded->sets : 1,
+                           .conditions = folded ? m->folded->conditions : 1,
                            .dtype = p->dtype,
                            .x_ld = st->in[0].ld,
                            .y_ld = st->y.ld,
@@ -76,14 +76,14 @@ static enum status make_conv(struct making *m, struct step *st, int32_t i)
         d.h /= 2;
         d.w /= 2;
     }
-    st->by_set = folded != NULL;
+    st->by_condition = folded != NULL;
     /* Where fewer output channels are wanted the weights' and bias's first rows are all that is read. */
     s = p->b->ops->conv_plan(p->b, &d, weight, folded ? folded : bias, &st->conv, m->err);
     if (!s)
         p->weight_bytes += p->b->ops->conv_plan_bytes
                                ? p->b->ops->conv_plan_bytes(st->conv)
                                : (size_t)d.oc * d.ic * d.kernel * d.kernel * dtype_size(p->dtype) +
-                                     (size_t)d.sets * d.oc * sizeof *bias;
+                                     (size_t)d.conditions * d.oc * sizeof *bias;
 done:
     free(weight);
     free(bias);
@@ -111,8 +111,8 @@ static enum status make_norm(struct making *m, struct step *st, int32_t i)
     struct program *p = m->p;
     const struct node *n = &p->g->nodes[i];
     if (m->folded && m->folded->gamma[i]) {
-        size_t count = (size_t)n->c * m->folded->sets;
-        st->by_set = true;
+        size_t count = (size_t)n->c * m->folded->conditions;
+        st->by_condition = true;
         enum status s = upload(m, m->folded->gamma[i], count, &st->gamma);
         return s ? s : upload(m, m->folded->beta[i], count, &st->beta);
     }
@@ -308,8 +308,8 @@ static enum status make(struct making *m, const struct program_options *o)
         has_scalars = has_scalars && *to;
     }
     p->label = calloc(p->rows, sizeof *p->label);
-    p->set = calloc(p->rows, sizeof *p->set);
-    if (!p->steps || !has_scalars || !p->label || !p->set)
+    p->condition = calloc(p->rows, sizeof *p->condition);
+    if (!p->steps || !has_scalars || !p->label || !p->condition)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for a program of %u nodes",
                          p->g->n_nodes);
     s = p->b->ops->alloc(p->b, p->plan.arena_bytes, &p->arena, err);
@@ -329,7 +329,7 @@ static enum status program_of(struct program **out, struct backend *b, const str
     p->dtype = o->dtype;
     p->keep_taps = o->keep_taps;
     p->time_ops = o->time_ops;
-    p->sets = folded ? folded->sets : 0;
+    p->conditions = folded ? folded->conditions : 0;
     p->g = graph_copy(folded ? folded->g : g);
     struct making m = { p, folded, src, err };
     enum status s = p->g ? make(&m, o) : error_set(err, ST_NO_MEMORY_NOW, "no memory for a graph");
@@ -345,16 +345,16 @@ enum status program_new(struct program **out, struct backend *b, const struct gr
     if (!b->ops->has_dtype(b, o->dtype))
         return error_set(err, ST_UNSUPPORTED, "the back end %s cannot compute in %s", b->ops->name,
                          dtype_name(o->dtype));
-    if (o->sets && o->n_sets == 0)
+    if (o->conditions && o->n_conditions == 0)
         return error_set(err, ST_BAD_PARAMETER, "a folded program needs at least one set");
     struct folded folded = { 0 };
     enum status s = ST_OK;
-    if (o->sets) s = fold_init(&folded, b, g, src, o->sets, o->n_sets, err);
+    if (o->conditions) s = fold_init(&folded, b, g, src, o->conditions, o->n_conditions, err);
     /* Where the back end has passes of several sizes, the largest that finds memory. */
     uint32_t rows = o->most_rows ? o->most_rows : b->ops->rows_per_batch(b);
     while (!s) {
         struct error why = { 0 };
-        s = program_of(out, b, g, o->sets ? &folded : NULL, src, o, rows, &why);
+        s = program_of(out, b, g, o->conditions ? &folded : NULL, src, o, rows, &why);
         if (!s) break;
         uint32_t less = rows;
         if (s == ST_NO_MEMORY_NOW && rows > 1 && b->ops->batch_rows)
@@ -388,7 +388,7 @@ void program_free(struct program *p)
     for (int i = 0; i < SCALARS; i++)
         free(p->scalar[i]);
     free(p->label);
-    free(p->set);
+    free(p->condition);
     free(p);
 }
 

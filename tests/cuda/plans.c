@@ -69,14 +69,14 @@ static void add_op(struct ops *ops, bool is_cudnn, const struct dnn_op *op)
 static enum status ops_of(struct ops *ops, struct recorder *r, const struct unet_arch *arch,
                           uint32_t side, enum dtype dtype, bool folded, struct error *err)
 {
-    const struct condition set = { .t = 999, .label = arch->class_cond ? 0 : -1 };
+    const struct condition condition = { .t = 999, .label = arch->class_cond ? 0 : -1 };
     const struct param_source src = { no_weights, NULL };
     struct program_options o = { .dtype = dtype };
     struct graph *g = NULL;
     struct program *p = NULL;
     if (folded) {
-        o.sets = &set;
-        o.n_sets = 1;
+        o.conditions = &condition;
+        o.n_conditions = 1;
         o.output_channels = 3;
     }
     enum status s = unet_build(&g, arch, side, side, err);

@@ -8,7 +8,7 @@ enum { MAX_ROWS = 3 };
 
 static const struct conv_case {
     const char *name;
-    uint32_t n, h, w, ic, oc, kernel, stride, sets;
+    uint32_t n, h, w, ic, oc, kernel, stride, conditions;
     uint32_t x_more, y_more, r_more;
     bool residual, in_place, f32_in, f32_out;
 } cases[] = {
@@ -66,10 +66,10 @@ static void one_case(const struct conv_case *t, enum dtype dt)
     const enum dtype in = t->f32_in ? DT_F32 : dt, out = t->f32_out ? DT_F32 : dt;
     float *weight = floats((size_t)t->oc * t->ic * t->kernel * t->kernel, 1, 0.2f, 0),
           *swapped = turned(weight, t);
-    float *bias = floats((size_t)t->sets * t->oc, 2, 1, 0);
-    uint32_t *set = words(set_of, t->n);
+    float *bias = floats((size_t)t->conditions * t->oc, 2, 1, 0);
+    uint32_t *condition = words(set_of, t->n);
     for (uint32_t n = 0; n < t->n; n++)
-        set[n] %= t->sets;
+        condition[n] %= t->conditions;
     struct tensor x = tensor_make(in, t->n, t->h, t->w, t->ic, t->ic + t->x_more, 3);
     struct tensor y = tensor_make(out, t->n, oh, ow, t->oc, t->oc + t->y_more, 4);
     struct tensor r =
@@ -80,14 +80,14 @@ static void one_case(const struct conv_case *t, enum dtype dt)
     struct conv_desc d = {
         .h = t->h, .w = t->w, .ic = t->ic, .oc = t->oc, .kernel = t->kernel, .stride = t->stride
     };
-    d.sets = t->sets;
+    d.conditions = t->conditions;
     d.dtype = DT_F32;
     d.x_ld = wx.ld;
     d.y_ld = wy.ld;
     d.r_ld = t->residual ? wr.ld : 0;
     struct conv_plan *p = NULL;
     EXPECT_OK(oracle->ops->conv_plan(oracle, &d, weight, bias, &p, &err));
-    EXPECT_OK(oracle->ops->conv(oracle, p, &wx, t->residual ? &wr : NULL, &wy, set, &err));
+    EXPECT_OK(oracle->ops->conv(oracle, p, &wx, t->residual ? &wr : NULL, &wy, condition, &err));
     oracle->ops->conv_plan_free(oracle, p);
 
     struct run run = { { .x = x,
@@ -95,7 +95,7 @@ static void one_case(const struct conv_case *t, enum dtype dt)
                          .stride = t->stride,
                          .weight = swapped,
                          .bias = bias,
-                         .set = set },
+                         .condition = condition },
                        t->in_place };
     run.a.has_residual = t->residual;
     run.a.residual = r;
@@ -107,7 +107,7 @@ static void one_case(const struct conv_case *t, enum dtype dt)
         struct run alone = run;
         alone.a.x = tensor_row(&x, n);
         alone.a.residual = tensor_row(&r, n);
-        alone.a.set = set + n;
+        alone.a.condition = condition + n;
         run_conv(&alone, &one);
         expect_same(t->name, one.data, same.data, tensor_bytes(&one));
         tensor_free(&one);
@@ -118,7 +118,7 @@ static void one_case(const struct conv_case *t, enum dtype dt)
     free(weight);
     free(swapped);
     free(bias);
-    free(set);
+    free(condition);
 }
 
 static void convolutions_agree(void **state)

@@ -5,7 +5,7 @@
 
 #include "tests/cuda/conformance.h"
 
-enum { MAX_ROWS = 3, SETS = 2 };
+enum { MAX_ROWS = 3, CONDITIONS = 2 };
 
 static const struct norm_case {
     const char *name;
@@ -124,17 +124,17 @@ static void one_case(const struct norm_case *t, enum dtype dt)
     for (size_t i = 0; t->mean != 0 && i < tensor_bytes(&x) / sizeof(float); i++)
         ((float *)x.data)[i] += t->mean;
     struct tensor y = tensor_make(dt, t->n, t->h, t->w, t->c, t->c + t->y_more, 5);
-    float *gamma = floats((size_t)SETS * t->c, 1, 1, 0),
-          *beta = floats((size_t)SETS * t->c, 2, 1, 0);
+    float *gamma = floats((size_t)CONDITIONS * t->c, 1, 1, 0),
+          *beta = floats((size_t)CONDITIONS * t->c, 2, 1, 0);
     float *ss = floats((size_t)t->n * 2 * t->c, 3, 1, 0);
-    uint32_t *set = words(set_of, t->n);
+    uint32_t *condition = words(set_of, t->n);
     float *moments = floats((size_t)t->n * t->groups * 2, 6, 1, 0);
 
     struct norm_run r = { .in_place = t->in_place };
     r.a = (struct gpu_norm){ .x = x, .y = y, .groups = t->groups, .eps = 1e-5f };
     r.a.gamma = gamma;
     r.a.beta = beta;
-    r.a.set = set;
+    r.a.condition = condition;
     r.a.scale_shift = t->scale_shift ? ss : NULL;
     r.a.scale_shift_ld = 2 * (size_t)t->c;
     r.a.silu = t->silu;
@@ -146,7 +146,7 @@ static void one_case(const struct norm_case *t, enum dtype dt)
     struct group_norm_args want = { .x = wx, .y = wy, .groups = t->groups, .eps = 1e-5f };
     want.gamma = gamma;
     want.beta = beta;
-    want.set = set;
+    want.condition = condition;
     want.scale_shift = t->scale_shift ? &wide_ss : NULL;
     want.silu = t->silu;
     EXPECT_OK(oracle->ops->group_norm(oracle, &want, &err));
@@ -164,7 +164,7 @@ static void one_case(const struct norm_case *t, enum dtype dt)
         struct tensor ry = tensor_copy(&one);
         struct norm_run alone = r;
         alone.a.x = rx;
-        alone.a.set = set + n;
+        alone.a.condition = condition + n;
         alone.a.scale_shift = t->scale_shift ? ss + (size_t)n * 2 * t->c : NULL;
         alone.a.mean_rstd = NULL;
         alone.scratch_floats = gpu_norm_scratch(&rx, t->groups);
@@ -178,7 +178,7 @@ static void one_case(const struct norm_case *t, enum dtype dt)
     free(gamma);
     free(beta);
     free(ss);
-    free(set);
+    free(condition);
     free(moments);
 }
 

@@ -128,7 +128,7 @@ static const struct copy_case {
     const char *name;
     uint32_t n, h, w, c, first, zeros;
     uint32_t x_more, y_more;
-    bool add, by_set, one_for_all, in_place;
+    bool add, by_condition, one_for_all, in_place;
 } copies[] = {
     { "the same", 2, 5, 7, 32, 0, 0, 0, 0, false, false, false, false },
     { "second half of a concat", 2, 4, 6, 64, 96, 0, 0, 0, false, false, false, false },
@@ -164,7 +164,7 @@ static float wanted(const struct copy_case *t, const struct copying *r, const st
     const size_t k = at - t->first;
     if (k >= t->c) return 0;
     float v = tensor_value(&r->a.x, pixel * r->a.x.ld + k);
-    return t->add ? v + r->a.add[(t->by_set ? r->a.set[n] : n) * r->a.add_ld + k] : v;
+    return t->add ? v + r->a.add[(t->by_condition ? r->a.condition[n] : n) * r->a.add_ld + k] : v;
 }
 
 static void copied(const struct copy_case *t, enum dtype from, enum dtype to)
@@ -176,10 +176,10 @@ static void copied(const struct copy_case *t, enum dtype from, enum dtype to)
     r.a.first = t->first;
     r.a.zeros = t->zeros;
     float *add = floats((size_t)3 * t->c, 3, 1, 0);
-    uint32_t *set = words(set_of, t->n);
+    uint32_t *condition = words(set_of, t->n);
     r.a.add = t->add ? add : NULL;
     r.a.add_ld = t->one_for_all ? 0 : t->c;
-    r.a.set = t->by_set ? set : NULL;
+    r.a.condition = t->by_condition ? condition : NULL;
     struct tensor y = t->in_place ? tensor_copy(&r.a.x)
                                   : tensor_make(to, t->n, t->h, t->w, width, width + t->y_more, 2);
     struct tensor before = tensor_copy(&y);
@@ -193,7 +193,7 @@ static void copied(const struct copy_case *t, enum dtype from, enum dtype to)
                         dtype_size(to));
         }
     free(add);
-    free(set);
+    free(condition);
     tensor_free(&y);
     tensor_free(&before);
     tensor_free(&r.a.x);

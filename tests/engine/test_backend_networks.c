@@ -17,25 +17,25 @@
 #include "tests/engine/archs.h"
 #include "tests/engine/ways.h"
 
-enum { ROWS = 3, PASSES = 4, SETS = 5 };
+enum { ROWS = 3, PASSES = 4, CONDITIONS = 5 };
 static uint64_t seed = 7;
 static const struct param_source hashes = { hash_param_load, &seed };
-static const struct condition conditions[SETS] = {
+static const struct condition conditions[CONDITIONS] = {
     { 999, 2, 20, 300 }, { 3, 0, 401.5f, 0 }, { 500, 4, 0, 99 }, { 999, 1, 20, 0 }, { 0, 3, 7, 300 }
 };
 
 /* What the rows of pass k are told. */
 struct told {
     float t[ROWS], sigma[ROWS], level[ROWS];
-    uint32_t label[ROWS], set[ROWS];
+    uint32_t label[ROWS], condition[ROWS];
 };
 
 static struct told told_in(int pass)
 {
     struct told a;
     for (int i = 0; i < ROWS; i++) {
-        a.set[i] = (uint32_t)(i + 2 * pass) % SETS;
-        const struct condition *c = &conditions[a.set[i]];
+        a.condition[i] = (uint32_t)(i + 2 * pass) % CONDITIONS;
+        const struct condition *c = &conditions[a.condition[i]];
         a.t[i] = c->t;
         a.sigma[i] = c->sigma;
         a.level[i] = c->level;
@@ -54,8 +54,8 @@ static struct program *program_on(struct backend *b, const struct net *n, enum d
                                   bool folded)
 {
     const struct program_options o = { .dtype = dtype,
-                                       .sets = folded ? conditions : NULL,
-                                       .n_sets = SETS };
+                                       .conditions = folded ? conditions : NULL,
+                                       .n_conditions = CONDITIONS };
     struct program *p = NULL;
     EXPECT_OK(program_new(&p, b, n->g, &hashes, &o, &err));
     return p;
@@ -73,7 +73,7 @@ static void run(struct backend *b, struct program *p, const struct net *n, int p
                                    .sigma = a.sigma,
                                    .level = a.level,
                                    .label = a.label,
-                                   .set = a.set };
+                                   .condition = a.condition };
     EXPECT_OK(program_run(p, &io, ROWS, &err));
     bytes_from_device(b, dx, NULL, 0);
     bytes_from_device(b, dy, y, n->y_count * sizeof *y);

@@ -19,7 +19,7 @@
 
 static const struct conv_case {
     const char *name;
-    uint32_t n, h, w, ic, oc, kernel, stride, sets;
+    uint32_t n, h, w, ic, oc, kernel, stride, conditions;
     uint32_t x_more, y_more; /* ld beyond the channels */
     bool residual, in_place, bias;
 } convs[] = {
@@ -45,11 +45,11 @@ static const struct conv_case {
 
 static void run_conv(struct backend *b, const struct conv_case *t, const struct conv_desc *d,
                      const float *weight, const float *bias, const struct tensor *x,
-                     const struct tensor *r, const struct tensor *y, const uint32_t *set)
+                     const struct tensor *r, const struct tensor *y, const uint32_t *condition)
 {
     struct conv_plan *p = NULL;
     EXPECT_OK(b->ops->conv_plan(b, d, weight, t->bias ? bias : NULL, &p, &err));
-    EXPECT_OK(b->ops->conv(b, p, x, r, y, set, &err));
+    EXPECT_OK(b->ops->conv(b, p, x, r, y, condition, &err));
     b->ops->conv_plan_free(b, p);
 }
 
@@ -72,7 +72,7 @@ static void conv_case_on(const struct way *w, const struct conv_case *t)
                            .oc = t->oc,
                            .kernel = t->kernel,
                            .stride = t->stride,
-                           .sets = t->sets,
+                           .conditions = t->conditions,
                            .dtype = dt,
                            .x_ld = t->ic + t->x_more,
                            .y_ld = t->oc + t->y_more };
@@ -81,7 +81,8 @@ static void conv_case_on(const struct way *w, const struct conv_case *t)
     rd.dtype = DT_F32;
     struct tensor weight = tensor_make(DT_F32, 1, 1, 1, t->ic * t->oc * t->kernel * t->kernel,
                                        t->ic * t->oc * t->kernel * t->kernel, 1);
-    struct tensor bias = tensor_make(DT_F32, 1, 1, 1, t->oc * t->sets, t->oc * t->sets, 2);
+    struct tensor bias =
+        tensor_make(DT_F32, 1, 1, 1, t->oc * t->conditions, t->oc * t->conditions, 2);
     struct tensor x = tensor_make(dt, t->n, t->h, t->w, t->ic, d.x_ld, 3);
     struct tensor rx = tensor_make(DT_F32, t->n, t->h, t->w, t->ic, d.x_ld, 3);
     struct tensor y = tensor_make(dt, t->n, oh, ow, t->oc, d.y_ld, 4);
@@ -90,29 +91,29 @@ static void conv_case_on(const struct way *w, const struct conv_case *t)
     size_t r_ld = d.r_ld ? d.r_ld : 1;
     struct tensor r = tensor_make(dt, t->n, oh, ow, t->oc, t->oc > r_ld ? t->oc : r_ld, 5);
     struct tensor rr = tensor_make(DT_F32, t->n, oh, ow, t->oc, t->oc > r_ld ? t->oc : r_ld, 5);
-    uint32_t set[8];
+    uint32_t condition[8];
     for (uint32_t n = 0; n < 8; n++)
-        set[n] = (n + 1) % t->sets;
+        condition[n] = (n + 1) % t->conditions;
 
     run_conv(reference, t, &rd, weight.data, bias.data, &rx,
              !t->residual  ? NULL
              : t->in_place ? &ry
                            : &rr,
-             &ry, set);
+             &ry, condition);
     const struct tensor dx = to_device(b, &x), dy = to_device(b, &y), done = to_device(b, &one),
                         dr = to_device(b, &r);
     run_conv(b, t, &d, weight.data, bias.data, &dx,
              !t->residual  ? NULL
              : t->in_place ? &dy
                            : &dr,
-             &dy, set);
+             &dy, condition);
     for (uint32_t n = 0; n < t->n; n++) {
         struct tensor xn = row_of(&dx, n), yn = row_of(&done, n), rn = row_of(&dr, n);
         run_conv(b, t, &d, weight.data, bias.data, &xn,
                  !t->residual  ? NULL
                  : t->in_place ? &yn
                                : &rn,
-                 &yn, set + n);
+                 &yn, condition + n);
     }
     from_device(b, &dy, &y);
     from_device(b, &done, &one);
@@ -145,7 +146,7 @@ static void a_convolution_that_is_not_its_plans_is_refused(void **state)
                            .oc = 8,
                            .kernel = 1,
                            .stride = 1,
-                           .sets = 1,
+                           .conditions = 1,
                            .dtype = DT_F32,
                            .x_ld = 8,
                            .y_ld = 8 };
@@ -204,14 +205,14 @@ static void group_norms_agree(void **state)
             struct tensor y = tensor_make(dt, t->n, t->h, t->w, t->c, t->c + t->more, 5);
             struct tensor ry = tensor_make(DT_F32, t->n, t->h, t->w, t->c, t->c + t->more, 5);
             struct tensor one = tensor_make(dt, t->n, t->h, t->w, t->c, t->c + t->more, 5);
-            uint32_t set[4] = { 1, 0, 1, 1 };
+            uint32_t condition[4] = { 1, 0, 1, 1 };
             const struct tensor dg = to_device(b, &g), dbe = to_device(b, &be),
                                 dss = to_device(b, &ss), dx = to_device(b, &x),
                                 dy = to_device(b, &y), done = to_device(b, &one);
             struct group_norm_args ra = { .x = rx, .y = ry, .groups = t->groups, .eps = 1e-5f };
             ra.gamma = g.data;
             ra.beta = be.data;
-            ra.set = set;
+            ra.condition = condition;
             ra.scale_shift = t->scale_shift ? &ss : NULL;
             ra.silu = t->silu;
             struct group_norm_args a = ra;
@@ -225,7 +226,7 @@ static void group_norms_agree(void **state)
                 struct tensor sn = row_of(&dss, n);
                 row.x = row_of(&dx, n);
                 row.y = row_of(&done, n);
-                row.set = set + n;
+                row.condition = condition + n;
                 row.scale_shift = t->scale_shift ? &sn : NULL;
                 EXPECT_OK(b->ops->group_norm(b, &row, &err));
             }

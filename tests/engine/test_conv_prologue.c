@@ -20,7 +20,7 @@
         if ((call) != ST_OK) fail_msg("%s: %s", #call, err.detail);                                \
     } while (0)
 
-enum { TEAMS = 3, GROUPS = 8, SETS = 2 };
+enum { TEAMS = 3, GROUPS = 8, CONDITIONS = 2 };
 #define EPS 1e-5f
 
 static struct error err;
@@ -145,7 +145,7 @@ static double *sums_of(const struct tensor *x)
 struct inputs {
     struct tensor x, residual, scale_shift;
     float *weight, *bias, *gamma, *beta;
-    uint32_t set[8], bias_set[8];
+    uint32_t condition[8], bias_condition[8];
 };
 
 static struct conv_desc desc_of(const struct prologue_case *t, enum dtype dt)
@@ -156,7 +156,7 @@ static struct conv_desc desc_of(const struct prologue_case *t, enum dtype dt)
                            .oc = t->oc,
                            .kernel = t->kernel,
                            .stride = 1,
-                           .sets = SETS,
+                           .conditions = CONDITIONS,
                            .dtype = dt,
                            .x_ld = t->ic + t->x_more,
                            .y_ld = t->oc + t->y_more,
@@ -183,12 +183,12 @@ static struct inputs inputs_make(const struct prologue_case *t, enum dtype dt)
     in.residual = tensor_make(dt, t->n, t->h, t->w, t->oc, t->oc + 5, 5, 0);
     in.scale_shift = tensor_make(DT_F32, t->n, 1, 1, 2 * t->ic, 2 * t->ic, 6, 0);
     in.weight = numbers(taps * t->ic * t->oc, 1, 0, 0.25f);
-    in.bias = numbers((size_t)SETS * t->oc, 2, 0, 1);
-    in.gamma = numbers((size_t)SETS * t->ic, 7, 1, 0.5f);
-    in.beta = numbers((size_t)SETS * t->ic, 8, 0, 0.5f);
+    in.bias = numbers((size_t)CONDITIONS * t->oc, 2, 0, 1);
+    in.gamma = numbers((size_t)CONDITIONS * t->ic, 7, 1, 0.5f);
+    in.beta = numbers((size_t)CONDITIONS * t->ic, 8, 0, 0.5f);
     for (uint32_t n = 0; n < 8; n++) {
-        in.set[n] = n % SETS;
-        in.bias_set[n] = (n + 1) % SETS;
+        in.condition[n] = n % CONDITIONS;
+        in.bias_condition[n] = (n + 1) % CONDITIONS;
     }
     return in;
 }
@@ -217,7 +217,7 @@ static struct tensor wanted(const struct prologue_case *t)
                                      .eps = EPS,
                                      .gamma = in.gamma,
                                      .beta = in.beta,
-                                     .set = in.set,
+                                     .condition = in.condition,
                                      .scale_shift = t->scale_shift ? &in.scale_shift : NULL,
                                      .silu = t->silu };
         EXPECT_OK(ops->group_norm(reference, &a, &err));
@@ -234,8 +234,8 @@ static struct tensor wanted(const struct prologue_case *t)
     struct tensor y = tensor_make(DT_F32, t->n, t->h, t->w, t->oc, d.y_ld, 4, 0);
     struct conv_plan *p = NULL;
     EXPECT_OK(ops->conv_plan(reference, &d, in.weight, in.bias, &p, &err));
-    EXPECT_OK(
-        ops->conv(reference, p, &x, t->residual ? &in.residual : NULL, &y, in.bias_set, &err));
+    EXPECT_OK(ops->conv(reference, p, &x, t->residual ? &in.residual : NULL, &y, in.bias_condition,
+                        &err));
     ops->conv_plan_free(reference, p);
     free(small.data);
     inputs_free(&in);
@@ -252,7 +252,7 @@ static struct tensor prologue_value(struct backend *b, const struct prologue_cas
     uint32_t first = row < 0 ? 0 : (uint32_t)row, split = t->joined ? t->ic / 3 : t->ic;
     double *sums = sums_of(&in.x), *rest = NULL;
     struct prologue_args prologue = {
-        .gamma = in.gamma, .beta = in.beta, .set = in.set + first, .split = split
+        .gamma = in.gamma, .beta = in.beta, .condition = in.condition + first, .split = split
     };
     if (t->scale_shift) {
         in.scale_shift.data = (float *)in.scale_shift.data + (size_t)first * 2 * t->ic;
@@ -290,7 +290,7 @@ static struct tensor prologue_value(struct backend *b, const struct prologue_cas
     struct conv_plan *p = NULL;
     EXPECT_OK(b->ops->conv_plan(b, &d, in.weight, in.bias, &p, &err));
     EXPECT_OK(b->ops->conv_with_prologue(b, p, &in.x, &prologue, t->residual ? &in.residual : NULL,
-                                         &y, in.bias_set + first, &err));
+                                         &y, in.bias_condition + first, &err));
     b->ops->conv_plan_free(b, p);
     if (t->scale_shift)
         in.scale_shift.data = (float *)in.scale_shift.data - (size_t)first * 2 * t->ic;

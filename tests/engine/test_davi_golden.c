@@ -259,7 +259,7 @@ static void restorations_in(const struct dtype_case *t)
                 fail_msg("%s", err.detail);
             assert_int_equal(restoration_tile_jobs(r), 1);
             restoration_cut(r, 0, sampler_row(&m->sampler, 0));
-            sampler_choose(&m->sampler, 0, r->s.h, r->s.program_set);
+            sampler_choose(&m->sampler, 0, r->s.h, r->s.condition);
             assert_int_equal(sampler_give(&m->sampler, 0, z, &err), ST_OK);
             assert_int_equal(sampler_run(&m->sampler, 1, &err), ST_OK);
             const float *got = sampler_row(&m->sampler, 0);

@@ -15,12 +15,12 @@
 enum { ROWS = 3 }; /* one more than a pass of the reference */
 static uint64_t seed = 7;
 static const struct param_source hashes = { hash_param_load, &seed };
-static const struct condition sets[] = { { 999, 2, 20, 300 },
-                                         { 3, 0, 401.5, 0 },
-                                         { 500, 4, 0, 99 } };
+static const struct condition conditions[] = { { 999, 2, 20, 300 },
+                                               { 3, 0, 401.5, 0 },
+                                               { 500, 4, 0, 99 } };
 static const float t[ROWS] = { 999, 3, 500 }, sigma[ROWS] = { 20, 401.5, 0 },
                    level[ROWS] = { 300, 0, 99 };
-static const uint32_t label[ROWS] = { 2, 0, 4 }, set[ROWS] = { 0, 1, 2 };
+static const uint32_t label[ROWS] = { 2, 0, 4 }, condition[ROWS] = { 0, 1, 2 };
 
 struct net {
     struct backend *b;
@@ -85,8 +85,8 @@ static void folded_and_unfolded_forms_agree(void **state)
         };
         assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
         program_free(p);
-        p = program_of(&n, (struct program_options){ .sets = sets, .n_sets = 3 });
-        io = (struct program_io){ .x = n.x, .y = folded, .set = set };
+        p = program_of(&n, (struct program_options){ .conditions = conditions, .n_conditions = 3 });
+        io = (struct program_io){ .x = n.x, .y = folded, .condition = condition };
         assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
         program_free(p);
         assert_true(relative_error(folded, n.y, ROWS * n.y_row) < 1e-6);
@@ -99,13 +99,14 @@ static void a_row_is_the_same_alone_and_among_others(void **state)
 {
     (void)state;
     struct net n = net_of(&archs[0]);
-    struct program *p = program_of(&n, (struct program_options){ .sets = sets, .n_sets = 3 });
-    struct program_io io = { .x = n.x, .y = n.y, .set = set };
+    struct program *p =
+        program_of(&n, (struct program_options){ .conditions = conditions, .n_conditions = 3 });
+    struct program_io io = { .x = n.x, .y = n.y, .condition = condition };
     float *alone = malloc(n.y_row * sizeof *alone);
     assert_non_null(alone);
     assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
     for (uint32_t i = 0; i < ROWS; i++) {
-        io = (struct program_io){ .x = n.x + i * n.x_row, .y = alone, .set = &set[i] };
+        io = (struct program_io){ .x = n.x + i * n.x_row, .y = alone, .condition = &condition[i] };
         assert_int_equal(program_run(p, &io, 1, NULL), ST_OK);
         assert_memory_equal(alone, n.y + i * n.y_row, n.y_row * sizeof *alone);
     }
@@ -153,14 +154,15 @@ static void norms_that_resample_change_no_byte(void **state)
         float *fused = malloc(ROWS * n.y_row * sizeof *fused);
         assert_non_null(fused);
         for (int folded = 0; folded < 2; folded++) {
-            const struct program_options o = { .sets = folded ? sets : NULL, .n_sets = 3 };
+            const struct program_options o = { .conditions = folded ? conditions : NULL,
+                                               .n_conditions = 3 };
             struct program_io io = { .x = n.x,
                                      .y = n.y,
                                      .t = t,
                                      .sigma = sigma,
                                      .level = level,
                                      .label = label,
-                                     .set = set };
+                                     .condition = condition };
             struct program *p = program_of(&n, o);
             assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
             program_free(p);
@@ -189,9 +191,9 @@ static void the_first_output_channels_are_those_of_the_whole(void **state)
         const size_t all = n.y_row / n.px;
         float *some = malloc(ROWS * n.y_row * sizeof *some);
         assert_non_null(some);
-        struct program_options o = { .sets = sets, .n_sets = 3 };
+        struct program_options o = { .conditions = conditions, .n_conditions = 3 };
         struct program *whole = program_of(&n, o);
-        struct program_io io = { .x = n.x, .y = n.y, .set = set };
+        struct program_io io = { .x = n.x, .y = n.y, .condition = condition };
         assert_int_equal(program_run(whole, &io, ROWS, NULL), ST_OK);
         for (uint32_t c = 1; c <= all; c += 2) {
             o.output_channels = c;
@@ -242,7 +244,7 @@ static void impossible_inputs_are_refused(void **state)
     o = (struct program_options){ .dtype = DT_F32, .output_channels = 7 };
     assert_int_equal(program_new(&p, n.b, n.g, &hashes, &o, NULL), ST_BAD_PARAMETER);
     struct condition unknown = { 999, 5, 0, 0 };
-    o = (struct program_options){ .dtype = DT_F32, .sets = &unknown, .n_sets = 1 };
+    o = (struct program_options){ .dtype = DT_F32, .conditions = &unknown, .n_conditions = 1 };
     assert_int_equal(program_new(&p, n.b, n.g, &hashes, &o, NULL), ST_BAD_PARAMETER);
     assert_null(p);
 
@@ -253,8 +255,8 @@ static void impossible_inputs_are_refused(void **state)
     io = (struct program_io){ .x = n.x, .y = n.y, .t = &no_time, .label = label };
     assert_int_equal(program_run(p, &io, 1, NULL), ST_BAD_PARAMETER);
     program_free(p);
-    p = program_of(&n, (struct program_options){ .sets = sets, .n_sets = 1 });
-    io = (struct program_io){ .x = n.x, .y = n.y, .set = &label[0] };
+    p = program_of(&n, (struct program_options){ .conditions = conditions, .n_conditions = 1 });
+    io = (struct program_io){ .x = n.x, .y = n.y, .condition = &label[0] };
     assert_int_equal(program_run(p, &io, 1, NULL), ST_BAD_PARAMETER);
     program_free(p);
     net_done(&n);
@@ -318,7 +320,9 @@ static void a_missing_parameter_fails_the_whole(void **state)
     (void)state;
     for (int form = 0; form < 4; form++) {
         struct net n = net_of(&archs[form / 2 ? CELLS_ARCH : LABELS_ARCH]);
-        struct program_options o = { .dtype = DT_F32, .sets = form % 2 ? sets : NULL, .n_sets = 3 };
+        struct program_options o = { .dtype = DT_F32,
+                                     .conditions = form % 2 ? conditions : NULL,
+                                     .n_conditions = 3 };
         unsigned good = 0;
         for (;; good++) {
             unsigned left = good;
@@ -340,8 +344,9 @@ static void time_is_accounted_per_op(void **state)
 {
     (void)state;
     struct net n = net_of(&archs[0]);
-    struct program *p =
-        program_of(&n, (struct program_options){ .sets = sets, .n_sets = 3, .time_ops = true });
+    struct program *p = program_of(
+        &n,
+        (struct program_options){ .conditions = conditions, .n_conditions = 3, .time_ops = true });
     struct program_io io = { .x = n.x, .y = n.y };
     uint64_t ns[OP_COUNT];
     assert_int_equal(program_run(p, &io, 1, NULL), ST_OK);

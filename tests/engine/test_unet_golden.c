@@ -150,26 +150,28 @@ static double folded_error(const struct network *n, struct backend *b, const str
     uint64_t seed = n->seed;
     struct param_source src = { hash_param_load, &seed };
     size_t count = (size_t)n->rows * n->arch.image_size * n->arch.image_size * n->channels;
-    struct condition *sets = calloc(n->rows, sizeof *sets);
-    uint32_t *set = calloc(n->rows, sizeof *set);
+    struct condition *conditions = calloc(n->rows, sizeof *conditions);
+    uint32_t *condition = calloc(n->rows, sizeof *condition);
     float *y = malloc(count * sizeof *y);
-    assert_non_null(sets);
-    assert_non_null(set);
+    assert_non_null(conditions);
+    assert_non_null(condition);
     assert_non_null(y);
     for (uint32_t i = 0; i < n->rows; i++) {
-        sets[i] = (struct condition){ .t = n->told.t[i],
-                                      .label = n->told.label ? (int32_t)n->told.label[i] : -1,
-                                      .sigma = n->told.sigma ? n->told.sigma[i] : 0,
-                                      .level = n->told.level ? n->told.level[i] : 0 };
-        set[i] = i;
+        conditions[i] = (struct condition){ .t = n->told.t[i],
+                                            .label = n->told.label ? (int32_t)n->told.label[i] : -1,
+                                            .sigma = n->told.sigma ? n->told.sigma[i] : 0,
+                                            .level = n->told.level ? n->told.level[i] : 0 };
+        condition[i] = i;
     }
-    struct program_options o = { .dtype = dtype, .sets = sets, .n_sets = n->rows };
+    struct program_options o = { .dtype = dtype,
+                                 .conditions = conditions,
+                                 .n_conditions = n->rows };
     struct program *p = NULL;
     if (program_new(&p, b, graph, &src, &o, &err)) fail_msg("%s", err.detail);
     const size_t x_bytes = count / n->channels * n->in_channels * sizeof *n->x;
     struct program_io io = { .x = bytes_to_device(b, n->x, x_bytes),
                              .y = bytes_to_device(b, y, count * sizeof *y),
-                             .set = set };
+                             .condition = condition };
     if (program_run(p, &io, n->rows, &err)) fail_msg("%s", err.detail);
     bytes_from_device(b, (void *)(uintptr_t)io.x, NULL, 0);
     bytes_from_device(b, io.y, y, count * sizeof *y);
@@ -179,8 +181,8 @@ static double folded_error(const struct network *n, struct backend *b, const str
         difference += ((double)y[i] - (double)n->y[i]) * ((double)y[i] - (double)n->y[i]);
         norm += (double)n->y[i] * (double)n->y[i];
     }
-    free(sets);
-    free(set);
+    free(conditions);
+    free(condition);
     free(y);
     return sqrt(difference / norm);
 }

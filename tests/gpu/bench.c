@@ -125,10 +125,10 @@ static enum status net_make(struct net *n, struct engine *e, const struct option
     uint64_t seed = 1;
     enum status s = unet_arch_parse(&arch, o->arch, err);
     if (s) return s;
-    const struct condition set = { .t = SCHEDULE_LAST, .label = arch.class_cond ? 0 : -1 };
+    const struct condition condition = { .t = SCHEDULE_LAST, .label = arch.class_cond ? 0 : -1 };
     const struct param_source src = { hash_param_load, &seed };
     const struct program_options po = {
-        .dtype = e->dtype, .sets = &set, .n_sets = 1, .output_channels = 3
+        .dtype = e->dtype, .conditions = &condition, .n_conditions = 1, .output_channels = 3
     };
     const double from = now_ms();
     s = unet_build(&n->g, &arch, arch.image_size, arch.image_size, err);
@@ -218,7 +218,7 @@ static enum status time_product(struct backend *b, const struct options *o, doub
                                  .oc = o->side,
                                  .kernel = 1,
                                  .stride = 1,
-                                 .sets = 1,
+                                 .conditions = 1,
                                  .dtype = DT_BF16,
                                  .x_ld = side,
                                  .y_ld = side,

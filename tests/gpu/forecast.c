@@ -34,10 +34,10 @@ static enum status no_weights(void *ctx, const struct param_desc *d, float *dst,
 static enum status list_ops(struct ledger *l, const struct unet_arch *arch, uint32_t batch,
                             struct error *err)
 {
-    const struct condition set = { .t = 999, .label = arch->class_cond ? 0 : -1 };
+    const struct condition condition = { .t = 999, .label = arch->class_cond ? 0 : -1 };
     const struct param_source src = { no_weights, NULL };
     const struct program_options o = {
-        .dtype = DT_BF16, .sets = &set, .n_sets = 1, .output_channels = 3
+        .dtype = DT_BF16, .conditions = &condition, .n_conditions = 1, .output_channels = 3
     };
     const uint32_t side = arch->image_size;
     struct graph *g = NULL;

@@ -74,8 +74,8 @@ static enum status conv_plan(struct backend *b, const struct conv_desc *d, const
 }
 
 static enum status conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
-                        const struct tensor *residual, const struct tensor *y, const uint32_t *set,
-                        struct error *err)
+                        const struct tensor *residual, const struct tensor *y,
+                        const uint32_t *condition, struct error *err)
 {
     uint32_t at = 0;
     while (at < ledger->n_plans && ledger->plans[at].plan != p)
@@ -91,7 +91,7 @@ static enum status conv(struct backend *b, struct conv_plan *p, const struct ten
                        .is_matrix = d->ic > 4 && d->oc > 4 };
     snprintf(e.what, sizeof e.what, "%ux%u %ux%u%s %u -> %u%s", d->kernel, d->kernel, d->h, d->w,
              d->stride > 1 ? "/2" : "", d->ic, d->oc, residual ? " + image" : "");
-    NOTED(e, conv(b, p, x, residual, y, set, err));
+    NOTED(e, conv(b, p, x, residual, y, condition, err));
 }
 
 /* ---- the rest ---- */

@@ -8,7 +8,7 @@
 struct conv_plan {
     struct conv_desc d;
     double *weight; /* [kernel][kernel][ic][oc] */
-    double *bias;   /* [sets][oc] */
+    double *bias;   /* [conditions][oc] */
     double *sum;    /* [oc] */
 };
 
@@ -26,7 +26,7 @@ enum status reference_conv_plan(struct backend *b, const struct conv_desc *d, co
                                 const float *bias, struct conv_plan **out, struct error *err)
 {
     bool possible = (d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
-                    d->sets > 0 && d->ic > 0 && d->oc > 0 && d->dtype == DT_F32 &&
+                    d->conditions > 0 && d->ic > 0 && d->oc > 0 && d->dtype == DT_F32 &&
                     d->x_ld >= d->ic && d->y_ld >= d->oc;
     if (!possible) return expect(possible, "a convolution that cannot be", err);
     struct conv_plan *p = calloc(1, sizeof *p);
@@ -34,7 +34,7 @@ enum status reference_conv_plan(struct backend *b, const struct conv_desc *d, co
     size_t k = d->kernel, ic = d->ic, oc = d->oc;
     p->d = *d;
     p->weight = malloc(k * k * ic * oc * sizeof *p->weight);
-    p->bias = calloc(d->sets * oc, sizeof *p->bias);
+    p->bias = calloc(d->conditions * oc, sizeof *p->bias);
     p->sum = malloc(oc * sizeof *p->sum);
     if (!p->weight || !p->bias || !p->sum) {
         reference_conv_plan_free(b, p);
@@ -44,7 +44,7 @@ enum status reference_conv_plan(struct backend *b, const struct conv_desc *d, co
         for (size_t i = 0; i < ic; i++)
             for (size_t kk = 0; kk < k * k; kk++)
                 p->weight[(kk * ic + i) * oc + o] = weight[(o * ic + i) * k * k + kk];
-    for (size_t i = 0; bias && i < d->sets * oc; i++)
+    for (size_t i = 0; bias && i < d->conditions * oc; i++)
         p->bias[i] = bias[i];
     *out = p;
     return ST_OK;
@@ -73,7 +73,7 @@ static void convolve(const struct conv_plan *p, const struct tensor *x, uint32_t
 
 enum status reference_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
                            const struct tensor *residual, const struct tensor *y,
-                           const uint32_t *set, struct error *err)
+                           const uint32_t *condition, struct error *err)
 {
     (void)b;
     const struct conv_desc *d = &p->d;
@@ -85,8 +85,8 @@ enum status reference_conv(struct backend *b, struct conv_plan *p, const struct 
                            "a convolution's tensors are not those of its plan", err);
     if (s) return s;
     for (uint32_t n = 0; n < y->n; n++) {
-        uint32_t k = set ? set[n] : 0;
-        s = expect(k < d->sets, "a bias set that does not exist", err);
+        uint32_t k = condition ? condition[n] : 0;
+        s = expect(k < d->conditions, "a bias set that does not exist", err);
         if (s) return s;
         for (uint32_t oy = 0; oy < y->h; oy++)
             for (uint32_t ox = 0; ox < y->w; ox++) {

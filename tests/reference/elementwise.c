@@ -43,8 +43,8 @@ enum status reference_group_norm(struct backend *b, const struct group_norm_args
     if (!possible)
         return expect(possible, "a group norm whose groups do not divide the channels", err);
     for (uint32_t n = 0; n < x->n; n++) {
-        const float *gamma = a->gamma + (size_t)(a->set ? a->set[n] : 0) * c;
-        const float *beta = a->beta + (size_t)(a->set ? a->set[n] : 0) * c;
+        const float *gamma = a->gamma + (size_t)(a->condition ? a->condition[n] : 0) * c;
+        const float *beta = a->beta + (size_t)(a->condition ? a->condition[n] : 0) * c;
         const float *ss = a->scale_shift ? pixel(a->scale_shift, n, 0, 0) : NULL;
         struct group_moments m = { 0 };
         for (uint32_t k = 0; k < c; k++) {

@@ -91,7 +91,8 @@ enum status reference_trained_group_norm(struct backend *b, const struct group_n
                                          double *moments, struct error *err)
 {
     uint32_t width = a->groups ? a->x.c / a->groups : 0;
-    enum status s = expect(width > 0 && !a->set, "a group norm whose groups do not divide", err);
+    enum status s =
+        expect(width > 0 && !a->condition, "a group norm whose groups do not divide", err);
     for (uint32_t n = 0; !s && n < a->x.n; n++)
         for (uint32_t i = 0; i < a->groups; i++) {
             struct group g = { 0 };
@@ -127,7 +128,7 @@ enum status reference_group_norm_gradient(struct backend *b,
     uint32_t c = f->x.c, width = f->groups ? c / f->groups : 0;
     size_t pixels = pixels_of(&f->x);
     enum status s = expect(width > 0 && width * f->groups == c && same_shape(&f->x, &a->dy) &&
-                               (!a->dx.dst.data || same_shape(&f->x, &a->dx.dst)) && !f->set,
+                               (!a->dx.dst.data || same_shape(&f->x, &a->dx.dst)) && !f->condition,
                            "a group norm's gradient of different shapes", err);
     for (uint32_t n = 0; !s && n < f->x.n; n++)
         for (uint32_t first = 0; first < c; first += width) {

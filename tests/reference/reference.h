@@ -21,7 +21,7 @@ enum status reference_conv_plan(struct backend *b, const struct conv_desc *d, co
 void reference_conv_plan_free(struct backend *b, struct conv_plan *p);
 enum status reference_conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
                            const struct tensor *residual, const struct tensor *y,
-                           const uint32_t *set, struct error *err);
+                           const uint32_t *condition, struct error *err);
 enum status reference_linear_plan(struct backend *b, uint32_t ic, uint32_t oc, const float *weight,
                                   const float *bias, struct linear_plan **out, struct error *err);
 void reference_linear_plan_free(struct backend *b, struct linear_plan *p);

@@ -13,13 +13,13 @@ struct conv_args {
     uint32_t h, w, ic, oc; /* of the input; the output is out_h x out_w */
     uint32_t out_h, out_w, kernel, stride;
     size_t x_ld, y_ld, r_ld;
-    const float *weight, *bias; /* [kernel][kernel][ic][oc], [sets][oc] */
-    const uint32_t *set;
+    const float *weight, *bias; /* [kernel][kernel][ic][oc], [conditions][oc] */
+    const uint32_t *condition;
 };
 
 DEVICE const float *bias_of(const conv_args &a, uint32_t row)
 {
-    return a.bias + (a.set ? (size_t)get(a.set + row) * a.oc : 0);
+    return a.bias + (a.condition ? (size_t)get(a.condition + row) * a.oc : 0);
 }
 
 /* ---- narrow_in: 3 x 3, stride 1, at most 4 channels in, whole vectors out ---- */
@@ -335,7 +335,7 @@ extern "C" int gpu_conv(const struct gpu_conv *g, void *stream)
     a.r_ld = g->residual.ld;
     a.weight = g->weight;
     a.bias = g->bias;
-    a.set = g->set;
+    a.condition = g->condition;
     if (takes_narrow_in(g))
         return with_type(g->y.dtype, [&](auto type) {
             return run_narrow_in<typename decltype(type)::type>(g, a, stream);

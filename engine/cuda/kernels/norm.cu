@@ -44,7 +44,7 @@ struct norm_args {
     enum resample how; /* of `any`; the others are compiled for one */
     const float *gamma, *beta, *scale_shift;
     size_t scale_shift_ld;
-    const uint32_t *set;
+    const uint32_t *condition;
     float *mean_rstd;
     float2 *partial; /* [n][groups][chunks]: sums of x - shift and of its square */
     float *shift;    /* [n][groups]: kept, since y may be written over x */
@@ -67,9 +67,9 @@ template <int N> struct affine {
 template <int N>
 DEVICE void load_affine(affine<N> &f, const norm_args &a, uint32_t row, uint32_t channel)
 {
-    const size_t set = a.set ? get(a.set + row) : 0;
-    load(f.scale, a.gamma + set * a.c + channel);
-    load(f.offset, a.beta + set * a.c + channel);
+    const size_t condition = a.condition ? get(a.condition + row) : 0;
+    load(f.scale, a.gamma + condition * a.c + channel);
+    load(f.offset, a.beta + condition * a.c + channel);
     if (!a.scale_shift) return;
     const float *ss = a.scale_shift + row * a.scale_shift_ld + channel;
     float by[N], shift[N];
@@ -538,7 +538,7 @@ extern "C" int gpu_group_norm(const struct gpu_norm *g, void *stream)
     a.beta = g->beta;
     a.scale_shift = g->scale_shift;
     a.scale_shift_ld = g->scale_shift_ld;
-    a.set = g->set;
+    a.condition = g->condition;
     a.mean_rstd = g->mean_rstd;
     if (g->x.n == 0 || a.pixels == 0) return cudaSuccess;
 

@@ -144,7 +144,7 @@ static int permuted(const struct tensor *pixels, const struct tensor *cells, boo
 struct addend {
     const float *add;
     size_t ld;
-    const uint32_t *set;
+    const uint32_t *condition;
 };
 
 template <typename From, typename To, int N>
@@ -158,7 +158,8 @@ __global__ void __launch_bounds__(THREADS) copy(const From *x, To *y, walk k, ad
         load(v, x + blockIdx.y * k.x_row + p * k.x_ld + column * N);
         if (a.add) {
             float e[N];
-            load(e, a.add + (a.set ? get(a.set + blockIdx.y) : blockIdx.y) * a.ld + column * N);
+            load(e, a.add + (a.condition ? get(a.condition + blockIdx.y) : blockIdx.y) * a.ld +
+                        column * N);
 #pragma unroll
             for (int j = 0; j < N; j++)
                 v[j] += e[j];
@@ -176,7 +177,7 @@ template <typename From, typename To> static int run_copy(const struct gpu_copy 
     const bool vector = a->zeros == 0 && adds_vectors && can_vector(x, 0, x->c, V) &&
                         can_vector(y, a->first, x->c, V);
     const walk k = walk_of(x, y, x, vector ? x->c / V : x->c + a->zeros);
-    const addend add = { a->add, a->add_ld, a->set };
+    const addend add = { a->add, a->add_ld, a->condition };
     return launch(vector ? copy<From, To, V> : copy<From, To, 1>, grid_of(k, x->n), THREADS, 0,
                   stream, static_cast<const From *>(x->data), static_cast<To *>(y->data) + a->first,
                   k, add, x->c);

@@ -174,7 +174,7 @@ static float *convolve(const struct run *r, const struct descriptor *op)
     d.oc = (uint32_t)y.dim[1];
     d.kernel = (uint32_t)w.dim[2];
     d.stride = (uint32_t)dnn_numbers(conv, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES)[0];
-    d.sets = 1;
+    d.conditions = 1;
     d.dtype = DT_F32;
     d.x_ld = d.ic;
     d.y_ld = d.oc;

@@ -114,7 +114,7 @@ static void run_norm(void *job)
     struct tensor ss = { (void *)a->scale_shift, DT_F32, x.n, 1, 1, 2 * x.c, a->scale_shift_ld };
     fake_expect_device(a->scratch, gpu_norm_scratch(&a->x, a->groups) * 4, "a norm's scratch");
     memset(a->scratch, 0xff, gpu_norm_scratch(&a->x, a->groups) * 4);
-    if (a->set) fake_expect_device(a->set, x.n * sizeof *a->set, "a norm's sets");
+    if (a->condition) fake_expect_device(a->condition, x.n * sizeof *a->condition, "a norm's sets");
     if (a->mean_rstd) fake_die("moments are not computed here");
     const struct group_norm_args n = { .x = x,
                                        .y = y,
@@ -122,7 +122,7 @@ static void run_norm(void *job)
                                        .eps = a->eps,
                                        .gamma = a->gamma,
                                        .beta = a->beta,
-                                       .set = a->set,
+                                       .condition = a->condition,
                                        .scale_shift = a->scale_shift ? &ss : NULL,
                                        .silu = a->silu };
     must(the_cpu()->ops->group_norm(the_cpu(), &n, &err), &err);
@@ -203,7 +203,7 @@ static void run_copy(void *job)
         float *v = (float *)(void *)pixel(&x, i);
         char *to = pixel(&y, i) + a->first * dtype_size(y.dtype);
         if (a->add) {
-            const float *e = a->add + (a->set ? a->set[row] : row) * a->add_ld;
+            const float *e = a->add + (a->condition ? a->condition[row] : row) * a->add_ld;
             fake_expect_device(e, x.c * sizeof *e, "a copy's sum");
             for (size_t c = 0; c < x.c; c++)
                 v[c] += e[c];
@@ -233,17 +233,17 @@ static void run_conv(void *job)
         for (size_t i = 0; i < ic; i++)
             for (size_t o = 0; o < oc; o++)
                 weight[(o * ic + i) * taps + t] = a->weight[(t * ic + i) * oc + o];
-    uint32_t sets = 1;
-    for (uint32_t i = 0; a->set && i < x.n; i++)
-        sets = a->set[i] + 1 > sets ? a->set[i] + 1 : sets;
-    fake_expect_device(a->bias, sets * oc * sizeof(float), "biases");
+    uint32_t conditions = 1;
+    for (uint32_t i = 0; a->condition && i < x.n; i++)
+        conditions = a->condition[i] + 1 > conditions ? a->condition[i] + 1 : conditions;
+    fake_expect_device(a->bias, conditions * oc * sizeof(float), "biases");
     const struct conv_desc d = { .h = x.h,
                                  .w = x.w,
                                  .ic = x.c,
                                  .oc = y.c,
                                  .kernel = a->kernel,
                                  .stride = a->stride,
-                                 .sets = sets,
+                                 .conditions = conditions,
                                  .dtype = DT_F32,
                                  .x_ld = ic,
                                  .y_ld = oc,
@@ -251,7 +251,7 @@ static void run_conv(void *job)
     struct conv_plan *p = NULL;
     const struct backend_ops *ops = the_cpu()->ops;
     must(ops->conv_plan(the_cpu(), &d, weight, a->bias, &p, &err), &err);
-    must(ops->conv(the_cpu(), p, &x, a->has_residual ? &r : NULL, &y, a->set, &err), &err);
+    must(ops->conv(the_cpu(), p, &x, a->has_residual ? &r : NULL, &y, a->condition, &err), &err);
     ops->conv_plan_free(the_cpu(), p);
     free(weight);
     free(x.data);
