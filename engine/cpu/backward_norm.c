@@ -58,16 +58,16 @@ enum { SPAN = 4 };
 
 /* Calls walk(j, row, n, chunk, first channel, vectors, bf16) with the last two constants; only a span of one may end in a vector that is
  * not full. */
-#define BY_SPAN(walk, j, r, n, k, bf16)                                                            \
+#define BY_SPAN(loop, j, r, n, k, bf16)                                                            \
     for (size_t c = 0; c < (j)->c;) {                                                              \
         if ((j)->c - c >= SPAN * VEC) {                                                            \
-            walk(j, r, n, k, c, SPAN, bf16);                                                       \
+            loop(j, r, n, k, c, SPAN, bf16);                                                       \
             c += SPAN * VEC;                                                                       \
         } else if ((j)->c - c >= 2 * VEC) {                                                        \
-            walk(j, r, n, k, c, 2, bf16);                                                          \
+            loop(j, r, n, k, c, 2, bf16);                                                          \
             c += 2 * VEC;                                                                          \
         } else {                                                                                   \
-            walk(j, r, n, k, c, 1, bf16);                                                          \
+            loop(j, r, n, k, c, 1, bf16);                                                          \
             c += VEC;                                                                              \
         }                                                                                          \
     }
@@ -279,15 +279,15 @@ static void add_parameters(const struct norm_gradient_job *j)
 }
 
 /* Calls walk(j, row, n, chunk, bf16) for every chunk of every row; by all threads of a team. */
-#define BY_CHUNK(walk)                                                                             \
+#define BY_CHUNK(loop)                                                                             \
     _Pragma("omp for schedule(static)") for (size_t i = 0; i < j->n * chunks; i++)                 \
     {                                                                                              \
         const uint32_t n = (uint32_t)(i / chunks);                                                 \
         const struct row r = row_of(j, n);                                                         \
         if (j->dtype == DT_BF16)                                                                   \
-            BY_SPAN(walk, j, &r, n, i % chunks, true)                                              \
+            BY_SPAN(loop, j, &r, n, i % chunks, true)                                              \
         else                                                                                       \
-            BY_SPAN(walk, j, &r, n, i % chunks, false)                                             \
+            BY_SPAN(loop, j, &r, n, i % chunks, false)                                             \
     }
 
 /* By a team: every row's moments, where they are not known, and the constants that follow from them. */
@@ -331,12 +331,12 @@ static bool by_whole_rows(const struct norm_gradient_job *j)
 }
 
 /* The same for one row, by one thread. */
-#define CHUNKS_OF_ROW(walk)                                                                        \
+#define CHUNKS_OF_ROW(loop)                                                                        \
     for (size_t k = 0; k < r.chunks; k++) {                                                        \
         if (j->dtype == DT_BF16)                                                                   \
-            BY_SPAN(walk, j, &r, n, k, true)                                                       \
+            BY_SPAN(loop, j, &r, n, k, true)                                                       \
         else                                                                                       \
-            BY_SPAN(walk, j, &r, n, k, false)                                                      \
+            BY_SPAN(loop, j, &r, n, k, false)                                                      \
     }
 
 static void prepare_row(const struct norm_gradient_job *j, uint32_t n)

@@ -1,4 +1,4 @@
-/* backward_tables.h - the training loops of one instruction set, as backward_walks.c of the same set gathers them. Only for
+/* backward_tables.h - the training loops of one instruction set, as backward_elementwise.c of the same set gathers them. Only for
  * files compiled per set. */
 #ifndef DAVID_CPU_BACKWARD_TABLES_H
 #define DAVID_CPU_BACKWARD_TABLES_H

@@ -119,11 +119,12 @@ static void join_concats(struct layout *l)
 static bool is_made_again(const struct layout *l, int32_t i)
 {
     const struct node *n = node_of(l, i);
-    const bool walk = n->op == OP_GROUP_NORM || n->op == OP_UPSAMPLE || n->op == OP_DOWNSAMPLE;
+    const bool is_elementwise =
+        n->op == OP_GROUP_NORM || n->op == OP_UPSAMPLE || n->op == OP_DOWNSAMPLE;
     const bool inside = (n->op == OP_CONV && n->residual == NODE_NONE) || n->op == OP_ATTENTION ||
                         n->op == OP_ADD_CHANNEL;
     const bool is_wanted = l->o->recompute == RECOMPUTE_BLOCKS && inside && l->readers[i] == 1;
-    return ((l->o->recompute && walk) || is_wanted) && !l->is_slice[i] &&
+    return ((l->o->recompute && is_elementwise) || is_wanted) && !l->is_slice[i] &&
            !(l->o->keep_taps && n->tap[0]) && i != l->g->output;
 }
 

@@ -117,14 +117,14 @@ static void norms_read_once_or_twice(void **state)
     }
 }
 
-enum walk { UP, DOWN, JOIN, CAST, PAD, OUT, WALKS };
-static const char *const walk_names[WALKS] = {
+enum elementwise { UP, DOWN, JOIN, CAST, PAD, OUT, WALKS };
+static const char *const elementwise_names[WALKS] = {
     "upsample, 32 x 32 x 128",           "downsample, 32 x 32 x 128",
     "copy into a concat, 32 x 32 x 128", "cast to F32, 32 x 32 x 128",
     "three channels to eight, 64 x 64",  "sampler_out, 64 x 64"
 };
 
-static void walks_move_each_byte_once(void **state)
+static void elementwise_kernels_move_each_byte_once(void **state)
 {
     (void)state;
     for (int what = 0; what < WALKS; what++) {
@@ -140,7 +140,7 @@ static void walks_move_each_byte_once(void **state)
         };
         struct emu_traffic t;
         emu_traffic_begin();
-        switch ((enum walk)what) {
+        switch ((enum elementwise)what) {
         case UP: EXPECT_LAUNCH(gpu_upsample(&x, &y, NULL)); break;
         case DOWN: EXPECT_LAUNCH(gpu_downsample(&x, &y, NULL)); break;
         case OUT: EXPECT_LAUNCH(gpu_sampler_out(&x, &eps, 1, false, &y, NULL)); break;
@@ -148,8 +148,8 @@ static void walks_move_each_byte_once(void **state)
         }
         emu_traffic_end(&t);
         double written = (double)tensor_bytes(&y) * y.c / (double)y.ld;
-        expect_traffic(walk_names[what], (double)tensor_bytes(&x) * (what == OUT ? 2 : 1), written,
-                       &t,
+        expect_traffic(elementwise_names[what], (double)tensor_bytes(&x) * (what == OUT ? 2 : 1),
+                       written, &t,
                        what == CAST  ? 1.7
                        : what == PAD ? 1.15
                                      : 1); /* two halves of a sector, one after the other */
@@ -248,7 +248,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(norms_read_once_or_twice),
-        cmocka_unit_test(walks_move_each_byte_once),
+        cmocka_unit_test(elementwise_kernels_move_each_byte_once),
         cmocka_unit_test(cells_move_each_byte_once),
         cmocka_unit_test(noise_beside_moves_each_byte_once),
         cmocka_unit_test(narrow_convolutions_read_and_write_once),

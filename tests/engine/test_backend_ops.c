@@ -386,10 +386,10 @@ static void attention_agrees(void **state)
 
 /* ---- walks over a image ---- */
 
-enum walk { UP, DOWN, CONCAT, ADD_CHANNEL, CAST };
+enum elementwise { UP, DOWN, CONCAT, ADD_CHANNEL, CAST };
 
-static void walk(struct backend *b, enum walk what, enum dtype dt, const struct tensor *y,
-                 uint32_t c)
+static void elementwise(struct backend *b, enum elementwise what, enum dtype dt,
+                        const struct tensor *y, uint32_t c)
 {
     uint32_t h = what == UP     ? 3
                  : what == DOWN ? 12
@@ -418,7 +418,7 @@ static void walk(struct backend *b, enum walk what, enum dtype dt, const struct 
     free(e.data);
 }
 
-static void walks_over_a_image_agree(void **state)
+static void elementwise_loops_over_an_image_agree(void **state)
 {
     (void)state;
     static const char *const names[] = { "upsample", "downsample", "concat", "add_channel",
@@ -428,10 +428,10 @@ static void walks_over_a_image_agree(void **state)
         for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
             uint32_t c = widths[i], yc = what == CONCAT ? c + 5 : c;
             struct tensor want = tensor_make(DT_F32, 2, 6, 10, yc, yc + 4, 20);
-            walk(reference, (enum walk)what, DT_F32, &want, c);
+            elementwise(reference, (enum elementwise)what, DT_F32, &want, c);
             for (size_t k = 0; k < n_ways; k++) {
                 struct tensor got = tensor_make(ways[k].dtype, 2, 6, 10, yc, yc + 4, 20);
-                walk(ways[k].b, (enum walk)what, ways[k].dtype, &got, c);
+                elementwise(ways[k].b, (enum elementwise)what, ways[k].dtype, &got, c);
                 expect_near(names[what], &ways[k], &got, &want, 2e-7);
                 free(got.data);
             }
@@ -570,7 +570,7 @@ int main(void)
         cmocka_unit_test(group_norms_agree),
         cmocka_unit_test(a_norm_resamples_to_the_bytes_of_both_ops),
         cmocka_unit_test(attention_agrees),
-        cmocka_unit_test(walks_over_a_image_agree),
+        cmocka_unit_test(elementwise_loops_over_an_image_agree),
         cmocka_unit_test(pixels_become_cells_and_cells_pixels),
         cmocka_unit_test(casts_round_as_proto_does),
         cmocka_unit_test(an_unknown_instruction_set_is_refused),

@@ -450,7 +450,7 @@ static void add_channel_forward(struct trial *t)
     EXPECT_OK(b->ops->add_channel(b, &x, &e, &y, &err));
 }
 
-static void walks(void **state)
+static void elementwise(void **state)
 {
     (void)state;
     for (int add = 0; add < 2; add++) {
@@ -585,7 +585,7 @@ int main(void)
         cmocka_unit_test(group_norms),
         cmocka_unit_test(a_norms_gradient_may_take_its_outputs_place),
         cmocka_unit_test(attentions),
-        cmocka_unit_test(walks),
+        cmocka_unit_test(elementwise),
         cmocka_unit_test(batch_norms),
         cmocka_unit_test(leaky_relus),
         cmocka_unit_test(adamw_takes_the_published_step),

@@ -9,7 +9,7 @@ add_test(NAME gradients_golden_cpu_bf16 COMMAND gradients_golden_cpu)
 set_tests_properties(gradients_golden_cpu_bf16 PROPERTIES LABELS golden TIMEOUT 300
   ENVIRONMENT "DAVID_TEST_DTYPE=BF16;OMP_WAIT_POLICY=PASSIVE" SKIP_RETURN_CODE 77)
 # Every gradient against the one in double: one entry per instruction set (one that the machine lacks is skipped).
-foreach(part cpu walks network)
+foreach(part cpu elementwise network)
   david_test(NAME gradients_${part} LABEL unit SOURCES test_gradients_${part}.c LIBS david_reference)
   foreach(isa sse avx2 avx512)
     add_test(NAME gradients_${part}_${isa} COMMAND gradients_${part})
@@ -22,7 +22,7 @@ david_test(NAME train_golden_reference LABEL golden SOURCES test_train_golden.c 
 david_test(NAME train_golden_cpu LABEL golden SOURCES test_train_golden.c LIBS david_engine)
 target_compile_definitions(train_golden_cpu PRIVATE DAVID_TEST_CPU)
 # Threads that spin while they wait would fight those of the other tests.
-set_tests_properties(gradients_golden_cpu train_golden_cpu gradients_cpu gradients_walks gradients_network
+set_tests_properties(gradients_golden_cpu train_golden_cpu gradients_cpu gradients_elementwise_cpu gradients_network
   PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)
 # The longest of their label: first.
 set_tests_properties(gradients_golden_reference train_golden_reference PROPERTIES COST 100)

@@ -9,26 +9,26 @@ namespace
 enum { THREADS = 256 };
 
 /* Of the smaller image where there are two. */
-struct walk {
+struct layout {
     uint32_t w, pixels, columns; /* columns: vectors of a pixel */
     size_t x_ld, y_ld;
     size_t x_row, y_row; /* elements of a whole row of the batch */
 };
 
-static struct walk walk_of(const struct tensor *x, const struct tensor *y,
-                           const struct tensor *small, uint32_t columns)
+static struct layout layout_of(const struct tensor *x, const struct tensor *y,
+                               const struct tensor *small, uint32_t columns)
 {
-    struct walk k = { small->w,
-                      small->h * small->w,
-                      columns,
-                      x->ld,
-                      y->ld,
-                      x->h * (size_t)x->w * x->ld,
-                      y->h * (size_t)y->w * y->ld };
+    struct layout k = { small->w,
+                        small->h * small->w,
+                        columns,
+                        x->ld,
+                        y->ld,
+                        x->h * (size_t)x->w * x->ld,
+                        y->h * (size_t)y->w * y->ld };
     return k;
 }
 
-static dim3 grid_of(const walk &k, uint32_t n)
+static dim3 grid_of(const layout &k, uint32_t n)
 {
     return dim3(blocks_of((uint64_t)k.pixels * k.columns, THREADS), n);
 }
@@ -36,7 +36,7 @@ static dim3 grid_of(const walk &k, uint32_t n)
 /* ---- resampling ---- */
 
 template <typename T, int N>
-__global__ void __launch_bounds__(THREADS) upsample(const T *x, T *y, walk k)
+__global__ void __launch_bounds__(THREADS) upsample(const T *x, T *y, layout k)
 {
     const uint32_t i = blockIdx.x * THREADS + threadIdx.x, p = i / k.columns,
                    column = i % k.columns;
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(THREADS) upsample(const T *x, T *y, walk k)
 }
 
 template <typename T, int N>
-__global__ void __launch_bounds__(THREADS) downsample(const T *x, T *y, walk k)
+__global__ void __launch_bounds__(THREADS) downsample(const T *x, T *y, layout k)
 {
     const uint32_t i = blockIdx.x * THREADS + threadIdx.x, p = i / k.columns,
                    column = i % k.columns;
@@ -70,7 +70,7 @@ static int resampled(const struct tensor *x, const struct tensor *y, bool up, vo
         const T *from = static_cast<const T *>(x->data);
         T *to = static_cast<T *>(y->data);
         const bool vector = can_vector(x, 0, x->c, V) && can_vector(y, 0, x->c, V);
-        const walk k = walk_of(x, y, up ? x : y, vector ? x->c / V : x->c);
+        const layout k = layout_of(x, y, up ? x : y, vector ? x->c / V : x->c);
         auto kernel = up ? (vector ? upsample<T, V> : upsample<T, 1>)
                          : (vector ? downsample<T, V> : downsample<T, 1>);
         return launch(kernel, grid_of(k, x->n), THREADS, 0, stream, from, to, k);
@@ -148,7 +148,8 @@ struct addend {
 };
 
 template <typename From, typename To, int N>
-__global__ void __launch_bounds__(THREADS) copy(const From *x, To *y, walk k, addend a, uint32_t c)
+__global__ void __launch_bounds__(THREADS)
+    copy(const From *x, To *y, layout k, addend a, uint32_t c)
 {
     const uint32_t i = blockIdx.x * THREADS + threadIdx.x, p = i / k.columns,
                    column = i % k.columns;
@@ -176,7 +177,7 @@ template <typename From, typename To> static int run_copy(const struct gpu_copy 
         !a->add || ((uintptr_t)a->add % VECTOR_BYTES == 0 && a->add_ld % 4 == 0);
     const bool vector = a->zeros == 0 && adds_vectors && can_vector(x, 0, x->c, V) &&
                         can_vector(y, a->first, x->c, V);
-    const walk k = walk_of(x, y, x, vector ? x->c / V : x->c + a->zeros);
+    const layout k = layout_of(x, y, x, vector ? x->c / V : x->c + a->zeros);
     const addend add = { a->add, a->add_ld, a->condition };
     return launch(vector ? copy<From, To, V> : copy<From, To, 1>, grid_of(k, x->n), THREADS, 0,
                   stream, static_cast<const From *>(x->data), static_cast<To *>(y->data) + a->first,

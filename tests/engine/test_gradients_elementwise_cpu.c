@@ -87,12 +87,13 @@ static void embeddings_agree(void **state)
 
 /* ---- walks over a image ---- */
 
-enum walk { UP, DOWN, PASS, TO_F32, SUMS, LEAKY, LEAKY_GRADIENT, LEAKY_IN_PLACE, WALKS };
-static const char *const walk_names[WALKS] = { "upsample",     "downsample", "pass",
-                                               "pass to F32",  "sums",       "leaky ReLU",
-                                               "its gradient", "in place" };
+enum elementwise { UP, DOWN, PASS, TO_F32, SUMS, LEAKY, LEAKY_GRADIENT, LEAKY_IN_PLACE, WALKS };
+static const char *const elementwise_names[WALKS] = { "upsample",     "downsample", "pass",
+                                                      "pass to F32",  "sums",       "leaky ReLU",
+                                                      "its gradient", "in place" };
 
-static struct tensor run_walk(struct backend *b, enum dtype t, enum walk what, uint32_t c, bool add)
+static struct tensor run_elementwise(struct backend *b, enum dtype t, enum elementwise what,
+                                     uint32_t c, bool add)
 {
     const struct gradient_ops *ops = b->ops->gradients;
     const uint32_t small[4] = { 2, 6, 10, c }, large[4] = { 2, 12, 20, c }, one[4] = { 2, 1, 1, c };
@@ -123,18 +124,19 @@ static struct tensor run_walk(struct backend *b, enum dtype t, enum walk what, u
     return y;
 }
 
-static void walks_agree(void **state)
+static void elementwise_loops_agree(void **state)
 {
     (void)state;
     static const uint32_t widths[] = { 1, 3, 16, 45 };
     for (int what = 0; what < WALKS; what++)
         for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
             for (int add = 0; add < 2; add++) {
-                struct tensor want = run_walk(reference, DT_F32, (enum walk)what, widths[i], add);
+                struct tensor want =
+                    run_elementwise(reference, DT_F32, (enum elementwise)what, widths[i], add);
                 for (int way = 0; way < WAYS; way++) {
-                    const struct near k = { walk_names[what], way, 1e-6, 8e-3 };
-                    struct tensor got =
-                        run_walk(cpu[way], dtype_of(way), (enum walk)what, widths[i], add);
+                    const struct near k = { elementwise_names[what], way, 1e-6, 8e-3 };
+                    struct tensor got = run_elementwise(cpu[way], dtype_of(way),
+                                                        (enum elementwise)what, widths[i], add);
                     images_near(&k, "y", &got, &want);
                     free(got.data);
                 }
@@ -239,7 +241,7 @@ static void run_optimiser(struct backend *b, float *out[5], double *squares)
     out[4] = g;
 }
 
-static void the_optimisers_walks_agree(void **state)
+static void the_optimisers_loops_agree(void **state)
 {
     (void)state;
     static const char *const names[5] = { "parameters", "m", "v", "average", "fill" };
@@ -277,9 +279,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(embeddings_agree),
-        cmocka_unit_test(walks_agree),
+        cmocka_unit_test(elementwise_loops_agree),
         cmocka_unit_test(batch_norms_agree),
-        cmocka_unit_test(the_optimisers_walks_agree),
+        cmocka_unit_test(the_optimisers_loops_agree),
         cmocka_unit_test(a_nan_shows_in_the_sum_of_squares),
     };
     int cannot = open_all();

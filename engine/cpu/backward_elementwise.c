@@ -6,18 +6,18 @@
 #include "engine/cpu/sigmoid.h"
 
 /* Calls `walk` with the dtypes as constants. */
-#define BY_DTYPE(job, walk, i)                                                                     \
+#define BY_DTYPE(job, loop, i)                                                                     \
     do {                                                                                           \
         if ((job)->from == DT_BF16) {                                                              \
             if ((job)->to == DT_BF16)                                                              \
-                walk(job, i, true, true);                                                          \
+                loop(job, i, true, true);                                                          \
             else                                                                                   \
-                walk(job, i, true, false);                                                         \
+                loop(job, i, true, false);                                                         \
         } else {                                                                                   \
             if ((job)->to == DT_BF16)                                                              \
-                walk(job, i, false, true);                                                         \
+                loop(job, i, false, true);                                                         \
             else                                                                                   \
-                walk(job, i, false, false);                                                        \
+                loop(job, i, false, false);                                                        \
         }                                                                                          \
     } while (0)
 
