@@ -111,18 +111,18 @@ INLINE void finish(const struct gather_job *j, const float *c, size_t first, siz
     }
 }
 
-static void run_block(const struct gather_job *j, uint16_t *strip, size_t first, size_t count)
+static void run_block(const struct gather_job *j, uint16_t *tile_buffer, size_t first, size_t count)
 {
     float c[PAIR * BF16_PANEL] __attribute__((aligned(64)));
     for (size_t i = 0; i < count; i++)
-        put_side_by_side(j, strip + i * pitch_of(j), first + i);
+        put_side_by_side(j, tile_buffer + i * pitch_of(j), first + i);
     for (size_t o0 = 0; o0 < j->o; o0 += BF16_PANEL) {
         const uint16_t *w = j->tiles + o0 * j->depth;
         for (size_t r = 0; r < count; r += PAIR) {
             if (j->o - o0 > BF16_CHANNELS)
-                multiply(j, strip + r * pitch_of(j), w, c, false);
+                multiply(j, tile_buffer + r * pitch_of(j), w, c, false);
             else
-                multiply(j, strip + r * pitch_of(j), w, c, true);
+                multiply(j, tile_buffer + r * pitch_of(j), w, c, true);
             finish(j, c, first + r, count - r < PAIR ? count - r : PAIR, o0);
         }
     }

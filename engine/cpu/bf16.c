@@ -1,10 +1,10 @@
-/* Convolution in BF16: the input, normed and padded on its way, stands in a strip that stays in L2, and pairs of tiles of it
+/* Convolution in BF16: the input, normed and padded on its way, stands in a tile_buffer that stays in L2, and pairs of tiles of it
  * meet panels of packed weights; on the tile registers (AMX) where the instruction set has them, else in vectors (AVX512-BF16).
  * Sums are F32, in an order that follows from the shape alone. */
 #include <immintrin.h>
 #include <omp.h>
 
-#include "engine/cpu/bf16_strip.h"
+#include "engine/cpu/bf16_tile_buffer.h"
 #include "engine/cpu/tables.h"
 
 enum { PAIR = 2 * BF16_PIXELS };
@@ -21,29 +21,30 @@ static void release_tiles(void)
 }
 #endif
 
-/* Lines first .. first + rows of the output; where there is a border the strip begins with the line above. `follows`: the
- * strip still holds the block before, whose last two lines are the first two here. */
-static void fill_strip(const struct conv_job *j, uint16_t *strip, size_t first, size_t rows,
-                       bool follows)
+/* Lines first .. first + rows of the output; where there is a border the tile_buffer begins with the line above. `follows`: the
+ * tile_buffer still holds the block before, whose last two lines are the first two here. */
+static void fill_tile_buffer(const struct conv_job *j, uint16_t *tile_buffer, size_t first,
+                             size_t rows, bool follows)
 {
     const struct bf16_shape *s = j->bf16;
     size_t line = s->width * s->pitch, halo = s->padded ? 2 : 0, from = 0;
     int64_t top = (int64_t)first - (s->padded ? 1 : 0);
     if (follows && s->padded) {
-        memmove(strip, strip + s->rows * line, halo * line * sizeof *strip);
+        memmove(tile_buffer, tile_buffer + s->rows * line, halo * line * sizeof *tile_buffer);
         from = halo;
     }
     for (size_t r = from; r < rows + halo; r++) {
         int64_t y = top + (int64_t)r;
         if (j->d->prologue.resample == RESAMPLE_UP && r > 0 && y > 0 && y % 2 == 1 && y < j->d->h)
-            memcpy(strip + r * line, strip + (r - 1) * line, line * sizeof *strip);
+            memcpy(tile_buffer + r * line, tile_buffer + (r - 1) * line,
+                   line * sizeof *tile_buffer);
         else
-            fill_line(j, y, strip + r * line);
+            fill_line(j, y, tile_buffer + r * line);
     }
 }
 
-/* A line of a strip that is filled a pixel's 32 channels at a time, between multiplications. */
-struct filling {
+/* A line of a tile_buffer that is filled a pixel's 32 channels at a time, between multiplications. */
+struct prefetch {
     const uint16_t *from;
     uint16_t *to;
     size_t c, left; /* channel; pixels */
@@ -52,8 +53,8 @@ struct filling {
 struct block {
     size_t first, rows; /* lines of the output */
     size_t tiles;
-    const uint16_t *tap[9];  /* where the taps of its first pixel stand */
-    struct filling *filling; /* a line for the block after it */
+    const uint16_t *tap[9];    /* where the taps of its first pixel stand */
+    struct prefetch *prefetch; /* a line for the block after it */
 };
 
 INLINE size_t tile_origin(const struct bf16_shape *s, size_t tile)
@@ -106,7 +107,7 @@ INLINE void finish_row(const struct conv_job *j, const struct products *p, size_
     }
 }
 
-INLINE void fill_step(const struct conv_job *j, struct filling *f)
+INLINE void fill_step(const struct conv_job *j, struct prefetch *f)
 {
     __m512 a = prologue_value(j, f->from, f->c, (__mmask16)-1, true);
     __m512 b = prologue_value(j, f->from, f->c + 16, (__mmask16)-1, true);
@@ -124,7 +125,7 @@ INLINE void fill_step(const struct conv_job *j, struct filling *f)
  * finished. `half`: the panel has no more than 16 channels. */
 INLINE void multiply(const struct conv_job *j, const uint16_t *const *a0, const uint16_t *const *a1,
                      const uint16_t *w, float *c, bool half, const struct products *before,
-                     struct filling *f, bool residual, bool moments)
+                     struct prefetch *f, bool residual, bool moments)
 {
     const struct bf16_shape *s = j->bf16;
     size_t stride = s->pitch * sizeof *w, row = before ? 0 : PAIR;
@@ -164,7 +165,7 @@ enum { ROWS = 8 }; /* of the input that meet a panel at a time: 16 sums stay in 
 /* The same without tile registers, and without anything in between: here the vector units are not idle. */
 INLINE void multiply(const struct conv_job *j, const uint16_t *const *a0, const uint16_t *const *a1,
                      const uint16_t *w, float *c, bool half, const struct products *before,
-                     struct filling *f, bool residual, bool moments)
+                     struct prefetch *f, bool residual, bool moments)
 {
     const struct bf16_shape *s = j->bf16;
     (void)half;
@@ -293,9 +294,9 @@ INLINE void run_pairs(const struct conv_job *j, const struct block *b, size_t fr
         const uint16_t *w = (const uint16_t *)j->weight + panel * (s->weight_elements / s->panels);
         const struct products *waiting = waits ? &before : NULL;
         if (n > BF16_CHANNELS)
-            multiply(j, a0, a1, w, c[i % 2], false, waiting, b->filling, residual, moments);
+            multiply(j, a0, a1, w, c[i % 2], false, waiting, b->prefetch, residual, moments);
         else
-            multiply(j, a0, a1, w, c[i % 2], true, waiting, b->filling, residual, moments);
+            multiply(j, a0, a1, w, c[i % 2], true, waiting, b->prefetch, residual, moments);
         waits = tight && n >= BF16_PANEL;
         if (waits) {
             before = products_of(j, b, c[i % 2], pair, panel);
@@ -311,15 +312,15 @@ INLINE void run_pairs(const struct conv_job *j, const struct block *b, size_t fr
         finish_row(j, &before, r, sum, residual, moments);
 }
 
-static struct block block_of(const struct bf16_shape *s, const uint16_t *strip, size_t first,
-                             struct filling *filling)
+static struct block block_of(const struct bf16_shape *s, const uint16_t *tile_buffer, size_t first,
+                             struct prefetch *prefetch)
 {
-    struct block b = { .first = first, .rows = s->rows, .filling = filling };
+    struct block b = { .first = first, .rows = s->rows, .prefetch = prefetch };
     if (b.rows > s->oh - first) b.rows = s->oh - first;
     b.tiles = s->exact ? b.rows * (s->ow / BF16_PIXELS)
                        : ((b.rows - 1) * s->width + s->ow + BF16_PIXELS - 1) / BF16_PIXELS;
     for (size_t t = 0; t < s->taps; t++)
-        b.tap[t] = strip + (t / 3 * s->width + t % 3) * s->pitch;
+        b.tap[t] = tile_buffer + (t / 3 * s->width + t % 3) * s->pitch;
     return b;
 }
 
@@ -335,45 +336,45 @@ static void run_block(const struct conv_job *j, const struct block *b, size_t fr
 static void run_whole(const struct conv_job *j)
 {
     const struct bf16_shape *s = j->bf16;
-    uint16_t *strip = (void *)j->scratch;
+    uint16_t *tile_buffer = (void *)j->scratch;
     size_t halo = s->padded ? 2 : 0, line = s->width * s->pitch;
     if (!s->raw) {
 #pragma omp for schedule(static)
         for (size_t r = 0; r < s->oh + halo; r++)
-            fill_line(j, (int64_t)r - (s->padded ? 1 : 0), strip + r * line);
+            fill_line(j, (int64_t)r - (s->padded ? 1 : 0), tile_buffer + r * line);
     }
-    struct filling nothing = { 0 };
-    struct block b = block_of(s, s->raw ? j->x : strip, 0, &nothing);
+    struct prefetch nothing = { 0 };
+    struct block b = block_of(s, s->raw ? j->x : tile_buffer, 0, &nothing);
 #pragma omp for schedule(dynamic, 1)
     for (size_t panel = 0; panel < s->panels; panel++)
         run_block(j, &b, panel, panel + 1);
 }
 
-/* Each thread takes blocks that lie below one another, so that a strip inherits the border from the one before. */
+/* Each thread takes blocks that lie below one another, so that a tile_buffer inherits the border from the one before. */
 static void run_blocks(const struct conv_job *j)
 {
     const struct bf16_shape *s = j->bf16;
     size_t me = (size_t)omp_get_thread_num(), team = (size_t)omp_get_num_threads();
-    uint16_t *strip = (void *)(j->scratch + me * j->scratch_stride);
+    uint16_t *tile_buffer = (void *)(j->scratch + me * j->scratch_stride);
     size_t begin = s->blocks * me / team, end = s->blocks * (me + 1) / team;
     for (size_t i = begin; i < end; i++) {
         size_t first = i * s->rows;
-        struct filling nothing = { 0 };
-        const uint16_t *from = s->raw ? (const uint16_t *)j->x + first * s->pitch : strip;
+        struct prefetch nothing = { 0 };
+        const uint16_t *from = s->raw ? (const uint16_t *)j->x + first * s->pitch : tile_buffer;
         struct block b = block_of(s, from, first, &nothing);
-        if (!s->raw) fill_strip(j, strip, first, b.rows, i > begin);
+        if (!s->raw) fill_tile_buffer(j, tile_buffer, first, b.rows, i > begin);
         run_block(j, &b, 0, s->panels);
     }
 }
 
 /* A line of the ring begins: its border is set, its pixels are still to come. */
-static struct filling begin_line(const struct conv_job *j, size_t y, uint16_t *to)
+static struct prefetch begin_line(const struct conv_job *j, size_t y, uint16_t *to)
 {
     const struct conv_desc *d = j->d;
     size_t pitch = j->bf16->pitch, bytes = j->bf16->k * sizeof *to;
     memset(to, 0, bytes);
     memset(to + (d->w + 1) * pitch, 0, bytes);
-    return (struct filling){ (const uint16_t *)j->x + y * d->w * d->x_ld, to + pitch, 0, d->w };
+    return (struct prefetch){ (const uint16_t *)j->x + y * d->w * d->x_ld, to + pitch, 0, d->w };
 }
 
 /* Row by row over a ring of four lines: while one row is computed, which takes three of them, the fourth is filled for the
@@ -389,7 +390,7 @@ static void run_flowing(const struct conv_job *j)
     for (size_t y = begin; y < begin + 3 && begin < end; y++) /* lines begin - 1 to begin + 1 */
         fill_line(j, (int64_t)y - 1, ring + y % 4 * size);
     for (size_t y = begin; y < end; y++) {
-        struct filling f = { 0 };
+        struct prefetch f = { 0 };
         struct block b = block_of(s, ring, y, &f);
         uint16_t *next = ring + (y + 3) % 4 * size;
         for (size_t t = 0; t < s->taps; t++)

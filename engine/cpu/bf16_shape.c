@@ -2,9 +2,9 @@
 
 enum {
     CACHED_WEIGHT_BYTES = 768 << 10,
-    STRIP_BYTES = 1000 << 10, /* with weights of that size it shares two megabytes of L2 */
+    TILE_BUFFER_BYTES = 1000 << 10, /* with weights of that size it shares two megabytes of L2 */
     FLOWING_WEIGHT_BYTES = 1300 << 10,
-    WHOLE_STRIP_BYTES = 1300 << 10,
+    WHOLE_TILE_BUFFER_BYTES = 1300 << 10,
     LINEAR_ROWS = 512
 };
 
@@ -37,7 +37,7 @@ struct bf16_shape bf16_shape_of(const struct conv_desc *d, int threads)
     size_t row = (size_t)s.width * s.pitch * sizeof(uint16_t);
     size_t whole = (s.oh + halo) * row;
     s.panels_outside = weights > CACHED_WEIGHT_BYTES;
-    s.whole = whole <= WHOLE_STRIP_BYTES && whole < weights;
+    s.whole = whole <= WHOLE_TILE_BUFFER_BYTES && whole < weights;
     s.flowing = s.exact && !s.whole && weights <= FLOWING_WEIGHT_BYTES;
     if (s.whole) {
         s.rows = s.oh;
@@ -47,15 +47,15 @@ struct bf16_shape bf16_shape_of(const struct conv_desc *d, int threads)
         s.rows = LINEAR_ROWS;
     } else {
         s.rows = (s.oh + (uint32_t)threads - 1) / (uint32_t)threads;
-        while (s.rows > 1 && (s.rows + halo) * row > STRIP_BYTES)
+        while (s.rows > 1 && (s.rows + halo) * row > TILE_BUFFER_BYTES)
             s.rows--;
     }
     s.blocks = (s.oh + s.rows - 1) / s.rows;
     /* The last tile of a block may reach a tile's width beyond its last pixel. */
     if (s.flowing)
-        s.strip_elements = 4 * s.width * s.pitch;
+        s.tile_buffer_elements = 4 * s.width * s.pitch;
     else if (!s.raw)
-        s.strip_elements = ((s.rows + halo) * s.width + BF16_PIXELS + halo) * s.pitch;
+        s.tile_buffer_elements = ((s.rows + halo) * s.width + BF16_PIXELS + halo) * s.pitch;
     return s;
 }
 

@@ -1,8 +1,8 @@
 /* bf16_shape.h - how a convolution in BF16 is cut for the tile registers, and how its weights are packed.
  *
- * A strip is a block of the input, ready to be multiplied: normed, resampled, padded, its channels rounded up to whole
+ * A tile_buffer is a block of the input, ready to be multiplied: normed, resampled, padded, its channels rounded up to whole
  * tiles. Three kinds: `padded` (3x3: rows with a pixel of border, read at nine places), `unrolled` (few channels or stride 2:
- * all taps of an output pixel side by side), else 1x1; where nothing has to be done to the input, it is its own strip
+ * all taps of an output pixel side by side), else 1x1; where nothing has to be done to the input, it is its own tile_buffer
  * (`raw`). Plain numbers that follow from the shape and the team; results do not depend on them. */
 #ifndef DAVID_CPU_BF16_SHAPE_H
 #define DAVID_CPU_BF16_SHAPE_H
@@ -19,18 +19,19 @@ enum {
 
 struct bf16_shape {
     bool padded, unrolled, raw;
-    bool exact;   /* padded, and tiles stay within a row of the feature map */
-    bool whole;   /* one strip for all threads, which share out the panels */
-    bool flowing; /* exact, the weights fit the cache: a ring of four lines in place of a strip */
-    bool panels_outside; /* the weights do not fit the cache: walk over them once per strip */
-    uint32_t taps;       /* places at which a strip is read: 9 or 1 */
-    uint32_t k;          /* channels of a strip's pixel, a multiple of BF16_DEPTH */
+    bool exact; /* padded, and tiles stay within a row of the feature map */
+    bool whole; /* one tile_buffer for all threads, which share out the panels */
+    bool
+        flowing; /* exact, the weights fit the cache: a ring of four lines in place of a tile_buffer */
+    bool panels_outside; /* the weights do not fit the cache: walk over them once per tile_buffer */
+    uint32_t taps;       /* places at which a tile_buffer is read: 9 or 1 */
+    uint32_t k;          /* channels of a tile_buffer's pixel, a multiple of BF16_DEPTH */
     uint32_t panels;     /* BF16_PANEL output channels each */
     uint32_t oh, ow;     /* padded: the output's rows and columns; else all pixels as rows of one */
-    uint32_t width;      /* strip pixels from one row to the next */
+    uint32_t width;      /* tile_buffer pixels from one row to the next */
     uint32_t rows, blocks;
-    size_t pitch;          /* elements between the pixels of a strip */
-    size_t strip_elements; /* of one strip; 0: raw */
+    size_t pitch;                /* elements between the pixels of a tile_buffer */
+    size_t tile_buffer_elements; /* of one tile_buffer; 0: raw */
     size_t weight_elements;
 };
 

@@ -100,7 +100,7 @@ static size_t choose_way(struct conv_plan *p, const struct cpu_backend *cpu)
         size_t k = p->bf16.k, wide = (size_t)p->bf16.panels * BF16_PANEL;
         p->constants = cpu_norm_scratch(ic > wide ? ic : wide) + 2 * k;
         p->partial = 2 * wide * (p->bf16.exact ? p->bf16.oh : p->bf16.blocks);
-        p->scratch_stride = (p->bf16.strip_elements + 31) / 32 * 16;
+        p->scratch_stride = (p->bf16.tile_buffer_elements + 31) / 32 * 16;
         return p->bf16.weight_elements * sizeof(uint16_t);
     }
     p->way = wants_winograd(d, cpu->k) ? WAY_WINOGRAD : WAY_DIRECT;
@@ -112,7 +112,7 @@ static size_t choose_way(struct conv_plan *p, const struct cpu_backend *cpu)
     return k * padded * sizeof(float);
 }
 
-/* A prologue is for BF16 strips alone: the other ways read their input more than once. */
+/* A prologue is for BF16 tile_buffers alone: the other ways read their input more than once. */
 bool cpu_supports_prologue(struct backend *b, const struct conv_desc *d)
 {
     return wants_bf16(d, ((struct cpu_backend *)b)->k) && d->stride == 1 && d->ic >= BF16_DEPTH &&

@@ -1,6 +1,6 @@
 /* A convolution with a prologue against the same steps one by one in double: norm (+ scale and shift) (+ SiLU), resampling,
  * convolution, residual; moments of x given or found, of one image or of two joined; moments of y. Shapes reach every way a
- * strip is cut (whole, a ring of lines, blocks, ragged rows, a full and a narrow panel); 1, 2 and 3 threads give the same
+ * tile_buffer is cut (whole, a ring of lines, blocks, ragged rows, a full and a narrow panel); 1, 2 and 3 threads give the same
  * bytes, and so does a row alone. DAVID_CPU_ISA picks the instruction set; one without a prologue is skipped (77). */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,7 @@
-/* bf16_strip.h - what happens to the input of a convolution in BF16 on its way into a strip: norm, SiLU, resampling, border,
+/* bf16_tile_buffer.h - what happens to the input of a convolution in BF16 on its way into a tile_buffer: norm, SiLU, resampling, border,
  * channels rounded up to whole tiles (bf16_shape.h). Only for bf16.c, which is compiled once per instruction set. */
-#ifndef DAVID_CPU_BF16_STRIP_H
-#define DAVID_CPU_BF16_STRIP_H
+#ifndef DAVID_CPU_BF16_TILE_BUFFER_H
+#define DAVID_CPU_BF16_TILE_BUFFER_H
 
 #include <immintrin.h>
 
@@ -54,7 +54,7 @@ INLINE __m512 prologue_mean(const struct conv_job *j, const uint16_t *x, size_t 
     return _mm512_mul_ps(_mm512_set1_ps(0.25f), _mm512_add_ps(top, low));
 }
 
-/* One pixel of a strip, and the same again at `sibling` where that is not NULL. */
+/* One pixel of a tile_buffer, and the same again at `sibling` where that is not NULL. */
 INLINE void fill_pixel(const struct conv_job *j, const uint16_t *x, size_t below, uint16_t *to,
                        uint16_t *sibling, bool norm, bool down)
 {
@@ -136,7 +136,7 @@ static void fill_unrolled(const struct conv_job *j, size_t i, uint16_t *to)
     memset(to + n, 0, (j->bf16->k - n) * sizeof *to);
 }
 
-/* Line y of the output's own rows (a padded strip's is one of feature map, the others' a pixel). */
+/* Line y of the output's own rows (a padded tile_buffer's is one of feature map, the others' a pixel). */
 INLINE void fill_line(const struct conv_job *j, int64_t y, uint16_t *to)
 {
     const struct bf16_shape *s = j->bf16;
