@@ -4,6 +4,6 @@ target_sources(david_engine PRIVATE graph/arena.c graph/backward.c graph/backwar
   cpu/backward.c cpu/backward_conv.c)
 # Loops of training, compiled once per instruction set like those of cpu.cmake.
 foreach(isa sse avx2 avx512 amx)
-  target_sources(david_cpu_${isa} PRIVATE cpu/backward_attention.c cpu/backward_gather.c cpu/backward_norm.c cpu/backward_pack.c
-    cpu/backward_elementwise.c cpu/backward_weights.c cpu/backward_winograd.c $<$<STREQUAL:${isa},amx>:cpu/backward_amx.c cpu/backward_gather_amx.c>)
+  target_sources(david_cpu_${isa} PRIVATE cpu/backward_attention.c cpu/backward_im2col.c cpu/backward_norm.c cpu/backward_pack.c
+    cpu/backward_elementwise.c cpu/backward_weights.c cpu/backward_winograd.c $<$<STREQUAL:${isa},amx>:cpu/backward_amx.c cpu/backward_im2col_amx.c>)
 endforeach()

@@ -239,7 +239,7 @@ static enum status reserve_body(struct exchange *x, size_t need, struct error *e
     return ST_OK;
 }
 
-static enum MHD_Result gather(struct exchange *x, const char *data, size_t n)
+static enum MHD_Result append_body(struct exchange *x, const char *data, size_t n)
 {
     struct http_call *c = &x->call;
     struct error err = { 0 };
@@ -280,7 +280,7 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
         if (*upload_size > 0) {
             size_t n = *upload_size;
             *upload_size = 0;
-            return gather(x, upload, n);
+            return append_body(x, upload, n);
         }
         if (!connection_move(x->conn, PHASE_BODY, PHASE_WORK, clock_now_ns())) return MHD_NO;
         x->state = SUBMITTED;

@@ -10,9 +10,9 @@
 #include "engine/graph/gradients.h"
 
 enum {
-    GATHER_PIXELS = 72,  /* output pixels of one piece of a gathering convolution */
+    IM2COL_PIXELS = 72,  /* output pixels of one piece of a gathering convolution */
     GATHER_TAPS = 16,    /* most places that one reads */
-    GATHER_NARROW = 2,   /* output channels for which a panel does not pay */
+    IM2COL_NARROW = 2,   /* output channels for which a panel does not pay */
     WEIGHTS_BAND = 2048, /* pixels that are packed at a time for a weight gradient */
     WEIGHTS_BLOCKS = 4, /* blocks of input channels that share the packed gradients of the output */
     BACKWARD_CHUNKS = 16, /* pieces of a row whose sums are taken apart */
@@ -22,7 +22,7 @@ enum {
 
 /* y[i][j] of a lattice of output pixels = sum over taps of x[i in_step + dy][j in_step + dx] W_tap (+ bias) (+ residual). A
  * convolution of any stride, or one part of a transposed one. */
-struct gather_job {
+struct im2col_job {
     uint32_t n;
     const void *x;
     enum dtype dtype;
@@ -31,7 +31,7 @@ struct gather_job {
     uint32_t taps, in_step;
     int32_t dy[GATHER_TAPS], dx[GATHER_TAPS];
     const float *weight; /* [o / nr][taps * c][nr], zero beyond o */
-    /* gather_amx alone: [o / 32][depth / 32][2][16 pairs][16][2]; depth: taps * c in whole tiles */
+    /* im2col_amx alone: [o / 32][depth / 32][2][16 pairs][16][2]; depth: taps * c in whole tiles */
     const uint16_t *tiles;
     size_t depth;
     const float *bias; /* [o] or NULL */
@@ -42,7 +42,7 @@ struct gather_job {
     size_t y_ld, r_ld;
     float *scratch;
     size_t
-        scratch_stride; /* GATHER_PIXELS * taps * c; of gather_amx as gather_amx_scratch() says */
+        scratch_stride; /* IM2COL_PIXELS * taps * c; of im2col_amx as im2col_amx_scratch() says */
     int threads;
 };
 
@@ -139,10 +139,10 @@ struct gradient_kernels {
     uint32_t vec, mr, nr;
     size_t (*weights_scratch)(const struct trained_conv_desc *d, int threads);
     size_t (*attention_scratch)(const struct attention_desc *d); /* floats a thread */
-    void (*gather)(const struct gather_job *j);
-    /* The same of BF16 on the tile registers, for more than GATHER_NARROW output channels; NULL: there are none. */
-    void (*gather_amx)(const struct gather_job *j);
-    size_t (*gather_amx_scratch)(const struct gather_job *j); /* floats a thread */
+    void (*im2col)(const struct im2col_job *j);
+    /* The same of BF16 on the tile registers, for more than IM2COL_NARROW output channels; NULL: there are none. */
+    void (*im2col_amx)(const struct im2col_job *j);
+    size_t (*im2col_amx_scratch)(const struct im2col_job *j); /* floats a thread */
     void (*weights)(const struct weights_job *j);
     void (*pack)(const struct pack_job *j);
     void (*group_norm)(const struct norm_gradient_job *j);

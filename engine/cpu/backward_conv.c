@@ -1,6 +1,6 @@
 /* Convolutions whose weights change. The forward pass is conv.c's where it has the shape, and so is the gradient of the input where
  * there is no stride: that is the convolution with the kernel turned around and its channels exchanged. Everything else gathers
- * (backward_gather.c): a transposed convolution of stride s is s * s convolutions, one for each phase of its output. */
+ * (backward_im2col.c): a transposed convolution of stride s is s * s convolutions, one for each phase of its output. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,8 +9,8 @@
 
 enum { MOST_PHASES = 4 };
 
-struct gathering {
-    struct gather_job job;     /* but for the feature maps and the scratch */
+struct im2col_conv {
+    struct im2col_job job;     /* but for the feature maps and the scratch */
     uint32_t tap[GATHER_TAPS]; /* of the kernel */
     void *weight;
     size_t bytes; /* of weight */
@@ -23,12 +23,12 @@ struct trained_conv {
     uint32_t oh, ow;
     struct conv_desc forward_desc, data_desc;
     struct conv_plan *forward, *data; /* NULL: by gathering */
-    bool gathers_forward, gathers_data;
-    struct gathering forward_gathering, phases[MOST_PHASES];
+    bool forward_by_im2col, data_by_im2col;
+    struct im2col_conv forward_im2col, phases[MOST_PHASES];
     uint32_t n_phases;
     float *bias;
     bool is_packed;
-    size_t gather_stride;
+    size_t im2col_stride;
 };
 
 static uint32_t output_side(const struct trained_conv_desc *d, uint32_t side)
@@ -41,7 +41,7 @@ void cpu_trained_conv_free(struct backend *b, struct trained_conv *c)
     if (!c) return;
     cpu_conv_plan_free(b, c->forward);
     cpu_conv_plan_free(b, c->data);
-    free(c->forward_gathering.weight);
+    free(c->forward_im2col.weight);
     for (int i = 0; i < MOST_PHASES; i++)
         free(c->phases[i].weight);
     free(c->bias);
@@ -58,8 +58,8 @@ static int32_t floor_div(int32_t a, int32_t b)
 static void plan_forward(struct trained_conv *c)
 {
     const struct trained_conv_desc *d = &c->d;
-    struct gathering *g = &c->forward_gathering;
-    g->job = (struct gather_job){ .dtype = d->dtype,
+    struct im2col_conv *g = &c->forward_im2col;
+    g->job = (struct im2col_job){ .dtype = d->dtype,
                                   .h = d->h,
                                   .w = d->w,
                                   .c = d->ic,
@@ -86,8 +86,8 @@ static void plan_phase(struct trained_conv *c, uint32_t py, uint32_t px)
 {
     const struct trained_conv_desc *d = &c->d;
     int32_t s = (int32_t)d->stride, pad = (int32_t)(d->kernel / 2);
-    struct gathering *g = &c->phases[c->n_phases];
-    g->job = (struct gather_job){ .dtype = d->dtype,
+    struct im2col_conv *g = &c->phases[c->n_phases];
+    g->job = (struct im2col_job){ .dtype = d->dtype,
                                   .h = c->oh,
                                   .w = c->ow,
                                   .c = d->oc,
@@ -114,14 +114,14 @@ static void plan_phase(struct trained_conv *c, uint32_t py, uint32_t px)
     if (g->job.rows && g->job.cols) c->n_phases++;
 }
 
-static enum status gathering_init(struct trained_conv *c, struct cpu_backend *cpu,
-                                  struct gathering *g, struct error *err)
+static enum status im2col_init(struct trained_conv *c, struct cpu_backend *cpu,
+                               struct im2col_conv *g, struct error *err)
 {
     size_t nr = cpu->k->nr, k = (size_t)g->job.taps * g->job.c;
-    size_t padded = (g->job.o + nr - 1) / nr * nr, stride = (GATHER_PIXELS * k + 31) / 16 * 16;
+    size_t padded = (g->job.o + nr - 1) / nr * nr, stride = (IM2COL_PIXELS * k + 31) / 16 * 16;
     size_t floats = k * padded;
     const struct gradient_kernels *kernels = cpu_gradient_kernels(cpu);
-    g->amx = kernels->gather_amx && g->job.dtype == DT_BF16 && g->job.o > GATHER_NARROW;
+    g->amx = kernels->im2col_amx && g->job.dtype == DT_BF16 && g->job.o > IM2COL_NARROW;
     if (g->amx) {
         const uint32_t depth = (uint32_t)(k + BF16_DEPTH - 1) / BF16_DEPTH * BF16_DEPTH;
         g->shape = (struct bf16_shape){ .unrolled = true, .taps = 1, .k = depth };
@@ -129,7 +129,7 @@ static enum status gathering_init(struct trained_conv *c, struct cpu_backend *cp
         g->shape.weight_elements = (size_t)g->shape.panels * depth * BF16_PANEL;
         g->job.depth = depth;
         floats = g->shape.weight_elements / 2;
-        stride = kernels->gather_amx_scratch(&g->job);
+        stride = kernels->im2col_amx_scratch(&g->job);
     }
     g->weight = cpu_floats(floats + 1);
     if (!g->weight)
@@ -140,23 +140,22 @@ static enum status gathering_init(struct trained_conv *c, struct cpu_backend *cp
         g->job.tiles = g->weight;
     else
         g->job.weight = g->weight;
-    if (stride > c->gather_stride) c->gather_stride = stride;
+    if (stride > c->im2col_stride) c->im2col_stride = stride;
     return ST_OK;
 }
 
-static enum status plan_gatherings(struct trained_conv *c, struct cpu_backend *cpu,
-                                   struct error *err)
+static enum status plan_im2cols(struct trained_conv *c, struct cpu_backend *cpu, struct error *err)
 {
     const struct trained_conv_desc *d = &c->d;
     enum status s = ST_OK;
-    if (c->gathers_forward) {
+    if (c->forward_by_im2col) {
         plan_forward(c);
-        s = gathering_init(c, cpu, &c->forward_gathering, err);
+        s = im2col_init(c, cpu, &c->forward_im2col, err);
     }
-    for (uint32_t p = 0; c->gathers_data && p < d->stride * d->stride; p++)
+    for (uint32_t p = 0; c->data_by_im2col && p < d->stride * d->stride; p++)
         plan_phase(c, p / d->stride, p % d->stride);
     for (uint32_t p = 0; !s && p < c->n_phases; p++)
-        s = gathering_init(c, cpu, &c->phases[p], err);
+        s = im2col_init(c, cpu, &c->phases[p], err);
     return s;
 }
 
@@ -165,8 +164,8 @@ static void describe(struct trained_conv *c)
     const struct trained_conv_desc *d = &c->d;
     c->oh = output_side(d, d->h);
     c->ow = output_side(d, d->w);
-    c->gathers_forward = d->kernel > 3;
-    c->gathers_data = d->dx_ld && (d->kernel > 3 || d->stride > 1);
+    c->forward_by_im2col = d->kernel > 3;
+    c->data_by_im2col = d->dx_ld && (d->kernel > 3 || d->stride > 1);
     c->forward_desc = (struct conv_desc){ .h = d->h,
                                           .w = d->w,
                                           .ic = d->ic,
@@ -205,13 +204,13 @@ enum status cpu_trained_conv_new(struct backend *b, const struct trained_conv_de
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution");
         goto done;
     }
-    if (!c->gathers_forward) s = cpu_conv_plan(b, &c->forward_desc, NULL, NULL, &c->forward, err);
-    if (!s && d->dx_ld && !c->gathers_data)
+    if (!c->forward_by_im2col) s = cpu_conv_plan(b, &c->forward_desc, NULL, NULL, &c->forward, err);
+    if (!s && d->dx_ld && !c->data_by_im2col)
         s = cpu_conv_plan(b, &c->data_desc, NULL, NULL, &c->data, err);
     if (s) goto done;
-    s = plan_gatherings(c, cpu, err);
+    s = plan_im2cols(c, cpu, err);
     if (s) goto done;
-    s = cpu_scratch_reserve(cpu, c->gather_stride * (size_t)cpu->threads, err);
+    s = cpu_scratch_reserve(cpu, c->im2col_stride * (size_t)cpu->threads, err);
     if (!s)
         s = cpu_scratch_reserve(cpu, cpu_gradient_kernels(cpu)->weights_scratch(d, cpu->threads),
                                 err);
@@ -228,7 +227,7 @@ size_t cpu_trained_conv_bytes(const struct trained_conv *c)
     size_t bytes = 0;
     if (c->forward) bytes += cpu_conv_plan_bytes(c->forward);
     if (c->data) bytes += cpu_conv_plan_bytes(c->data);
-    bytes += c->forward_gathering.bytes;
+    bytes += c->forward_im2col.bytes;
     for (uint32_t p = 0; p < c->n_phases; p++)
         bytes += c->phases[p].bytes;
     return bytes;
@@ -248,8 +247,8 @@ static struct pack_job pack_job(const struct cpu_backend *cpu, const struct trai
                               .threads = cpu->threads };
 }
 
-static void pack_gathering(const struct cpu_backend *cpu, const struct trained_conv *c,
-                           const struct gathering *g, const float *weight, bool forward)
+static void pack_im2col(const struct cpu_backend *cpu, const struct trained_conv *c,
+                        const struct im2col_conv *g, const float *weight, bool forward)
 {
     struct pack_job j = pack_job(cpu, c, weight, forward);
     j.way = g->amx ? WAY_BF16 : WAY_DIRECT;
@@ -281,30 +280,30 @@ enum status cpu_trained_conv_pack(struct backend *b, struct trained_conv *c, con
     memcpy(c->bias, bias, c->d.oc * sizeof *bias);
     if (c->forward) pack_plan(cpu, c, c->forward, weight, true);
     if (c->data) pack_plan(cpu, c, c->data, weight, false);
-    if (c->gathers_forward) pack_gathering(cpu, c, &c->forward_gathering, weight, true);
+    if (c->forward_by_im2col) pack_im2col(cpu, c, &c->forward_im2col, weight, true);
     for (uint32_t p = 0; p < c->n_phases; p++)
-        pack_gathering(cpu, c, &c->phases[p], weight, false);
+        pack_im2col(cpu, c, &c->phases[p], weight, false);
     c->is_packed = true;
     return ST_OK;
 }
 
-static void gather(struct cpu_backend *cpu, const struct trained_conv *c, const struct gathering *g,
-                   const struct tensor *x, const float *bias, const struct tensor *residual,
-                   const struct tensor *y)
+static void im2col(struct cpu_backend *cpu, const struct trained_conv *c,
+                   const struct im2col_conv *g, const struct tensor *x, const float *bias,
+                   const struct tensor *residual, const struct tensor *y)
 {
-    struct gather_job j = g->job;
+    struct im2col_job j = g->job;
     j.n = x->n;
     j.x = x->data;
     j.y = y->data;
     j.bias = bias;
     j.residual = residual ? residual->data : NULL;
     j.scratch = cpu->scratch;
-    j.scratch_stride = c->gather_stride;
+    j.scratch_stride = c->im2col_stride;
     j.threads = cpu->threads;
     if (g->amx)
-        cpu_gradient_kernels(cpu)->gather_amx(&j);
+        cpu_gradient_kernels(cpu)->im2col_amx(&j);
     else
-        cpu_gradient_kernels(cpu)->gather(&j);
+        cpu_gradient_kernels(cpu)->im2col(&j);
 }
 
 static bool fits(const struct tensor *t, uint32_t h, uint32_t w, uint32_t c, size_t ld,
@@ -318,7 +317,7 @@ enum status cpu_trained_conv(struct backend *b, struct trained_conv *c, const st
                              struct error *err)
 {
     const struct trained_conv_desc *d = &c->d;
-    if (!c->gathers_forward) {
+    if (!c->forward_by_im2col) {
         enum status s = cpu_expect(c->is_packed, "a convolution that has not been packed", err);
         return s ? s : cpu_conv(b, c->forward, x, residual, y, NULL, err);
     }
@@ -327,7 +326,7 @@ enum status cpu_trained_conv(struct backend *b, struct trained_conv *c, const st
                        fits(y, c->oh, c->ow, d->oc, d->y_ld, d->dtype) && !residual == !d->r_ld &&
                        (!residual || fits(residual, c->oh, c->ow, d->oc, d->r_ld, d->dtype)),
                    "a convolution's tensors are not those of its plan", err);
-    if (!s) gather((struct cpu_backend *)b, c, &c->forward_gathering, x, c->bias, residual, y);
+    if (!s) im2col((struct cpu_backend *)b, c, &c->forward_im2col, x, c->bias, residual, y);
     return s;
 }
 
@@ -337,12 +336,12 @@ enum status cpu_conv_data(struct backend *b, struct trained_conv *c, const struc
     const struct trained_conv_desc *d = &c->d;
     const struct tensor *there = d->dx_add ? dx : NULL;
     if (c->data) return cpu_conv(b, c->data, dy, there, dx, NULL, err);
-    enum status s = cpu_expect(c->gathers_data && dx->n == dy->n &&
+    enum status s = cpu_expect(c->data_by_im2col && dx->n == dy->n &&
                                    fits(dx, d->h, d->w, d->ic, d->dx_ld, d->dtype) &&
                                    fits(dy, c->oh, c->ow, d->oc, d->dy_ld, d->dtype),
                                "a convolution's gradients are not those of its plan", err);
     for (uint32_t p = 0; !s && p < c->n_phases; p++)
-        gather((struct cpu_backend *)b, c, &c->phases[p], dy, NULL, there, dx);
+        im2col((struct cpu_backend *)b, c, &c->phases[p], dy, NULL, there, dx);
     return s;
 }
 

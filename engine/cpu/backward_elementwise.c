@@ -297,10 +297,10 @@ const struct gradient_kernels *ISA_FN(cpu_gradient_kernels)(void)
         .nr = NR,
         .weights_scratch = weights_scratch,
         .attention_scratch = ISA_FN(attention_gradient_scratch),
-        .gather = ISA_FN(gather),
+        .im2col = ISA_FN(im2col),
 #ifdef __AMX_BF16__
-        .gather_amx = ISA_FN(gather_amx),
-        .gather_amx_scratch = ISA_FN(gather_amx_scratch),
+        .im2col_amx = ISA_FN(im2col_amx),
+        .im2col_amx_scratch = ISA_FN(im2col_amx_scratch),
 #endif
         .weights = weights,
         .pack = ISA_FN(pack_weights),

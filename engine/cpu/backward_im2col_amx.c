@@ -1,4 +1,4 @@
-/* What backward_gather.c does, on the tile registers: what a block of output pixels reads is put side by side, a row of whole tiles for
+/* What backward_im2col.c does, on the tile registers: what a block of output pixels reads is put side by side, a row of whole tiles for
  * each, and pairs of tiles of it meet panels of packed weights. A block goes over the pixels of all feature maps. */
 #include <immintrin.h>
 #include <omp.h>
@@ -15,18 +15,18 @@ enum {
 };
 
 /* Elements from row to row: the odd cache line spreads them over the sets of the cache. */
-static size_t pitch_of(const struct gather_job *j)
+static size_t pitch_of(const struct im2col_job *j)
 {
     return j->depth + BF16_DEPTH;
 }
 
-static size_t block_pixels(const struct gather_job *j)
+static size_t block_pixels(const struct im2col_job *j)
 {
     size_t pixels = BLOCK_BYTES / (pitch_of(j) * sizeof(uint16_t)) / PAIR * PAIR;
     return pixels < PAIR ? PAIR : pixels > MOST_PIXELS ? MOST_PIXELS : pixels;
 }
 
-size_t ISA_FN(gather_amx_scratch)(const struct gather_job *j)
+size_t ISA_FN(im2col_amx_scratch)(const struct im2col_job *j)
 {
     return block_pixels(j) * pitch_of(j) / 2;
 }
@@ -35,7 +35,7 @@ struct lattice_pixel {
     size_t n, row, col;
 };
 
-INLINE struct lattice_pixel pixel_of(const struct gather_job *j, size_t i)
+INLINE struct lattice_pixel pixel_of(const struct im2col_job *j, size_t i)
 {
     size_t each = (size_t)j->rows * j->cols;
     return (struct lattice_pixel){ i / each, i % each / j->cols, i % each % j->cols };
@@ -50,7 +50,7 @@ INLINE void copy(uint16_t *to, const uint16_t *from, size_t n)
     }
 }
 
-static void put_side_by_side(const struct gather_job *j, uint16_t *to, size_t i)
+static void put_side_by_side(const struct im2col_job *j, uint16_t *to, size_t i)
 {
     const struct lattice_pixel p = pixel_of(j, i);
     const uint16_t *image = (const uint16_t *)j->x + p.n * j->h * j->w * j->x_ld;
@@ -67,7 +67,7 @@ static void put_side_by_side(const struct gather_job *j, uint16_t *to, size_t i)
 }
 
 /* c[32][32]: 32 pixels times a panel. `half`: it has no more than 16 channels. */
-INLINE void multiply(const struct gather_job *j, const uint16_t *a, const uint16_t *w, float *c,
+INLINE void multiply(const struct im2col_job *j, const uint16_t *a, const uint16_t *w, float *c,
                      bool half)
 {
     const size_t step = pitch_of(j) * sizeof *a, ldc = BF16_PANEL * sizeof *c;
@@ -94,7 +94,7 @@ INLINE void multiply(const struct gather_job *j, const uint16_t *a, const uint16
     _tile_stored(3, c + BF16_PIXELS * BF16_PANEL + BF16_CHANNELS, ldc);
 }
 
-INLINE void finish(const struct gather_job *j, const float *c, size_t first, size_t count,
+INLINE void finish(const struct im2col_job *j, const float *c, size_t first, size_t count,
                    size_t o0)
 {
     size_t width = j->o - o0 < BF16_PANEL ? j->o - o0 : BF16_PANEL;
@@ -111,7 +111,7 @@ INLINE void finish(const struct gather_job *j, const float *c, size_t first, siz
     }
 }
 
-static void run_block(const struct gather_job *j, uint16_t *tile_buffer, size_t first, size_t count)
+static void run_block(const struct im2col_job *j, uint16_t *tile_buffer, size_t first, size_t count)
 {
     float c[PAIR * BF16_PANEL] __attribute__((aligned(64)));
     for (size_t i = 0; i < count; i++)
@@ -128,7 +128,7 @@ static void run_block(const struct gather_job *j, uint16_t *tile_buffer, size_t 
     }
 }
 
-void ISA_FN(gather_amx)(const struct gather_job *j)
+void ISA_FN(im2col_amx)(const struct im2col_job *j)
 {
     size_t all = (size_t)j->n * j->rows * j->cols, most = block_pixels(j);
     size_t blocks = (all + most - 1) / most, threads = (size_t)j->threads;

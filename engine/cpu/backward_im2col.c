@@ -19,7 +19,7 @@ INLINE void copy_floats(float *dst, const void *src, size_t at, size_t n, bool b
 }
 
 /* Lattice pixels first .. first + count of row n, as [count][taps * c]. */
-INLINE void put_side_by_side(const struct gather_job *j, float *a, uint32_t n, size_t first,
+INLINE void put_side_by_side(const struct im2col_job *j, float *a, uint32_t n, size_t first,
                              size_t count, bool bf16)
 {
     for (size_t r = first; r < first + count; r++)
@@ -34,7 +34,7 @@ INLINE void put_side_by_side(const struct gather_job *j, float *a, uint32_t n, s
         }
 }
 
-INLINE void finish(const struct gather_job *j, const float *c, uint32_t n, size_t first,
+INLINE void finish(const struct im2col_job *j, const float *c, uint32_t n, size_t first,
                    size_t count, size_t o0, bool bf16)
 {
     size_t width = j->o - o0 < NR ? j->o - o0 : NR;
@@ -51,16 +51,16 @@ INLINE void finish(const struct gather_job *j, const float *c, uint32_t n, size_
     }
 }
 
-INLINE void piece(const struct gather_job *j, float *scratch, uint32_t n, size_t first, bool bf16)
+INLINE void piece(const struct im2col_job *j, float *scratch, uint32_t n, size_t first, bool bf16)
 {
     enum { DEPTH = 512 };
     size_t pixels = (size_t)j->rows * j->cols, k = (size_t)j->taps * j->c;
-    size_t count = pixels - first < GATHER_PIXELS ? pixels - first : GATHER_PIXELS;
+    size_t count = pixels - first < IM2COL_PIXELS ? pixels - first : IM2COL_PIXELS;
     size_t padded = (count + MR - 1) / MR * MR;
     put_side_by_side(j, scratch, n, first, count, bf16);
     memset(scratch + count * k, 0, (padded - count) * k * sizeof *scratch);
     for (size_t o0 = 0; o0 < j->o; o0 += NR) {
-        float c[GATHER_PIXELS * NR] __attribute__((aligned(64)));
+        float c[IM2COL_PIXELS * NR] __attribute__((aligned(64)));
         const float *b = j->weight + o0 * k;
         for (size_t r = 0; r < count; r += MR)
             micro(scratch + r * k, k, b, k < DEPTH ? k : DEPTH, c + r * NR, NR, false);
@@ -74,10 +74,10 @@ INLINE void piece(const struct gather_job *j, float *scratch, uint32_t n, size_t
 
 /* A few output channels of many taps and channels are that many products of long vectors: x is read where it stands, its
  * neighbours' pixels from the cache. w: [o][taps * c] */
-INLINE void narrow_pixel(const struct gather_job *j, const float *w, uint32_t n, size_t r, float *c,
+INLINE void narrow_pixel(const struct im2col_job *j, const float *w, uint32_t n, size_t r, float *c,
                          bool bf16)
 {
-    vf sum[GATHER_NARROW] = { vsplat(0), vsplat(0) };
+    vf sum[IM2COL_NARROW] = { vsplat(0), vsplat(0) };
     const size_t k = (size_t)j->taps * j->c;
     for (uint32_t t = 0; t < j->taps; t++) {
         int64_t y = (int64_t)(r / j->cols * j->in_step) + j->dy[t];
@@ -97,11 +97,11 @@ INLINE void narrow_pixel(const struct gather_job *j, const float *w, uint32_t n,
     }
 }
 
-INLINE void narrow_piece(const struct gather_job *j, float *w, uint32_t n, size_t first, bool bf16)
+INLINE void narrow_piece(const struct im2col_job *j, float *w, uint32_t n, size_t first, bool bf16)
 {
     size_t pixels = (size_t)j->rows * j->cols, k = (size_t)j->taps * j->c;
-    size_t count = pixels - first < GATHER_PIXELS ? pixels - first : GATHER_PIXELS;
-    float c[GATHER_PIXELS * NR] __attribute__((aligned(64)));
+    size_t count = pixels - first < IM2COL_PIXELS ? pixels - first : IM2COL_PIXELS;
+    float c[IM2COL_PIXELS * NR] __attribute__((aligned(64)));
     for (size_t o = 0; o < j->o; o++)
         for (size_t i = 0; i < k; i++)
             w[o * k + i] = j->weight[i * NR + o];
@@ -110,25 +110,25 @@ INLINE void narrow_piece(const struct gather_job *j, float *w, uint32_t n, size_
     finish(j, c, n, first, count, 0, bf16);
 }
 
-INLINE void any_piece(const struct gather_job *j, float *scratch, uint32_t n, size_t first,
+INLINE void any_piece(const struct im2col_job *j, float *scratch, uint32_t n, size_t first,
                       bool bf16)
 {
-    if (j->o <= GATHER_NARROW && j->c >= VEC)
+    if (j->o <= IM2COL_NARROW && j->c >= VEC)
         narrow_piece(j, scratch, n, first, bf16);
     else
         piece(j, scratch, n, first, bf16);
 }
 
-void ISA_FN(gather)(const struct gather_job *j)
+void ISA_FN(im2col)(const struct im2col_job *j)
 {
     size_t pixels = (size_t)j->rows * j->cols;
-    size_t blocks = (pixels + GATHER_PIXELS - 1) / GATHER_PIXELS;
+    size_t blocks = (pixels + IM2COL_PIXELS - 1) / IM2COL_PIXELS;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(j->threads)
     for (size_t i = 0; i < blocks * j->n; i++) {
         float *scratch = j->scratch + (size_t)omp_get_thread_num() * j->scratch_stride;
         if (j->dtype == DT_BF16)
-            any_piece(j, scratch, (uint32_t)(i / blocks), i % blocks * GATHER_PIXELS, true);
+            any_piece(j, scratch, (uint32_t)(i / blocks), i % blocks * IM2COL_PIXELS, true);
         else
-            any_piece(j, scratch, (uint32_t)(i / blocks), i % blocks * GATHER_PIXELS, false);
+            any_piece(j, scratch, (uint32_t)(i / blocks), i % blocks * IM2COL_PIXELS, false);
     }
 }
