@@ -11,7 +11,7 @@ struct rehearsal {
     struct schedule *schedule;
     uint32_t side;
     size_t count; /* values of a batch's images */
-    struct learner nets[NETS];
+    struct trainable nets[NETS];
     struct davi davi;
     float *memory, *x, *y, *z, *noise, *x_t, *out, *dout;
     uint32_t t_bridge[MOST_ROWS], t[MOST_ROWS];
@@ -23,7 +23,7 @@ static enum status make_net(struct rehearsal *r, enum net net, struct error *err
     const bool judges = net == NET_DISCRIMINATOR;
     const uint64_t seed = net;
     struct graph *g = NULL;
-    struct learner_options l = { .has_average = net == NET_GENERATOR };
+    struct trainable_options l = { .has_average = net == NET_GENERATOR };
     enum status s = judges ? patchgan_build(&g, r->o->discriminator_width, r->side, r->side, err)
                            : unet_build(&g, r->o->arch, r->side, r->side, err);
     if (s) return s;
@@ -34,10 +34,10 @@ static enum status make_net(struct rehearsal *r, enum net net, struct error *err
                                         .keep_taps = judges,
                                         .input_gradient = judges };
     if (net == NET_GENERATOR && r->o->kind == TRAIN_DAVI) l.tape.probe = generator_probe(g);
-    s = learner_init(&r->nets[net], r->engine->backend, g, &l, err);
+    s = trainable_init(&r->nets[net], r->engine->backend, g, &l, err);
     if (s) return s;
     const struct param_source weights = { hash_param_load, (void *)&seed };
-    return learner_load(&r->nets[net], &weights, err);
+    return trainable_load(&r->nets[net], &weights, err);
 }
 
 static enum status make_images(struct rehearsal *r, struct error *err)
@@ -91,7 +91,7 @@ static void done(struct rehearsal *r)
 {
     davi_done(&r->davi);
     for (int i = 0; i < NETS; i++)
-        learner_done(&r->nets[i]);
+        trainable_done(&r->nets[i]);
     if (r->engine) r->engine->backend->ops->free(r->engine->backend, r->memory);
     engine_close(r->engine);
     free(r->schedule);
@@ -101,13 +101,13 @@ static void done(struct rehearsal *r)
 
 static enum status update(struct rehearsal *r, enum net net, struct error *err)
 {
-    struct learner *l = &r->nets[net];
+    struct trainable *l = &r->nets[net];
     const uint64_t start = r->o->now_ns();
     double norm;
-    enum status s = learner_gradient_norm(l, &norm, err);
-    if (!s) s = learner_update(l, 1e-4, err);
-    if (!s) s = learner_follow(l, err);
-    if (!s) s = learner_zero(l, err);
+    enum status s = trainable_gradient_norm(l, &norm, err);
+    if (!s) s = trainable_update(l, 1e-4, err);
+    if (!s) s = trainable_follow(l, err);
+    if (!s) s = trainable_zero(l, err);
     r->update_ns += r->o->now_ns() - start;
     return s;
 }
@@ -191,7 +191,7 @@ static enum status run(struct rehearsal *r, struct train_timing *out, double *ms
     t.ms = (ms[(r->o->steps - 1) / 2] + ms[r->o->steps / 2]) / 2;
     t.min_ms = ms[0];
     for (int net = 0; net < NETS; net++)
-        if (r->nets[net].tape) t.bytes += learner_bytes(&r->nets[net]);
+        if (r->nets[net].tape) t.bytes += trainable_bytes(&r->nets[net]);
     t.facts = *engine_describe(r->engine);
     *out = t;
     return ST_OK;

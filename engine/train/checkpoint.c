@@ -17,7 +17,7 @@
 enum { ARRAYS = 4, MOST_TENSORS = CHECKPOINT_NETS * ARRAYS, NAME_MAX_CHARS = 64 };
 static const char prefix[] = "step-", suffix[] = ".safetensors";
 
-/* The arrays of a learner that exist, under the names that they have in the file. */
+/* The arrays of a trainable that exist, under the names that they have in the file. */
 struct array {
     char name[NAME_MAX_CHARS];
     float *values;
@@ -30,7 +30,7 @@ static size_t arrays_of(const struct checkpoint *c, struct array *out)
     static const char *const names[ARRAYS] = { "params", "m", "v", "average" };
     size_t n = 0;
     for (uint32_t i = 0; i < c->n_nets; i++) {
-        const struct learner *l = c->nets[i];
+        const struct trainable *l = c->nets[i];
         float *const values[ARRAYS] = { l->params, l->m, l->v, l->average };
         for (int k = 0; k < ARRAYS; k++) {
             if (!values[k]) continue;

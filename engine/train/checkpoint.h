@@ -8,7 +8,7 @@
 
 #include <limits.h>
 
-#include "engine/train/learner.h"
+#include "engine/train/trainable.h"
 
 enum { CHECKPOINT_NETS = 4, CHECKPOINT_SETTINGS = 20 };
 
@@ -22,7 +22,7 @@ struct checkpoint {
     uint64_t step; /* steps that are done */
     uint32_t n_nets, n_settings;
     const char *names[CHECKPOINT_NETS]; /* "generator" */
-    struct learner *nets[CHECKPOINT_NETS];
+    struct trainable *nets[CHECKPOINT_NETS];
     struct checkpoint_setting settings[CHECKPOINT_SETTINGS];
 };
 

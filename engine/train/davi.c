@@ -44,7 +44,8 @@ static enum status find_blocks(struct davi *d, struct error *err)
 static enum status check(const struct davi *d, struct error *err)
 {
     enum { NETWORKS = 4 };
-    const struct learner *nets[NETWORKS] = { d->teacher, d->score, d->generator, d->discriminator };
+    const struct trainable *nets[NETWORKS] = { d->teacher, d->score, d->generator,
+                                               d->discriminator };
     for (int i = 0; i < NETWORKS; i++) {
         const struct node *in = &nets[i]->g->nodes[nets[i]->g->input];
         if (tape_rows(nets[i]->tape) != d->rows || in->h != d->h || in->w != d->w)
@@ -94,9 +95,9 @@ static enum status take_memory(struct davi *d, struct error *err)
     return ST_OK;
 }
 
-enum status davi_init(struct davi *out, const struct davi_options *o, struct learner *teacher,
-                      struct learner *score, struct learner *generator,
-                      struct learner *discriminator, struct error *err)
+enum status davi_init(struct davi *out, const struct davi_options *o, struct trainable *teacher,
+                      struct trainable *score, struct trainable *generator,
+                      struct trainable *discriminator, struct error *err)
 {
     const struct node *in = &generator->g->nodes[generator->g->input];
     struct davi d = { .o = *o,
@@ -189,9 +190,9 @@ static enum status predict(struct davi *d, const struct davi_rows *rows,
 static enum status discriminate(struct davi *d, const float *images, double sign, double share,
                                 double *loss, struct error *err)
 {
-    struct learner *net = d->discriminator;
+    struct trainable *net = d->discriminator;
     const int last = PATCHGAN_BLOCKS - 1;
-    enum status s = learner_run(net, images, &(struct row_conditions){ 0 }, d->pred_blocks, err);
+    enum status s = trainable_run(net, images, &(struct row_conditions){ 0 }, d->pred_blocks, err);
     if (s) return s;
     *loss += hinge_loss(d->pred_blocks, d->block_count[last], sign, share, d->d_blocks);
     const struct seed seed = { d->block[last], d->d_blocks };
@@ -225,7 +226,7 @@ enum status davi_score_step(struct davi *d, const struct davi_rows *rows,
 
 static enum status read_blocks(struct davi *d, const float *images, float *to, struct error *err)
 {
-    struct learner *net = d->discriminator;
+    struct trainable *net = d->discriminator;
     enum status s = tape_forward(net->tape, &(struct tape_input){ .x = images }, err);
     for (int k = 0; !s && k < PATCHGAN_BLOCKS; k++)
         s = tape_value(net->tape, d->block[k], to + d->block_at[k], err);
@@ -272,7 +273,7 @@ static double processes_of(const struct davi *d)
 static enum status probe_norm(struct davi *d, const uint32_t *t_bridge, const float *d_pred,
                               double *norm, struct error *err)
 {
-    struct learner *net = d->generator;
+    struct trainable *net = d->generator;
     const struct seed seed = { net->g->output, d->answer.d_out };
     generator_gradient(&d->answer, t_bridge, d_pred, 1);
     memset(d->d_probe, 0, d->probe_count * sizeof *d->d_probe);
@@ -310,8 +311,8 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
     if (s) return s;
     diffuse(d->o.schedule, d->rows, px, draws->t, d->answer.pred, draws->noise, d->x_t);
     const struct row_conditions at = { .t = draws->t };
-    s = learner_run(d->teacher, d->x_t, &at, d->y_theta, err);
-    if (!s) s = learner_run(d->score, d->x_t, &at, d->y, err);
+    s = trainable_run(d->teacher, d->x_t, &at, d->y_theta, err);
+    if (!s) s = trainable_run(d->score, d->x_t, &at, d->y, err);
     if (s) return s;
     r.ikl = ikl_loss(d->rows, px, d->y, d->y_theta, d->answer.pred, d->d_ikl);
     r.consistency = consistency_loss(&p, d->d_con, d->scratch);

@@ -1,6 +1,6 @@
 /* davi.h - one micro-batch of DAVI's two steps: the score with the discriminator, and the generator (engine/README.md section 5).
  *
- * Four learners, borrowed: the frozen prior, the score of the generator's output, the generator, the discriminator. Gradients are
+ * Four trainables, borrowed: the frozen prior, the score of the generator's output, the generator, the discriminator. Gradients are
  * added to theirs, as in denoising.h. For the discriminator and for lambda the unit is the micro-batch of all processes: batch
  * norms and the two gradients behind lambda are summed over the team. Memory is taken once. One thread at a time. */
 #ifndef DAVID_TRAIN_DAVI_H
@@ -20,7 +20,7 @@ struct davi_options {
 
 struct davi {
     struct davi_options o;
-    struct learner *teacher, *score, *generator, *discriminator;
+    struct trainable *teacher, *score, *generator, *discriminator;
     uint32_t rows, h, w;
     size_t count, probe_count; /* values of the images of a micro-batch; of the probe's weight */
     int32_t block[PATCHGAN_BLOCKS]; /* nodes of the discriminator */
@@ -38,9 +38,9 @@ struct davi {
 
 /* The tapes must have one size of rows; the generator's a probe (generator_probe), the discriminator's taps that are kept and an
  * input gradient. ST_BAD_FILE where the networks do not fit one another. */
-enum status davi_init(struct davi *out, const struct davi_options *o, struct learner *teacher,
-                      struct learner *score, struct learner *generator,
-                      struct learner *discriminator, struct error *err);
+enum status davi_init(struct davi *out, const struct davi_options *o, struct trainable *teacher,
+                      struct trainable *score, struct trainable *generator,
+                      struct trainable *discriminator, struct error *err);
 void davi_done(struct davi *d); /* takes a zeroed struct */
 
 /* From now on the images are of this task. */

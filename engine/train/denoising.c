@@ -8,16 +8,16 @@ static double mean(const double *v, uint32_t n)
     return sum / n;
 }
 
-enum status learn_to_denoise(struct learner *net, const struct denoising *a,
+enum status learn_to_denoise(struct trainable *net, const struct denoising *a,
                              struct denoising_report *out, struct error *err)
 {
     const uint32_t rows = tape_rows(net->tape);
-    const size_t px = learner_px(net);
+    const size_t px = trainable_px(net);
     if (net->g->nodes[net->g->output].c != OUTPUT_CHANNELS)
         return error_set(err, ST_BAD_FILE,
                          "a network without a learned variance cannot be trained");
     diffuse(a->schedule, rows, px, a->t, a->x0, a->noise, a->x_t);
-    enum status s = learner_run(net, a->x_t, &(struct row_conditions){ .t = a->t }, a->y, err);
+    enum status s = trainable_run(net, a->x_t, &(struct row_conditions){ .t = a->t }, a->y, err);
     if (s) return s;
     struct denoising_report r;
     hybrid_loss(&(struct hybrid_args){ .schedule = a->schedule,

@@ -5,7 +5,7 @@
 enum { COARSEST = 1 << (ENERGY_SCALES - 1) };
 
 enum status direct_init(struct direct *out, const struct direct_options *o,
-                        struct learner *generator, struct error *err)
+                        struct trainable *generator, struct error *err)
 {
     const struct node *in = &generator->g->nodes[generator->g->input];
     struct direct d = { .o = *o, .w = in->w, .h = in->h };

@@ -1,7 +1,7 @@
 /* direct.h - one micro-batch of learning from the truth alone, at t = 999: regression, the energy score, or both
  * (engine/README.md section 9).
  *
- * The generator is borrowed; gradients are added to its learner's, this micro-batch by its `share` of the batch. With the energy score
+ * The generator is borrowed; gradients are added to its trainable's, this micro-batch by its `share` of the batch. With the energy score
  * rows 2i and 2i + 1 are one measurement with two draws of z. Memory is taken once. One thread at a time. */
 #ifndef DAVID_TRAIN_DIRECT_H
 #define DAVID_TRAIN_DIRECT_H
@@ -28,7 +28,7 @@ struct direct {
 
 /* ST_BAD_PARAMETER where the energy score does not fit: an odd number of rows, sides not multiples of 8. */
 enum status direct_init(struct direct *out, const struct direct_options *o,
-                        struct learner *generator, struct error *err);
+                        struct trainable *generator, struct error *err);
 void direct_done(struct direct *d); /* takes a zeroed struct */
 
 struct direct_rows {

@@ -4,14 +4,14 @@
 
 enum { COLORS = 3, WITH_NOISE = 6 };
 
-size_t learner_px(const struct learner *l)
+size_t trainable_px(const struct trainable *l)
 {
     const struct node *in = &l->g->nodes[l->g->input];
     return (size_t)in->h * in->w;
 }
 
-enum status learner_run(struct learner *l, const float *x, const struct row_conditions *told,
-                        float *y, struct error *err)
+enum status trainable_run(struct trainable *l, const float *x, const struct row_conditions *told,
+                          float *y, struct error *err)
 {
     const uint32_t rows = tape_rows(l->tape);
     float times[MOST_ROWS];
@@ -29,11 +29,11 @@ enum status learner_run(struct learner *l, const float *x, const struct row_cond
     return s ? s : tape_value(l->tape, l->g->output, y, err);
 }
 
-enum status generator_init(struct generator *out, struct learner *net, const struct schedule *s,
+enum status generator_init(struct generator *out, struct trainable *net, const struct schedule *s,
                            struct generator_form form, struct error *err)
 {
     const struct node *input = &net->g->nodes[net->g->input];
-    const size_t px = learner_px(net);
+    const size_t px = trainable_px(net);
     struct generator g = { .net = net,
                            .schedule = s,
                            .form = form,
@@ -94,7 +94,7 @@ enum status generator_predict(struct generator *g, const struct generator_input 
 #pragma omp parallel for schedule(static)
     for (uint32_t n = 0; n < g->rows; n++)
         take_input(g, in, n);
-    enum status s = learner_run(g->net, g->input, &in->told, g->out, err);
+    enum status s = trainable_run(g->net, g->input, &in->told, g->out, err);
     if (s) return s;
 #pragma omp parallel for schedule(static)
     for (uint32_t n = 0; n < g->rows; n++) {

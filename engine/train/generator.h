@@ -7,7 +7,7 @@
 #define DAVID_TRAIN_GENERATOR_H
 
 #include "engine/davi/schedule.h"
-#include "engine/train/learner.h"
+#include "engine/train/trainable.h"
 
 enum { MOST_ROWS = 256 }; /* of a micro-batch */
 
@@ -17,11 +17,11 @@ struct row_conditions {
     const float *sigma, *level;
 };
 
-/* The pixels of one row of the learner's tape. */
-size_t learner_px(const struct learner *l);
+/* The pixels of one row of the trainable's tape. */
+size_t trainable_px(const struct trainable *l);
 /* x: [rows][h][w][channels of the input]; y: [rows][h][w][channels of the output]. */
-enum status learner_run(struct learner *l, const float *x, const struct row_conditions *told,
-                        float *y, struct error *err);
+enum status trainable_run(struct trainable *l, const float *x, const struct row_conditions *told,
+                          float *y, struct error *err);
 
 /* How a generator takes its noise and gives its answer. */
 struct generator_form {
@@ -29,7 +29,7 @@ struct generator_form {
 };
 
 struct generator {
-    struct learner *net;
+    struct trainable *net;
     const struct schedule *schedule;
     struct generator_form form;
     uint32_t rows, out_channels;
@@ -40,7 +40,7 @@ struct generator {
     float *out, *d_out; /* [rows][h][w][out_channels] */
 };
 
-enum status generator_init(struct generator *out, struct learner *net, const struct schedule *s,
+enum status generator_init(struct generator *out, struct trainable *net, const struct schedule *s,
                            struct generator_form form, struct error *err);
 void generator_done(struct generator *g); /* takes a zeroed struct */
 

@@ -94,7 +94,7 @@ static enum status begin(struct trainer *t, enum net net, struct error *err)
 {
     struct beginning b = { t->o.seed + net, t->nets[net].g,
                            net == NET_DISCRIMINATOR ? NULL : &t->info.arch };
-    return learner_load(&t->nets[net], &(struct param_source){ begin_param, &b }, err);
+    return trainable_load(&t->nets[net], &(struct param_source){ begin_param, &b }, err);
 }
 
 /* ---- weights of a file ---- */
@@ -162,7 +162,7 @@ static enum status load_grown(struct trainer *t, enum net net, const struct mode
     enum status s = unet_build(&own, &f->info.arch, t->side, t->side, &why);
     if (!s) s = file_check(f->st, own, &why);
     pthread_mutex_lock(&t->engine->device);
-    if (!s) s = learner_load(&t->nets[net], &(struct param_source){ grown_param, &g }, &why);
+    if (!s) s = trainable_load(&t->nets[net], &(struct param_source){ grown_param, &g }, &why);
     pthread_mutex_unlock(&t->engine->device);
     graph_free(own);
     return s ? error_set(err, s, "%s: %s", path, why.detail) : ST_OK;
@@ -176,7 +176,7 @@ static enum status load(struct trainer *t, enum net net, const struct safetensor
     enum status s = file_check(st, t->nets[net].g, &why);
     if (s) return error_set(err, s, "%s: %s", path, why.detail);
     pthread_mutex_lock(&t->engine->device);
-    s = learner_load(&t->nets[net], &(struct param_source){ file_param_load, &src }, err);
+    s = trainable_load(&t->nets[net], &(struct param_source){ file_param_load, &src }, err);
     pthread_mutex_unlock(&t->engine->device);
     return s;
 }
@@ -187,7 +187,7 @@ static enum status make_unet(struct trainer *t, enum net net, const struct unet_
                              struct error *err)
 {
     struct graph *g = NULL;
-    struct learner_options o = { .has_average = net == NET_GENERATOR };
+    struct trainable_options o = { .has_average = net == NET_GENERATOR };
     o.tape = (struct backward_options){ .rows = t->o.micro_batch,
                                         .dtype = t->engine->dtype,
                                         .forward_only = net == NET_TEACHER,
@@ -196,7 +196,7 @@ static enum status make_unet(struct trainer *t, enum net net, const struct unet_
     if (s) return s;
     if (net == NET_GENERATOR && t->o.kind == TRAIN_DAVI && t->davi_weight > 0)
         o.tape.probe = generator_probe(g);
-    s = learner_init(&t->nets[net], t->b, g, &o, err);
+    s = trainable_init(&t->nets[net], t->b, g, &o, err);
     t->nets[net].average_decay = t->o.average_decay;
     t->nets[net].weight_decay = t->o.weight_decay;
     return s;
@@ -205,14 +205,14 @@ static enum status make_unet(struct trainer *t, enum net net, const struct unet_
 static enum status make_discriminator(struct trainer *t, struct error *err)
 {
     struct graph *g = NULL;
-    struct learner_options o = { .has_average = false };
+    struct trainable_options o = { .has_average = false };
     o.tape = (struct backward_options){ .rows = t->o.micro_batch,
                                         .dtype = t->engine->dtype,
                                         .keep_taps = true,
                                         .input_gradient = true,
                                         .team = t->team };
     enum status s = patchgan_build(&g, t->o.discriminator_width, t->side, t->side, err);
-    if (!s) s = learner_init(&t->nets[NET_DISCRIMINATOR], t->b, g, &o, err);
+    if (!s) s = trainable_init(&t->nets[NET_DISCRIMINATOR], t->b, g, &o, err);
     return s ? s : begin(t, NET_DISCRIMINATOR, err);
 }
 

@@ -19,7 +19,7 @@
 /* ---- the model ---- */
 
 struct weights {
-    const struct learner *l;
+    const struct trainable *l;
     const float *values;
 };
 
@@ -76,7 +76,7 @@ static char *provenance(const struct trainer *t)
 
 enum status write_model(struct trainer *t, const char *path, struct error *err)
 {
-    const struct learner *l = &t->nets[NET_GENERATOR];
+    const struct trainable *l = &t->nets[NET_GENERATOR];
     struct weights w = { l, l->average ? l->average : l->params };
     struct model_metadata meta = { 0 };
     struct st_tensor *tensors = calloc(l->g->n_params, sizeof *tensors);

@@ -71,7 +71,7 @@ static enum status draw_images(struct trainer *t, uint64_t step, uint32_t micro,
 static enum status update(struct trainer *t, enum net net, const char *name, double lr,
                           struct values *v, struct error *err)
 {
-    struct learner *l = &t->nets[net];
+    struct trainable *l = &t->nets[net];
     double norm = 0;
     if (t->team.sum_floats) {
         t->team.sum_floats(t->team.ctx, l->gradients, l->layout.count);
@@ -79,14 +79,14 @@ static enum status update(struct trainer *t, enum net net, const char *name, dou
                                                     1.0f / (float)t->processes, err);
         if (s) return s;
     }
-    enum status s = learner_gradient_norm(l, &norm, err);
+    enum status s = trainable_gradient_norm(l, &norm, err);
     if (s) return s;
     tell(v, name, norm, exploded_gradient);
     if (v->unsound) return ST_OK;
     if (t->o.clip > 0 && norm > t->o.clip)
         s = t->b->ops->gradients->scale(t->b, l->gradients, l->layout.count,
                                         (float)(t->o.clip / norm), err);
-    return s ? s : learner_update(l, lr, err);
+    return s ? s : trainable_update(l, lr, err);
 }
 
 /* Up over the first `warmup` steps, then level, then down along a cosine over the last `decay`. */
@@ -109,11 +109,11 @@ static size_t row_floats(const struct trainer *t)
 static enum status prior_step(struct trainer *t, const struct batch *batch, uint64_t step,
                               struct values *v, struct error *err)
 {
-    struct learner *net = &t->nets[NET_GENERATOR];
+    struct trainable *net = &t->nets[NET_GENERATOR];
     struct denoising_report r;
     struct times times;
     double sums[2] = { 0 };
-    enum status s = learner_zero(net, err);
+    enum status s = trainable_zero(net, err);
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
         draw_times(t, step, k, SCHEDULE_STEPS, &times);
         s = draw_images(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
@@ -137,7 +137,7 @@ static enum status prior_step(struct trainer *t, const struct batch *batch, uint
     tell(v, "mse", sums[0] / t->processes, exploded);
     tell(v, "vb", sums[1] / t->processes, exploded);
     s = update(t, NET_GENERATOR, "gradient", rate_at(&t->o, step), v, err);
-    return s || v->unsound ? s : learner_follow(net, err);
+    return s || v->unsound ? s : trainable_follow(net, err);
 }
 
 /* ---- DAVI ---- */
@@ -198,8 +198,8 @@ static uint32_t choose_task(struct trainer *t, const struct batch *batch, uint32
 static enum status score_half(struct trainer *t, const struct batch *batch, uint64_t step,
                               double *sums, struct error *err)
 {
-    enum status s = learner_zero(&t->nets[NET_SCORE], err);
-    if (!s) s = learner_zero(&t->nets[NET_DISCRIMINATOR], err);
+    enum status s = trainable_zero(&t->nets[NET_SCORE], err);
+    if (!s) s = trainable_zero(&t->nets[NET_DISCRIMINATOR], err);
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
         const struct davi_rows rows = rows_of(t, batch, k);
         struct times times;
@@ -288,7 +288,7 @@ static enum status restorer_step(struct trainer *t, const struct batch *batch, u
     double sums[TERMS] = { 0 };
     enum status s = davi ? score_and_discriminator(t, batch, step, sums, v, err) : ST_OK;
     if (s || v->unsound) return s;
-    s = learner_zero(&t->nets[NET_GENERATOR], err);
+    s = trainable_zero(&t->nets[NET_GENERATOR], err);
     if (!s && davi) s = generator_half(t, batch, step, sums, err);
     sums[OF_TOTAL] *= t->davi_weight;
     if (!s && direct) s = direct_half(t, batch, step, sums, err);
@@ -303,7 +303,7 @@ static enum status restorer_step(struct trainer *t, const struct batch *batch, u
             tell(v, term_names[i], sums[i] / t->micro_batches / t->processes, exploded);
     }
     s = update(t, NET_GENERATOR, "generator_gradient", rate_at(&t->o, step), v, err);
-    return s || v->unsound ? s : learner_follow(&t->nets[NET_GENERATOR], err);
+    return s || v->unsound ? s : trainable_follow(&t->nets[NET_GENERATOR], err);
 }
 
 /* ---- the run ---- */

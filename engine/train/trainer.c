@@ -382,7 +382,7 @@ void trainer_done(struct trainer *t)
     for (size_t i = 0; t->b && i < sizeof all / sizeof *all; i++)
         t->b->ops->free(t->b, all[i]);
     for (int i = 0; i < NETS; i++)
-        learner_done(&t->nets[i]);
+        trainable_done(&t->nets[i]);
     model_info_done(&t->info);
     engine_close(t->engine);
     free(t->schedule);
@@ -394,6 +394,6 @@ size_t trainer_bytes(const struct trainer *t)
 {
     size_t bytes = 0;
     for (int i = 0; i < NETS; i++)
-        if (t->nets[i].tape) bytes += learner_bytes(&t->nets[i]);
+        if (t->nets[i].tape) bytes += trainable_bytes(&t->nets[i]);
     return bytes;
 }

@@ -35,7 +35,7 @@ struct trainer {
     uint32_t n_tasks;
     struct drawn_task tasks[MODEL_MAX_TASKS];
     double davi_weight; /* of that objective; the others': direct_options */
-    struct learner nets[NETS];
+    struct trainable nets[NETS];
     struct davi davi;
     struct direct_options direct_options;
     struct direct direct;

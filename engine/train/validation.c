@@ -17,7 +17,7 @@ static const uint64_t seed_of_all = 20241125; /* of every draw, whatever the run
 
 struct validation {
     struct dataset *dataset;
-    struct learner net;
+    struct trainable net;
     struct generator answer;
     uint32_t side, crops; /* of each task; a multiple of ROWS */
     size_t each;          /* values of a image */
@@ -35,11 +35,11 @@ static void complain(void *ctx, const char *file, const char *why, uint32_t coun
 static enum status make_net(struct validation *v, struct trainer *t, struct error *err)
 {
     struct graph *g = NULL;
-    const struct learner_options o = {
+    const struct trainable_options o = {
         .tape = { .rows = ROWS, .dtype = t->engine->dtype, .forward_only = true }
     };
     enum status s = unet_build(&g, &t->info.arch, v->side, v->side, err);
-    if (!s) s = learner_init(&v->net, t->b, g, &o, err);
+    if (!s) s = trainable_init(&v->net, t->b, g, &o, err);
     if (!s) s = generator_init(&v->answer, &v->net, t->schedule, t->direct_options.form, err);
     return s;
 }
@@ -109,7 +109,7 @@ void validation_close(struct validation *v)
 {
     if (!v) return;
     generator_done(&v->answer);
-    learner_done(&v->net);
+    trainable_done(&v->net);
     dataset_close(v->dataset);
     free(v->x);
     free(v->y_in);
@@ -287,7 +287,7 @@ static enum status keep_best(struct trainer *t, const struct train_validation *r
 enum status validate(struct trainer *t, struct error *err)
 {
     struct validation *v = t->validation;
-    const struct learner *l = &t->nets[NET_GENERATOR];
+    const struct trainable *l = &t->nets[NET_GENERATOR];
     struct train_validation r = { .step = t->checkpoint.step, .n_tasks = t->n_tasks };
     memcpy(v->net.params, l->average, l->layout.count * sizeof *l->average);
     enum status s = tape_pack(v->net.tape, err);

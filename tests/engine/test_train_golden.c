@@ -24,7 +24,7 @@ static struct backend *b;
 /* One file's training: four networks from hashes, the images, and the draws. */
 struct training {
     struct golden g;
-    struct learner nets[4]; /* teacher, score, generator, discriminator */
+    struct trainable nets[4]; /* teacher, score, generator, discriminator */
     struct davi davi;
     struct davi_options o;
     struct schedule *schedule;
@@ -67,7 +67,7 @@ static void open_nets(struct training *t, const struct unet_arch *arch, uint32_t
     const uint32_t side = arch->image_size;
     for (int i = 0; i < 4; i++) {
         struct graph *g = NULL;
-        struct learner_options o = { .tape = { .rows = rows, .dtype = DT_F32 } };
+        struct trainable_options o = { .tape = { .rows = rows, .dtype = DT_F32 } };
         struct hashed h = { seed + 30 + (uint64_t)i, i == DISCRIMINATOR ? "disc." : "", 0.2f };
         if (i == DISCRIMINATOR)
             EXPECT_OK(patchgan_build(&g, (uint32_t)number(&t->g, "disc_ndf"), side, side, &err));
@@ -76,8 +76,8 @@ static void open_nets(struct training *t, const struct unet_arch *arch, uint32_t
         o.tape.forward_only = i == TEACHER;
         o.tape.keep_taps = o.tape.input_gradient = i == DISCRIMINATOR;
         if (i == GENERATOR) o.tape.probe = generator_probe(g);
-        EXPECT_OK(learner_init(&t->nets[i], b, g, &o, &err));
-        EXPECT_OK(learner_load(&t->nets[i], &(struct param_source){ hashed_load, &h }, &err));
+        EXPECT_OK(trainable_init(&t->nets[i], b, g, &o, &err));
+        EXPECT_OK(trainable_load(&t->nets[i], &(struct param_source){ hashed_load, &h }, &err));
     }
 }
 
@@ -140,7 +140,7 @@ static void close_training(struct training *t)
 {
     davi_done(&t->davi);
     for (int i = 0; i < 4; i++)
-        learner_done(&t->nets[i]);
+        trainable_done(&t->nets[i]);
     safetensors_close(t->g.file);
     free(t->schedule);
     free(t->x);
@@ -203,7 +203,7 @@ static void compare_value(struct training *t, const char *name, double v)
 
 static void compare_gradients(struct training *t, int net, const char *prefix)
 {
-    const struct learner *l = &t->nets[net];
+    const struct trainable *l = &t->nets[net];
     for (uint32_t i = 0; i < l->g->n_params; i++) {
         char name[PARAM_NAME_MAX + 32];
         (void)snprintf(name, sizeof name, "%s%s", prefix, l->g->params[i].name);
@@ -214,7 +214,7 @@ static void compare_gradients(struct training *t, int net, const char *prefix)
 /* The variance's rows of the last convolution, by themselves: the bound's gradient is small beside the others. */
 static void compare_variance(struct training *t, const char *param)
 {
-    const struct learner *l = &t->nets[SCORE];
+    const struct trainable *l = &t->nets[SCORE];
     for (uint32_t i = 0; i < l->g->n_params; i++) {
         if (strcmp(l->g->params[i].name, param) != 0) continue;
         char key[96];
@@ -244,7 +244,7 @@ static void compare_variance(struct training *t, const char *param)
 static void compare_update(struct training *t, int net, const char *step, const char *grad,
                            const float *before)
 {
-    const struct learner *l = &t->nets[net];
+    const struct trainable *l = &t->nets[net];
     unsigned compared = 0;
     for (uint32_t i = 0; i < l->g->n_params; i++) {
         char key[PARAM_NAME_MAX + 48];
@@ -280,7 +280,7 @@ static void compare_update(struct training *t, int net, const char *step, const 
     if (compared < 32) fail_msg("the file has no %s", step);
 }
 
-static float *copy_of(const struct learner *l)
+static float *copy_of(const struct trainable *l)
 {
     float *v = malloc(l->layout.count * sizeof *v);
     assert_non_null(v);
@@ -292,7 +292,7 @@ static void compare_score_step(struct training *t)
 {
     struct drawn d;
     struct score_report r;
-    struct learner *score = &t->nets[SCORE];
+    struct trainable *score = &t->nets[SCORE];
     draw(t, "score", &d);
     EXPECT_OK(davi_score_step(&t->davi, &t->rows, &d.draws, 1, &r, &err));
     float mse[MOST_ROWS], vb[MOST_ROWS];
@@ -310,12 +310,12 @@ static void compare_score_step(struct training *t)
     compare_variance(t, "out.2.bias");
 
     float *before = copy_of(score);
-    EXPECT_OK(learner_update(score, t->lr, &err));
+    EXPECT_OK(trainable_update(score, t->lr, &err));
     compare_update(t, SCORE, "score.after_adamw.", "score.grad.", before);
     free(before);
     before = copy_of(score);
     EXPECT_OK(b->ops->gradients->scale(b, score->gradients, score->layout.count, 0.5f, &err));
-    EXPECT_OK(learner_update(score, t->lr, &err));
+    EXPECT_OK(trainable_update(score, t->lr, &err));
     compare_update(t, SCORE, "score.after_adamw2.", "score.grad.", before);
     free(before);
     free(d.z);
@@ -343,7 +343,7 @@ static void compare_generator_step(struct training *t)
     compare_value(t, "gen.total", r.total);
     compare_gradients(t, GENERATOR, "gen.grad.");
     float *before = copy_of(&t->nets[GENERATOR]);
-    EXPECT_OK(learner_update(&t->nets[GENERATOR], t->lr, &err));
+    EXPECT_OK(trainable_update(&t->nets[GENERATOR], t->lr, &err));
     compare_update(t, GENERATOR, "gen.after_adamw.", "gen.grad.", before);
     free(before);
     free(d.z);

@@ -1,11 +1,11 @@
-#include "engine/train/learner.h"
+#include "engine/train/trainable.h"
 
 #include <math.h>
 #include <string.h>
 
 enum { AVERAGE_EVERY = 5, AVERAGE_AFTER = 100 };
 
-static enum status array(struct learner *l, float **out, struct error *err)
+static enum status array(struct trainable *l, float **out, struct error *err)
 {
     void *memory = NULL;
     enum status s = l->b->ops->alloc(l->b, l->layout.count * sizeof(float), &memory, err);
@@ -14,10 +14,10 @@ static enum status array(struct learner *l, float **out, struct error *err)
     return l->b->ops->gradients->fill(l->b, *out, l->layout.count, 0, err);
 }
 
-enum status learner_init(struct learner *out, struct backend *b, struct graph *g,
-                         const struct learner_options *o, struct error *err)
+enum status trainable_init(struct trainable *out, struct backend *b, struct graph *g,
+                           const struct trainable_options *o, struct error *err)
 {
-    struct learner l = { .b = b, .g = g, .average_decay = 0.9999, .weight_decay = 0.01 };
+    struct trainable l = { .b = b, .g = g, .average_decay = 0.9999, .weight_decay = 0.01 };
     enum status s = b->ops->gradients ? param_layout_init(&l.layout, g, err)
                                       : error_set(err, ST_UNSUPPORTED,
                                                   "the back end %s cannot train", b->ops->name);
@@ -30,13 +30,13 @@ enum status learner_init(struct learner *out, struct backend *b, struct graph *g
     if (!s && o->has_average) s = array(&l, &l.average, err);
     if (!s) s = tape_new(&l.tape, b, g, l.params, &o->tape, err);
     if (s)
-        learner_done(&l);
+        trainable_done(&l);
     else
         *out = l;
     return s;
 }
 
-void learner_done(struct learner *l)
+void trainable_done(struct trainable *l)
 {
     tape_free(l->tape);
     float *const all[] = { l->params, l->gradients, l->m, l->v, l->average };
@@ -44,16 +44,16 @@ void learner_done(struct learner *l)
         l->b->ops->free(l->b, all[i]);
     param_layout_done(&l->layout);
     graph_free(l->g);
-    *l = (struct learner){ 0 };
+    *l = (struct trainable){ 0 };
 }
 
-size_t learner_bytes(const struct learner *l)
+size_t trainable_bytes(const struct trainable *l)
 {
     size_t arrays = 1 + (l->gradients ? 3 : 0) + (l->average ? 1 : 0);
     return arrays * l->layout.count * sizeof(float) + tape_bytes(l->tape);
 }
 
-enum status learner_load(struct learner *l, const struct param_source *src, struct error *err)
+enum status trainable_load(struct trainable *l, const struct param_source *src, struct error *err)
 {
     const struct gradient_ops *ops = l->b->ops->gradients;
     enum status s = params_load(l->b, l->g, &l->layout, src, l->params, err);
@@ -64,12 +64,12 @@ enum status learner_load(struct learner *l, const struct param_source *src, stru
     return s ? s : tape_pack(l->tape, err);
 }
 
-enum status learner_zero(struct learner *l, struct error *err)
+enum status trainable_zero(struct trainable *l, struct error *err)
 {
     return l->b->ops->gradients->fill(l->b, l->gradients, l->layout.count, 0, err);
 }
 
-enum status learner_gradient_norm(struct learner *l, double *out, struct error *err)
+enum status trainable_gradient_norm(struct trainable *l, double *out, struct error *err)
 {
     double squares = 0;
     enum status s =
@@ -78,7 +78,7 @@ enum status learner_gradient_norm(struct learner *l, double *out, struct error *
     return s;
 }
 
-enum status learner_update(struct learner *l, double lr, struct error *err)
+enum status trainable_update(struct trainable *l, double lr, struct error *err)
 {
     const struct adamw_args a = { .param = l->params,
                                   .m = l->m,
@@ -104,7 +104,7 @@ double average_decay(uint64_t updates, double most)
     return decay > most ? most : decay;
 }
 
-enum status learner_follow(struct learner *l, struct error *err)
+enum status trainable_follow(struct trainable *l, struct error *err)
 {
     if (!l->average || l->updates % AVERAGE_EVERY) return ST_OK;
     return l->b->ops->gradients->average(l->b, l->average, l->params, l->layout.count,

@@ -1,0 +1,43 @@
+/* trainable.h - a network that learns: its parameters, their gradients, the optimiser's moments, and perhaps a running average.
+ *
+ * All are F32 arrays of one layout in memory of the back end; a tape runs them. Trained by AdamW with the betas and the weight
+ * decay of engine/README.md section 5. Owned by the caller; done before the back end is closed. One thread at a time. */
+#ifndef DAVID_TRAIN_TRAINABLE_H
+#define DAVID_TRAIN_TRAINABLE_H
+
+#include "engine/graph/backward.h"
+
+struct trainable {
+    struct backend *b;
+    struct graph *g;
+    struct param_layout layout;
+    float *params, *gradients, *m, *v; /* [layout.count] */
+    float *average;                    /* NULL: none is kept */
+    struct tape *tape;
+    uint64_t updates;
+    double average_decay,
+        weight_decay; /* 0.9999, 0.01 from trainable_init on; who wants others sets them */
+};
+
+struct trainable_options {
+    struct backward_options tape;
+    bool has_average;
+};
+
+/* Takes the graph over, also on failure. forward_only tapes get neither gradients nor moments. */
+enum status trainable_init(struct trainable *out, struct backend *b, struct graph *g,
+                           const struct trainable_options *o, struct error *err);
+void trainable_done(struct trainable *l); /* takes a zeroed struct */
+size_t trainable_bytes(const struct trainable *l);
+
+/* Fills the parameters (and the average) and packs them; the moments become zero. */
+enum status trainable_load(struct trainable *l, const struct param_source *src, struct error *err);
+enum status trainable_zero(struct trainable *l, struct error *err); /* the gradients */
+enum status trainable_gradient_norm(struct trainable *l, double *out, struct error *err);
+/* One update from the gradients; packs. */
+enum status trainable_update(struct trainable *l, double lr, struct error *err);
+/* To be called after every update: every fifth the average moves (engine/README.md section 5). */
+enum status trainable_follow(struct trainable *l, struct error *err);
+double average_decay(uint64_t updates, double most); /* 0: a copy */
+
+#endif
