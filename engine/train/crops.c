@@ -13,17 +13,17 @@ struct square {
 
 /* A place in the photo that is accepted with a chance that grows with its texture; the last try is taken in any case. */
 static struct square find_square(const struct photo *p, const struct crop_options *o,
-                                 struct dice *dice)
+                                 struct rng *rng)
 {
     struct square s = { 0, 0, o->side };
     const uint32_t least = p->width < p->height ? p->width : p->height;
     for (int i = 0; i < MOST_TRIES; i++) {
-        double side = o->side * (1 + dice_unit(dice) * (o->jitter - 1));
+        double side = o->side * (1 + rng_uniform(rng) * (o->jitter - 1));
         s.side = (uint32_t)side < least ? (uint32_t)side : least;
-        s.x = dice_below(dice, p->width - s.side + 1);
-        s.y = dice_below(dice, p->height - s.side + 1);
+        s.x = rng_below(rng, p->width - s.side + 1);
+        s.y = rng_below(rng, p->height - s.side + 1);
         double chance = o->texture > 0 ? photo_texture(p, s.x, s.y, s.side) / o->texture : 1;
-        if (dice_unit(dice) < fmax(chance, least_chance)) break;
+        if (rng_uniform(rng) < fmax(chance, least_chance)) break;
     }
     return s;
 }
@@ -64,21 +64,21 @@ static void lay(const float *from, float *to, uint32_t side, uint32_t way)
 enum status crop_draw(struct dataset *d, const struct crop_options *o, uint64_t step, uint32_t row,
                       float *x, struct error *err)
 {
-    struct dice dice = dice_of(o->seed, step, DRAW_CROP, row);
+    struct rng rng = rng_of(o->seed, step, DRAW_CROP, row);
     const struct photo *p = NULL;
     for (int i = 0; !p && i < MOST_PHOTOS; i++) {
-        enum status s = dataset_take(d, dice_below(&dice, dataset_count(d)), &p, err);
+        enum status s = dataset_take(d, rng_below(&rng, dataset_count(d)), &p, err);
         if (s) return s;
     }
     if (!p)
         return error_set(err, ST_BAD_FILE, "%u of the %u training images cannot be used",
                          dataset_unusable(d), dataset_count(d));
     const size_t floats = (size_t)o->side * o->side * 3;
-    const struct square s = find_square(p, o, &dice);
+    const struct square s = find_square(p, o, &rng);
     float *straight = malloc(floats * sizeof *straight);
     if (straight) {
         shrink(p, &s, o->side, straight);
-        lay(straight, x, o->side, dice_below(&dice, 8));
+        lay(straight, x, o->side, rng_below(&rng, 8));
     }
     dataset_return(d, p);
     free(straight);
@@ -87,31 +87,31 @@ enum status crop_draw(struct dataset *d, const struct crop_options *o, uint64_t 
 
 /* ---- holes ---- */
 
-static void box(uint8_t *kept, uint32_t side, struct dice *dice)
+static void box(uint8_t *kept, uint32_t side, struct rng *rng)
 {
-    uint32_t w = 1 + (uint32_t)(side * (0.1 + 0.4 * dice_unit(dice)));
-    uint32_t h = 1 + (uint32_t)(side * (0.1 + 0.4 * dice_unit(dice)));
+    uint32_t w = 1 + (uint32_t)(side * (0.1 + 0.4 * rng_uniform(rng)));
+    uint32_t h = 1 + (uint32_t)(side * (0.1 + 0.4 * rng_uniform(rng)));
     if (w > side) w = side;
     if (h > side) h = side;
-    uint32_t x = dice_below(dice, side - w + 1), y = dice_below(dice, side - h + 1);
+    uint32_t x = rng_below(rng, side - w + 1), y = rng_below(rng, side - h + 1);
     for (uint32_t i = y; i < y + h; i++)
         memset(kept + (size_t)i * side + x, 0, w);
 }
 
 /* A disc is drawn along a walk that turns a little at every step. */
-static void stroke(uint8_t *kept, uint32_t side, struct dice *dice)
+static void stroke(uint8_t *kept, uint32_t side, struct rng *rng)
 {
-    double x = side * dice_unit(dice), y = side * dice_unit(dice);
-    double angle = 6.283185307179586 * dice_unit(dice),
-           radius = side * (0.02 + 0.06 * dice_unit(dice));
-    uint32_t steps = 4 + dice_below(dice, 12);
+    double x = side * rng_uniform(rng), y = side * rng_uniform(rng);
+    double angle = 6.283185307179586 * rng_uniform(rng),
+           radius = side * (0.02 + 0.06 * rng_uniform(rng));
+    uint32_t steps = 4 + rng_below(rng, 12);
     for (uint32_t i = 0; i < steps; i++) {
         for (uint32_t py = 0; py < side; py++)
             for (uint32_t px = 0; px < side; px++) {
                 double dx = px + 0.5 - x, dy = py + 0.5 - y;
                 if (dx * dx + dy * dy <= radius * radius) kept[(size_t)py * side + px] = 0;
             }
-        angle += dice_unit(dice) - 0.5;
+        angle += rng_uniform(rng) - 0.5;
         x += radius * cos(angle);
         y += radius * sin(angle);
     }
@@ -119,15 +119,15 @@ static void stroke(uint8_t *kept, uint32_t side, struct dice *dice)
 
 void mask_draw(const struct crop_options *o, uint64_t step, uint32_t row, uint8_t *kept)
 {
-    struct dice dice = dice_of(o->seed, step, DRAW_MASK, row);
+    struct rng rng = rng_of(o->seed, step, DRAW_MASK, row);
     memset(kept, 1, (size_t)o->side * o->side);
-    uint32_t pieces = 1 + dice_below(&dice, 3);
-    bool boxes = dice_unit(&dice) < 0.5;
+    uint32_t pieces = 1 + rng_below(&rng, 3);
+    bool boxes = rng_uniform(&rng) < 0.5;
     for (uint32_t i = 0; i < pieces; i++) {
         if (boxes)
-            box(kept, o->side, &dice);
+            box(kept, o->side, &rng);
         else
-            stroke(kept, o->side, &dice);
+            stroke(kept, o->side, &rng);
     }
 }
 

@@ -19,27 +19,27 @@ uint32_t draw_stream(enum draw what)
     return NOISE_TRAINING + (uint32_t)what;
 }
 
-struct dice dice_of(uint64_t seed, uint64_t step, enum draw what, uint32_t row)
+struct rng rng_of(uint64_t seed, uint64_t step, enum draw what, uint32_t row)
 {
-    return (struct dice){ .key = draw_key(seed, step), .stream = draw_stream(what), .row = row };
+    return (struct rng){ .key = draw_key(seed, step), .stream = draw_stream(what), .row = row };
 }
 
-double dice_unit(struct dice *d)
+double rng_uniform(struct rng *d)
 {
     if (d->at % 4 == 0) philox_words4(d->words, d->key, d->stream, d->row, 0, d->at / 4, 0);
     return ((double)d->words[d->at++ % 4] + 0.5) / 4294967296.0;
 }
 
-uint32_t dice_below(struct dice *d, uint32_t n)
+uint32_t rng_below(struct rng *d, uint32_t n)
 {
-    uint32_t i = (uint32_t)(dice_unit(d) * n);
+    uint32_t i = (uint32_t)(rng_uniform(d) * n);
     return i < n ? i : n - 1;
 }
 
-uint32_t draw_bridge_time(struct dice *d)
+uint32_t draw_bridge_time(struct rng *d)
 {
     /* The distribution function of Beta(3, 1) is x^3. */
-    double t = floor(1000 * cbrt(dice_unit(d)) - 0.5);
+    double t = floor(1000 * cbrt(rng_uniform(d)) - 0.5);
     return t > 0 ? (uint32_t)t : 0;
 }
 

@@ -27,17 +27,17 @@ uint64_t draw_key(uint64_t seed, uint64_t step);
 uint32_t draw_stream(enum draw what);
 
 /* A sequence of numbers, uniform in (0, 1). */
-struct dice {
+struct rng {
     uint64_t key;
     uint32_t stream, row, at;
     uint32_t words[4];
 };
-struct dice dice_of(uint64_t seed, uint64_t step, enum draw what, uint32_t row);
-double dice_unit(struct dice *d);
-uint32_t dice_below(struct dice *d, uint32_t n); /* 0 .. n - 1; n > 0 */
+struct rng rng_of(uint64_t seed, uint64_t step, enum draw what, uint32_t row);
+double rng_uniform(struct rng *d);
+uint32_t rng_below(struct rng *d, uint32_t n); /* 0 .. n - 1; n > 0 */
 
 /* max(0, floor(1000 Beta(3, 1) - 0.5)) */
-uint32_t draw_bridge_time(struct dice *d);
+uint32_t draw_bridge_time(struct rng *d);
 
 /* v[i] += by * n_i, of the normals of row `row`. */
 void draw_add_normals(uint64_t seed, uint64_t step, enum draw what, uint32_t row, float *v,

@@ -68,11 +68,11 @@ uint32_t loader_row(const struct loader_options *o, uint32_t i)
 
 static uint32_t draw_task(const struct loader_options *o, uint64_t step, uint32_t micro)
 {
-    struct dice dice = dice_of(o->crops.seed, step, DRAW_TASK, micro);
+    struct rng rng = rng_of(o->crops.seed, step, DRAW_TASK, micro);
     double sum = 0;
     for (uint32_t i = 0; i < o->n_tasks; i++)
         sum += o->tasks[i].weight;
-    double at = dice_unit(&dice) * sum;
+    double at = rng_uniform(&rng) * sum;
     uint32_t task = 0;
     while (task + 1 < o->n_tasks && at >= o->tasks[task].weight)
         at -= o->tasks[task++].weight;
@@ -93,9 +93,9 @@ static enum status make_row(const struct loader *l, struct batch *b, uint64_t st
     const uint32_t task = draw_task(o, step, o->mixed ? row : micro);
     const struct drawn_task *drawn = &o->tasks[task];
     const struct extent m = operator_extent(drawn->task->op, (struct extent){ side, side, 3 });
-    struct dice dice = dice_of(c->seed, step, DRAW_CONDITIONS, row);
-    const double sigma = drawn->sigma[0] + dice_unit(&dice) * (drawn->sigma[1] - drawn->sigma[0]);
-    const double level = drawn->level[0] + dice_unit(&dice) * (drawn->level[1] - drawn->level[0]);
+    struct rng rng = rng_of(c->seed, step, DRAW_CONDITIONS, row);
+    const double sigma = drawn->sigma[0] + rng_uniform(&rng) * (drawn->sigma[1] - drawn->sigma[0]);
+    const double level = drawn->level[0] + rng_uniform(&rng) * (drawn->level[1] - drawn->level[0]);
     const size_t y = o->mixed ? i * l->row_floats
                               : (size_t)micro * o->micro_rows * l->row_floats +
                                     (size_t)(i % o->micro_rows) * m.w * m.h * m.c;

@@ -13,7 +13,7 @@ static const char first_conv[] = "input_blocks.0.0.weight";
 /* Uniform within 1 / sqrt(fan in), as the networks' first authors have it, and zero where a block ends, so that every block begins as
  * the identity. Zero, too, is what a prior has not: what is told beside t, and the channels of the noise. The discriminator's are
  * normal, 0.02. */
-struct beginning {
+struct weight_init {
     uint64_t seed;
     const struct graph *g;
     const struct unet_arch *arch; /* NULL: the discriminator */
@@ -66,14 +66,14 @@ static void zero_noise(const struct unet_arch *a, const struct param_desc *d, fl
 static enum status begin_param(void *ctx, const struct param_desc *d, float *dst, struct error *err)
 {
     (void)err;
-    const struct beginning *b = ctx;
+    const struct weight_init *b = ctx;
     uint32_t index = 0;
     while (index + 1 < b->g->n_params && strcmp(b->g->params[index].name, d->name) != 0)
         index++;
     const bool is_weight = ends_with(d->name, ".weight");
     /* A norm's two are the only weights and biases of one dimension that belong together. */
     const bool is_norm = d->dims == 1 && (is_weight || b->g->params[index - 1].dims == 1);
-    struct dice dice = dice_of(b->seed, 0, DRAW_WEIGHTS, index);
+    struct rng rng = rng_of(b->seed, 0, DRAW_WEIGHTS, index);
     memset(dst, 0, d->count * sizeof *dst);
     if (is_norm || (!b->arch && is_weight)) {
         for (size_t i = 0; is_norm && is_weight && i < d->count; i++)
@@ -85,15 +85,15 @@ static enum status begin_param(void *ctx, const struct param_desc *d, float *dst
     if (b->arch && begins_as_zero(d->name)) return ST_OK;
     const double reach = 1 / sqrt(fan_in(b->g, d));
     for (size_t i = 0; i < d->count; i++)
-        dst[i] = (float)(reach * (2 * dice_unit(&dice) - 1));
+        dst[i] = (float)(reach * (2 * rng_uniform(&rng) - 1));
     if (b->arch && strcmp(d->name, first_conv) == 0) zero_noise(b->arch, d, dst);
     return ST_OK;
 }
 
 static enum status begin(struct trainer *t, enum net net, struct error *err)
 {
-    struct beginning b = { t->o.seed + net, t->nets[net].g,
-                           net == NET_DISCRIMINATOR ? NULL : &t->info.arch };
+    struct weight_init b = { t->o.seed + net, t->nets[net].g,
+                             net == NET_DISCRIMINATOR ? NULL : &t->info.arch };
     return trainable_load(&t->nets[net], &(struct param_source){ begin_param, &b }, err);
 }
 
@@ -103,7 +103,7 @@ static enum status begin(struct trainer *t, enum net net, struct error *err)
  * begins anew, which is as zero where it would change what the file's network does. */
 struct growing {
     struct file_source file;
-    struct beginning anew;
+    struct weight_init anew;
     const struct unet_arch *from;
 };
 

@@ -43,9 +43,9 @@ static void cut(const float *from, uint32_t stride, uint32_t x, uint32_t y, uint
 }
 
 /* Whole, or so that x begins and ends anywhere in a cell. */
-static uint32_t margin_of(const struct operator_traits *op, struct dice *dice)
+static uint32_t margin_of(const struct operator_traits *op, struct rng *rng)
 {
-    return op->cell ? MARGIN - dice_below(dice, op->cell) : MARGIN;
+    return op->cell ? MARGIN - rng_below(rng, op->cell) : MARGIN;
 }
 
 /* x and A x with what surrounds it, but for the sides that are the photo's own. */
@@ -56,13 +56,13 @@ static enum status measure_with_surroundings(struct dataset *d, const struct cro
 {
     const uint32_t side = c->side, large = side + 2 * MARGIN;
     struct crop_options more = *c;
-    struct dice dice = dice_of(c->seed, step, DRAW_MASK, row);
+    struct rng rng = rng_of(c->seed, step, DRAW_MASK, row);
     uint32_t margin[4]; /* left, right, above, below */
     more.side = large;
     enum status status = crop_draw(d, &more, step, row, s->large, err);
     if (status) return status;
     for (int i = 0; i < 4; i++)
-        margin[i] = dice_unit(&dice) < chance_of_side ? 0 : margin_of(operator_of(a->op), &dice);
+        margin[i] = rng_uniform(&rng) < chance_of_side ? 0 : margin_of(operator_of(a->op), &rng);
     a->x.w = side + margin[0] + margin[1];
     a->x.h = side + margin[2] + margin[3];
     float *part = s->blurred + (size_t)large * large * 3;

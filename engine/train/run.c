@@ -38,11 +38,11 @@ static void draw_times(const struct trainer *t, uint64_t step, uint32_t micro, u
 {
     for (uint32_t i = 0; i < t->o.micro_batch; i++) {
         const uint32_t row = loader_row(&t->loader_options, micro * t->o.micro_batch + i);
-        struct dice dice = dice_of(t->o.seed, step, DRAW_TIMES, row);
-        to->score_bridge[i] = draw_bridge_time(&dice);
-        to->score[i] = dice_below(&dice, below);
-        to->generator_bridge[i] = draw_bridge_time(&dice);
-        to->generator[i] = dice_below(&dice, below);
+        struct rng rng = rng_of(t->o.seed, step, DRAW_TIMES, row);
+        to->score_bridge[i] = draw_bridge_time(&rng);
+        to->score[i] = rng_below(&rng, below);
+        to->generator_bridge[i] = draw_bridge_time(&rng);
+        to->generator[i] = rng_below(&rng, below);
     }
 }
 
