@@ -12,7 +12,7 @@
 #include "engine/davi/image_pool.h"
 #include "engine/davi/sampler.h"
 #include "engine/engine.h"
-#include "engine/graph/team.h"
+#include "engine/graph/process_group.h"
 #include "proto/digest.h"
 
 struct engine {
@@ -45,7 +45,7 @@ enum status backend_choose(struct backend **out, const struct backend_choice *c,
                            size_t size, struct error *err);
 
 /* plugin.c: libdavid_mpi.so. ST_UNSUPPORTED with one line of why not. */
-enum status team_plugin_find(const struct team_plugin **out, struct error *err);
+enum status process_group_plugin_find(const struct process_group_plugin **out, struct error *err);
 
 struct model {
     struct engine *engine;

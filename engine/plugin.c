@@ -76,10 +76,10 @@ enum status plugin_find(const struct plugin **out, const char *name, struct erro
     return s;
 }
 
-enum status team_plugin_find(const struct team_plugin **out, struct error *err)
+enum status process_group_plugin_find(const struct process_group_plugin **out, struct error *err)
 {
     const void *found = NULL;
-    enum status s = find_symbol(&found, "mpi", DAVID_TEAM_SYMBOL, err);
+    enum status s = find_symbol(&found, "mpi", DAVID_PROCESS_GROUP_SYMBOL, err);
     if (!s) *out = found;
     return s;
 }

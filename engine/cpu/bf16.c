@@ -354,9 +354,9 @@ static void run_whole(const struct conv_job *j)
 static void run_blocks(const struct conv_job *j)
 {
     const struct bf16_shape *s = j->bf16;
-    size_t me = (size_t)omp_get_thread_num(), team = (size_t)omp_get_num_threads();
+    size_t me = (size_t)omp_get_thread_num(), n_threads = (size_t)omp_get_num_threads();
     uint16_t *tile_buffer = (void *)(j->scratch + me * j->scratch_stride);
-    size_t begin = s->blocks * me / team, end = s->blocks * (me + 1) / team;
+    size_t begin = s->blocks * me / n_threads, end = s->blocks * (me + 1) / n_threads;
     for (size_t i = begin; i < end; i++) {
         size_t first = i * s->rows;
         struct prefetch nothing = { 0 };
@@ -383,8 +383,9 @@ static void run_flowing(const struct conv_job *j)
 {
     const struct bf16_shape *s = j->bf16;
     const struct conv_desc *d = j->d;
-    size_t me = (size_t)omp_get_thread_num(), team = (size_t)omp_get_num_threads();
-    size_t begin = s->oh * me / team, end = s->oh * (me + 1) / team, size = s->width * s->pitch;
+    size_t me = (size_t)omp_get_thread_num(), n_threads = (size_t)omp_get_num_threads();
+    size_t begin = s->oh * me / n_threads, end = s->oh * (me + 1) / n_threads,
+           size = s->width * s->pitch;
     uint16_t *ring = (void *)(j->scratch + me * j->scratch_stride);
     bool between = j->scale && d->prologue.resample == RESAMPLE_NONE && d->ic % BF16_DEPTH == 0;
     for (size_t y = begin; y < begin + 3 && begin < end; y++) /* lines begin - 1 to begin + 1 */

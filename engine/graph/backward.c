@@ -283,7 +283,7 @@ static struct batch_norm_args batch_args(const struct tape *t, uint32_t i)
 {
     const struct node *n = &t->g->nodes[i];
     const struct tensor *x = read_of(t, n->in[0], false);
-    double processes = t->o.team.sum ? t->o.team.processes : 1;
+    double processes = t->o.process_group.sum ? t->o.process_group.processes : 1;
     return (struct batch_norm_args){ .x = *x,
                                      .gamma = param_of(t, n->weight),
                                      .beta = param_of(t, n->bias),
@@ -293,9 +293,9 @@ static struct batch_norm_args batch_args(const struct tape *t, uint32_t i)
 }
 
 /* The sums of a batch norm are those of all processes before anything is made of them. */
-static void sum_over_team(const struct tape *t, double *sums, uint32_t c)
+static void sum_over_group(const struct tape *t, double *sums, uint32_t c)
 {
-    if (t->o.team.sum) t->o.team.sum(t->o.team.ctx, sums, 2 * (size_t)c);
+    if (t->o.process_group.sum) t->o.process_group.sum(t->o.process_group.ctx, sums, 2 * (size_t)c);
 }
 
 static enum status run_batch_norm(struct tape *t, uint32_t i, struct error *err)
@@ -303,7 +303,7 @@ static enum status run_batch_norm(struct tape *t, uint32_t i, struct error *err)
     const struct batch_norm_args a = batch_args(t, i);
     enum status s = t->b->ops->gradients->batch_norm_sums(t->b, &a.x, t->at[i].sums, err);
     if (s) return s;
-    sum_over_team(t, t->at[i].sums, a.x.c);
+    sum_over_group(t, t->at[i].sums, a.x.c);
     return t->b->ops->gradients->batch_norm(t->b, &a, &t->at[i].value, err);
 }
 
@@ -469,7 +469,7 @@ static enum status batch_norm_back(struct tape *t, uint32_t i, float *dgamma, fl
     double *dsums = t->at[i].sums + 2 * (size_t)a.x.c;
     enum status s = ops->batch_norm_gradient_sums(t->b, &a, dy, dsums, dgamma, dbeta, err);
     if (s || !dx.dst.data) return s;
-    sum_over_team(t, dsums, a.x.c);
+    sum_over_group(t, dsums, a.x.c);
     return ops->batch_norm_gradient(t->b, &a, dy, dsums, &dx, err);
 }
 

@@ -9,7 +9,7 @@
 #define DAVID_GRAPH_BACKWARD_PLAN_H
 
 #include "engine/graph/plan.h"
-#include "engine/graph/team.h"
+#include "engine/graph/process_group.h"
 
 enum recompute { RECOMPUTE_NOTHING, RECOMPUTE_NORMS, RECOMPUTE_BLOCKS };
 
@@ -19,8 +19,8 @@ struct backward_options {
     bool forward_only;
     enum recompute recompute;
     bool input_gradient; /* the network's input has one */
-    bool keep_taps;    /* tapped nodes are readable after a forward pass, and seeds go there too */
-    struct team team;  /* batch norms are over the rows of all */
+    bool keep_taps; /* tapped nodes are readable after a forward pass, and seeds go there too */
+    struct process_group process_group; /* batch norms are over the rows of all */
     const char *probe; /* the weight of a convolution, for tape_probe; NULL: none */
 };
 

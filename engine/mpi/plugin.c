@@ -1,10 +1,10 @@
-/* The team of a training run under Open MPI's mpirun. A sum is made by process 0 and handed out by it, so that no process has other
+/* The process_group of a training run under Open MPI's mpirun. A sum is made by process 0 and handed out by it, so that no process has other
  * bits than the rest: their weights never part. */
 #include <mpi.h>
 #include <stdlib.h>
 
 #include "engine/graph/build_id.h"
-#include "engine/graph/team.h"
+#include "engine/graph/process_group.h"
 
 enum { AT_ONCE = 1 << 24 }; /* values of one call: its counts are ints */
 
@@ -33,7 +33,7 @@ static void sum_floats(void *ctx, float *values, size_t count)
     sum_all((char *)values, count, sizeof *values, MPI_FLOAT);
 }
 
-static enum status join(struct team *out, uint32_t *process, struct error *err)
+static enum status join(struct process_group *out, uint32_t *process, struct error *err)
 {
     int given = 0, size = 0, me = 0;
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &given) || given < MPI_THREAD_FUNNELED)
@@ -41,7 +41,8 @@ static enum status join(struct team *out, uint32_t *process, struct error *err)
                          "this MPI takes no calls from a process with threads");
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     MPI_Comm_rank(MPI_COMM_WORLD, &me);
-    *out = (struct team){ .sum = sum, .sum_floats = sum_floats, .processes = (uint32_t)size };
+    *out =
+        (struct process_group){ .sum = sum, .sum_floats = sum_floats, .processes = (uint32_t)size };
     *process = (uint32_t)me;
     return ST_OK;
 }
@@ -56,8 +57,8 @@ static void abandon(void)
     MPI_Abort(MPI_COMM_WORLD, EXIT_FAILURE);
 }
 
-extern const struct team_plugin david_team;
-const __attribute__((visibility("default"))) struct team_plugin david_team = {
+extern const struct process_group_plugin david_process_group;
+const __attribute__((visibility("default"))) struct process_group_plugin david_process_group = {
     .build_id = DAVID_BUILD_ID,
     .join = join,
     .leave = leave,

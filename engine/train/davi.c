@@ -259,14 +259,14 @@ static enum status adversarial(struct davi *d, const float *x, struct generator_
     return tape_backward(d->discriminator->tape, seeds, PATCHGAN_BLOCKS, NULL, d->d_gan, err);
 }
 
-static void sum_over_team(const struct davi *d, double *values, size_t count)
+static void sum_over_group(const struct davi *d, double *values, size_t count)
 {
-    if (d->o.team.sum) d->o.team.sum(d->o.team.ctx, values, count);
+    if (d->o.process_group.sum) d->o.process_group.sum(d->o.process_group.ctx, values, count);
 }
 
 static double processes_of(const struct davi *d)
 {
-    return d->o.team.sum ? d->o.team.processes : 1;
+    return d->o.process_group.sum ? d->o.process_group.processes : 1;
 }
 
 /* The norm of a term's gradient by the probe, the mean of it over all processes' images. */
@@ -284,7 +284,7 @@ static enum status probe_norm(struct davi *d, const uint32_t *t_bridge, const fl
         size_t n = d->probe_count - i < 256 ? d->probe_count - i : 256;
         for (size_t k = 0; k < n; k++)
             piece[k] = (double)d->d_probe[i + k];
-        sum_over_team(d, piece, n);
+        sum_over_group(d, piece, n);
         for (size_t k = 0; k < n; k++)
             squares += piece[k] * piece[k];
         i += n;
@@ -317,7 +317,7 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
     r.ikl = ikl_loss(d->rows, px, d->y, d->y_theta, d->answer.pred, d->d_ikl);
     r.consistency = consistency_loss(&p, d->d_con, d->scratch);
     double kept = kept_values(&p);
-    if (p.kept) sum_over_team(d, &kept, 1);
+    if (p.kept) sum_over_group(d, &kept, 1);
     r.truth = truth_loss(&p, kept / processes_of(d), d->d_truth);
     s = adversarial(d, rows->x, &r, err);
     if (!s) s = probe_norm(d, draws->t_bridge, d->d_truth, &of_truth, err);

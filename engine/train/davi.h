@@ -2,7 +2,7 @@
  *
  * Four trainables, borrowed: the frozen prior, the score of the generator's output, the generator, the discriminator. Gradients are
  * added to theirs, as in denoising.h. For the discriminator and for lambda the unit is the micro-batch of all processes: batch
- * norms and the two gradients behind lambda are summed over the team. Memory is taken once. One thread at a time. */
+ * norms and the two gradients behind lambda are summed over the process_group. Memory is taken once. One thread at a time. */
 #ifndef DAVID_TRAIN_DAVI_H
 #define DAVID_TRAIN_DAVI_H
 
@@ -14,7 +14,7 @@ struct davi_options {
     double level;                    /* of the operator, where rows bring none */
     double h, weight_con, reg_coeff; /* of the task: perturb_h and the weights of the terms */
     const struct schedule *schedule;
-    struct team team;
+    struct process_group process_group;
     struct generator_form form; /* of the generator */
 };
 

@@ -210,7 +210,7 @@ static enum status make_discriminator(struct trainer *t, struct error *err)
                                         .dtype = t->engine->dtype,
                                         .keep_taps = true,
                                         .input_gradient = true,
-                                        .team = t->team };
+                                        .process_group = t->process_group };
     enum status s = patchgan_build(&g, t->o.discriminator_width, t->side, t->side, err);
     if (!s) s = trainable_init(&t->nets[NET_DISCRIMINATOR], t->b, g, &o, err);
     return s ? s : begin(t, NET_DISCRIMINATOR, err);
@@ -351,7 +351,9 @@ static enum status make_prior_net(struct trainer *t, struct error *err)
 static enum status make_steps(struct trainer *t, struct error *err)
 {
     const struct generator_form form = { t->info.arch.noise_channels, t->info.arch.linear_output };
-    const struct davi_options o = { .schedule = t->schedule, .team = t->team, .form = form };
+    const struct davi_options o = { .schedule = t->schedule,
+                                    .process_group = t->process_group,
+                                    .form = form };
     enum status s = ST_OK;
     t->direct_options.schedule = t->schedule;
     t->direct_options.form = form;

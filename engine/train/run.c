@@ -73,8 +73,8 @@ static enum status update(struct trainer *t, enum net net, const char *name, dou
 {
     struct trainable *l = &t->nets[net];
     double norm = 0;
-    if (t->team.sum_floats) {
-        t->team.sum_floats(t->team.ctx, l->gradients, l->layout.count);
+    if (t->process_group.sum_floats) {
+        t->process_group.sum_floats(t->process_group.ctx, l->gradients, l->layout.count);
         enum status s = t->b->ops->gradients->scale(t->b, l->gradients, l->layout.count,
                                                     1.0f / (float)t->processes, err);
         if (s) return s;
@@ -132,7 +132,7 @@ static enum status prior_step(struct trainer *t, const struct batch *batch, uint
         sums[1] += r.vb / t->micro_batches;
     }
     if (s) return s;
-    if (t->team.sum) t->team.sum(t->team.ctx, sums, 2);
+    if (t->process_group.sum) t->process_group.sum(t->process_group.ctx, sums, 2);
     tell(v, "loss", (sums[0] + sums[1]) / t->processes, exploded);
     tell(v, "mse", sums[0] / t->processes, exploded);
     tell(v, "vb", sums[1] / t->processes, exploded);
@@ -293,7 +293,7 @@ static enum status restorer_step(struct trainer *t, const struct batch *batch, u
     sums[OF_TOTAL] *= t->davi_weight;
     if (!s && direct) s = direct_half(t, batch, step, sums, err);
     if (s) return s;
-    if (t->team.sum) t->team.sum(t->team.ctx, sums, TERMS);
+    if (t->process_group.sum) t->process_group.sum(t->process_group.ctx, sums, TERMS);
     for (int i = 0; i < TERMS; i++) {
         const bool is_computed = i == OF_TOTAL        ? true
                                  : i == OF_REGRESSION ? t->direct_options.regression > 0
@@ -334,12 +334,12 @@ static enum status one_step(struct trainer *t, struct train_result *out, struct 
     const uint64_t step = t->checkpoint.step, start = t->events.now_ns();
     const struct batch *batch = NULL;
     struct values v = { .unsound = NULL };
-    enum status s = team_agree(t, loader_next(t->loader, &batch, err), NULL, err);
+    enum status s = process_group_agree(t, loader_next(t->loader, &batch, err), NULL, err);
     if (s) return s;
     s = t->o.kind == TRAIN_DAVI ? restorer_step(t, batch, step, &v, err)
                                 : prior_step(t, batch, step, &v, err);
-    if (s) return team_abandon(t, s, err);
-    if (v.unsound) return team_agree(t, unsound(t, &v, err), NULL, err);
+    if (s) return process_group_abandon(t, s, err);
+    if (v.unsound) return process_group_agree(t, unsound(t, &v, err), NULL, err);
     const double seconds = (double)(t->events.now_ns() - start) / 1e9;
     t->checkpoint.step = out->steps = v.p.step = step + 1;
     v.p.steps = t->o.steps;
@@ -350,7 +350,7 @@ static enum status one_step(struct trainer *t, struct train_result *out, struct 
     const bool is_last = step + 1 >= t->o.steps;
     if (!s && t->validation && (is_last || is_due(step + 1, t->o.validate_every)))
         s = validate(t, err);
-    return team_agree(t, s, NULL, err);
+    return process_group_agree(t, s, NULL, err);
 }
 
 static enum status run(struct trainer *t, struct train_result *out, struct error *err)
@@ -364,14 +364,14 @@ static enum status run(struct trainer *t, struct train_result *out, struct error
         if (s) return s;
         stop = t->events.should_stop && t->events.should_stop(t->events.ctx);
         const bool is_last = t->checkpoint.step >= t->o.steps;
-        s = team_agree(t, ST_OK, &stop, err);
+        s = process_group_agree(t, ST_OK, &stop, err);
         if (stop || is_last || is_due(t->checkpoint.step, t->o.checkpoint_every))
-            s = team_agree(t, save(t, out, err), NULL, err);
+            s = process_group_agree(t, save(t, out, err), NULL, err);
         if (is_last) stop = false;
     }
     out->is_stopped = t->checkpoint.step < t->o.steps;
     if (s || out->is_stopped) return s;
-    return team_agree(t, t->process ? ST_OK : write_model(t, t->o.out, err), NULL, err);
+    return process_group_agree(t, t->process ? ST_OK : write_model(t, t->o.out, err), NULL, err);
 }
 
 enum status train_run(const struct train_options *o, const struct train_events *events,
@@ -383,14 +383,14 @@ enum status train_run(const struct train_options *o, const struct train_events *
     enum status s = trainer_init(&t, o, events, err);
     if (!s && t.checkpoint.step) (void)checkpoint_find(out->checkpoint, t.folder);
     if (!s && !t.process) s = take_places(&t, &lock, err);
-    s = team_agree(&t, s, NULL, err);
-    if (!s) s = team_compare(&t, err);
+    s = process_group_agree(&t, s, NULL, err);
+    if (!s) s = process_group_compare(&t, err);
     if (!s) s = run(&t, out, err);
     if (t.dataset) out->images = dataset_count(t.dataset);
     if (t.dataset) out->left_out = dataset_unusable(t.dataset);
-    out->is_told_elsewhere = t.process != t.speaker;
+    out->is_told_elsewhere = t.process != t.reporting_rank;
     release_places(lock);
-    team_leave(&t);
+    process_group_leave(&t);
     trainer_done(&t);
     return s;
 }

@@ -206,7 +206,7 @@ static uint32_t default_micro_batch(uint32_t rows)
 static enum status check_batches(struct trainer *t, struct error *err)
 {
     struct train_options *o = &t->o;
-    t->processes = t->team.processes > 1 ? t->team.processes : 1;
+    t->processes = t->process_group.processes > 1 ? t->process_group.processes : 1;
     const uint32_t rows = o->batch / t->processes;
     if (o->micro_batch == 0) o->micro_batch = default_micro_batch(rows);
     if (o->batch % t->processes || rows == 0 || o->micro_batch == 0 || o->micro_batch > MOST_ROWS ||
@@ -344,7 +344,7 @@ enum status trainer_init(struct trainer *t, const struct train_options *o,
     pthread_mutex_init(&t->notes, NULL);
     int len = o->checkpoints ? snprintf(t->folder, sizeof t->folder, "%s", o->checkpoints)
                              : snprintf(t->folder, sizeof t->folder, "%s.checkpoints", o->out);
-    enum status s = team_join(t, err);
+    enum status s = process_group_join(t, err);
     if (!s)
         s = len < (int)sizeof t->folder - 64
                 ? check_numbers(o, err)

@@ -29,9 +29,9 @@ struct trainer {
     char parent[DIGEST_HEX]; /* of the file that the weights began from; "": none */
     char folder[PATH_MAX];   /* of checkpoints */
     uint32_t side, micro_batches, processes, process;
-    struct team team;
-    const struct team_plugin *plugin;
-    uint32_t speaker; /* the process that tells how the run ended */
+    struct process_group process_group;
+    const struct process_group_plugin *plugin;
+    uint32_t reporting_rank; /* the process that tells how the run ended */
     uint32_t n_tasks;
     struct drawn_task tasks[MODEL_MAX_TASKS];
     double davi_weight; /* of that objective; the others': direct_options */
@@ -72,16 +72,16 @@ void validation_close(struct validation *v); /* takes NULL */
 /* Scores the average as it is now, tells it, and keeps it where it is the best so far. */
 enum status validate(struct trainer *t, struct error *err);
 
-/* team.c: without effect where there is one process. */
-/* The first thing that a run does; team_leave, the last, is for those that have joined. */
-enum status team_join(struct trainer *t, struct error *err);
-void team_leave(struct trainer *t);
+/* process_group.c: without effect where there is one process. */
+/* The first thing that a run does; process_group_leave, the last, is for those that have joined. */
+enum status process_group_join(struct trainer *t, struct error *err);
+void process_group_leave(struct trainer *t);
 /* s is how it went here: ST_OK comes back where it went well in all processes. *stop: whether any of them wants to; or NULL. */
-enum status team_agree(struct trainer *t, enum status s, bool *stop, struct error *err);
+enum status process_group_agree(struct trainer *t, enum status s, bool *stop, struct error *err);
 /* Whether all processes see the same images and are at the same step. */
-enum status team_compare(struct trainer *t, struct error *err);
+enum status process_group_compare(struct trainer *t, struct error *err);
 /* After a failure where the others do not expect one: tells it and ends them all. */
-enum status team_abandon(struct trainer *t, enum status s, struct error *err);
+enum status process_group_abandon(struct trainer *t, enum status s, struct error *err);
 
 /* output.c */
 /* Finds out whether all that the run will write can be written, takes the checkpoints' folder for this run alone, and clears it of

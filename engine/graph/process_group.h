@@ -1,9 +1,9 @@
-/* team.h - the processes that share a training batch, and the library of its own that joins them (libdavid_mpi.so).
+/* process_group.h - the processes that share a training batch, and the library of its own that joins them (libdavid_mpi.so).
  *
- * The library has one symbol, `david_team`; its build id is compared as in plugin.h. Only a training run that was started as one
+ * The library has one symbol, `david_process_group`; its build id is compared as in plugin.h. Only a training run that was started as one
  * process of several opens it. Every function is called by all processes at the same point, from one thread each. */
-#ifndef DAVID_GRAPH_TEAM_H
-#define DAVID_GRAPH_TEAM_H
+#ifndef DAVID_GRAPH_PROCESS_GROUP_H
+#define DAVID_GRAPH_PROCESS_GROUP_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -11,21 +11,21 @@
 #include "proto/error.h"
 
 /* `sum` makes of each value the sum over all processes, the same bits in each of them. NULL: there is one process. */
-struct team {
+struct process_group {
     void (*sum)(void *ctx, double *values, size_t count);
     void (*sum_floats)(void *ctx, float *values, size_t count); /* for the gradients */
     void *ctx;
     uint32_t processes;
 };
 
-struct team_plugin {
+struct process_group_plugin {
     const char *build_id;
     /* Once in the life of a process. *process: 0 .. processes - 1. */
-    enum status (*join)(struct team *out, uint32_t *process, struct error *err);
+    enum status (*join)(struct process_group *out, uint32_t *process, struct error *err);
     void (*leave)(void);
     void (*abandon)(void); /* by one process alone: ends all of them, as failed; does not return */
 };
 
-#define DAVID_TEAM_SYMBOL "david_team"
+#define DAVID_PROCESS_GROUP_SYMBOL "david_process_group"
 
 #endif

@@ -6,76 +6,77 @@
 
 #include "engine/train/trainer.h"
 
-enum status team_join(struct trainer *t, struct error *err)
+enum status process_group_join(struct trainer *t, struct error *err)
 {
     const char *size = getenv("OMPI_COMM_WORLD_SIZE");
     struct error why = { 0 };
     if (!size || strtol(size, NULL, 10) <= 1) return ST_OK;
-    enum status s = team_plugin_find(&t->plugin, &why);
-    if (!s) s = t->plugin->join(&t->team, &t->process, &why);
+    enum status s = process_group_plugin_find(&t->plugin, &why);
+    if (!s) s = t->plugin->join(&t->process_group, &t->process, &why);
     return s ? error_set(err, ST_INTERNAL, "one of %.16s processes of mpirun, but: %s", size,
                          why.detail)
              : ST_OK;
 }
 
-void team_leave(struct trainer *t)
+void process_group_leave(struct trainer *t)
 {
-    if (t->team.sum) t->plugin->leave();
+    if (t->process_group.sum) t->plugin->leave();
 }
 
 /* Which processes have failed is known to all of them: the first of these speaks. */
 static enum status failed_together(struct trainer *t, enum status s, struct error *err)
 {
-    double *failed = calloc(t->team.processes, sizeof *failed);
-    if (!failed) return team_abandon(t, error_set(err, ST_NO_MEMORY_NOW, "no memory"), err);
+    double *failed = calloc(t->process_group.processes, sizeof *failed);
+    if (!failed)
+        return process_group_abandon(t, error_set(err, ST_NO_MEMORY_NOW, "no memory"), err);
     failed[t->process] = s != ST_OK;
-    t->team.sum(t->team.ctx, failed, t->team.processes);
-    t->speaker = 0;
-    while (t->speaker + 1 < t->team.processes && failed[t->speaker] == 0.0)
-        t->speaker++;
+    t->process_group.sum(t->process_group.ctx, failed, t->process_group.processes);
+    t->reporting_rank = 0;
+    while (t->reporting_rank + 1 < t->process_group.processes && failed[t->reporting_rank] == 0.0)
+        t->reporting_rank++;
     free(failed);
     return s ? s
-             : error_set(err, ST_INTERNAL, "process %u of %u has failed", t->speaker,
-                         t->team.processes);
+             : error_set(err, ST_INTERNAL, "process %u of %u has failed", t->reporting_rank,
+                         t->process_group.processes);
 }
 
-enum status team_agree(struct trainer *t, enum status s, bool *stop, struct error *err)
+enum status process_group_agree(struct trainer *t, enum status s, bool *stop, struct error *err)
 {
-    if (!t->team.sum) return s;
+    if (!t->process_group.sum) return s;
     double v[2] = { s != ST_OK, stop && *stop };
-    t->team.sum(t->team.ctx, v, 2);
+    t->process_group.sum(t->process_group.ctx, v, 2);
     if (stop) *stop = v[1] > 0;
     return v[0] > 0 ? failed_together(t, s, err) : ST_OK;
 }
 
-enum status team_compare(struct trainer *t, struct error *err)
+enum status process_group_compare(struct trainer *t, struct error *err)
 {
-    if (!t->team.sum) return ST_OK;
+    if (!t->process_group.sum) return ST_OK;
     /* A whole number that a sum of doubles keeps whole. */
     char some[9] = "";
     memcpy(some, dataset_digest(t->dataset), 8);
     const double mine[2] = { (double)t->checkpoint.step, (double)strtoul(some, NULL, 16) };
     double all[2] = { mine[0], mine[1] };
     enum status s = ST_OK;
-    t->team.sum(t->team.ctx, all, 2);
-    if (all[0] != mine[0] * t->team.processes)
+    t->process_group.sum(t->process_group.ctx, all, 2);
+    if (all[0] != mine[0] * t->process_group.processes)
         s = error_set(err, ST_BAD_FILE,
                       "process %u finds a checkpoint of step %" PRIu64
                       ", others another: %s must be "
                       "one folder for all",
                       t->process, t->checkpoint.step, t->folder);
-    else if (all[1] != mine[1] * t->team.processes)
+    else if (all[1] != mine[1] * t->process_group.processes)
         s = error_set(err, ST_BAD_FILE, "process %u finds other images in %s than others",
                       t->process, t->o.data);
-    return team_agree(t, s, NULL, err);
+    return process_group_agree(t, s, NULL, err);
 }
 
-enum status team_abandon(struct trainer *t, enum status s, struct error *err)
+enum status process_group_abandon(struct trainer *t, enum status s, struct error *err)
 {
     char text[640];
-    if (!s || !t->team.sum) return s;
-    (void)snprintf(text, sizeof text, "process %u of %u: %s", t->process, t->team.processes,
-                   err ? err->detail : "");
+    if (!s || !t->process_group.sum) return s;
+    (void)snprintf(text, sizeof text, "process %u of %u: %s", t->process,
+                   t->process_group.processes, err ? err->detail : "");
     if (t->events.note) t->events.note(t->events.ctx, text);
     t->plugin->abandon();
     return s;
