@@ -522,15 +522,15 @@ static enum status back_node(struct tape *t, uint32_t i, float *gradients, struc
 }
 
 /* The caller's gradient of node i, and the making again of what node i's gradient reads. */
-static enum status prepare(struct tape *t, uint32_t i, const struct seed *seeds, uint32_t n_seeds,
-                           struct error *err)
+static enum status prepare(struct tape *t, uint32_t i, const struct upstream_gradient *upstream,
+                           uint32_t n_upstream, struct error *err)
 {
     const struct backward_node *b = &t->plan.nodes[i];
     bool is_written = b->is_fed;
     enum status s = ST_OK;
-    for (uint32_t k = 0; !s && k < n_seeds; k++) {
-        if (seeds[k].node != (int32_t)i) continue;
-        struct tensor dy = outside(seeds[k].dy, &t->at[i].gradient);
+    for (uint32_t k = 0; !s && k < n_upstream; k++) {
+        if (upstream[k].node != (int32_t)i) continue;
+        struct tensor dy = outside(upstream[k].dy, &t->at[i].gradient);
         struct into to = { t->at[i].gradient, is_written };
         s = t->b->ops->gradients->copy_into(t->b, &dy, &to, err);
         is_written = true;
@@ -547,14 +547,14 @@ static enum status check_backward(const struct tape *t, struct error *err)
     return t->o.forward_only ? error_set(err, ST_INTERNAL, "a tape that only runs forward") : ST_OK;
 }
 
-enum status tape_backward(struct tape *t, const struct seed *seeds, uint32_t n_seeds,
-                          float *gradients, float *dx, struct error *err)
+enum status tape_backward(struct tape *t, const struct upstream_gradient *upstream,
+                          uint32_t n_upstream, float *gradients, float *dx, struct error *err)
 {
     enum status s = check_backward(t, err);
     for (uint32_t i = t->g->n_nodes; !s && i-- > 0;) {
         if (!t->plan.nodes[i].has_gradient) continue;
         uint64_t start = now_ns();
-        s = prepare(t, i, seeds, n_seeds, err);
+        s = prepare(t, i, upstream, n_upstream, err);
         if (!s) s = back_node(t, i, gradients, err);
         t->backward_ns[t->g->nodes[i].op] += now_ns() - start;
     }
@@ -565,14 +565,14 @@ enum status tape_backward(struct tape *t, const struct seed *seeds, uint32_t n_s
     return t->b->ops->cast(t->b, &t->at[t->g->input].gradient, &to, err);
 }
 
-enum status tape_probe(struct tape *t, const struct seed *seeds, uint32_t n_seeds, float *dweight,
-                       struct error *err)
+enum status tape_probe(struct tape *t, const struct upstream_gradient *upstream,
+                       uint32_t n_upstream, float *dweight, struct error *err)
 {
     enum status s = check_backward(t, err);
     for (uint32_t i = t->g->n_nodes; !s && i-- > 0;) {
         const struct node *n = &t->g->nodes[i];
         if (!t->plan.nodes[i].has_gradient) continue;
-        s = prepare(t, i, seeds, n_seeds, err);
+        s = prepare(t, i, upstream, n_upstream, err);
         if (s) return s;
         if (i == t->plan.probe)
             return t->b->ops->gradients->conv_weights(t->b, t->at[i].conv,

@@ -46,16 +46,16 @@ enum status tape_forward(struct tape *t, const struct tape_input *in, struct err
 enum status tape_value(struct tape *t, int32_t node, float *y, struct error *err);
 
 /* The gradient of the output, or of a kept tap: dy: [rows][h][w][c] F32, memory of the back end. */
-struct seed {
+struct upstream_gradient {
     int32_t node;
     const float *dy;
 };
 /* gradients: as params, added to; NULL: none are taken. dx: [rows][h][w][c] F32 or NULL; needs input_gradient. */
-enum status tape_backward(struct tape *t, const struct seed *seeds, uint32_t n_seeds,
-                          float *gradients, float *dx, struct error *err);
+enum status tape_backward(struct tape *t, const struct upstream_gradient *upstream,
+                          uint32_t n_upstream, float *gradients, float *dx, struct error *err);
 /* The gradient of the option's weight alone, added to dweight. Only the nodes after it are gone through. */
-enum status tape_probe(struct tape *t, const struct seed *seeds, uint32_t n_seeds, float *dweight,
-                       struct error *err);
+enum status tape_probe(struct tape *t, const struct upstream_gradient *upstream,
+                       uint32_t n_upstream, float *dweight, struct error *err);
 
 /* Nanoseconds spent since the last call, per op: [OP_COUNT] each. */
 void tape_times(struct tape *t, uint64_t *forward_ns, uint64_t *backward_ns);

@@ -195,8 +195,8 @@ static enum status discriminate(struct davi *d, const float *images, double sign
     enum status s = trainable_run(net, images, &(struct row_conditions){ 0 }, d->pred_blocks, err);
     if (s) return s;
     *loss += hinge_loss(d->pred_blocks, d->block_count[last], sign, share, d->d_blocks);
-    const struct seed seed = { d->block[last], d->d_blocks };
-    return tape_backward(net->tape, &seed, 1, net->gradients, NULL, err);
+    const struct upstream_gradient upstream = { d->block[last], d->d_blocks };
+    return tape_backward(net->tape, &upstream, 1, net->gradients, NULL, err);
 }
 
 enum status davi_score_step(struct davi *d, const struct davi_rows *rows,
@@ -238,14 +238,14 @@ static enum status adversarial(struct davi *d, const float *x, struct generator_
                                struct error *err)
 {
     const int last = PATCHGAN_BLOCKS - 1;
-    struct seed seeds[PATCHGAN_BLOCKS];
+    struct upstream_gradient upstream[PATCHGAN_BLOCKS];
     enum status s = read_blocks(d, x, d->true_blocks, err);
     if (!s) s = read_blocks(d, d->answer.pred, d->pred_blocks, err);
     if (s) return s;
     r->features = r->adversarial = 0;
     for (int k = 0; k < PATCHGAN_BLOCKS; k++) {
         const size_t at = d->block_at[k], count = d->block_count[k];
-        seeds[k] = (struct seed){ d->block[k], d->d_blocks + at };
+        upstream[k] = (struct upstream_gradient){ d->block[k], d->d_blocks + at };
         if (k < last) {
             r->features +=
                 feature_loss(d->pred_blocks + at, d->true_blocks + at, count, d->d_blocks + at);
@@ -256,7 +256,7 @@ static enum status adversarial(struct davi *d, const float *x, struct generator_
             d->d_blocks[i] = -1.0f / (float)count;
         }
     }
-    return tape_backward(d->discriminator->tape, seeds, PATCHGAN_BLOCKS, NULL, d->d_gan, err);
+    return tape_backward(d->discriminator->tape, upstream, PATCHGAN_BLOCKS, NULL, d->d_gan, err);
 }
 
 static void sum_over_group(const struct davi *d, double *values, size_t count)
@@ -274,10 +274,10 @@ static enum status probe_norm(struct davi *d, const uint32_t *t_bridge, const fl
                               double *norm, struct error *err)
 {
     struct trainable *net = d->generator;
-    const struct seed seed = { net->g->output, d->answer.d_out };
+    const struct upstream_gradient upstream = { net->g->output, d->answer.d_out };
     generator_gradient(&d->answer, t_bridge, d_pred, 1);
     memset(d->d_probe, 0, d->probe_count * sizeof *d->d_probe);
-    enum status s = tape_probe(net->tape, &seed, 1, d->d_probe, err);
+    enum status s = tape_probe(net->tape, &upstream, 1, d->d_probe, err);
     double squares = 0;
     for (size_t i = 0; !s && i < d->probe_count;) {
         double piece[256];
@@ -330,8 +330,8 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
     for (size_t i = 0; i < d->count; i++)
         d->x_t[i] = d->d_ikl[i] + con * d->d_con[i] + reg * d->d_truth[i] + gan * d->d_gan[i];
     generator_gradient(&d->answer, draws->t_bridge, d->x_t, share);
-    const struct seed seed = { d->generator->g->output, d->answer.d_out };
-    s = tape_backward(d->generator->tape, &seed, 1, d->generator->gradients, NULL, err);
+    const struct upstream_gradient upstream = { d->generator->g->output, d->answer.d_out };
+    s = tape_backward(d->generator->tape, &upstream, 1, d->generator->gradients, NULL, err);
     if (!s) *out = r;
     return s;
 }

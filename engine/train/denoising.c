@@ -34,8 +34,8 @@ enum status learn_to_denoise(struct trainable *net, const struct denoising *a,
                                        .vb = r.row_vb });
     r.mse = mean(r.row_mse, rows);
     r.vb = mean(r.row_vb, rows);
-    const struct seed seed = { net->g->output, a->dy };
-    s = tape_backward(net->tape, &seed, 1, net->gradients, NULL, err);
+    const struct upstream_gradient upstream = { net->g->output, a->dy };
+    s = tape_backward(net->tape, &upstream, 1, net->gradients, NULL, err);
     if (!s) *out = r;
     return s;
 }

@@ -60,8 +60,8 @@ enum status direct_step(struct direct *d, const struct direct_rows *rows, double
         r.energy = energy_loss(&a, d->o.distance, d->o.scales, d->o.energy, d->d_pred, d->scratch);
     r.total = d->o.regression * r.regression + d->o.energy * r.energy;
     generator_gradient(g, d->t, d->d_pred, share);
-    const struct seed seed = { g->net->g->output, g->d_out };
-    s = tape_backward(g->net->tape, &seed, 1, g->net->gradients, NULL, err);
+    const struct upstream_gradient upstream = { g->net->g->output, g->d_out };
+    s = tape_backward(g->net->tape, &upstream, 1, g->net->gradients, NULL, err);
     if (!s) *out = r;
     return s;
 }

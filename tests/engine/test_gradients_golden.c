@@ -83,10 +83,10 @@ static void learning_done(struct learning *l)
 
 static void learn_told(struct learning *l, const struct tape_input *in)
 {
-    struct seed seed = { l->g->output, l->dy };
+    struct upstream_gradient upstream = { l->g->output, l->dy };
     EXPECT_OK(tape_forward(l->tape, in, &err));
     EXPECT_OK(tape_value(l->tape, l->g->output, l->y, &err));
-    EXPECT_OK(tape_backward(l->tape, &seed, 1, l->gradients, l->dx, &err));
+    EXPECT_OK(tape_backward(l->tape, &upstream, 1, l->gradients, l->dx, &err));
 }
 
 static void learn(struct learning *l, const float *t, const uint32_t *label)
@@ -243,7 +243,7 @@ static void a_probe_disturbs_nothing(void **state)
         learn(&plain, t, NULL);
 
         struct tape_input in = { .x = probed.x, .t = t, .label = NULL };
-        struct seed seed = { probed.g->output, probed.dy };
+        struct upstream_gradient upstream = { probed.g->output, probed.dy };
         size_t count = 0, offset = 0;
         for (uint32_t i = 0; i < probed.g->n_params; i++)
             if (strcmp(probed.g->params[i].name, o.probe) == 0) {
@@ -254,12 +254,12 @@ static void a_probe_disturbs_nothing(void **state)
         float *dweight = calloc(count, sizeof *dweight);
         assert_non_null(dweight);
         EXPECT_OK(tape_forward(probed.tape, &in, &err));
-        EXPECT_OK(tape_probe(probed.tape, &seed, 1, dweight, &err));
+        EXPECT_OK(tape_probe(probed.tape, &upstream, 1, dweight, &err));
         assert_memory_equal(dweight, plain.gradients + offset, count * sizeof *dweight);
         memset(dweight, 0, count * sizeof *dweight);
-        EXPECT_OK(tape_probe(probed.tape, &seed, 1, dweight, &err));
+        EXPECT_OK(tape_probe(probed.tape, &upstream, 1, dweight, &err));
         assert_memory_equal(dweight, plain.gradients + offset, count * sizeof *dweight);
-        EXPECT_OK(tape_backward(probed.tape, &seed, 1, probed.gradients, probed.dx, &err));
+        EXPECT_OK(tape_backward(probed.tape, &upstream, 1, probed.gradients, probed.dx, &err));
         assert_memory_equal(plain.dx, probed.dx, plain.x_count * sizeof *plain.dx);
         assert_memory_equal(plain.gradients, probed.gradients,
                             plain.layout.count * sizeof *plain.gradients);
@@ -290,10 +290,10 @@ static void gradients_add_up_and_may_be_left_out(void **state)
     assert_true(off <= 1e-6f * most);
 
     struct tape_input in = { .x = l.x, .t = t, .label = NULL };
-    struct seed seed = { l.g->output, l.dy };
+    struct upstream_gradient upstream = { l.g->output, l.dy };
     memset(l.dx, 0, l.x_count * sizeof *dx);
     EXPECT_OK(tape_forward(l.tape, &in, &err));
-    EXPECT_OK(tape_backward(l.tape, &seed, 1, NULL, l.dx, &err));
+    EXPECT_OK(tape_backward(l.tape, &upstream, 1, NULL, l.dx, &err));
     assert_memory_equal(dx, l.dx, l.x_count * sizeof *dx);
     free(once);
     free(dx);
@@ -308,10 +308,10 @@ static void a_tape_refuses_what_it_was_not_made_for(void **state)
     struct backward_options o = { .rows = 1, .dtype = dtype, .forward_only = true };
     struct learning l;
     learning_init(&l, &archs[LABELS_ARCH].arch, 8, 8, 5, &o);
-    struct seed seed = { l.g->output, l.dy };
+    struct upstream_gradient upstream = { l.g->output, l.dy };
     struct tape_input in = { .x = l.x, .t = t, .label = (uint32_t[]){ 2 } };
     EXPECT_OK(tape_forward(l.tape, &in, &err));
-    assert_int_equal(tape_backward(l.tape, &seed, 1, l.gradients, NULL, &e), ST_INTERNAL);
+    assert_int_equal(tape_backward(l.tape, &upstream, 1, l.gradients, NULL, &e), ST_INTERNAL);
     in.t = bad;
     assert_int_equal(tape_forward(l.tape, &in, NULL), ST_BAD_PARAMETER);
     in = (struct tape_input){ .x = l.x, .t = t, .label = (uint32_t[]){ 5 } };

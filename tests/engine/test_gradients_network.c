@@ -67,7 +67,7 @@ static void forward(const struct net *n, struct tape *tape, float *y)
 static struct learned learn(const struct net *n, struct backend *b, enum dtype dtype)
 {
     const struct backward_options o = { .rows = ROWS, .dtype = dtype, .input_gradient = true };
-    const struct seed from = { n->g->output, n->dy };
+    const struct upstream_gradient from = { n->g->output, n->dy };
     struct learned l = { floats(n->y_count, 4), floats(n->x_count, 5),
                          calloc(n->layout.count, sizeof(float)) };
     struct tape *tape = NULL;
