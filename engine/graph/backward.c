@@ -50,7 +50,7 @@ enum status params_load(struct backend *b, const struct graph *g, const struct p
 
 /* Views of one node: as the forward pass has it, as gradients find it, and its own gradient. */
 struct place_of_node {
-    struct tensor value, again, gradient;
+    struct tensor value, recomputed, gradient;
     struct trained_conv *conv;
     struct attention_plan *attention;
     struct trained_attention *attention_gradient;
@@ -163,7 +163,7 @@ static enum status make(struct tape *t, struct error *err)
         const struct backward_node *b = &t->plan.nodes[i];
         const struct node *n = &t->g->nodes[i];
         t->at[i].value = view(t, n, &b->value);
-        t->at[i].again = view(t, n, b->is_again ? &b->again : &b->value);
+        t->at[i].recomputed = view(t, n, b->is_recomputed ? &b->recomputed : &b->value);
         t->at[i].gradient = view(t, n, &b->gradient);
     }
     for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
@@ -261,21 +261,21 @@ static uint64_t now_ns(void)
 }
 
 /* Where a node is read: as the forward pass left it, or made again. */
-static const struct tensor *read_of(const struct tape *t, int32_t node, bool again)
+static const struct tensor *read_of(const struct tape *t, int32_t node, bool recomputed)
 {
-    return node == NODE_NONE ? NULL : again ? &t->at[node].again : &t->at[node].value;
+    return node == NODE_NONE ? NULL : recomputed ? &t->at[node].recomputed : &t->at[node].value;
 }
 
 static struct group_norm_args norm_args(const struct tape *t, const struct node *n,
-                                        const struct tensor *y, bool again)
+                                        const struct tensor *y, bool recomputed)
 {
-    return (struct group_norm_args){ .x = *read_of(t, n->in[0], again),
+    return (struct group_norm_args){ .x = *read_of(t, n->in[0], recomputed),
                                      .y = *y,
                                      .groups = GROUPS,
                                      .eps = norm_eps,
                                      .gamma = param_of(t, n->weight),
                                      .beta = param_of(t, n->bias),
-                                     .scale_shift = read_of(t, n->in[1], again),
+                                     .scale_shift = read_of(t, n->in[1], recomputed),
                                      .silu = n->silu };
 }
 
@@ -307,12 +307,13 @@ static enum status run_batch_norm(struct tape *t, uint32_t i, struct error *err)
     return t->b->ops->gradients->batch_norm(t->b, &a, &t->at[i].value, err);
 }
 
-static enum status run_node(struct tape *t, uint32_t i, bool again, struct error *err)
+static enum status run_node(struct tape *t, uint32_t i, bool recomputed, struct error *err)
 {
     const struct backend_ops *ops = t->b->ops;
     const struct node *n = &t->g->nodes[i];
-    const struct tensor *y = read_of(t, (int32_t)i, again);
-    const struct tensor *x = read_of(t, n->in[0], again), *other = read_of(t, n->in[1], again);
+    const struct tensor *y = read_of(t, (int32_t)i, recomputed);
+    const struct tensor *x = read_of(t, n->in[0], recomputed),
+                        *other = read_of(t, n->in[1], recomputed);
     struct group_norm_args norm;
     switch (n->op) {
     case OP_INPUT: return ST_OK; /* filled by tape_forward */
@@ -325,9 +326,10 @@ static enum status run_node(struct tape *t, uint32_t i, bool again, struct error
     case OP_ADD: return ops->add(t->b, x, other, y, err);
     case OP_ADD_CHANNEL: return ops->add_channel(t->b, x, other, y, err);
     case OP_CONV:
-        return ops->gradients->conv(t->b, t->at[i].conv, x, read_of(t, n->residual, again), y, err);
+        return ops->gradients->conv(t->b, t->at[i].conv, x, read_of(t, n->residual, recomputed), y,
+                                    err);
     case OP_GROUP_NORM:
-        norm = norm_args(t, n, y, again);
+        norm = norm_args(t, n, y, recomputed);
         return ops->gradients->group_norm(t->b, &norm, t->at[i].moments, err);
     case OP_ATTENTION: return ops->attention(t->b, t->at[i].attention, x, y, err);
     case OP_UPSAMPLE: return ops->upsample(t->b, x, y, err);
@@ -537,8 +539,8 @@ static enum status prepare(struct tape *t, uint32_t i, const struct upstream_gra
     }
     if (!s && !is_written)
         return error_set(err, ST_INTERNAL, "nothing gives node %u a gradient", i);
-    for (uint32_t k = b->again_first; !s && k < b->again_end; k++)
-        s = run_node(t, t->plan.again[k], true, err);
+    for (uint32_t k = b->recompute_first; !s && k < b->recompute_end; k++)
+        s = run_node(t, t->plan.recomputed[k], true, err);
     return s;
 }
 

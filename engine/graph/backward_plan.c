@@ -23,7 +23,7 @@ struct layout {
     bool *is_slice;         /* [n]: it stands in the feature map of a concat */
     uint32_t *readers;      /* [n]: nodes that read it */
     bool *reached;          /* [n]: something has been written into its gradient */
-    uint32_t *again;        /* [n] */
+    uint32_t *recomputed;   /* [n] */
     uint32_t probe;         /* passes may turn back at this node and begin anew; n: none */
     struct backward_node *nodes;
 };
@@ -116,7 +116,7 @@ static void join_concats(struct layout *l)
 }
 
 /* What lies inside a block: one node reads it. A block's end, where a residual comes in, is kept, so no chain is longer. */
-static bool is_made_again(const struct layout *l, int32_t i)
+static bool is_recomputed_value(const struct layout *l, int32_t i)
 {
     const struct node *n = node_of(l, i);
     const bool is_elementwise =
@@ -134,17 +134,17 @@ static void read_back(struct layout *l, int32_t i, uint32_t reader, uint32_t *en
     if (i == NODE_NONE) return;
     /* A pass that turned back at the probe must find again what it read on the way there. */
     uint32_t from = back(l, reader), to = back(l, reader > l->probe ? l->probe : reader);
-    if (!is_made_again(l, i)) {
+    if (!is_recomputed_value(l, i)) {
         live(l, (uint32_t)i, (uint32_t)i, to);
         return;
     }
-    bool is_first = !l->nodes[i].is_again;
-    l->nodes[i].is_again = true;
+    bool is_first = !l->nodes[i].is_recomputed;
+    l->nodes[i].is_recomputed = true;
     live(l, l->n + (uint32_t)i, from, to);
     if (!is_first) return;
     read_back(l, node_of(l, i)->in[0], reader, end);
     read_back(l, node_of(l, i)->in[1], reader, end);
-    l->again[(*end)++] = (uint32_t)i;
+    l->recomputed[(*end)++] = (uint32_t)i;
 }
 
 static void live_backward(struct layout *l)
@@ -152,7 +152,7 @@ static void live_backward(struct layout *l)
     uint32_t end = 0;
     for (uint32_t i = l->n; i-- > 0;) {
         const struct node *n = &l->g->nodes[i];
-        l->nodes[i].again_first = end;
+        l->nodes[i].recompute_first = end;
         if (l->nodes[i].has_gradient) switch (n->op) {
             case OP_GROUP_NORM: read_back(l, n->in[1], i, &end); /* fallthrough */
             case OP_CONV:
@@ -163,7 +163,7 @@ static void live_backward(struct layout *l)
             case OP_LEAKY_RELU: read_back(l, (int32_t)i, i, &end); break;
             default: break;
             }
-        l->nodes[i].again_end = end;
+        l->nodes[i].recompute_end = end;
     }
 }
 
@@ -253,7 +253,7 @@ static enum status lay_out(struct layout *l, size_t *total, struct error *err)
     free(lifetimes);
     for (uint32_t i = 0; i < l->n; i++) {
         l->nodes[i].value = place_of(l, i);
-        l->nodes[i].again = place_of(l, l->n + i);
+        l->nodes[i].recomputed = place_of(l, l->n + i);
         l->nodes[i].gradient = place_of(l, 2 * l->n + i);
     }
     return s;
@@ -284,10 +284,10 @@ enum status backward_plan_init(struct backward_plan *out, const struct graph *g,
     l.is_slice = calloc(n, sizeof *l.is_slice);
     l.readers = calloc(n, sizeof *l.readers);
     l.reached = calloc(n, sizeof *l.reached);
-    l.again = calloc(n, sizeof *l.again);
+    l.recomputed = calloc(n, sizeof *l.recomputed);
     l.nodes = calloc(n, sizeof *l.nodes);
     if (!l.buffers || !l.buffer_of || !l.channel_of || !l.is_slice || !l.readers || !l.reached ||
-        !l.again || !l.nodes) {
+        !l.recomputed || !l.nodes) {
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory to plan %zu nodes", n);
         goto done;
     }
@@ -305,9 +305,9 @@ enum status backward_plan_init(struct backward_plan *out, const struct graph *g,
     overwrite_inputs(&l);
     s = lay_out(&l, &total, err);
     if (s) goto done;
-    *out = (struct backward_plan){ l.nodes, l.again, l.probe, total };
+    *out = (struct backward_plan){ l.nodes, l.recomputed, l.probe, total };
     l.nodes = NULL;
-    l.again = NULL;
+    l.recomputed = NULL;
 done:
     free(l.buffers);
     free(l.buffer_of);
@@ -315,7 +315,7 @@ done:
     free(l.is_slice);
     free(l.readers);
     free(l.reached);
-    free(l.again);
+    free(l.recomputed);
     free(l.nodes);
     return s;
 }
@@ -323,6 +323,6 @@ done:
 void backward_plan_done(struct backward_plan *p)
 {
     free(p->nodes);
-    free(p->again);
+    free(p->recomputed);
     *p = (struct backward_plan){ 0 };
 }

@@ -32,14 +32,15 @@ struct backward_node {
     bool is_fed;                  /* a later node has written its gradient before its turn comes */
     enum flow in[2], residual;    /* of the gradients of the nodes it reads */
     struct place value, gradient; /* slice_of is not used */
-    struct place again;           /* of the value, where it dies and is made again */
-    bool is_again;                /* gradients read `again` */
-    uint32_t again_first, again_end; /* plan.again[first .. end): run before this one's gradient */
+    struct place recomputed;      /* of the value, where it dies and is made again */
+    bool is_recomputed;           /* gradients read `recomputed` */
+    uint32_t recompute_first,
+        recompute_end; /* plan.again[first .. end): run before this one's gradient */
 };
 
 struct backward_plan {
     struct backward_node *nodes; /* [nodes] */
-    uint32_t *again;
+    uint32_t *recomputed;
     uint32_t probe; /* the node; as many as there are nodes: none */
     size_t arena_bytes;
 };
