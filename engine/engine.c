@@ -325,7 +325,7 @@ static enum status extract_jobs(struct model *m, uint32_t stream_slot, struct ti
 #pragma omp parallel for if (n > 1) num_threads(m->engine->facts.threads) schedule(dynamic)
     for (uint32_t i = 0; i < n; i++)
         if (!stays(&rows[i]))
-            restoration_cut(rows[i].restoration, rows[i].index, sampler_row(sampler, i));
+            restoration_extract(rows[i].restoration, rows[i].index, sampler_row(sampler, i));
     for (uint32_t i = 0; !s && i < n; i++)
         if (stays(&rows[i]))
             s = image_pool_extract(rows[i].restoration, rows[i].index, stream_slot,

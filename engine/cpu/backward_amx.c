@@ -21,7 +21,7 @@ enum {
 };
 
 /* How a convolution is cut. Rows and pixels are those of dy. */
-struct cut {
+struct partition {
     size_t ow, oh, reach, width; /* reach: a plane's rows and columns beyond those of dy */
     size_t rows, bands;          /* of a band; bands of a feature map */
     size_t pixels;               /* of a band of dy, in whole lines */
@@ -38,11 +38,11 @@ static size_t round_to(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
-static struct cut cut_of(const struct trained_conv_desc *d)
+static struct partition partition_of(const struct trained_conv_desc *d)
 {
-    struct cut c = { .planes = (size_t)d->stride * d->stride,
-                     .taps = (size_t)d->kernel * d->kernel,
-                     .reach = (d->kernel - 1) / d->stride };
+    struct partition c = { .planes = (size_t)d->stride * d->stride,
+                           .taps = (size_t)d->kernel * d->kernel,
+                           .reach = (d->kernel - 1) / d->stride };
     size_t border = 2 * (size_t)(d->kernel / 2);
     c.oh = (d->h + border - d->kernel) / d->stride + 1;
     c.ow = (d->w + border - d->kernel) / d->stride + 1;
@@ -67,13 +67,13 @@ static struct cut cut_of(const struct trained_conv_desc *d)
 }
 
 /* Sums of one block, [channel of x][tap][channel of dy]; room for the last transposition to read beyond. */
-static size_t sums_floats(const struct cut *c)
+static size_t sums_floats(const struct partition *c)
 {
     return (BLOCK * c->taps + PART) * BLOCK;
 }
 
 /* Units of work on a block: more than one where there are fewer blocks than threads. */
-static size_t splits_of(const struct cut *c, int threads)
+static size_t splits_of(const struct partition *c, int threads)
 {
     size_t blocks = c->x_blocks * c->dy_blocks, wanted = 2 * (size_t)threads;
     size_t splits = blocks < wanted ? (wanted + blocks - 1) / blocks : 1;
@@ -92,7 +92,7 @@ struct memory_need {
     size_t x, dy, bias, sums, places;
 };
 
-static struct memory_need memory_need_of(const struct cut *c, int threads)
+static struct memory_need memory_need_of(const struct partition *c, int threads)
 {
     size_t splits = splits_of(c, threads), blocks = c->x_blocks * c->dy_blocks;
     return (struct memory_need){
@@ -104,7 +104,7 @@ static struct memory_need memory_need_of(const struct cut *c, int threads)
     };
 }
 
-static struct memory lay_out(const struct cut *c, int threads, float *at)
+static struct memory lay_out(const struct partition *c, int threads, float *at)
 {
     const struct memory_need r = memory_need_of(c, threads);
     return (struct memory){ .x = (void *)at,
@@ -116,7 +116,7 @@ static struct memory lay_out(const struct cut *c, int threads, float *at)
 
 size_t ISA_FN(weights_amx_scratch)(const struct trained_conv_desc *d, int threads)
 {
-    const struct cut c = cut_of(d);
+    const struct partition c = partition_of(d);
     const struct memory_need r = memory_need_of(&c, threads);
     return r.x + r.dy + r.bias + r.sums + r.places;
 }
@@ -174,7 +174,7 @@ INLINE __m512i pair(const uint16_t *x, const int32_t *places, size_t ld, __mmask
 }
 
 /* Where the pixels of a plane lie in the feature map. */
-static void find_places(const struct weights_job *j, const struct cut *c, int32_t *places,
+static void find_places(const struct weights_job *j, const struct partition *c, int32_t *places,
                         size_t y0, size_t plane)
 {
     const struct trained_conv_desc *d = j->d;
@@ -192,8 +192,8 @@ static void find_places(const struct weights_job *j, const struct cut *c, int32_
         places[q++] = NOWHERE;
 }
 
-static void pack_x(const struct weights_job *j, const struct cut *c, uint16_t *to, int32_t *places,
-                   size_t n, size_t y0)
+static void pack_x(const struct weights_job *j, const struct partition *c, uint16_t *to,
+                   int32_t *places, size_t n, size_t y0)
 {
     const struct trained_conv_desc *d = j->d;
     const uint16_t *image = (const uint16_t *)j->x + n * d->h * d->w * d->x_ld;
@@ -214,8 +214,8 @@ static void pack_x(const struct weights_job *j, const struct cut *c, uint16_t *t
     }
 }
 
-static void pack_dy(const struct weights_job *j, const struct cut *c, uint16_t *to, float *bias,
-                    int32_t *places, size_t n, size_t y0)
+static void pack_dy(const struct weights_job *j, const struct partition *c, uint16_t *to,
+                    float *bias, int32_t *places, size_t n, size_t y0)
 {
     const struct trained_conv_desc *d = j->d;
     const uint16_t *image = (const uint16_t *)j->dy + n * c->oh * c->ow * d->dy_ld;
@@ -295,8 +295,9 @@ INLINE void zero_sums(void)
 }
 
 /* Bands from .. to of the wave, group by group, in each of them tap by tap. */
-INLINE void sum_bands(const struct cut *c, const struct trained_conv_desc *d, const struct tiles *t,
-                      size_t from, size_t to, float *sums, bool two_x, bool two_dy)
+INLINE void sum_bands(const struct partition *c, const struct trained_conv_desc *d,
+                      const struct tiles *t, size_t from, size_t to, float *sums, bool two_x,
+                      bool two_dy)
 {
     size_t group = GROUP / c->pixels ? GROUP / c->pixels : 1;
     size_t step = c->taps * BLOCK * sizeof *sums, next = PART * c->taps * BLOCK;
@@ -319,7 +320,7 @@ INLINE void sum_bands(const struct cut *c, const struct trained_conv_desc *d, co
     }
 }
 
-static void sum_block(const struct cut *c, const struct trained_conv_desc *d,
+static void sum_block(const struct partition *c, const struct trained_conv_desc *d,
                       const struct memory *m, size_t x_block, size_t dy_block, size_t from,
                       size_t to, float *sums)
 {
@@ -342,7 +343,7 @@ static void sum_block(const struct cut *c, const struct trained_conv_desc *d,
 }
 
 /* sums: [channel of x][tap][channel of dy] to dweight[channel of dy][channel of x][tap] */
-static void put_away(const struct weights_job *j, const struct cut *c, const float *sums,
+static void put_away(const struct weights_job *j, const struct partition *c, const float *sums,
                      size_t x_block, size_t dy_block)
 {
     const struct trained_conv_desc *d = j->d;
@@ -380,8 +381,8 @@ struct wave {
     size_t first, bands; /* of all the feature maps' */
 };
 
-static void pack_wave(const struct weights_job *j, const struct cut *c, const struct memory *m,
-                      const struct wave *w)
+static void pack_wave(const struct weights_job *j, const struct partition *c,
+                      const struct memory *m, const struct wave *w)
 {
     int32_t *places = m->places + c->pitch * (size_t)omp_get_thread_num();
 #pragma omp for schedule(dynamic, 1)
@@ -396,15 +397,15 @@ static void pack_wave(const struct weights_job *j, const struct cut *c, const st
     }
 }
 
-static void add_bias(const struct weights_job *j, const struct cut *c, const struct memory *m,
+static void add_bias(const struct weights_job *j, const struct partition *c, const struct memory *m,
                      const struct wave *w)
 {
     for (size_t band = 0; j->dbias && band < w->bands; band++)
         add_into(j->dbias, m->bias + band * c->dy_parts * PART, j->d->oc);
 }
 
-static void multiply_wave(const struct weights_job *j, const struct cut *c, const struct memory *m,
-                          const struct wave *w, size_t splits)
+static void multiply_wave(const struct weights_job *j, const struct partition *c,
+                          const struct memory *m, const struct wave *w, size_t splits)
 {
     size_t blocks = c->x_blocks * c->dy_blocks, floats = sums_floats(c);
 #pragma omp for collapse(2) schedule(dynamic, 1)
@@ -431,7 +432,7 @@ static void multiply_wave(const struct weights_job *j, const struct cut *c, cons
 
 void ISA_FN(weights_amx)(const struct weights_job *j)
 {
-    const struct cut c = cut_of(j->d);
+    const struct partition c = partition_of(j->d);
     const struct memory m = lay_out(&c, j->threads, j->scratch);
     const size_t splits = splits_of(&c, j->threads), all = j->n * c.bands;
 #pragma omp parallel num_threads(j->threads)

@@ -11,7 +11,7 @@
 enum { AT_ONCE = 128 }; /* pixels whose products are summed before the sums are put away */
 
 /* How a convolution is cut. Rows and pixels are those of dy. */
-struct cut {
+struct partition {
     size_t ow;
     size_t reach;       /* a plane's rows and columns beyond those of dy */
     size_t width;       /* of a plane */
@@ -23,11 +23,11 @@ struct cut {
     size_t blocks, groups; /* of MR channels of x; of blocks that share the packed dy */
 };
 
-static struct cut cut_of(const struct trained_conv_desc *d)
+static struct partition partition_of(const struct trained_conv_desc *d)
 {
-    struct cut c = { .planes = (size_t)d->stride * d->stride,
-                     .taps = (size_t)d->kernel * d->kernel,
-                     .reach = (d->kernel - 1) / d->stride };
+    struct partition c = { .planes = (size_t)d->stride * d->stride,
+                           .taps = (size_t)d->kernel * d->kernel,
+                           .reach = (d->kernel - 1) / d->stride };
     size_t border = 2 * (size_t)(d->kernel / 2), oh = (d->h + border - d->kernel) / d->stride + 1;
     c.ow = (d->w + border - d->kernel) / d->stride + 1;
     c.width = c.ow + c.reach;
@@ -48,39 +48,39 @@ static size_t round_up(size_t n)
 }
 
 /* Shares of the bands: enough that no thread has to wait long for another. */
-static size_t shares_of(const struct cut *c, int threads)
+static size_t shares_of(const struct partition *c, int threads)
 {
     size_t pieces = c->panels * c->groups, wanted = 4 * (size_t)threads;
     return pieces < wanted ? (wanted + pieces - 1) / pieces : 1;
 }
 
 /* Floats that a thread packs into: dy of a band, and planes of x, whose last pixel may be written beyond. */
-static size_t packed_dy(const struct cut *c)
+static size_t packed_dy(const struct partition *c)
 {
     return round_up(c->rows * c->width * NR);
 }
 
-static size_t packed_floats(const struct cut *c)
+static size_t packed_floats(const struct partition *c)
 {
     return packed_dy(c) + round_up(c->planes * c->plane + 2 * VEC);
 }
 
 /* Sums of each block and tap, and of dy. */
-static size_t sums_floats(const struct cut *c)
+static size_t sums_floats(const struct partition *c)
 {
     return WEIGHTS_BLOCKS * c->taps * MR * NR + NR;
 }
 
 size_t ISA_FN(weights_scratch)(const struct trained_conv_desc *d, int threads)
 {
-    const struct cut c = cut_of(d);
+    const struct partition c = partition_of(d);
     size_t shares = shares_of(&c, threads);
     size_t places = shares > 1 ? c.panels * c.groups * shares : (size_t)threads;
     return packed_floats(&c) * (size_t)threads + sums_floats(&c) * places;
 }
 
 /* Rows y0 .. of dy's panel, with zeros in the columns where a plane has its border. */
-INLINE void pack_dy(const struct weights_job *j, const struct cut *c, float *to, uint32_t n,
+INLINE void pack_dy(const struct weights_job *j, const struct partition *c, float *to, uint32_t n,
                     size_t y0, size_t rows, size_t o0, bool bf16)
 {
     const struct trained_conv_desc *d = j->d;
@@ -114,7 +114,7 @@ INLINE void pack_pixel(const struct weights_job *j, float *to, size_t at, size_t
     }
 }
 
-INLINE void pack_x(const struct weights_job *j, const struct cut *c, float *to, uint32_t n,
+INLINE void pack_x(const struct weights_job *j, const struct partition *c, float *to, uint32_t n,
                    size_t y0, size_t rows, size_t c0, bool bf16)
 {
     const struct trained_conv_desc *d = j->d;
@@ -158,7 +158,7 @@ INLINE void add_bias(float *bias, struct rows dy, size_t pixels)
     vput(bias + VEC, vget(bias + VEC) + s1);
 }
 
-static void sum_band(const struct weights_job *j, const struct cut *c, struct rows x,
+static void sum_band(const struct weights_job *j, const struct partition *c, struct rows x,
                      struct rows dy, size_t pixels, float *sums)
 {
     uint32_t k = j->d->kernel, s = j->d->stride;
@@ -175,8 +175,8 @@ static void sum_band(const struct weights_job *j, const struct cut *c, struct ro
 }
 
 /* sums: [taps][MR][NR] into dweight[o0 ..][c0 ..][taps] */
-static void put_away(const struct weights_job *j, const struct cut *c, const float *sums, size_t o0,
-                     size_t c0)
+static void put_away(const struct weights_job *j, const struct partition *c, const float *sums,
+                     size_t o0, size_t c0)
 {
     const struct trained_conv_desc *d = j->d;
     size_t width = d->oc - o0 < NR ? d->oc - o0 : NR, depth = d->ic - c0 < MR ? d->ic - c0 : MR;
@@ -193,15 +193,15 @@ struct piece {
     size_t o0, first, end; /* channel of dy; blocks of x */
 };
 
-static struct piece piece_of(const struct cut *c, size_t i)
+static struct piece piece_of(const struct partition *c, size_t i)
 {
     size_t group = i / c->panels;
     return (struct piece){ i % c->panels * NR, group * c->blocks / c->groups,
                            (group + 1) * c->blocks / c->groups };
 }
 
-static void put_piece_away(const struct weights_job *j, const struct cut *c, const struct piece *p,
-                           const float *sums)
+static void put_piece_away(const struct weights_job *j, const struct partition *c,
+                           const struct piece *p, const float *sums)
 {
     for (size_t k = p->first; k < p->end; k++)
         put_away(j, c, sums + (k - p->first) * c->taps * MR * NR, p->o0, k * MR);
@@ -219,7 +219,7 @@ INLINE bool stands(const struct weights_job *j, size_t band, size_t all, bool bf
 }
 
 /* Bands from .. to of all feature maps' into `sums`. */
-INLINE void sum_piece(const struct weights_job *j, const struct cut *c, const struct piece *p,
+INLINE void sum_piece(const struct weights_job *j, const struct partition *c, const struct piece *p,
                       size_t from, size_t to, float *packed, float *sums, bool bf16)
 {
     const struct trained_conv_desc *d = j->d;
@@ -254,7 +254,7 @@ static void add_into(float *to, const float *from, size_t count)
 
 void ISA_FN(weights)(const struct weights_job *j)
 {
-    const struct cut c = cut_of(j->d);
+    const struct partition c = partition_of(j->d);
     size_t pieces = c.panels * c.groups, shares = shares_of(&c, j->threads), all = j->n * c.bands;
     size_t floats = sums_floats(&c);
     float *places = j->scratch + packed_floats(&c) * (size_t)j->threads;

@@ -21,7 +21,7 @@ enum {
     LEAST_SIDE = 16 /* of a feature map that pays */
 };
 
-struct cut {
+struct partition {
     size_t oh, ow, across, tiles; /* tiles: of a feature map */
     size_t x_ld, dy_ld;           /* channels, padded to whole blocks and vectors */
     size_t blocks, panels;
@@ -34,9 +34,9 @@ static size_t round_to(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
-static struct cut cut_of(const struct trained_conv_desc *d)
+static struct partition partition_of(const struct trained_conv_desc *d)
 {
-    struct cut c = { .oh = d->h, .ow = d->w }; /* a border of one all round: the same size */
+    struct partition c = { .oh = d->h, .ow = d->w }; /* a border of one all round: the same size */
     c.across = (c.ow + TILE - 1) / TILE;
     c.tiles = (c.oh + TILE - 1) / TILE * c.across;
     c.blocks = (d->ic + MR - 1) / MR;
@@ -50,14 +50,14 @@ static struct cut cut_of(const struct trained_conv_desc *d)
     return c;
 }
 
-static size_t sums_floats(const struct cut *c)
+static size_t sums_floats(const struct partition *c)
 {
     return WINOGRAD_POINTS * c->x_ld * c->dy_ld;
 }
 
 bool ISA_FN(weights_takes_winograd)(const struct trained_conv_desc *d)
 {
-    const struct cut c = cut_of(d);
+    const struct partition c = partition_of(d);
     return d->kernel == 3 && d->stride == 1 && d->h >= LEAST_SIDE && d->w >= LEAST_SIDE &&
            d->ic >= VEC && d->oc >= VEC && sums_floats(&c) <= SUMS_FLOATS;
 }
@@ -68,12 +68,12 @@ struct memory {
     float *x, *dy, *sums, *bias;
 };
 
-static size_t thread_floats(const struct cut *c)
+static size_t thread_floats(const struct partition *c)
 {
     return WINOGRAD_POINTS * (c->x_step + c->dy_step) + sums_floats(c) + c->dy_ld;
 }
 
-static struct memory memory_of(const struct cut *c, float *scratch, size_t thread)
+static struct memory memory_of(const struct partition *c, float *scratch, size_t thread)
 {
     struct memory m = { .x = scratch + thread * thread_floats(c) };
     m.dy = m.x + WINOGRAD_POINTS * c->x_step;
@@ -84,7 +84,7 @@ static struct memory memory_of(const struct cut *c, float *scratch, size_t threa
 
 size_t ISA_FN(weights_winograd_scratch)(const struct trained_conv_desc *d, int threads)
 {
-    const struct cut c = cut_of(d);
+    const struct partition c = partition_of(d);
     return thread_floats(&c) * (size_t)threads;
 }
 
@@ -148,7 +148,7 @@ INLINE bool is_whole(const struct square *q, int side, size_t channels)
            channels % VEC == 0;
 }
 
-INLINE void put_x(const struct cut *c, const struct square *q, size_t channels, float *to,
+INLINE void put_x(const struct partition *c, const struct square *q, size_t channels, float *to,
                   bool whole, bool bf16)
 {
     for (size_t k = 0; k < channels; k += VEC) {
@@ -170,7 +170,7 @@ INLINE void put_x(const struct cut *c, const struct square *q, size_t channels, 
     }
 }
 
-INLINE void put_dy(const struct cut *c, const struct square *q, size_t channels, float *to,
+INLINE void put_dy(const struct partition *c, const struct square *q, size_t channels, float *to,
                    float *bias, bool whole, bool bf16)
 {
     for (size_t k = 0; k < channels; k += VEC) {
@@ -196,8 +196,8 @@ INLINE void put_dy(const struct cut *c, const struct square *q, size_t channels,
 }
 
 /* Tile `i` of all feature maps' to place `slot` of the wave. */
-INLINE void transform(const struct weights_job *j, const struct cut *c, const struct memory *m,
-                      size_t i, size_t slot, bool bf16)
+INLINE void transform(const struct weights_job *j, const struct partition *c,
+                      const struct memory *m, size_t i, size_t slot, bool bf16)
 {
     const struct trained_conv_desc *d = j->d;
     size_t n = i / c->tiles, pixels = c->oh * c->ow;
@@ -219,7 +219,7 @@ INLINE void transform(const struct weights_job *j, const struct cut *c, const st
         put_dy(c, &tile, d->oc, m->dy + slot * c->dy_ld, m->bias, false, bf16);
 }
 
-static void multiply(const struct cut *c, const struct memory *m, size_t tiles)
+static void multiply(const struct partition *c, const struct memory *m, size_t tiles)
 {
     for (size_t point = 0; point < WINOGRAD_POINTS; point++)
         for (size_t block = 0; block < c->blocks; block++)
@@ -230,8 +230,8 @@ static void multiply(const struct cut *c, const struct memory *m, size_t tiles)
 }
 
 /* Tiles from .. to of all feature maps'. */
-INLINE void sum_tiles(const struct weights_job *j, const struct cut *c, const struct memory *m,
-                      size_t from, size_t to, bool bf16)
+INLINE void sum_tiles(const struct weights_job *j, const struct partition *c,
+                      const struct memory *m, size_t from, size_t to, bool bf16)
 {
     memset(m->sums, 0, sums_floats(c) * sizeof *m->sums);
     memset(m->bias, 0, c->dy_ld * sizeof *m->bias);
@@ -244,7 +244,8 @@ INLINE void sum_tiles(const struct weights_job *j, const struct cut *c, const st
 }
 
 /* The sums of channel i of x at one point and a vector of dy's channels, of all threads. */
-INLINE vf total(const struct weights_job *j, const struct cut *c, size_t point, size_t i, size_t o)
+INLINE vf total(const struct weights_job *j, const struct partition *c, size_t point, size_t i,
+                size_t o)
 {
     const float *sums = memory_of(c, j->scratch, 0).sums + (point * c->x_ld + i) * c->dy_ld + o;
     vf sum = vget(sums);
@@ -254,7 +255,7 @@ INLINE vf total(const struct weights_job *j, const struct cut *c, size_t point, 
 }
 
 /* The weights of one channel of x. */
-static void put_away(const struct weights_job *j, const struct cut *c, size_t i)
+static void put_away(const struct weights_job *j, const struct partition *c, size_t i)
 {
     const struct trained_conv_desc *d = j->d;
     for (size_t o = 0; o < d->oc; o += VEC) {
@@ -280,7 +281,7 @@ static void put_away(const struct weights_job *j, const struct cut *c, size_t i)
     }
 }
 
-static void add_bias(const struct weights_job *j, const struct cut *c)
+static void add_bias(const struct weights_job *j, const struct partition *c)
 {
     for (size_t k = 0; j->dbias && k < (size_t)j->threads; k++)
         for (size_t o = 0; o < j->d->oc; o++)
@@ -289,7 +290,7 @@ static void add_bias(const struct weights_job *j, const struct cut *c)
 
 void ISA_FN(weights_winograd)(const struct weights_job *j)
 {
-    const struct cut c = cut_of(j->d);
+    const struct partition c = partition_of(j->d);
     const size_t all = j->n * c.tiles, threads = (size_t)j->threads;
 #pragma omp parallel num_threads(j->threads)
     {

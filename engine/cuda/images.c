@@ -22,9 +22,9 @@ static enum status clear(struct backend *b, void *p, size_t bytes, struct error 
     LAUNCH(b, "clearing a image", err, (int)cudaMemsetAsync, p, 0, bytes);
 }
 
-static enum status cut(struct backend *b, const struct cut_args *a, struct error *err)
+static enum status extract(struct backend *b, const struct extract_args *a, struct error *err)
 {
-    LAUNCH(b, "cutting a tile", err, gpu_cut, a);
+    LAUNCH(b, "cutting a tile", err, gpu_extract, a);
 }
 
 static enum status find_bad(struct backend *b, const float *x, uint32_t n, size_t count,
@@ -75,7 +75,7 @@ const struct image_ops cuda_images = {
     .operators = GPU_OPERATORS,
     .pool_bytes = pool_bytes,
     .clear = clear,
-    .cut = cut,
+    .extract = extract,
     .find_bad = find_bad,
     .blend = blend,
     .accumulate = accumulate,

@@ -133,7 +133,7 @@ int gpu_sampler_out(const struct tensor *x, const struct tensor *eps, float std,
 
 /* ---- feature maps on the device (engine/graph/feature maps.h): same arithmetic and the same bytes as engine/davi on the host ---- */
 
-int gpu_cut(const struct cut_args *a, void *stream);
+int gpu_extract(const struct extract_args *a, void *stream);
 int gpu_find_bad(const float *x, uint32_t n, size_t count, uint32_t *bad, void *stream);
 /* Exact, so order cannot matter, and tiles that overlap may be in flight on two streams (atomic adds). */
 int gpu_blend(const struct blend_args *a, void *stream);

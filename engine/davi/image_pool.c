@@ -40,7 +40,7 @@ static bool is_compared_itself(const struct restoration *r)
     return r->op->keeps_values;
 }
 
-static struct extent measured_extent(const struct restoration *r)
+static struct extent observed_extent(const struct restoration *r)
 {
     return operator_extent(r->s.task->op, r->shape.out);
 }
@@ -54,8 +54,8 @@ static size_t given_bytes(const struct restoration *r)
 /* Sizes have passed restoration_block_bytes(), which holds the host's accumulators: no sum here overflows. */
 static size_t lay_out_placement(struct placement *d, const struct restoration *r, char *base)
 {
-    const struct extent m = measured_extent(r);
-    const size_t values = values_of(r), measured = (size_t)m.w * m.h;
+    const struct extent m = observed_extent(r);
+    const size_t values = values_of(r), observed = (size_t)m.w * m.h;
     size_t n = 0;
     d->returned = lay_out_returned(r);
     /* Offsets until there is a base. */
@@ -67,11 +67,11 @@ static size_t lay_out_placement(struct placement *d, const struct restoration *r
     d->mean = (float *)(void *)(base + reserve(&n, values * sizeof(float)));
     d->ax =
         (float *)(void *)(base +
-                          reserve(&n, is_compared_itself(r) ? 0 : measured * m.c * sizeof(float)));
+                          reserve(&n, is_compared_itself(r) ? 0 : observed * m.c * sizeof(float)));
     d->scratch = (float *)(void *)(base + reserve(&n, r->taps ? values * sizeof(float) : 0));
     d->partial =
         (double *)(void *)(base +
-                           reserve(&n, d->pool->backend->ops->images->residual_scratch(measured) *
+                           reserve(&n, d->pool->backend->ops->images->residual_scratch(observed) *
                                            sizeof(double)));
     d->out = base + reserve(&n, d->returned.total);
     if (is_compared_itself(r)) d->ax = d->mean;
@@ -121,16 +121,17 @@ static const void *in_tables(const struct restoration *r, const void *host)
     return r->placement.tables + ((const char *)host - r->tables);
 }
 
-static struct measured measured_of(const struct restoration *r)
+static struct observed observed_of(const struct restoration *r)
 {
-    return (struct measured){ .pixels = r->placement.pixels,
+    return (struct observed){ .pixels = r->placement.pixels,
                               .w = r->shape.in.w,
                               .h = r->shape.in.h,
                               .channels = r->shape.in.c,
                               .depth = r->s.img ? r->s.img->depth : 32,
                               .y_channels = r->y_channels,
                               .scale = r->op->scale,
-                              .kept = r->kept ? in_tables(r, r->kept) : NULL,
+                              .observed_mask =
+                                  r->observed_mask ? in_tables(r, r->observed_mask) : NULL,
                               .seed = r->s.seed,
                               .sigma = (float)r->s.sigma };
 }
@@ -158,14 +159,14 @@ enum status image_pool_extract(struct restoration *r, uint64_t row, uint32_t str
     const struct tile_position at = restoration_tile_position(r, row);
     enum status s = r->placement.has_arrived ? ST_OK : arrive(r, stream_slot, err);
     if (s) return s;
-    const struct cut_args a = { .m = measured_of(r),
-                                .out_w = r->shape.out.w,
-                                .out_h = r->shape.out.h,
-                                .tile = r->s.tile,
-                                .x0 = at.x0,
-                                .y0 = at.y0,
-                                .y_in = y_in };
-    return b->ops->images->cut(b, &a, err);
+    const struct extract_args a = { .m = observed_of(r),
+                                    .out_w = r->shape.out.w,
+                                    .out_h = r->shape.out.h,
+                                    .tile = r->s.tile,
+                                    .x0 = at.x0,
+                                    .y0 = at.y0,
+                                    .y_in = y_in };
+    return b->ops->images->extract(b, &a, err);
 }
 
 static struct finished finished_of(const struct restoration *r)
@@ -208,13 +209,14 @@ static enum status finish(struct restoration *r, uint32_t stream_slot, struct er
                                      .w = r->shape.out.w,
                                      .h = r->shape.out.h,
                                      .c = r->shape.out.c,
-                                     .kept = r->kept ? in_tables(r, r->kept) : NULL,
+                                     .observed_mask =
+                                         r->observed_mask ? in_tables(r, r->observed_mask) : NULL,
                                      .taps = r->taps ? in_tables(r, r->taps) : NULL,
                                      .x = d->mean,
                                      .y = d->ax,
                                      .scratch = d->scratch };
     const struct residual_args residual = {
-        .ax = d->ax, .m = measured_of(r), .scratch = d->partial, .out = numbers + RESIDUAL_SUM
+        .ax = d->ax, .m = observed_of(r), .scratch = d->partial, .out = numbers + RESIDUAL_SUM
     };
     enum status s = ops->mean(b, &f, d->mean, err);
     if (!s && !is_compared_itself(r)) s = ops->operate(b, &A, err);

@@ -56,7 +56,7 @@ void image_pool_close(struct image_pool *h); /* takes NULL; nobody lives there a
 bool image_pool_place(struct image_pool *h, struct restoration *r);
 void image_pool_release(struct restoration *r); /* also where it does not live anywhere */
 
-/* The network's input for a row, as restoration_cut. y_in: the back end's. What it needs from the host's memory may change once the stream_slot has been waited for. */
+/* The network's input for a row, as restoration_extract. y_in: the back end's. What it needs from the host's memory may change once the stream_slot has been waited for. */
 enum status image_pool_extract(struct restoration *r, uint64_t row, uint32_t stream_slot,
                                float *y_in, struct error *err);
 /* Row i of the stream_slot has been restored: x0: [tile][tile][3], the back end's. Rows come by ascending samples, or the restoration fails. With the last of all the result is made and

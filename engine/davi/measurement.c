@@ -69,19 +69,21 @@ enum status measurement_make(struct measurement *out, const char *task, double s
     struct degraded d = { .img = img, .x = { img->width, img->height, img->channels < 3 ? 1 : 3 } };
     struct extent m = operator_extent(t->op, d.x);
     d.y_row = (size_t)m.w * m.c;
-    uint8_t *kept = NULL;
+    uint8_t *observed_mask = NULL;
     float *scratch = malloc(operator_scratch_floats(t->op, d.x) * sizeof *scratch);
     d.y = malloc(d.y_row * m.h * sizeof *d.y);
-    if (op->needs_mask) kept = malloc((size_t)img->width * img->height);
-    if (!d.y || !scratch || (op->needs_mask && !kept)) {
+    if (op->needs_mask) observed_mask = malloc((size_t)img->width * img->height);
+    if (!d.y || !scratch || (op->needs_mask && !observed_mask)) {
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory for a measurement of %u x %u px", m.w, m.h);
         goto done;
     }
-    if (kept) {
-        s = hole_read(kept, img, mask, t->name, err);
+    if (observed_mask) {
+        s = hole_read(observed_mask, img, mask, t->name, err);
         if (s) goto done;
     }
-    const struct operation a = { .op = t->op, .level = level, .x = d.x, .kept = kept };
+    const struct operation a = {
+        .op = t->op, .level = level, .x = d.x, .observed_mask = observed_mask
+    };
     s = operator_rows(&a, (struct row_source){ image_row, &d }, (struct row_sink){ keep_row, &d },
                       scratch, err);
     if (s) goto done;
@@ -90,7 +92,7 @@ enum status measurement_make(struct measurement *out, const char *task, double s
     d.y = NULL;
 done:
     free(d.y);
-    free(kept);
+    free(observed_mask);
     free(scratch);
     return s;
 }

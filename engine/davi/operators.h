@@ -46,9 +46,10 @@ struct extent {
 /* A with what belongs to one image. */
 struct operation {
     enum operator_kind op;
-    double level;        /* not looked at where the operator has none */
-    struct extent x;     /* of the image that A takes */
-    const uint8_t *kept; /* [x.h][x.w] nonzero where measured; not looked at without needs_mask */
+    double level;    /* not looked at where the operator has none */
+    struct extent x; /* of the image that A takes */
+    const uint8_t
+        *observed_mask; /* [x.h][x.w] nonzero where measured; not looked at without needs_mask */
 };
 
 /* Rows of a image, on demand and in ascending order. */

@@ -43,7 +43,7 @@ static struct extent tiled(const struct restoration_setup *s, const struct resto
 
 /* Offsets into the one block of memory. */
 struct layout {
-    size_t slots, tiles_x, tiles_y, kept, taps, accs, sum, sum2, images, scratch, total;
+    size_t slots, tiles_x, tiles_y, observed_mask, taps, accs, sum, sum2, images, scratch, total;
     uint32_t n_slots;
     bool has_sum, has_sum2, has_images;
     bool overflows;
@@ -80,7 +80,7 @@ static struct layout lay_out(const struct restoration_setup *s, const struct res
     /* what the tiles need: one stretch, so that it can be copied as one (image_pool.h) */
     l.tiles_x = reserve(&l, tile_axis_bytes(all.w, s->tile, s->overlap, s->shift_x), 1);
     l.tiles_y = reserve(&l, tile_axis_bytes(all.h, s->tile, s->overlap, s->shift_y), 1);
-    l.kept = reserve(&l, op->needs_mask ? (size_t)h->in.w * h->in.h : 0, 1);
+    l.observed_mask = reserve(&l, op->needs_mask ? (size_t)h->in.w * h->in.h : 0, 1);
     l.taps = reserve(&l, op->taps ? BLUR_TAPS : 0, sizeof(float));
     l.accs = reserve(&l, l.n_slots, values * sizeof(int64_t));
     l.sum = reserve(&l, l.has_sum ? values : 0, sizeof(int64_t));
@@ -107,7 +107,7 @@ static uint32_t sample_of(const struct image *img, size_t i)
                             : ((const uint8_t *)img->pixels)[i];
 }
 
-enum status hole_read(uint8_t *kept, const struct image *img, const struct image *mask,
+enum status hole_read(uint8_t *observed_mask, const struct image *img, const struct image *mask,
                       const char *task, struct error *err)
 {
     const size_t n = (size_t)img->width * img->height;
@@ -120,7 +120,7 @@ enum status hole_read(uint8_t *kept, const struct image *img, const struct image
             uint32_t sum = 0;
             for (uint32_t c = 0; c < colors; c++)
                 sum += sample_of(mask, i * mask->channels + c);
-            kept[i] = 2 * sum < colors * white;
+            observed_mask[i] = 2 * sum < colors * white;
         }
         return ST_OK;
     }
@@ -129,7 +129,7 @@ enum status hole_read(uint8_t *kept, const struct image *img, const struct image
             err, ST_BAD_MASK,
             "task %s needs a mask (white = missing) or an image with alpha (0 = missing)", task);
     for (size_t i = 0; i < n; i++)
-        kept[i] = sample_of(img, (i + 1) * img->channels - 1) != 0;
+        observed_mask[i] = sample_of(img, (i + 1) * img->channels - 1) != 0;
     return ST_OK;
 }
 
@@ -181,11 +181,11 @@ enum status restoration_make(struct restoration **out, const struct restoration_
         r->taps = taps;
     }
     if (op->needs_mask) {
-        uint8_t *kept = (uint8_t *)block + l.kept;
+        uint8_t *observed_mask = (uint8_t *)block + l.observed_mask;
         /* a measurement of floats has no alpha: only its size is looked at */
         struct image sized = { .width = shape.in.w, .height = shape.in.h };
-        status = hole_read(kept, s->img ? s->img : &sized, s->mask, s->task->name, err);
-        r->kept = kept;
+        status = hole_read(observed_mask, s->img ? s->img : &sized, s->mask, s->task->name, err);
+        r->observed_mask = observed_mask;
     }
     if (status == ST_OK && pthread_mutex_init(&r->lock, NULL))
         status = error_set(err, ST_INTERNAL, "a mutex could not be made");
@@ -230,7 +230,7 @@ static float level_of(const struct restoration *r, size_t i)
 }
 
 /* v: [y_channels] */
-static void measured_at(const struct restoration *r, uint32_t x, uint32_t y, float *v)
+static void observed_at(const struct restoration *r, uint32_t x, uint32_t y, float *v)
 {
     const uint32_t channels = r->shape.in.c;
     const size_t at = ((size_t)y * r->shape.in.w + x) * channels;
@@ -244,11 +244,11 @@ static void measured_at(const struct restoration *r, uint32_t x, uint32_t y, flo
         v[c] = rgb[c];
 }
 
-void restoration_measured(const struct restoration *r, uint32_t y, uint32_t x0, uint32_t n,
+void restoration_observed(const struct restoration *r, uint32_t y, uint32_t x0, uint32_t n,
                           float *row)
 {
     for (uint32_t i = 0; i < n; i++)
-        measured_at(r, x0 + i, y, row + (size_t)i * r->y_channels);
+        observed_at(r, x0 + i, y, row + (size_t)i * r->y_channels);
 }
 
 /* Normals of the hole for one row of the image, four pixels at a time. */
@@ -281,7 +281,7 @@ static void input_at(const struct restoration *r, struct hole_noise *h, uint32_t
         resize_at(r->op->scale, y, r->shape.in.h, &ys[0], &ys[1], &wy);
         for (int i = 0; i < 2; i++)
             for (int j = 0; j < 2; j++)
-                measured_at(r, xs[j], ys[i], corner[i][j]);
+                observed_at(r, xs[j], ys[i], corner[i][j]);
         for (uint32_t c = 0; c < r->y_channels; c++) {
             float top = (1 - wx) * corner[0][0][c] + wx * corner[0][1][c];
             float bottom = (1 - wx) * corner[1][0][c] + wx * corner[1][1][c];
@@ -290,10 +290,10 @@ static void input_at(const struct restoration *r, struct hole_noise *h, uint32_t
         return;
     }
     /* A simulated measurement brings its own noise in the hole; a user's image has nothing there. */
-    if (r->kept && !r->shape.float_y && !r->kept[(size_t)y * r->shape.in.w + x])
+    if (r->observed_mask && !r->shape.float_y && !r->observed_mask[(size_t)y * r->shape.in.w + x])
         noise_at(r, h, x, y, v);
     else
-        measured_at(r, x, y, v);
+        observed_at(r, x, y, v);
 }
 
 /* The pixel of the image, n px long, that stands at `at` of the image with its margin. */
@@ -302,7 +302,7 @@ static uint32_t mirrored(const struct restoration *r, uint32_t at, uint32_t n)
     return at < r->s.margin ? reflect(r->s.margin - at, n) : reflect(at - r->s.margin, n);
 }
 
-void restoration_cut(const struct restoration *r, uint64_t row, float *y_in)
+void restoration_extract(const struct restoration *r, uint64_t row, float *y_in)
 {
     const struct tile_position at = restoration_tile_position(r, row);
     const uint32_t tile = r->s.tile;

@@ -1,9 +1,9 @@
 /* restoration.h - the inside of a restoration (engine.h): a image, its tiles, and the accumulators they come back to.
  *
- * Knows no network: engine_run cuts a row's input (restoration_cut), has it generated, and puts it back (restoration_put).
+ * Knows no network: engine_run cuts a row's input (restoration_extract), has it generated, and puts it back (restoration_put).
  * All memory is one block, laid out before it is taken, so that restoration_block_bytes() is what is held. Accumulators are int64
  * fixed point; a sample has one only while its rows are in flight, then it is folded into sum and sum of squares.
- * Threads: restoration_cut reads only; restoration_put takes the lock; the rest once every row is back. */
+ * Threads: restoration_extract reads only; restoration_put takes the lock; the rest once every row is back. */
 #ifndef DAVID_DAVI_RESTORATION_H
 #define DAVID_DAVI_RESTORATION_H
 
@@ -68,9 +68,11 @@ struct restoration {
     uint32_t y_channels; /* of the measurement: 1 or 3 */
     struct tiles tiles;
     uint64_t n_tiles;
-    const uint8_t *kept; /* [in.h][in.w] nonzero where measured; NULL where there is no hole */
-    const float *taps;   /* [BLUR_TAPS] of the operator; NULL where it has none */
-    const char *tables;  /* the tiles' weights, `kept` and `taps`, one stretch of the block */
+    const uint8_t
+        *observed_mask; /* [in.h][in.w] nonzero where measured; NULL where there is no hole */
+    const float *taps;  /* [BLUR_TAPS] of the operator; NULL where it has none */
+    const char
+        *tables; /* the tiles' weights, `observed_mask` and `taps`, one stretch of the block */
     size_t tables_bytes;
     float level[256]; /* of an 8-bit sample, in [-1,1] */
     /* Of whoever begins rows; the members below are unused where it does not live on the host. */
@@ -100,9 +102,9 @@ size_t restoration_block_bytes(const struct restoration_setup *s,
 enum status restoration_make(struct restoration **out, const struct restoration_setup *s,
                              struct error *err);
 
-/* Marks what was measured: a mask is white where the image is missing; without one, alpha 0 is. kept: [h][w].
+/* Marks what was measured: a mask is white where the image is missing; without one, alpha 0 is. observed_mask: [h][w].
  * An image without pixels stands for its size alone. ST_BAD_MASK */
-enum status hole_read(uint8_t *kept, const struct image *img, const struct image *mask,
+enum status hole_read(uint8_t *observed_mask, const struct image *img, const struct image *mask,
                       const char *task, struct error *err);
 
 struct tile_position {
@@ -110,7 +112,7 @@ struct tile_position {
 };
 struct tile_position restoration_tile_position(const struct restoration *r, uint64_t row);
 /* The network's input for a row. y_in: [tile][tile][3] */
-void restoration_cut(const struct restoration *r, uint64_t row, float *y_in);
+void restoration_extract(const struct restoration *r, uint64_t row, float *y_in);
 /* Blends a restored tile, x0: [tile][tile][3]. ST_INTERNAL where a value is not finite: nothing is blended, and the
  * restoration has failed; the row counts as back all the same. */
 enum status restoration_put(struct restoration *r, uint64_t row, const float *x0,
@@ -129,7 +131,7 @@ static inline bool restoration_is_on_device(const struct restoration *r)
 }
 
 /* Samples of the measurement, y_channels a pixel, as given (nothing in a hole). row: [n][y_channels] */
-void restoration_measured(const struct restoration *r, uint32_t y, uint32_t x0, uint32_t n,
+void restoration_observed(const struct restoration *r, uint32_t y, uint32_t x0, uint32_t n,
                           float *row);
 /* The colours of a finished accumulator, rounded to the depth of the output. */
 void restoration_round(const struct restoration *r, const int64_t *acc, void *pixels);

@@ -46,7 +46,7 @@ void restoration_round(const struct restoration *r, const int64_t *acc, void *pi
 
 struct residual {
     const struct restoration *r;
-    float *measured; /* a row of it */
+    float *observed; /* a row of it */
     double sum;
     uint64_t count;
 };
@@ -64,12 +64,12 @@ static void compare_row(void *ctx, uint32_t y, const float *row)
     struct residual *s = ctx;
     const struct restoration *r = s->r;
     const uint32_t w = r->shape.in.w, channels = r->y_channels;
-    restoration_measured(r, y, 0, w, s->measured);
+    restoration_observed(r, y, 0, w, s->observed);
     for (uint32_t x = 0; x < w; x++) {
-        if (r->kept && !r->kept[(size_t)y * w + x]) continue;
+        if (r->observed_mask && !r->observed_mask[(size_t)y * w + x]) continue;
         for (uint32_t c = 0; c < channels; c++) {
             double d =
-                (double)row[(size_t)x * channels + c] - s->measured[(size_t)x * channels + c];
+                (double)row[(size_t)x * channels + c] - s->observed[(size_t)x * channels + c];
             s->sum += d * d;
             s->count++;
         }
@@ -88,10 +88,11 @@ static enum status find_residual(double *rms, const struct restoration *r)
         return ST_OK;
     }
     const size_t room = operator_scratch_floats(r->s.task->op, r->shape.out);
-    const struct operation a = {
-        .op = r->s.task->op, .level = r->s.level, .x = r->shape.out, .kept = r->kept
-    };
-    struct residual s = { .r = r, .measured = r->scratch + room };
+    const struct operation a = { .op = r->s.task->op,
+                                 .level = r->s.level,
+                                 .x = r->shape.out,
+                                 .observed_mask = r->observed_mask };
+    struct residual s = { .r = r, .observed = r->scratch + room };
     enum status status = operator_rows(&a, (struct row_source){ restored_row, &s },
                                        (struct row_sink){ compare_row, &s }, r->scratch, NULL);
     if (!status) *rms = root_mean(s.sum, (double)s.count);

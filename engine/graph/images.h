@@ -36,19 +36,19 @@ enum {
 };
 
 /* A measurement as it lies in memory. */
-struct measured {
+struct observed {
     const void *pixels;             /* [h][w][channels], tight; 8 or 16 bits, or F32 (depth 32) */
     uint32_t w, h, channels, depth; /* 1..4 channels, alpha counted (the last of 2 or 4) */
     uint32_t
         y_channels; /* 1 or 3: 1 where gray (repeated) or colorize (0.3333 R + 0.3334 G + 0.3333 B) */
-    uint32_t scale;      /* 1, 2 or 4: the network's input is the measurement resized by it */
-    const uint8_t *kept; /* [h][w] nonzero where measured; NULL but for MASK */
-    uint64_t seed;       /* of the hole's noise: stream 1, sample 0; not used with depth 32 */
+    uint32_t scale; /* 1, 2 or 4: the network's input is the measurement resized by it */
+    const uint8_t *observed_mask; /* [h][w] nonzero where measured; NULL but for MASK */
+    uint64_t seed; /* of the hole's noise: stream 1, sample 0; not used with depth 32 */
     float sigma;
 };
 
-struct cut_args {
-    struct measured m;
+struct extract_args {
+    struct observed m;
     uint32_t out_w, out_h, tile, x0,
         y0;      /* px of the restored image; beyond its edges: by reflection */
     float *y_in; /* out: [tile][tile][3] F32 */
@@ -76,8 +76,8 @@ struct finished {
 struct operator_args {
     enum operator_kind op;
     uint32_t w, h, c;
-    const uint8_t *kept; /* [h][w]; MASK only */
-    const float *taps;   /* [BLUR_TAPS]; BLUR only */
+    const uint8_t *observed_mask; /* [h][w]; MASK only */
+    const float *taps;            /* [BLUR_TAPS]; BLUR only */
     const float *x;
     float *y, *scratch; /* scratch: w * h * c floats; BLUR only */
 };
@@ -85,7 +85,7 @@ struct operator_args {
 /* out[0] = sum over measured entries of (ax - y)^2, out[1] = how many; one order of summation. */
 struct residual_args {
     const float *ax;       /* [h][w][y_channels] */
-    struct measured m;     /* no noise in the hole */
+    struct observed m;     /* no noise in the hole */
     double *scratch, *out; /* scratch: residual_scratch() doubles; out: [2] */
 };
 
@@ -94,7 +94,7 @@ struct image_ops {
     /* Bytes of the back end's memory that images should take at most. */
     size_t (*pool_bytes)(struct backend *b);
     enum status (*clear)(struct backend *b, void *p, size_t bytes, struct error *err);
-    enum status (*cut)(struct backend *b, const struct cut_args *a, struct error *err);
+    enum status (*extract)(struct backend *b, const struct extract_args *a, struct error *err);
     /* bad[n] = 1 where row n of x has a value that is not finite, else 0; x: [n][count]. */
     enum status (*find_bad)(struct backend *b, const float *x, uint32_t n, size_t count,
                             uint32_t *bad, struct error *err);

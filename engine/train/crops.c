@@ -87,7 +87,7 @@ enum status crop_draw(struct dataset *d, const struct crop_options *o, uint64_t 
 
 /* ---- holes ---- */
 
-static void box(uint8_t *kept, uint32_t side, struct rng *rng)
+static void box(uint8_t *observed_mask, uint32_t side, struct rng *rng)
 {
     uint32_t w = 1 + (uint32_t)(side * (0.1 + 0.4 * rng_uniform(rng)));
     uint32_t h = 1 + (uint32_t)(side * (0.1 + 0.4 * rng_uniform(rng)));
@@ -95,11 +95,11 @@ static void box(uint8_t *kept, uint32_t side, struct rng *rng)
     if (h > side) h = side;
     uint32_t x = rng_below(rng, side - w + 1), y = rng_below(rng, side - h + 1);
     for (uint32_t i = y; i < y + h; i++)
-        memset(kept + (size_t)i * side + x, 0, w);
+        memset(observed_mask + (size_t)i * side + x, 0, w);
 }
 
 /* A disc is drawn along a walk that turns a little at every step. */
-static void stroke(uint8_t *kept, uint32_t side, struct rng *rng)
+static void stroke(uint8_t *observed_mask, uint32_t side, struct rng *rng)
 {
     double x = side * rng_uniform(rng), y = side * rng_uniform(rng);
     double angle = 6.283185307179586 * rng_uniform(rng),
@@ -109,7 +109,7 @@ static void stroke(uint8_t *kept, uint32_t side, struct rng *rng)
         for (uint32_t py = 0; py < side; py++)
             for (uint32_t px = 0; px < side; px++) {
                 double dx = px + 0.5 - x, dy = py + 0.5 - y;
-                if (dx * dx + dy * dy <= radius * radius) kept[(size_t)py * side + px] = 0;
+                if (dx * dx + dy * dy <= radius * radius) observed_mask[(size_t)py * side + px] = 0;
             }
         angle += rng_uniform(rng) - 0.5;
         x += radius * cos(angle);
@@ -117,17 +117,17 @@ static void stroke(uint8_t *kept, uint32_t side, struct rng *rng)
     }
 }
 
-void mask_draw(const struct crop_options *o, uint64_t step, uint32_t row, uint8_t *kept)
+void mask_draw(const struct crop_options *o, uint64_t step, uint32_t row, uint8_t *observed_mask)
 {
     struct rng rng = rng_of(o->seed, step, DRAW_MASK, row);
-    memset(kept, 1, (size_t)o->side * o->side);
+    memset(observed_mask, 1, (size_t)o->side * o->side);
     uint32_t pieces = 1 + rng_below(&rng, 3);
     bool boxes = rng_uniform(&rng) < 0.5;
     for (uint32_t i = 0; i < pieces; i++) {
         if (boxes)
-            box(kept, o->side, &rng);
+            box(observed_mask, o->side, &rng);
         else
-            stroke(kept, o->side, &rng);
+            stroke(observed_mask, o->side, &rng);
     }
 }
 

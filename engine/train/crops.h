@@ -22,8 +22,8 @@ struct crop_options {
 enum status crop_draw(struct dataset *d, const struct crop_options *o, uint64_t step, uint32_t row,
                       float *x, struct error *err);
 
-/* kept: [side][side], 0 in the hole */
-void mask_draw(const struct crop_options *o, uint64_t step, uint32_t row, uint8_t *kept);
+/* observed_mask: [side][side], 0 in the hole */
+void mask_draw(const struct crop_options *o, uint64_t step, uint32_t row, uint8_t *observed_mask);
 
 /* y = A x + sigma n, of operator_extent; a->x is a crop. scratch: operator_scratch_floats */
 enum status measure(const struct crop_options *o, const struct operation *a, double sigma,

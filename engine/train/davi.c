@@ -303,8 +303,9 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
                                 struct generator_report *out, struct error *err)
 {
     const size_t px = (size_t)d->h * d->w;
-    const struct images p = { d->o.op, d->rows, d->w,       d->h,       d->answer.pred,
-                              rows->x, rows->y, rows->kept, d->o.level, rows->levels };
+    const struct images p = { d->o.op,        d->rows,     d->w,    d->h,
+                              d->answer.pred, rows->x,     rows->y, rows->observed_mask,
+                              d->o.level,     rows->levels };
     struct generator_report r = { 0 };
     double of_truth = 0, of_gan = 0;
     enum status s = predict(d, rows, draws, err);
@@ -316,9 +317,9 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
     if (s) return s;
     r.ikl = ikl_loss(d->rows, px, d->y, d->y_theta, d->answer.pred, d->d_ikl);
     r.consistency = consistency_loss(&p, d->d_con, d->scratch);
-    double kept = kept_values(&p);
-    if (p.kept) sum_over_group(d, &kept, 1);
-    r.truth = truth_loss(&p, kept / processes_of(d), d->d_truth);
+    double observed = observed_values(&p);
+    if (p.observed_mask) sum_over_group(d, &observed_mask, 1);
+    r.truth = truth_loss(&p, observed_mask / processes_of(d), d->d_truth);
     s = adversarial(d, rows->x, &r, err);
     if (!s) s = probe_norm(d, draws->t_bridge, d->d_truth, &of_truth, err);
     if (!s) s = probe_norm(d, draws->t_bridge, d->d_gan, &of_gan, err);

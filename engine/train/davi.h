@@ -52,8 +52,8 @@ const char *generator_probe(const struct graph *g);
 struct davi_rows {
     const float *x, *y,
         *y_in; /* [rows]: true images, measurements, and these as the network takes them */
-    const uint8_t *kept;  /* [rows][h][w]; NULL: there is no hole */
-    const double *levels; /* [rows] of the operator, or NULL */
+    const uint8_t *observed_mask; /* [rows][h][w]; NULL: there is no hole */
+    const double *levels;         /* [rows] of the operator, or NULL */
 };
 
 struct davi_draws {

@@ -34,7 +34,7 @@ static void batch_done(struct batch *b)
     free(b->x);
     free(b->y);
     free(b->y_in);
-    free(b->kept);
+    free(b->observed_mask);
     free(b->task);
     free(b->label);
     free(b->sigma);
@@ -51,14 +51,14 @@ static bool batch_init(struct batch *b, const struct loader *l)
     if (!l->o.n_tasks) return b->x != NULL;
     b->y = calloc(floats, sizeof *b->y);
     b->y_in = calloc(floats, sizeof *b->y_in);
-    b->kept = calloc(floats / 3, 1);
+    b->observed_mask = calloc(floats / 3, 1);
     b->task = calloc(rows, sizeof *b->task);
     b->label = calloc(rows, sizeof *b->label);
     b->sigma = calloc(rows, sizeof *b->sigma);
     b->level = calloc(rows, sizeof *b->level);
     b->levels = calloc(rows, sizeof *b->levels);
-    return b->x && b->y && b->y_in && b->kept && b->task && b->label && b->sigma && b->level &&
-           b->levels;
+    return b->x && b->y && b->y_in && b->observed_mask && b->task && b->label && b->sigma &&
+           b->level && b->levels;
 }
 
 uint32_t loader_row(const struct loader_options *o, uint32_t i)
@@ -100,7 +100,7 @@ static enum status make_row(const struct loader *l, struct batch *b, uint64_t st
                               : (size_t)micro * o->micro_rows * l->row_floats +
                                     (size_t)(i % o->micro_rows) * m.w * m.h * m.c;
     const struct row_out out = { x, b->y + y, b->y_in + i * l->row_floats,
-                                 b->kept + i * l->row_floats / 3 };
+                                 b->observed_mask + i * l->row_floats / 3 };
     b->task[i] = task;
     b->label[i] = drawn->label < 0 ? 0 : (uint32_t)drawn->label;
     b->sigma[i] = told_sigma(sigma);

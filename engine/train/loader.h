@@ -25,11 +25,11 @@ struct loader_options {
 /* The place of this process's row i in the batch of all: micro-batches of all processes lie side by side. */
 uint32_t loader_row(const struct loader_options *o, uint32_t i);
 
-/* Rows in their order: x, y_in: [rows][side][side][3]; kept: [rows][side][side], all 1 where there is no hole. y: a micro-batch
+/* Rows in their order: x, y_in: [rows][side][side][3]; observed_mask: [rows][side][side], all 1 where there is no hole. y: a micro-batch
  * begins where its x does; its rows lie tight, as operator_extent of its task; where tasks are mixed each row begins where its x does. */
 struct batch {
     float *x, *y, *y_in;
-    uint8_t *kept;
+    uint8_t *observed_mask;
     uint32_t *task;       /* [rows] */
     uint32_t *label;      /* [rows] */
     float *sigma, *level; /* [rows], as networks are told them */

@@ -147,7 +147,8 @@ double consistency_loss(const struct images *p, float *dpred, float *scratch)
         const struct operation a = { .op = p->op,
                                      .level = p->levels ? p->levels[n] : p->level,
                                      .x = x,
-                                     .kept = p->kept ? p->kept + n * px : NULL };
+                                     .observed_mask =
+                                         p->observed_mask ? p->observed_mask + n * px : NULL };
         (void)operator_apply(&a, p->pred + n * px * 3, residual, scratch, NULL); /* linear */
         for (size_t i = 0; i < each; i++) {
             double off = (double)residual[i] - (double)p->y[n * each + i];
@@ -159,31 +160,31 @@ double consistency_loss(const struct images *p, float *dpred, float *scratch)
     return sum / (double)count;
 }
 
-double kept_values(const struct images *p)
+double observed_values(const struct images *p)
 {
     const size_t px = (size_t)p->w * p->h * p->rows;
-    size_t kept = 0;
-    for (size_t i = 0; p->kept && i < px; i++)
-        kept += p->kept[i] ? LOSS_CHANNELS : 0;
-    return (double)kept;
+    size_t observed_mask = 0;
+    for (size_t i = 0; p->observed_mask && i < px; i++)
+        observed_mask += p->observed_mask[i] ? LOSS_CHANNELS : 0;
+    return (double)observed_mask;
 }
 
-double truth_loss(const struct images *p, double kept, float *dpred)
+double truth_loss(const struct images *p, double observed, float *dpred)
 {
     const size_t px = (size_t)p->w * p->h * p->rows, count = px * LOSS_CHANNELS;
-    double sum = 0, sum_kept = 0;
-    const double by_all = (p->kept ? 0.1 : 1.0) / (double)count;
-    const double by_kept = kept > 0 ? 1.0 / kept : 0;
+    double sum = 0, sum_observed = 0;
+    const double by_all = (p->observed_mask ? 0.1 : 1.0) / (double)count;
+    const double by_observed = observed_mask > 0 ? 1.0 / observed_mask : 0;
     for (size_t i = 0; i < count; i++) {
         double off = (double)p->pred[i] - (double)p->x[i], by = by_all;
         sum += off * off;
-        if (p->kept && p->kept[i / 3]) {
-            sum_kept += off * off;
-            by += by_kept;
+        if (p->observed_mask && p->observed_mask[i / 3]) {
+            sum_observed += off * off;
+            by += by_observed;
         }
         dpred[i] = (float)(2 * off * by);
     }
-    return sum * by_all + sum_kept * by_kept;
+    return sum * by_all + sum_observed * by_observed;
 }
 
 double hinge_loss(const float *d, size_t count, double sign, double scale, float *dd)

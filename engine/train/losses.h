@@ -39,20 +39,20 @@ double ikl_loss(uint32_t rows, size_t px, const float *out_psi, const float *out
 struct images {
     enum operator_kind op;
     uint32_t rows, w, h;
-    const float *pred, *x; /* [rows][h][w][3] */
-    const float *y;        /* [rows] of operator_extent: the measurement as it is */
-    const uint8_t *kept;   /* [rows][h][w] or NULL */
-    double level;          /* of the operator, of all rows; */
-    const double *levels;  /* [rows]: of each; NULL: `level` */
+    const float *pred, *x;        /* [rows][h][w][3] */
+    const float *y;               /* [rows] of operator_extent: the measurement as it is */
+    const uint8_t *observed_mask; /* [rows][h][w] or NULL */
+    double level;                 /* of the operator, of all rows; */
+    const double *levels;         /* [rows]: of each; NULL: `level` */
 };
 /* mean (y - A pred)^2; 0, and no gradient, of an operator that is not linear.
  * scratch: consistency_scratch() floats. dpred: [rows][h][w][3] */
 size_t consistency_scratch(enum operator_kind op, uint32_t w, uint32_t h);
 double consistency_loss(const struct images *p, float *dpred, float *scratch);
-/* mean (x - pred)^2; with a mask a tenth of it, and the mean over what is kept. kept: kept_values, or where processes share a batch
+/* mean (x - pred)^2; with a mask a tenth of it, and the mean over what is kept. observed_mask: observed_values, or where processes share a batch
  * the mean of theirs, so that the mean of their losses is that of the whole. */
-double kept_values(const struct images *p);
-double truth_loss(const struct images *p, double kept, float *dpred);
+double observed_values(const struct images *p);
+double truth_loss(const struct images *p, double observed, float *dpred);
 
 /* 0.5 mean relu(1 - sign d), sign 1 for true images and -1 for predictions; dd: [count], times scale. */
 double hinge_loss(const float *d, size_t count, double sign, double scale, float *dd);

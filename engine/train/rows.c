@@ -81,15 +81,15 @@ enum status row_draw(struct dataset *d, const struct crop_options *c, const stru
     const size_t px = (size_t)c->side * c->side;
     struct operation a = { .op = task->task->op, .level = level, .x = { c->side, c->side, 3 } };
     enum status status;
-    memset(out->kept, 1, px);
+    memset(out->observed_mask, 1, px);
     if ((op->taps || op->cell) && surroundings) {
         status = measure_with_surroundings(d, c, &a, step, row, s, out, err);
         if (!status) draw_add_normals(c->seed, step, DRAW_MEASUREMENT, row, out->y, 3 * px, sigma);
     } else {
         status = crop_draw(d, c, step, row, out->x, err);
         if (!status && op->needs_mask) {
-            mask_draw(c, step, row, out->kept);
-            a.kept = out->kept;
+            mask_draw(c, step, row, out->observed_mask);
+            a.observed_mask = out->observed_mask;
         }
         if (!status) status = measure(c, &a, sigma, step, row, out->x, out->y, s->operate, err);
     }

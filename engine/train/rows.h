@@ -24,8 +24,8 @@ enum status row_scratch_init(struct row_scratch *s, uint32_t side, const struct 
 void row_scratch_done(struct row_scratch *s); /* takes a zeroed struct */
 
 struct row_out {
-    float *x, *y, *y_in; /* [side][side][3]; y: operator_extent of that */
-    uint8_t *kept;       /* [side][side], all 1 where there is no hole */
+    float *x, *y, *y_in;    /* [side][side][3]; y: operator_extent of that */
+    uint8_t *observed_mask; /* [side][side], all 1 where there is no hole */
 };
 enum status row_draw(struct dataset *d, const struct crop_options *c, const struct drawn_task *task,
                      double sigma, double level, bool surroundings, uint64_t step, uint32_t row,

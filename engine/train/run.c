@@ -170,7 +170,7 @@ static struct davi_rows rows_of(const struct trainer *t, const struct batch *b, 
     return (struct davi_rows){ .x = b->x + at,
                                .y = b->y + at,
                                .y_in = b->y_in + at,
-                               .kept = hole ? b->kept + at / 3 : NULL,
+                               .observed_mask = hole ? b->observed_mask + at / 3 : NULL,
                                .levels = b->levels + first };
 }
 

@@ -48,19 +48,20 @@ static enum status make_measurements(struct validation *v, struct trainer *t, st
 {
     const struct crop_options c = { v->side, t->o.jitter, t->o.texture, seed_of_all };
     struct row_scratch scratch = { 0 };
-    uint8_t *kept = malloc(v->each / 3);
+    uint8_t *observed_mask = malloc(v->each / 3);
     float *y = malloc(v->each * sizeof *y);
     enum status s = row_scratch_init(&scratch, v->side, t->tasks, t->n_tasks, err);
-    if (!s && (!kept || !y)) s = error_set(err, ST_NO_MEMORY_NOW, "no memory to validate");
+    if (!s && (!observed_mask || !y)) s = error_set(err, ST_NO_MEMORY_NOW, "no memory to validate");
     for (uint32_t k = 0; !s && k < t->n_tasks; k++)
         for (uint32_t i = 0; !s && i < v->crops; i++) {
             const size_t at = k * v->crops + i;
-            const struct row_out out = { v->x + at * v->each, y, v->y_in + at * v->each, kept };
+            const struct row_out out = { v->x + at * v->each, y, v->y_in + at * v->each,
+                                         observed_mask };
             s = row_draw(v->dataset, &c, &t->tasks[k], t->info.tasks[k].sigma,
                          t->info.tasks[k].level, true, 0, i, &scratch, &out, err);
         }
     row_scratch_done(&scratch);
-    free(kept);
+    free(observed_mask);
     free(y);
     return s;
 }

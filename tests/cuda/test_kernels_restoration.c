@@ -8,17 +8,17 @@
 
 #include "tests/engine/restorations.h"
 
-static struct measured on_device(const struct restoration *r)
+static struct observed on_device(const struct restoration *r)
 {
     const struct image *img = r->s.img;
-    return (struct measured){ .pixels = img ? img->pixels : r->s.y->y,
+    return (struct observed){ .pixels = img ? img->pixels : r->s.y->y,
                               .w = r->shape.in.w,
                               .h = r->shape.in.h,
                               .channels = r->shape.in.c,
                               .depth = img ? img->depth : 32,
                               .y_channels = r->y_channels,
                               .scale = r->op->scale,
-                              .kept = r->kept,
+                              .observed_mask = r->observed_mask,
                               .seed = r->s.seed,
                               .sigma = (float)r->s.sigma };
 }
@@ -60,23 +60,23 @@ static void operators_give_the_bytes_of_the_host(void **state)
             const size_t n = (size_t)x.w * x.h * x.c;
             struct operating o = { { .op = op, .w = x.w, .h = x.h, .c = x.c },
                                    traits->taps ? n : 0 };
-            uint8_t *kept = memory((size_t)x.w * x.h);
+            uint8_t *observed_mask = memory((size_t)x.w * x.h);
             for (size_t p = 0; p < (size_t)x.w * x.h; p++)
-                kept[p] = noise(9, p) > 0;
+                observed_mask[p] = noise(9, p) > 0;
             float *in = floats(n, 1, 1, 0), *taps = memory(BLUR_TAPS * sizeof *taps);
             float *scratch = memory(operator_scratch_floats(op, x) * sizeof *scratch);
             if (traits->taps) traits->taps(levels[i], taps);
-            o.a.kept = traits->needs_mask ? kept : NULL;
+            o.a.observed_mask = traits->needs_mask ? observed_mask : NULL;
             o.a.taps = taps;
             o.a.x = in;
             struct tensor y = tensor_make(DT_F32, 1, m.h, m.w, m.c, m.c, 2), want = tensor_copy(&y);
-            const struct operation a = { op, levels[i], x, o.a.kept };
+            const struct operation a = { op, levels[i], x, o.a.observed_mask };
             EXPECT_OK(operator_apply(&a, in, want.data, scratch, &err));
             in_every_order("operator", &y, run_operator, &o);
             expect_same("operator", y.data, want.data, tensor_bytes(&y));
             tensor_free(&y);
             tensor_free(&want);
-            free(kept);
+            free(observed_mask);
             free(in);
             free(taps);
             free(scratch);
@@ -85,16 +85,16 @@ static void operators_give_the_bytes_of_the_host(void **state)
 
 /* ---- cutting ---- */
 
-static void run_cut(void *ctx, const struct tensor *y)
+static void run_extract(void *ctx, const struct tensor *y)
 {
-    struct cut_args c = *(const struct cut_args *)ctx;
+    struct extract_args c = *(const struct extract_args *)ctx;
     c.y_in = y->data;
-    EXPECT_LAUNCH(gpu_cut(&c, NULL));
+    EXPECT_LAUNCH(gpu_extract(&c, NULL));
 }
 
-static void rows_are_cut_as_on_the_host(const struct restoration *r)
+static void rows_are_extracted_as_on_the_host(const struct restoration *r)
 {
-    struct cut_args c = {
+    struct extract_args c = {
         .m = on_device(r), .out_w = r->shape.out.w, .out_h = r->shape.out.h, .tile = r->s.tile
     };
     for (uint64_t row = 0; row < restoration_tile_jobs(r); row++) {
@@ -102,15 +102,15 @@ static void rows_are_cut_as_on_the_host(const struct restoration *r)
         struct tensor y = tensor_make(DT_F32, 1, c.tile, c.tile, 3, 3, 1), want = tensor_copy(&y);
         c.x0 = at.x0;
         c.y0 = at.y0;
-        restoration_cut(r, row, want.data);
-        in_every_order("cut", &y, run_cut, &c);
+        restoration_extract(r, row, want.data);
+        in_every_order("cut", &y, run_extract, &c);
         expect_same("cut", y.data, want.data, tensor_bytes(&y));
         tensor_free(&y);
         tensor_free(&want);
     }
 }
 
-static void tiles_are_cut_as_on_the_host(void **state)
+static void tiles_are_extracted_as_on_the_host(void **state)
 {
     (void)state;
     static const struct {
@@ -134,7 +134,7 @@ static void tiles_are_cut_as_on_the_host(void **state)
                     s.y = depth == 32 ? &m : NULL;
                     s.mask = operator_of(s.task->op)->needs_mask ? &mask : NULL;
                     EXPECT_OK(restoration_make(&r, &s, &err));
-                    rows_are_cut_as_on_the_host(r);
+                    rows_are_extracted_as_on_the_host(r);
                     restoration_free(r);
                     image_done(&img);
                     image_done(&mask);
@@ -244,7 +244,8 @@ static void expect_residual(const struct device *d, struct restoration *r)
     if (r->taps) memcpy(taps, r->taps, BLUR_TAPS * sizeof *taps);
     const struct finished f = finished_of(d);
     EXPECT_LAUNCH(gpu_mean(&f, mean, NULL));
-    struct operator_args o = { r->s.task->op, x.w, x.h, x.c, r->kept, taps, mean, ax, scratch };
+    struct operator_args o = { r->s.task->op, x.w,  x.h, x.c,    r->observed_mask,
+                               taps,          mean, ax,  scratch };
     EXPECT_LAUNCH(gpu_operator(&o, NULL));
     struct residual_args residual = { .ax = ax, .m = on_device(r) };
     residual.scratch = memory(gpu_residual_scratch((size_t)m.w * m.h) * sizeof(double));
@@ -412,7 +413,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(operators_give_the_bytes_of_the_host),
-        cmocka_unit_test(tiles_are_cut_as_on_the_host),
+        cmocka_unit_test(tiles_are_extracted_as_on_the_host),
         cmocka_unit_test(whole_restorations_have_the_bytes_of_the_host),
         cmocka_unit_test(deviations_of_any_size_are_the_hosts),
         cmocka_unit_test(a_row_that_is_not_finite_is_found_and_not_blended),

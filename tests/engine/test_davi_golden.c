@@ -137,9 +137,9 @@ static void the_operators_are_the_published_ones(void **state)
     free(image_of(need(st, "x"), 0, &x));
     float *mask = image_of(need(st, "inpaint.mask"), 0, NULL);
     const size_t px = (size_t)x.w * x.h;
-    uint8_t *kept = malloc(px);
+    uint8_t *observed_mask = malloc(px);
     for (size_t i = 0; i < px; i++)
-        kept[i] = mask[i] != 0;
+        observed_mask[i] = mask[i] != 0;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         float *from = image_of(need(st, all[i].from), 0, NULL);
         struct extent size;
@@ -147,7 +147,7 @@ static void the_operators_are_the_published_ones(void **state)
         float *got = calloc(px * x.c, sizeof *got);
         float *scratch = malloc(operator_scratch_floats(all[i].op, x) * sizeof *scratch);
         const struct operator_traits *o = operator_of(all[i].op);
-        const struct operation a = { all[i].op, task_table[TASK_DEBLUR].level, x, kept };
+        const struct operation a = { all[i].op, task_table[TASK_DEBLUR].level, x, observed_mask };
         if (all[i].what == 'A')
             assert_int_equal(operator_apply(&a, from, got, scratch, NULL), ST_OK);
         if (all[i].what == 'T') o->transpose(&a, from, got, scratch);
@@ -168,14 +168,14 @@ static void the_operators_are_the_published_ones(void **state)
     };
     struct restoration *r = NULL;
     assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
-    restoration_cut(r, 0, got);
+    restoration_extract(r, 0, got);
     report("sr4.resized", worst_of(got, want, px * 3), 1e-5);
     restoration_free(r);
     free(y);
     free(want);
     free(got);
     free(mask);
-    free(kept);
+    free(observed_mask);
     safetensors_close(st);
 }
 
@@ -258,7 +258,7 @@ static void restorations_in(const struct dtype_case *t)
                                            all[k].task == TASK_INPAINT ? &mask : NULL, &err))
                 fail_msg("%s", err.detail);
             assert_int_equal(restoration_tile_jobs(r), 1);
-            restoration_cut(r, 0, sampler_row(&m->sampler, 0));
+            restoration_extract(r, 0, sampler_row(&m->sampler, 0));
             sampler_choose(&m->sampler, 0, r->s.h, r->s.condition);
             assert_int_equal(sampler_give(&m->sampler, 0, z, &err), ST_OK);
             assert_int_equal(sampler_run(&m->sampler, 1, &err), ST_OK);

@@ -30,12 +30,12 @@ static size_t levels_of(const struct task_desc *t, const double **levels)
     return operator_of(t->op)->level ? sizeof blur_levels / sizeof *blur_levels : 1;
 }
 
-static uint8_t *kept_of(struct extent x)
+static uint8_t *observed_mask_of(struct extent x)
 {
-    uint8_t *kept = malloc((size_t)x.w * x.h);
+    uint8_t *observed_mask = malloc((size_t)x.w * x.h);
     for (size_t p = 0; p < (size_t)x.w * x.h; p++)
-        kept[p] = p % 3 != 0;
-    return kept;
+        observed_mask[p] = p % 3 != 0;
+    return observed_mask;
 }
 
 /* ---- plain loops ---- */
@@ -82,7 +82,8 @@ static double expected(const struct operation *a, const float *x, uint32_t px, u
     case OPERATOR_BLUR: return blurred(x, a->x, px, py, c, a->level);
     case OPERATOR_POOL4: return pooled(x, a->x, px, py, c, 4);
     case OPERATOR_POOL2: return pooled(x, a->x, px, py, c, 2);
-    case OPERATOR_MASK: return a->kept[(size_t)py * a->x.w + px] ? pixel(x, a->x, px, py, c) : 0;
+    case OPERATOR_MASK:
+        return a->observed_mask[(size_t)py * a->x.w + px] ? pixel(x, a->x, px, py, c) : 0;
     case OPERATOR_GRAY:
         return 0.3333 * pixel(x, a->x, px, py, 0) + 0.3334 * pixel(x, a->x, px, py, 1) +
                0.3333 * pixel(x, a->x, px, py, 2);
@@ -116,15 +117,15 @@ static void linear_operators_are_what_they_are_defined_to_be(void **state)
             if (!operator_of(task->op)->transpose) continue;
             for (size_t l = 0, n = levels_of(task, &levels); l < n; l++) {
                 const struct extent size = sizes[i];
-                uint8_t *kept = kept_of(size);
-                const struct operation a = { task->op, levels[l], size, kept };
+                uint8_t *observed_mask = observed_mask_of(size);
+                const struct operation a = { task->op, levels[l], size, observed_mask };
                 const size_t values = (size_t)size.w * size.h * size.c;
                 float *x = malloc(values * sizeof *x), *ax = malloc(values * sizeof *ax);
                 float *scratch = malloc(operator_scratch_floats(a.op, size) * sizeof *scratch);
                 fill_random(x, values, 1 + i);
                 assert_int_equal(operator_apply(&a, x, ax, scratch, NULL), ST_OK);
                 expect_as_defined(&a, x, ax, task->name);
-                free(kept);
+                free(observed_mask);
                 free(x);
                 free(ax);
                 free(scratch);
@@ -182,10 +183,10 @@ static void the_transpose_is_the_adjoint_and_the_pseudoinverse_inverts(void **st
                 continue;
             }
             for (size_t l = 0, n = levels_of(task, &levels); l < n; l++) {
-                uint8_t *kept = kept_of(sizes[i]);
-                expect_adjoint(&(struct operation){ task->op, levels[l], sizes[i], kept }, i,
-                               task->name);
-                free(kept);
+                uint8_t *observed_mask = observed_mask_of(sizes[i]);
+                expect_adjoint(&(struct operation){ task->op, levels[l], sizes[i], observed_mask },
+                               i, task->name);
+                free(observed_mask);
             }
         }
 }

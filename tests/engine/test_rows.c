@@ -56,7 +56,7 @@ static void forget(struct dataset *d, const char *folder)
 
 struct drawn {
     float x[SIDE * SIDE * 3], y[SIDE * SIDE * 3], y_in[SIDE * SIDE * 3];
-    uint8_t kept[SIDE * SIDE];
+    uint8_t observed_mask[SIDE * SIDE];
 };
 
 static void draw(struct drawn *r, struct dataset *d, enum task_id task, double level,
@@ -64,7 +64,7 @@ static void draw(struct drawn *r, struct dataset *d, enum task_id task, double l
 {
     const struct crop_options c = { .side = SIDE, .jitter = 1, .seed = 3 };
     const struct drawn_task t = { .task = &task_table[task], .label = -1 };
-    const struct row_out out = { r->x, r->y, r->y_in, r->kept };
+    const struct row_out out = { r->x, r->y, r->y_in, r->observed_mask };
     struct row_scratch s = { 0 };
     assert_int_equal(row_scratch_init(&s, SIDE, &t, 1, NULL), ST_OK);
     assert_int_equal(row_draw(d, &c, &t, 0, level, surroundings, 7, row, &s, &out, NULL), ST_OK);

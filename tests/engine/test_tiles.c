@@ -85,7 +85,7 @@ static void a_margin_is_mirrored_around_the_image_and_cut_off_again(void **state
             s.img = &img;
             s.margin = MARGIN;
             assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
-            restoration_cut(r, 0, tile);
+            restoration_extract(r, 0, tile);
             for (uint32_t y = 0; y < TILE; y++)
                 for (uint32_t x = 0; x < TILE; x++) {
                     const uint32_t from_x =

@@ -32,7 +32,7 @@ struct training {
     double lr, worst_update;
     unsigned noise; /* weights whose gradient is too small beside the others' to have a sign */
     float *x, *y, *y_in;
-    uint8_t *kept;
+    uint8_t *observed_mask;
     size_t px, count; /* of a row; values of the images */
 };
 
@@ -119,10 +119,10 @@ static void open_training(struct training *t, const char *path)
     float *mask = golden_values(&t->g, "mask", &n_mask);
     if (mask) {
         assert_int_equal(n_mask, t->px);
-        t->kept = malloc(rows * t->px);
-        assert_non_null(t->kept);
+        t->observed_mask = malloc(rows * t->px);
+        assert_non_null(t->observed_mask);
         for (size_t i = 0; i < rows * t->px; i++)
-            t->kept[i] = mask[i % t->px] > 0;
+            t->observed_mask[i] = mask[i % t->px] > 0;
         free(mask);
     }
     t->lr = number(&t->g, "lr");
@@ -131,7 +131,9 @@ static void open_training(struct training *t, const char *path)
                                   .weight_con = number(&t->g, "weight_con"),
                                   .reg_coeff = number(&t->g, "reg_coeff"),
                                   .schedule = t->schedule };
-    t->rows = (struct davi_rows){ .x = t->x, .y = t->y, .y_in = t->y_in, .kept = t->kept };
+    t->rows = (struct davi_rows){
+        .x = t->x, .y = t->y, .y_in = t->y_in, .observed_mask = t->observed_mask
+    };
     open_nets(t, &arch, rows);
     EXPECT_OK(davi_init(&t->davi, &t->o, &t->nets[0], &t->nets[1], &t->nets[2], &t->nets[3], &err));
 }
@@ -146,7 +148,7 @@ static void close_training(struct training *t)
     free(t->x);
     free(t->y);
     free(t->y_in);
-    free(t->kept);
+    free(t->observed_mask);
 }
 
 /* ---- draws ---- */

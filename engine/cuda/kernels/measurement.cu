@@ -12,7 +12,7 @@ enum { THREADS = 256, RESIDUAL_PIXELS = 4096 /* of a block */ };
 /* ---- the measurement at a pixel ---- */
 
 /* Number i of the image given, in [-1, 1]. */
-DEVICE float level_at(const struct measured &m, size_t i)
+DEVICE float level_at(const struct observed &m, size_t i)
 {
     if (m.depth == 32) return get(static_cast<const float *>(m.pixels) + i);
     const double level = m.depth == 16 ? (double)get(static_cast<const uint16_t *>(m.pixels) + i)
@@ -20,7 +20,7 @@ DEVICE float level_at(const struct measured &m, size_t i)
     return (float)__dadd_rn(__ddiv_rn(level, m.depth == 16 ? 32767.5 : 127.5), -1.0);
 }
 
-DEVICE void measured_at(const struct measured &m, uint32_t x, uint32_t y, float (&v)[3])
+DEVICE void observed_at(const struct observed &m, uint32_t x, uint32_t y, float (&v)[3])
 {
     const size_t at = ((size_t)y * m.w + x) * m.channels;
     v[0] = level_at(m, at);
@@ -62,21 +62,21 @@ DEVICE float mixed(float a, float b, float w)
     return __fadd_rn(__fmul_rn(__fadd_rn(1.0f, -w), a), __fmul_rn(w, b));
 }
 
-DEVICE void resized_at(const struct measured &m, uint32_t x, uint32_t y, float (&v)[3])
+DEVICE void resized_at(const struct observed &m, uint32_t x, uint32_t y, float (&v)[3])
 {
     const between bx = between_of(m.scale, x, m.w), by = between_of(m.scale, y, m.h);
     float a[3], b[3], c[3], d[3];
-    measured_at(m, bx.low, by.low, a);
-    measured_at(m, bx.high, by.low, b);
-    measured_at(m, bx.low, by.high, c);
-    measured_at(m, bx.high, by.high, d);
+    observed_at(m, bx.low, by.low, a);
+    observed_at(m, bx.high, by.low, b);
+    observed_at(m, bx.low, by.high, c);
+    observed_at(m, bx.high, by.high, d);
 #pragma unroll
     for (int k = 0; k < 3; k++)
         v[k] = mixed(mixed(a[k], b[k], bx.w), mixed(c[k], d[k], bx.w), by.w);
 }
 
 /* The normals are in double, as on the host; their last float digit may differ from the host's where the two mathematics libraries round apart. */
-DEVICE void noise_at(const struct measured &m, uint32_t x, uint32_t y, float (&v)[3])
+DEVICE void noise_at(const struct observed &m, uint32_t x, uint32_t y, float (&v)[3])
 {
     for (uint32_t c = 0; c < m.y_channels; c++) {
         float n[4];
@@ -86,7 +86,7 @@ DEVICE void noise_at(const struct measured &m, uint32_t x, uint32_t y, float (&v
     }
 }
 
-__global__ void __launch_bounds__(THREADS) cut(struct cut_args a)
+__global__ void __launch_bounds__(THREADS) extract(struct extract_args a)
 {
     const uint32_t tx = blockIdx.x * THREADS + threadIdx.x, ty = blockIdx.y;
     if (tx >= a.tile) return;
@@ -94,10 +94,11 @@ __global__ void __launch_bounds__(THREADS) cut(struct cut_args a)
     float v[3] = {};
     if (a.m.scale > 1)
         resized_at(a.m, x, y, v);
-    else if (a.m.kept && a.m.depth != 32 && !get(a.m.kept + (size_t)y * a.m.w + x))
+    else if (a.m.observed_mask && a.m.depth != 32 &&
+             !get(a.m.observed_mask + (size_t)y * a.m.w + x))
         noise_at(a.m, x, y, v); /* a simulated measurement brings its own */
     else
-        measured_at(a.m, x, y, v);
+        observed_at(a.m, x, y, v);
     float *to = a.y_in + ((size_t)ty * a.tile + tx) * 3;
     put(to, v[0]);
     put(to + 1, a.m.y_channels == 3 ? v[1] : v[0]);
@@ -137,16 +138,16 @@ DEVICE total block_total(total t, totals_box &box)
 }
 
 __global__ void __launch_bounds__(THREADS)
-    residual_partial(const float *ax, struct measured m, double *partial)
+    residual_partial(const float *ax, struct observed m, double *partial)
 {
     SHARED(totals_box, box);
     const size_t pixels = (size_t)m.w * m.h, from = (size_t)blockIdx.x * RESIDUAL_PIXELS;
     const size_t to = from + RESIDUAL_PIXELS < pixels ? from + RESIDUAL_PIXELS : pixels;
     total t = { 0, 0 };
     for (size_t p = from + threadIdx.x; p < to; p += THREADS) {
-        if (m.kept && !get(m.kept + p)) continue;
+        if (m.observed_mask && !get(m.observed_mask + p)) continue;
         float y[3];
-        measured_at(m, (uint32_t)(p % m.w), (uint32_t)(p / m.w), y);
+        observed_at(m, (uint32_t)(p % m.w), (uint32_t)(p / m.w), y);
         for (uint32_t c = 0; c < m.y_channels; c++) {
             const double d = (double)get(ax + p * m.y_channels + c) - (double)(c == 0   ? y[0]
                                                                                : c == 1 ? y[1]
@@ -178,7 +179,7 @@ __global__ void __launch_bounds__(THREADS)
 
 } // namespace
 
-extern "C" int gpu_cut(const struct cut_args *a, void *stream)
+extern "C" int gpu_extract(const struct extract_args *a, void *stream)
 {
     return launch(cut, dim3(blocks_of(a->tile, THREADS), a->tile), THREADS, 0, stream, *a);
 }

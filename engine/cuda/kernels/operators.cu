@@ -91,10 +91,10 @@ __global__ void __launch_bounds__(THREADS) gray(const float *x, float *y, size_t
 }
 
 __global__ void __launch_bounds__(THREADS)
-    masked(const float *x, const uint8_t *kept, float *y, size_t count, uint32_t c)
+    masked(const float *x, const uint8_t *observed_mask, float *y, size_t count, uint32_t c)
 {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i < count) put(y + i, !kept || get(kept + i / c) ? get(x + i) : 0.0f);
+    if (i < count) put(y + i, !observed_mask || get(observed_mask + i / c) ? get(x + i) : 0.0f);
 }
 
 } // namespace
@@ -124,7 +124,7 @@ extern "C" int gpu_operator(const struct operator_args *a, void *stream)
     case OPERATOR_MASK:
     case OPERATOR_IDENTITY:
         return launch(masked, dim3(blocks_of(count, THREADS)), THREADS, 0, stream, a->x,
-                      a->op == OPERATOR_MASK ? a->kept : nullptr, a->y, count, a->c);
+                      a->op == OPERATOR_MASK ? a->observed_mask : nullptr, a->y, count, a->c);
     case OPERATOR_JPEG: break; /* on the host alone */
     }
     return cudaErrorInvalidValue;

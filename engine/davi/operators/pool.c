@@ -48,9 +48,9 @@ static void spread(const struct operation *a, const float *y, float *out, float 
     for (uint32_t row = 0; row < x.h; row++)
         for (uint32_t p = 0; p < x.w; p++)
             for (uint32_t c = 0; c < x.c; c++) {
-                bool measured = row / side < m.h && p / side < m.w;
+                bool observed = row / side < m.h && p / side < m.w;
                 size_t from = ((size_t)(row / side) * m.w + p / side) * x.c + c;
-                out[((size_t)row * x.w + p) * x.c + c] = measured ? share * y[from] : 0;
+                out[((size_t)row * x.w + p) * x.c + c] = observed ? share * y[from] : 0;
             }
 }
 
