@@ -19,7 +19,7 @@ static const char about[] =
 static bool is_json, is_first;
 
 /* One fact: a line of text, or a member of the JSON object. */
-static void tell(const char *key, const char *value)
+static void report(const char *key, const char *value)
 {
     if (!is_json) {
         printf("%-11s %s\n", key, value);
@@ -32,7 +32,7 @@ static void tell(const char *key, const char *value)
     json_text(stdout, value);
 }
 
-static void tell_processor(void)
+static void report_processor(void)
 {
     char line[4096], model[128] = "unknown", text[512], isa[128] = "";
     static const char *const flags[] = { "sse4_1",  "avx2",        "fma",
@@ -58,15 +58,15 @@ static void tell_processor(void)
     if (f) fclose(f);
     snprintf(text, sizeof text, "%s, %ld online:%s", model, sysconf(_SC_NPROCESSORS_ONLN),
              *isa ? isa : " no vector extensions that are used here");
-    tell("processor", text);
+    report("processor", text);
 }
 
 /* The driver is asked by name: david runs, and says so, where there is none. */
-static void tell_gpu(void)
+static void report_gpu(void)
 {
     void *cuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!cuda) {
-        tell("gpu", "no CUDA driver (libcuda.so.1 is not installed)");
+        report("gpu", "no CUDA driver (libcuda.so.1 is not installed)");
         return;
     }
     int (*init)(unsigned) = (int (*)(unsigned))dlsym(cuda, "cuInit");
@@ -84,12 +84,12 @@ static void tell_gpu(void)
     else
         snprintf(text, sizeof text, "%d device%s, CUDA driver %d.%d%s%s", n, n == 1 ? "" : "s",
                  v / 1000, v % 1000 / 10, n ? ": " : "", device);
-    tell("gpu", text);
+    report("gpu", text);
     dlclose(cuda);
 }
 
 /* Versions are asked of the loaded libraries, not of the headers this was built with. */
-static void tell_libraries(void)
+static void report_libraries(void)
 {
     static const struct {
         const char *name, *symbol;
@@ -111,10 +111,10 @@ static void tell_libraries(void)
     if (png) snprintf(line + len, sizeof line - len, "%slibpng %s", len ? ", " : "", png(NULL));
     len = strlen(line);
     if (openssl) snprintf(line + len, sizeof line - len, "%s%s", len ? ", " : "", openssl(0));
-    tell("libraries", *line ? line : "linked into the program");
+    report("libraries", *line ? line : "linked into the program");
 }
 
-static bool tell_engine(const char *backend)
+static bool report_engine(const char *backend)
 {
     const struct engine_options o = { .backend = backend };
     struct engine *e = NULL;
@@ -128,11 +128,11 @@ static bool tell_engine(const char *backend)
         snprintf(text, sizeof text, "%s, %d threads, %s", f->isa, f->threads, f->reason);
         engine_close(e);
     }
-    tell(backend, text);
+    report(backend, text);
     return is_there;
 }
 
-static void tell_model(const char *folder, const char *file)
+static void report_model(const char *folder, const char *file)
 {
     char path[PATH_MAX], digest[DIGEST_HEX], text[1024], tasks[256] = "";
     struct safetensors *st = NULL;
@@ -151,28 +151,28 @@ static void tell_model(const char *folder, const char *file)
     else
         snprintf(text, sizeof text, "%.12s, %s, tasks:%s", digest,
                  info.role == ROLE_PRIOR ? "prior" : "restorer", *tasks ? tasks : " none");
-    tell(file, text);
+    report(file, text);
     model_info_done(&info);
     safetensors_close(st);
 }
 
-static void tell_models(void)
+static void report_models(void)
 {
     char folder[PATH_MAX];
     struct error err = { 0 };
     if (models_folder(folder, &err)) {
-        tell("models", err.detail);
+        report("models", err.detail);
         return;
     }
-    tell("models", folder);
+    report("models", folder);
     struct dirent **all = NULL;
     int n = scandir(folder, &all, NULL, alphasort);
     for (int i = 0; i < n; i++) {
         char newest[PATH_MAX];
         if (all[i]->d_name[0] != '.' && has_extension(all[i]->d_name, ".safetensors"))
-            tell_model(folder, all[i]->d_name);
+            report_model(folder, all[i]->d_name);
         else if (model_path(newest, all[i]->d_name, &err) == ST_OK)
-            tell_model(folder, newest + strlen(folder) + 1); /* NAME/VERSION.safetensors */
+            report_model(folder, newest + strlen(folder) + 1); /* NAME/VERSION.safetensors */
         free(all[i]);
     }
     free(all);
@@ -186,14 +186,14 @@ int cmd_doctor(int argc, char **argv)
     const struct command c = { "doctor", "", about, rows, sizeof rows / sizeof *rows, 0, 0 };
     options_parse(&c, argc, argv);
     is_first = true;
-    tell("david", DAVID_VERSION);
-    tell_processor();
-    tell_gpu();
-    tell_libraries();
-    const bool can_restore = tell_engine("auto");
-    tell_engine("cpu");
-    tell_engine("cuda");
-    tell_models();
+    report("david", DAVID_VERSION);
+    report_processor();
+    report_gpu();
+    report_libraries();
+    const bool can_restore = report_engine("auto");
+    report_engine("cpu");
+    report_engine("cuda");
+    report_models();
     if (is_json) puts("}");
     const int code = finish_stdout(c.name);
     return can_restore ? code : EXIT_FAILED;

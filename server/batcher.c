@@ -65,7 +65,7 @@ static void end(struct batcher *b, struct batch *a)
             queue_fail(b->o.queue, item, job);
             (void)queue_drop(b->o.queue, item);
         }
-        if (queue_back(b->o.queue, item)) b->o.done(item);
+        if (queue_complete(b->o.queue, item)) b->o.done(item);
     }
 }
 

@@ -93,8 +93,8 @@ bool connection_is_ended(const struct connection *c)
 /* ---- the clock ---- */
 
 /* The library cannot answer in these phases, so the answer is written past it and the socket is shut. */
-static void tell(struct connections *l, struct connection *c, enum status why, const char *detail,
-                 const struct route *route, const char *request_id)
+static void send_problem(struct connections *l, struct connection *c, enum status why,
+                         const char *detail, const struct route *route, const char *request_id)
 {
     char text[1024];
     char again[32] = "";
@@ -129,24 +129,24 @@ static bool is_late(const struct server *s, enum phase phase, uint64_t age_ns)
     case PHASE_REPLY: return age_ns > (is_aborting ? ABORT_NS : cfg->body_timeout);
     case PHASE_WORK:
     case PHASE_ENDED:
-    case PHASE_GONE: break;
+    case PHASE_DISCONNECTED: break;
     }
     return false;
 }
 
 /* Its client has closed, or half-closed, and no byte of it is unread: what the HTTP thread waits for will never come. Believed at
  * the second look in a row, when that thread is done with what it had read. */
-static bool is_gone(struct connection *c, enum phase phase, uint64_t now_ns)
+static bool is_disconnected(struct connection *c, enum phase phase, uint64_t now_ns)
 {
     char byte;
-    if (now_ns - c->looked_ns < LOOK_NS) return false;
-    c->looked_ns = now_ns;
-    const bool seemed_gone = c->seems_gone;
-    c->seems_gone = false;
+    if (now_ns - c->checked_ns < LOOK_NS) return false;
+    c->checked_ns = now_ns;
+    const bool seemed_disconnected = c->seems_disconnected;
+    c->seems_disconnected = false;
     if (phase != PHASE_IDLE && phase != PHASE_HEADERS && phase != PHASE_BODY) return false;
     ssize_t n = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    c->seems_gone = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
-    return seemed_gone && c->seems_gone;
+    c->seems_disconnected = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+    return seemed_disconnected && c->seems_disconnected;
 }
 
 static void check(struct connections *l, struct connection *c, uint64_t now_ns)
@@ -156,8 +156,8 @@ static void check(struct connections *l, struct connection *c, uint64_t now_ns)
     enum phase phase = phase_of(state);
     char request_id[REQUEST_ID_MAX + 1], detail[128], limit[32];
     if (now_ns < since_ns) return;
-    if (is_gone(c, phase, now_ns)) {
-        if (atomic_compare_exchange_strong(&c->state, &state, state_of(PHASE_GONE, now_ns)))
+    if (is_disconnected(c, phase, now_ns)) {
+        if (atomic_compare_exchange_strong(&c->state, &state, state_of(PHASE_DISCONNECTED, now_ns)))
             (void)shutdown(c->fd, SHUT_RDWR);
         return;
     }
@@ -165,18 +165,18 @@ static void check(struct connections *l, struct connection *c, uint64_t now_ns)
     if (!atomic_compare_exchange_strong(&c->state, &state, state_of(PHASE_ENDED, now_ns))) return;
     if (phase != PHASE_IDLE) metric_add(&s->metrics.slow_clients, 1);
     if (phase == PHASE_BODY && atomic_load(&s->is_aborting)) {
-        tell(l, c, ST_DRAINING, "the service is shutting down", c->route, c->request_id);
+        send_problem(l, c, ST_DRAINING, "the service is shutting down", c->route, c->request_id);
     } else if (phase == PHASE_BODY) {
         config_duration_text(limit, sizeof limit, s->config->body_timeout);
         (void)snprintf(detail, sizeof detail, "the body did not arrive within body_timeout = %s",
                        limit);
-        tell(l, c, ST_REQUEST_TIMEOUT, detail, c->route, c->request_id);
+        send_problem(l, c, ST_REQUEST_TIMEOUT, detail, c->route, c->request_id);
     } else if (phase == PHASE_HEADERS) {
         request_id_make(request_id);
         config_duration_text(limit, sizeof limit, s->config->header_timeout);
         (void)snprintf(detail, sizeof detail,
                        "the headers did not arrive within header_timeout = %s", limit);
-        tell(l, c, ST_REQUEST_TIMEOUT, detail, NULL, request_id);
+        send_problem(l, c, ST_REQUEST_TIMEOUT, detail, NULL, request_id);
     }
     (void)shutdown(c->fd, SHUT_RDWR);
 }

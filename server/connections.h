@@ -3,7 +3,7 @@
  * libmicrohttpd knows inactivity only; here headers, bodies and replies have a time as a whole. A connection whose phase
  * lasts too long is moved to PHASE_ENDED, told why where the library cannot (408; 503 where the daemon aborts) and shut: its
  * HTTP thread finds that when its next connection_move() fails, and then lets the request go. One whose client has closed is
- * moved to PHASE_GONE and shut: the library misses an end that comes together with bytes.
+ * moved to PHASE_DISCONNECTED and shut: the library misses an end that comes together with bytes.
  * Threads: a connection is its HTTP thread's, which opens, moves and closes it; connections_check() is the clock's, and sees
  * no connection that was closed. */
 #ifndef DAVID_SERVER_CONNECTIONS_H
@@ -25,7 +25,7 @@ enum phase {
     PHASE_WORK,
     PHASE_REPLY,
     PHASE_ENDED,
-    PHASE_GONE
+    PHASE_DISCONNECTED
 };
 
 struct connection {
@@ -36,9 +36,9 @@ struct connection {
     /* Of the request whose body comes: set before PHASE_BODY, untouched in it. */
     const struct route *route;
     char request_id[REQUEST_ID_MAX + 1];
-    bool lingers;       /* answered before its body was read */
-    uint64_t looked_ns; /* the clock's: when it last looked whether the client is there */
-    bool seems_gone;    /* the clock's: what it saw then */
+    bool lingers;            /* answered before its body was read */
+    uint64_t checked_ns;     /* the clock's: when it last looked whether the client is there */
+    bool seems_disconnected; /* the clock's: what it saw then */
 };
 
 struct connections {

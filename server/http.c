@@ -28,7 +28,7 @@ struct http {
     char address[300];
 };
 
-struct exchange {
+struct transaction {
     struct http_call call; /* first: callers see only this */
     struct http *h;
     struct MHD_Connection *connection;
@@ -41,7 +41,7 @@ struct exchange {
 
 /* ---- answering ---- */
 
-static enum MHD_Result send_reply(struct exchange *x)
+static enum MHD_Result send_reply(struct transaction *x)
 {
     struct reply *r = &x->reply;
     struct server *s = x->h->server;
@@ -70,7 +70,7 @@ static enum MHD_Result send_reply(struct exchange *x)
     return result;
 }
 
-static enum MHD_Result send_problem(struct exchange *x, enum status why, const char *detail)
+static enum MHD_Result send_problem(struct transaction *x, enum status why, const char *detail)
 {
     struct error err = { 0 };
     (void)error_set(&err, why, "%s", detail);
@@ -84,7 +84,7 @@ static enum MHD_Result send_problem(struct exchange *x, enum status why, const c
 
 void http_reply(struct http_call *call, const struct reply *reply)
 {
-    struct exchange *x = (struct exchange *)call;
+    struct transaction *x = (struct transaction *)call;
     x->reply = *reply;
     watch_remove(x->h->watch, x->ticket);
     MHD_resume_connection(x->connection);
@@ -103,7 +103,7 @@ static void choose_request_id(char *out, const char *given)
         request_id_make(out);
 }
 
-static const char *header(struct exchange *x, const char *name)
+static const char *header(struct transaction *x, const char *name)
 {
     return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
 }
@@ -141,7 +141,7 @@ static const char *framing_fault(struct MHD_Connection *connection)
     return NULL;
 }
 
-static void read_headers(struct exchange *x, const char *method)
+static void read_headers(struct transaction *x, const char *method)
 {
     struct http_call *c = &x->call;
     const char *accept = header(x, "Accept"), *type = header(x, "Content-Type");
@@ -162,7 +162,7 @@ static void read_headers(struct exchange *x, const char *method)
     c->route = route_find(c->path);
 }
 
-static enum MHD_Result begin(struct exchange *x, const char *method)
+static enum MHD_Result begin(struct transaction *x, const char *method)
 {
     struct http_call *c = &x->call;
     struct server *s = x->h->server;
@@ -203,7 +203,7 @@ static enum MHD_Result begin(struct exchange *x, const char *method)
 
 /* ---- the body ---- */
 
-static void refuse_body(struct exchange *x, const struct error *err)
+static void refuse_body(struct transaction *x, const struct error *err)
 {
     x->call.refusal = *err;
     free(x->call.body);
@@ -214,7 +214,7 @@ static void refuse_body(struct exchange *x, const struct error *err)
 }
 
 /* Room for `need` bytes: all of it at once where the length is known, else in doubling steps that are reserved first. */
-static enum status reserve_body(struct exchange *x, size_t need, struct error *err)
+static enum status reserve_body(struct transaction *x, size_t need, struct error *err)
 {
     enum { FIRST_ROOM = 65536 };
     struct http_call *c = &x->call;
@@ -239,7 +239,7 @@ static enum status reserve_body(struct exchange *x, size_t need, struct error *e
     return ST_OK;
 }
 
-static enum MHD_Result append_body(struct exchange *x, const char *data, size_t n)
+static enum MHD_Result append_body(struct transaction *x, const char *data, size_t n)
 {
     struct http_call *c = &x->call;
     struct error err = { 0 };
@@ -260,7 +260,7 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
                               size_t *upload_size, void **req_cls)
 {
     (void)cls, (void)url, (void)version;
-    struct exchange *x = *req_cls;
+    struct transaction *x = *req_cls;
     if (!x || !x->conn) return MHD_NO;
     switch (x->state) {
     case NEW:
@@ -298,7 +298,7 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
 
 static void *note_uri(void *cls, const char *uri, struct MHD_Connection *connection)
 {
-    struct exchange *x = calloc(1, sizeof *x);
+    struct transaction *x = calloc(1, sizeof *x);
     char *copy = strdup(uri);
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -325,7 +325,7 @@ static void note_completed(void *cls, struct MHD_Connection *connection, void **
 {
     (void)connection;
     struct http *h = cls;
-    struct exchange *x = *req_cls;
+    struct transaction *x = *req_cls;
     if (!x) return;
     *req_cls = NULL;
     if (x->state == GATHERING) {
@@ -394,7 +394,7 @@ enum status http_new(struct http **out, struct server *s, struct error *err)
     if (!h) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the listener");
     h->server = s;
     connections_init(&h->connections, s);
-    struct watch_hooks hooks = { restore_gone, restore_cancel, tick, h };
+    struct watch_hooks hooks = { restore_disconnected, restore_cancel, tick, h };
     enum status st = listener_open(&fd, h->address, sizeof h->address, s->config->listen, err);
     if (!st) st = watch_new(&h->watch, s->config->max_connections, &hooks, err);
     if (st) goto failed;

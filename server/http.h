@@ -1,7 +1,7 @@
 /* http.h - the conversation with clients; the only room that knows libmicrohttpd.
  *
  * A call is one request. Its first refusals come from the headers alone; a body is gathered whole, within max_body and the
- * memory budget; then the connection is suspended and the call is its holder's until http_reply(), which any thread may
+ * memory budget; then the connection is suspended and the call is its user_data's until http_reply(), which any thread may
  * call, exactly once, and after which the call must not be touched. Headers and bodies that come too slowly are ended by a
  * clock of our own. http_free() needs every call answered. */
 #ifndef DAVID_SERVER_HTTP_H
@@ -29,7 +29,7 @@ struct http_call {
     size_t body_len, body_cap;
     uint64_t body_reserved;
     struct error refusal; /* of a body that came too large; answered at its end */
-    void *holder;         /* the restoration's; NULL: none */
+    void *user_data;      /* the restoration's; NULL: none */
     void *http;           /* private to http.c */
 };
 

@@ -27,7 +27,7 @@ static void keep_smaller(uint64_t *limit, uint64_t v)
 }
 
 /* A folder of a control group: whole processors of its quota, bytes of its limit. */
-static void look_at_cpus(const char *folder, uint64_t *limit)
+static void check_cpus(const char *folder, uint64_t *limit)
 {
     uint64_t quota = 0, period = 0, unused = 0;
     if (read_numbers(folder, "cpu.max", &quota, &period) != 2) {
@@ -38,7 +38,7 @@ static void look_at_cpus(const char *folder, uint64_t *limit)
     if (quota < INT64_MAX && period > 0) keep_smaller(limit, (quota + period - 1) / period);
 }
 
-static void look_at_memory(const char *folder, uint64_t *limit)
+static void check_memory(const char *folder, uint64_t *limit)
 {
     uint64_t bytes = 0, unused = 0;
     if (read_numbers(folder, "memory.max", &bytes, &unused) < 1)
@@ -47,8 +47,8 @@ static void look_at_memory(const char *folder, uint64_t *limit)
 }
 
 /* Every group that this process is in, of version 2 or of this controller, and all above it. */
-static void look_at_groups(const char *root, const char *controller,
-                           void (*look)(const char *folder, uint64_t *limit), uint64_t *limit)
+static void check_cgroups(const char *root, const char *controller,
+                          void (*check)(const char *folder, uint64_t *limit), uint64_t *limit)
 {
     char path[PATH_MAX], line[1024], folder[PATH_MAX];
     (void)snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
@@ -65,15 +65,15 @@ static void look_at_groups(const char *root, const char *controller,
         for (char *slash; is_ours && (slash = strrchr(group, '/')) != NULL; *slash = '\0') {
             int n = snprintf(folder, sizeof folder, "%s/sys/fs/cgroup%s%s%s", root,
                              is_v2 ? "" : "/", is_v2 ? "" : controller, group);
-            if (n > 0 && (size_t)n < sizeof folder) look(folder, limit);
+            if (n > 0 && (size_t)n < sizeof folder) check(folder, limit);
         }
     }
     if (f) (void)fclose(f);
     /* In a container the group's own folder is what is mounted, whatever /proc calls it. */
     (void)snprintf(folder, sizeof folder, "%s/sys/fs/cgroup", root);
-    look(folder, limit);
+    check(folder, limit);
     (void)snprintf(folder, sizeof folder, "%s/sys/fs/cgroup/%s", root, controller);
-    look(folder, limit);
+    check(folder, limit);
 }
 
 uint64_t limits_cpus(const char *root)
@@ -81,7 +81,7 @@ uint64_t limits_cpus(const char *root)
     cpu_set_t set;
     uint64_t n = 1;
     if (sched_getaffinity(0, sizeof set, &set) == 0) n = (uint64_t)CPU_COUNT(&set);
-    look_at_groups(root, "cpu", look_at_cpus, &n);
+    check_cgroups(root, "cpu", check_cpus, &n);
     return n ? n : 1;
 }
 
@@ -90,7 +90,7 @@ uint64_t limits_memory_bytes(const char *root)
     struct sysinfo info;
     uint64_t bytes = UINT64_C(1) << 30;
     if (sysinfo(&info) == 0) bytes = (uint64_t)info.totalram * info.mem_unit;
-    look_at_groups(root, "memory", look_at_memory, &bytes);
+    check_cgroups(root, "memory", check_memory, &bytes);
     return bytes;
 }
 

@@ -8,7 +8,7 @@
 struct queue {
     pthread_mutex_t lock; /* guards everything here and the items that are linked */
     pthread_cond_t filled;
-    size_t max, claims, n, waiting; /* waiting: batchers in queue_wait */
+    size_t max, reserved, n, waiting; /* waiting: batchers in queue_wait */
     uint64_t jobs, pushed;
     bool is_closed;
     struct queue_item **heap, **aside; /* [max] each */
@@ -104,11 +104,11 @@ void queue_free(struct queue *q)
     free(q);
 }
 
-enum status queue_claim(struct queue *q, struct error *err)
+enum status queue_reserve(struct queue *q, struct error *err)
 {
     (void)pthread_mutex_lock(&q->lock);
-    bool is_full = q->claims >= q->max;
-    if (!is_full) q->claims++;
+    bool is_full = q->reserved >= q->max;
+    if (!is_full) q->reserved++;
     (void)pthread_mutex_unlock(&q->lock);
     if (is_full)
         return error_set(err, ST_QUEUE_FULL, "%zu requests wait, as many as max_queue = %zu allows",
@@ -116,10 +116,10 @@ enum status queue_claim(struct queue *q, struct error *err)
     return ST_OK;
 }
 
-void queue_unclaim(struct queue *q)
+void queue_unreserve(struct queue *q)
 {
     (void)pthread_mutex_lock(&q->lock);
-    q->claims--;
+    q->reserved--;
     (void)pthread_mutex_unlock(&q->lock);
 }
 
@@ -166,7 +166,7 @@ size_t queue_fill(struct queue *q, struct queue_job *batch, size_t max, uint64_t
         q->jobs--;
         if (item->next == item->jobs) {
             unlink_item(q, item);
-            q->claims--;
+            q->reserved--;
         } else {
             sift_down(q, 0);
         }
@@ -181,7 +181,7 @@ size_t queue_fill(struct queue *q, struct queue_job *batch, size_t max, uint64_t
 static void forget(struct queue *q, struct queue_item *item)
 {
     q->jobs -= item->jobs - item->next;
-    q->claims--;
+    q->reserved--;
     unlink_item(q, item);
 }
 
@@ -192,7 +192,7 @@ void queue_fail(struct queue *q, struct queue_item *item, enum status why)
     (void)pthread_mutex_unlock(&q->lock);
 }
 
-bool queue_back(struct queue *q, struct queue_item *item)
+bool queue_complete(struct queue *q, struct queue_item *item)
 {
     (void)pthread_mutex_lock(&q->lock);
     bool is_last = --item->in_engine == 0 && !item->is_linked;
@@ -265,7 +265,7 @@ bool queue_is_waited_for(struct queue *q)
 size_t queue_depth(struct queue *q)
 {
     (void)pthread_mutex_lock(&q->lock);
-    size_t n = q->claims;
+    size_t n = q->reserved;
     (void)pthread_mutex_unlock(&q->lock);
     return n;
 }

@@ -38,7 +38,7 @@ static void unreference(struct request *r, unsigned n)
 
 /* Gives back everything that the way holds, and n references: the way's own, and the watch's where that is the caller. The
  * struct itself lives until the last of them. */
-static void let_go(struct request *r, unsigned n)
+static void release(struct request *r, unsigned n)
 {
     struct server *s = r->server;
     restoration_free(r->restoration);
@@ -73,7 +73,7 @@ static void answer_problem(struct request *r, const struct error *err)
 static void fail(struct request *r, const struct error *err)
 {
     answer_problem(r, err);
-    let_go(r, 1);
+    release(r, 1);
 }
 
 /* Why the work of a request should not go on. */
@@ -181,10 +181,10 @@ static enum status admit(struct server *s, struct http_call *call, struct error 
         if (!st) call->body_reserved = call->length;
     }
     if (st) {
-        let_go(r, 1);
+        release(r, 1);
         return st;
     }
-    call->holder = r;
+    call->user_data = r;
     return ST_OK;
 }
 
@@ -204,7 +204,7 @@ void restore_abandon(struct server *s, struct http_call *call, bool has_left)
         log_event(LOG_LEVEL_INFO, "client left in its body", "request_id", LOG_TEXT,
                   call->request_id, "bytes", LOG_NUMBER, (double)call->body_len, NULL);
     }
-    if (call->holder) let_go(call->holder, 1);
+    if (call->user_data) release(call->user_data, 1);
 }
 
 /* ---- decoding ---- */
@@ -338,17 +338,17 @@ static void run_decode(struct codec_task *t)
         s = queue_push(r->server->queue, &r->item, &err);
         if (!s) return; /* the queue's, or already the batcher's */
     }
-    queue_unclaim(r->server->queue);
+    queue_unreserve(r->server->queue);
     fail(r, &err);
 }
 
 void restore_submit(struct server *s, struct http_call *call)
 {
-    struct request *r = call->holder;
+    struct request *r = call->user_data;
     struct error err = { 0 };
     if (call->refusal.status) {
         err = call->refusal;
-    } else if (queue_claim(s->queue, &err) == ST_OK) {
+    } else if (queue_reserve(s->queue, &err) == ST_OK) {
         r->task.run = run_decode;
         codec_pool_push(s->codecs, &r->task, false);
         return;
@@ -469,7 +469,7 @@ static void run_encode(struct codec_task *t)
     reply.reserved = kept;
     r->reserved -= kept;
     http_reply(r->call, &reply);
-    let_go(r, 1);
+    release(r, 1);
 }
 
 void restore_jobs_done(struct queue_item *item)
@@ -495,9 +495,9 @@ void restore_jobs_done(struct queue_item *item)
 
 /* ---- clients that go, deadlines, the end ---- */
 
-void *restore_gone(void *call)
+void *restore_disconnected(void *call)
 {
-    struct request *r = ((struct http_call *)call)->holder;
+    struct request *r = ((struct http_call *)call)->user_data;
     atomic_fetch_add(&r->references, 1);
     return r;
 }
@@ -510,7 +510,7 @@ void restore_cancel(void *request)
         struct error err = { 0 };
         (void)check_going(r, &err);
         answer_problem(r, &err);
-        let_go(r, 2);
+        release(r, 2);
     } else {
         unreference(r, 1);
     }

@@ -14,7 +14,7 @@ void restore_abandon(struct server *s, struct http_call *call, bool has_left);
 
 void restore_jobs_done(struct queue_item *item); /* the batcher's */
 /* The watch's: a reference under its lock, then the client's going is acted upon. */
-void *restore_gone(void *call);
+void *restore_disconnected(void *call);
 void restore_cancel(void *request);
 /* Answers what waits past its deadline; all that waits where the server is aborting. */
 void restore_tick(struct server *s, uint64_t now_ns);

@@ -13,7 +13,7 @@
 enum { LINGERERS = 64, EVENTS = 64, TICK_MS = 20 };
 #define LINGER_NS (2 * NS_PER_S)
 
-struct place {
+struct watched {
     int fd;
     uint32_t turn; /* of the ticket that holds the place; stale events carry an older one */
     void *who;     /* NULL: free */
@@ -24,8 +24,8 @@ struct watch {
     pthread_mutex_t lock; /* guards places, free list and lingerers */
     int epoll;
     size_t max, n_free;
-    struct place *places; /* [max] */
-    uint32_t *free;       /* [max] */
+    struct watched *watched; /* [max] */
+    uint32_t *free;          /* [max] */
     struct {
         int fd;
         uint64_t until_ns;
@@ -44,12 +44,12 @@ static uint64_t ticket_of(uint32_t turn, uint32_t place)
 static void *leave(struct watch *w, uint64_t ticket)
 {
     uint32_t i = (uint32_t)ticket - 1;
-    if (i >= w->max || w->places[i].turn != ticket >> 32 || !w->places[i].who) return NULL;
-    void *who = w->places[i].who;
-    w->places[i].who = NULL;
-    w->places[i].turn++;
+    if (i >= w->max || w->watched[i].turn != ticket >> 32 || !w->watched[i].who) return NULL;
+    void *who = w->watched[i].who;
+    w->watched[i].who = NULL;
+    w->watched[i].turn++;
     w->free[w->n_free++] = i;
-    (void)epoll_ctl(w->epoll, EPOLL_CTL_DEL, w->places[i].fd, NULL);
+    (void)epoll_ctl(w->epoll, EPOLL_CTL_DEL, w->watched[i].fd, NULL);
     return who;
 }
 
@@ -60,11 +60,11 @@ uint64_t watch_add(struct watch *w, int fd, void *who)
     if (w->n_free > 0) {
         uint32_t i = w->free[w->n_free - 1];
         struct epoll_event e = { .events = EPOLLRDHUP | EPOLLET };
-        e.data.u64 = ticket_of(w->places[i].turn, i);
+        e.data.u64 = ticket_of(w->watched[i].turn, i);
         if (epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &e) == 0) {
             w->n_free--;
-            w->places[i].fd = fd;
-            w->places[i].who = who;
+            w->watched[i].fd = fd;
+            w->watched[i].who = who;
             ticket = e.data.u64;
         }
     }
@@ -121,7 +121,7 @@ static void *work(void *cls)
             void *what = NULL;
             (void)pthread_mutex_lock(&w->lock);
             void *who = leave(w, events[i].data.u64);
-            if (who) what = w->hooks.gone(who);
+            if (who) what = w->hooks.disconnected(who);
             (void)pthread_mutex_unlock(&w->lock);
             if (what) w->hooks.cancel(what);
         }
@@ -139,13 +139,13 @@ enum status watch_new(struct watch **out, size_t max, const struct watch_hooks *
     if (!w) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the watch");
     w->hooks = *h;
     w->max = max;
-    w->places = calloc(max, sizeof *w->places);
+    w->watched = calloc(max, sizeof *w->watched);
     w->free = calloc(max, sizeof *w->free);
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     (void)pthread_mutex_init(&w->lock, NULL);
     for (size_t i = 0; i < LINGERERS; i++)
         w->linger[i].fd = -1;
-    for (size_t i = 0; w->places && w->free && i < max; i++)
+    for (size_t i = 0; w->watched && w->free && i < max; i++)
         w->free[w->n_free++] = (uint32_t)i;
     w->has_thread =
         w->n_free == max && w->epoll >= 0 && pthread_create(&w->thread, NULL, work, w) == 0;
@@ -166,7 +166,7 @@ void watch_free(struct watch *w)
         if (w->linger[i].fd >= 0) (void)close(w->linger[i].fd);
     if (w->epoll >= 0) (void)close(w->epoll);
     (void)pthread_mutex_destroy(&w->lock);
-    free(w->places);
+    free(w->watched);
     free(w->free);
     free(w);
 }

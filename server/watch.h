@@ -1,7 +1,7 @@
 /* watch.h - one thread that sees clients go away while their request waits, and gives the daemon its clock tick.
  *
  * Suspended connections are invisible to libmicrohttpd, so their sockets stand in an epoll set here with EPOLLRDHUP: a
- * client that closes or half-closes is gone. `gone` runs under this room's lock and returns what `cancel` gets after it is
+ * client that closes or half-closes is gone. `disconnected` runs under this room's lock and returns what `cancel` gets after it is
  * released. Sockets handed to watch_linger() are read until the peer closes, so that an early answer is not lost in a
  * reset. watch_remove() after an event is harmless. */
 #ifndef DAVID_SERVER_WATCH_H
@@ -13,8 +13,8 @@
 #include "proto/error.h"
 
 struct watch_hooks {
-    void *(*gone)(void *who);   /* under the lock: take a reference, no more */
-    void (*cancel)(void *what); /* without it */
+    void *(*disconnected)(void *who); /* under the lock: take a reference, no more */
+    void (*cancel)(void *what);       /* without it */
     void (*tick)(void *cls, uint64_t now_ns);
     void *cls;
 };

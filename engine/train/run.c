@@ -17,7 +17,7 @@ struct values {
     double unsound_value;
 };
 
-static void tell(struct values *v, const char *name, double value, double most)
+static void report(struct values *v, const char *name, double value, double most)
 {
     if (v->p.n_values < TRAIN_MOST_VALUES)
         v->p.values[v->p.n_values++] = (struct train_value){ name, value };
@@ -81,7 +81,7 @@ static enum status update(struct trainer *t, enum net net, const char *name, dou
     }
     enum status s = trainable_gradient_norm(l, &norm, err);
     if (s) return s;
-    tell(v, name, norm, exploded_gradient);
+    report(v, name, norm, exploded_gradient);
     if (v->unsound) return ST_OK;
     if (t->o.clip > 0 && norm > t->o.clip)
         s = t->b->ops->gradients->scale(t->b, l->gradients, l->layout.count,
@@ -133,9 +133,9 @@ static enum status prior_step(struct trainer *t, const struct batch *batch, uint
     }
     if (s) return s;
     if (t->process_group.sum) t->process_group.sum(t->process_group.ctx, sums, 2);
-    tell(v, "loss", (sums[0] + sums[1]) / t->processes, exploded);
-    tell(v, "mse", sums[0] / t->processes, exploded);
-    tell(v, "vb", sums[1] / t->processes, exploded);
+    report(v, "loss", (sums[0] + sums[1]) / t->processes, exploded);
+    report(v, "mse", sums[0] / t->processes, exploded);
+    report(v, "vb", sums[1] / t->processes, exploded);
     s = update(t, NET_GENERATOR, "gradient", rate_at(&t->o, step), v, err);
     return s || v->unsound ? s : trainable_follow(net, err);
 }
@@ -300,7 +300,7 @@ static enum status restorer_step(struct trainer *t, const struct batch *batch, u
                                  : i == OF_ENERGY     ? t->direct_options.energy > 0
                                                       : davi;
         if (is_computed)
-            tell(v, term_names[i], sums[i] / t->micro_batches / t->processes, exploded);
+            report(v, term_names[i], sums[i] / t->micro_batches / t->processes, exploded);
     }
     s = update(t, NET_GENERATOR, "generator_gradient", rate_at(&t->o, step), v, err);
     return s || v->unsound ? s : trainable_follow(&t->nets[NET_GENERATOR], err);

@@ -28,7 +28,7 @@ static void push(struct queue *q, struct queue_item *item, const void *model, ui
                  uint64_t deadline_ns)
 {
     *item = (struct queue_item){ .model = model, .jobs = jobs, .deadline_ns = deadline_ns };
-    assert_int_equal(queue_claim(q, NULL), ST_OK);
+    assert_int_equal(queue_reserve(q, NULL), ST_OK);
     assert_int_equal(queue_push(q, item, NULL), ST_OK);
 }
 
@@ -70,8 +70,8 @@ static void requests_take_turns(void **state)
     assert_int_equal(queue_tile_jobs(q), 94);
     assert_false(queue_drop(q, &large)); /* jobs are out */
     for (unsigned i = 0; i < 5; i++)
-        assert_false(queue_back(q, &large));
-    assert_true(queue_back(q, &large));
+        assert_false(queue_complete(q, &large));
+    assert_true(queue_complete(q, &large));
     assert_int_equal(queue_depth(q), 0);
     queue_free(q);
 }
@@ -119,12 +119,12 @@ static void a_full_queue_names_its_limit(void **state)
     (void)state;
     struct queue *q = queue_of(1);
     struct error err = { 0 };
-    assert_int_equal(queue_claim(q, &err), ST_OK);
+    assert_int_equal(queue_reserve(q, &err), ST_OK);
     assert_true(queue_is_full(q));
-    assert_int_equal(queue_claim(q, &err), ST_QUEUE_FULL);
+    assert_int_equal(queue_reserve(q, &err), ST_QUEUE_FULL);
     assert_non_null(strstr(err.detail, "max_queue = 1"));
-    queue_unclaim(q);
-    assert_int_equal(queue_claim(q, NULL), ST_OK);
+    queue_unreserve(q);
+    assert_int_equal(queue_reserve(q, NULL), ST_OK);
     queue_free(q);
 }
 
@@ -143,7 +143,7 @@ static void deadlines_expire_by_the_given_clock(void **state)
     assert_ptr_equal(queue_expired(q, 60), &waiting);
     assert_null(queue_expired(q, 60));
     assert_true(out.is_expired);
-    assert_true(queue_back(q, &out));
+    assert_true(queue_complete(q, &out));
     assert_int_equal(queue_tile_jobs(q), 0);
     queue_free(q);
 }
@@ -153,7 +153,7 @@ static void a_closed_queue_takes_nothing(void **state)
     (void)state;
     struct queue *q = queue_of(1);
     struct queue_item item = { .model = &model_a, .jobs = 1, .deadline_ns = NO_DEADLINE };
-    assert_int_equal(queue_claim(q, NULL), ST_OK);
+    assert_int_equal(queue_reserve(q, NULL), ST_OK);
     queue_close(q);
     assert_int_equal(queue_push(q, &item, NULL), ST_DRAINING);
     assert_false(queue_wait(q, 1, 0));
@@ -167,11 +167,11 @@ static void what_was_dropped_before_cannot_be_pushed(void **state)
     struct error err = { 0 };
     struct queue *q = queue_of(1);
     struct queue_item item = { .model = &model_a, .jobs = 3, .deadline_ns = NO_DEADLINE };
-    assert_int_equal(queue_claim(q, NULL), ST_OK);
+    assert_int_equal(queue_reserve(q, NULL), ST_OK);
     assert_false(queue_drop(q, &item));
     assert_int_equal(queue_push(q, &item, &err), ST_CANCELLED);
     assert_int_equal(queue_tile_jobs(q), 0);
-    queue_unclaim(q);
+    queue_unreserve(q);
     assert_int_equal(queue_depth(q), 0);
     queue_free(q);
 }
@@ -225,7 +225,7 @@ static void every_batcher_is_woken_for_its_rows(void **state)
     for (int i = 0; i < BATCHERS; i++) {
         assert_int_equal(pthread_join(threads[i], NULL), 0);
         assert_int_equal(w[i].n, 1);
-        assert_int_equal(queue_back(q, &item), i + 1 == BATCHERS);
+        assert_int_equal(queue_complete(q, &item), i + 1 == BATCHERS);
     }
     assert_false(queue_is_waited_for(q));
     queue_free(q);
