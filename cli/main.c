@@ -5,7 +5,7 @@
 #include "cli/commands.h"
 #include "cli/files.h"
 #include "cli/options.h"
-#include "cli/spins.h"
+#include "cli/thread_pool.h"
 
 static const struct {
     const char *name;
@@ -45,7 +45,7 @@ static int run(int argc, char **argv, char **program)
 {
     for (size_t i = 0; i < COMMANDS; i++)
         if (strcmp(argv[0], commands[i].name) == 0) {
-            if (commands[i].runs_engine) start_again_with_short_spins(program);
+            if (commands[i].runs_engine) restart_with_thread_pool_settings(program);
             return commands[i].run(argc, argv);
         }
     usage_error("", "%.64s is not a command", argv[0]);

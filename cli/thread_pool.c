@@ -1,5 +1,5 @@
 /* Spins of waiting threads: libgomp reads its settings before main does, so they are set by starting again. */
-#include "cli/spins.h"
+#include "cli/thread_pool.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -28,7 +28,7 @@ static long spin_count(void)
     return count < 500 ? 500 : count > 100000 ? 100000 : (long)count;
 }
 
-void start_again_with_short_spins(char **argv)
+void restart_with_thread_pool_settings(char **argv)
 {
     static const char *const set_by_others[] = { "OMP_WAIT_POLICY", "GOMP_SPINCOUNT" };
     char path[PATH_MAX], count[32];
