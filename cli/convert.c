@@ -9,8 +9,8 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "engine/engine.h"
-#include "proto/checkpoint.h"
 #include "proto/digest.h"
+#include "proto/state_dict.h"
 
 static const char about[] =
     "Makes a model file OUT of a checkpoint: a .pt of PyTorch (never executed, only read) or a\n"
@@ -24,7 +24,7 @@ static const char about[] =
 struct source {
     struct torch_zip *zip;
     struct safetensors *st;
-    struct checkpoint checkpoint;
+    struct state_dict state_dict;
     struct st_tensor *tensors;
     size_t n;
     enum dtype dtype; /* to be written */
@@ -34,7 +34,7 @@ struct source {
 static void source_done(struct source *s)
 {
     free(s->tensors);
-    checkpoint_done(&s->checkpoint);
+    state_dict_done(&s->state_dict);
     torch_zip_close(s->zip);
     safetensors_close(s->st);
 }
@@ -51,8 +51,8 @@ static enum status source_open(struct source *src, const char *path, const char 
         if (!s) src->n = safetensors_count(src->st);
     } else {
         s = torch_zip_open(&src->zip, path, err);
-        if (!s) s = checkpoint_select(&src->checkpoint, src->zip, key, err);
-        src->n = src->checkpoint.n;
+        if (!s) s = state_dict_select(&src->state_dict, src->zip, key, err);
+        src->n = src->state_dict.n;
     }
     if (s) return s;
     src->tensors = calloc(src->n + 1, sizeof *src->tensors);
@@ -62,8 +62,8 @@ static enum status source_open(struct source *src, const char *path, const char 
             src->tensors[i] = *safetensors_at(src->st, i);
             continue;
         }
-        src->tensors[i] = *torch_zip_at(src->zip, src->checkpoint.entries[i].index);
-        src->tensors[i].name = src->checkpoint.entries[i].name;
+        src->tensors[i] = *torch_zip_at(src->zip, src->state_dict.entries[i].index);
+        src->tensors[i].name = src->state_dict.entries[i].name;
     }
     return ST_OK;
 }
@@ -82,7 +82,7 @@ static enum status source_fill(void *ctx, size_t i, void *dst, struct error *err
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory for tensor %s", t->name);
         goto done;
     }
-    if (src->zip) s = torch_zip_read(src->zip, src->checkpoint.entries[i].index, raw, err);
+    if (src->zip) s = torch_zip_read(src->zip, src->state_dict.entries[i].index, raw, err);
     if (s) goto done;
     dtype_to_f32(values, src->zip ? raw : t->data, t->dtype, t->count);
     dtype_from_f32(dst, src->dtype, values, t->count);
@@ -221,7 +221,7 @@ int cmd_convert(int argc, char **argv)
     }
     if (has_overlap) info.tile_overlap = overlap;
     if (has_margin) info.tile_margin = margin;
-    char *how = provenance(in, src.zip ? src.checkpoint.key : "flat", info.provenance, &err);
+    char *how = provenance(in, src.zip ? src.state_dict.key : "flat", info.provenance, &err);
     if (!how) {
         s = err.status;
         goto done;

@@ -1,4 +1,4 @@
-/* checkpoint.h - the whole state of a training run in one file, and the folder that holds the last few.
+/* state_dict.h - the whole state of a training run in one file, and the folder that holds the last few.
  *
  * A file is a safetensors file: of each network its parameters, the optimiser's moments and the average as flat arrays, with the
  * step and everything that a resumed run must have in common with this one as metadata. It is written whole or not at all, and

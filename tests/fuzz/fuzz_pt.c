@@ -2,7 +2,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "proto/checkpoint.h"
+#include "proto/state_dict.h"
 #include "proto/unpickle.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
@@ -10,7 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 static void read_zip(const uint8_t *bytes, size_t len)
 {
     struct torch_zip *z = NULL;
-    struct checkpoint c = { 0 };
+    struct state_dict c = { 0 };
     struct error err = { 0 };
     if (torch_zip_open_memory(&z, bytes, len, &err)) return;
     for (size_t i = 0; i < torch_zip_count(z); i++) {
@@ -19,7 +19,7 @@ static void read_zip(const uint8_t *bytes, size_t len)
         if (data) (void)torch_zip_read(z, i, data, &err);
         free(data);
     }
-    if (!checkpoint_select(&c, z, NULL, &err)) checkpoint_done(&c);
+    if (!state_dict_select(&c, z, NULL, &err)) state_dict_done(&c);
     torch_zip_close(z);
 }
 

@@ -1,8 +1,8 @@
 /* Golden checkpoints against the numbers they were made from (engine/README.md sections 6 and 7). */
 #include <math.h>
 
-#include "proto/checkpoint.h"
 #include "proto/model_info.h"
+#include "proto/state_dict.h"
 #include "tests/proto/sandbox.h"
 
 static const char *golden(const char *name)
@@ -115,10 +115,10 @@ static void every_exotic_tensor_equals_its_contiguous_counterpart(void **state)
 static void assert_hash_weights(const char *file, const char *key, const char *taken, float factor)
 {
     struct torch_zip *z = open_pt(file);
-    struct checkpoint c = { 0 };
+    struct state_dict c = { 0 };
     struct error err = { 0 };
     uint64_t seed = prior_seed();
-    if (checkpoint_select(&c, z, key, &err)) fail_msg("%s", err.detail);
+    if (state_dict_select(&c, z, key, &err)) fail_msg("%s", err.detail);
     assert_string_equal(c.key, taken);
     assert_int_equal(c.n, 88);
     for (size_t i = 0; i < c.n; i++) {
@@ -130,7 +130,7 @@ static void assert_hash_weights(const char *file, const char *key, const char *t
                 fail_msg("%s [%zu] = %.9g", c.entries[i].name, k, (double)v[k]);
         free(v);
     }
-    checkpoint_done(&c);
+    state_dict_done(&c);
     torch_zip_close(z);
 }
 
@@ -148,8 +148,8 @@ static void the_ema_weights_are_served_and_no_others(void **state)
     assert_hash_weights("davi_ema.pt", "ema", "ema", 1);
     assert_hash_weights("davi_ema.pt", "implicit", "implicit", 0.5f);
     struct torch_zip *z = open_pt("davi_ema.pt");
-    struct checkpoint c = { 0 };
-    assert_int_equal(checkpoint_select(&c, z, "flat", NULL), ST_BAD_FILE);
+    struct state_dict c = { 0 };
+    assert_int_equal(state_dict_select(&c, z, "flat", NULL), ST_BAD_FILE);
     torch_zip_close(z);
 }
 

@@ -1,4 +1,4 @@
-#include "proto/checkpoint.h"
+#include "proto/state_dict.h"
 #include "proto/unpickle.h"
 #include "tests/proto/sandbox.h"
 #include "tests/proto/stored_zip.h"
@@ -172,7 +172,7 @@ static void a_transposed_view_is_read_in_its_own_order(void **state)
     (void)state;
     const struct zip_case good = { "good", "m/data.pkl", "m/data/0", 0, 0, 24, 24, "" };
     struct torch_zip *z = NULL;
-    struct checkpoint c = { 0 };
+    struct state_dict c = { 0 };
     struct error err = { 0 };
     float v[4];
     if (open_case(&z, &good, &err)) fail_msg("%s", err.detail);
@@ -183,11 +183,11 @@ static void a_transposed_view_is_read_in_its_own_order(void **state)
     assert_int_equal(torch_zip_read(z, 0, v, NULL), ST_OK);
     assert_true(v[0] == 1 && v[1] == 4 && v[2] == 2 && v[3] == 5);
     assert_int_equal(torch_zip_read(z, 1, v, NULL), ST_INTERNAL);
-    assert_int_equal(checkpoint_select(&c, z, NULL, NULL), ST_OK);
+    assert_int_equal(state_dict_select(&c, z, NULL, NULL), ST_OK);
     assert_string_equal(c.key, "flat");
-    checkpoint_done(&c);
-    assert_int_equal(checkpoint_select(&c, z, "ema", NULL), ST_BAD_FILE);
-    assert_int_equal(checkpoint_select(&c, z, "student", NULL), ST_BAD_PARAMETER);
+    state_dict_done(&c);
+    assert_int_equal(state_dict_select(&c, z, "ema", NULL), ST_BAD_FILE);
+    assert_int_equal(state_dict_select(&c, z, "student", NULL), ST_BAD_PARAMETER);
     torch_zip_close(z);
 }
 

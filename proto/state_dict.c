@@ -1,4 +1,4 @@
-#include "proto/checkpoint.h"
+#include "proto/state_dict.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -20,11 +20,11 @@ static size_t count_with(const struct torch_zip *z, size_t which)
     return n;
 }
 
-enum status checkpoint_select(struct checkpoint *out, const struct torch_zip *z, const char *key,
+enum status state_dict_select(struct state_dict *out, const struct torch_zip *z, const char *key,
                               struct error *err)
 {
     size_t which = 0;
-    struct checkpoint c = { 0 };
+    struct state_dict c = { 0 };
     if (!key) {
         which = count_with(z, EMA) ? EMA : FLAT;
     } else {
@@ -47,14 +47,14 @@ enum status checkpoint_select(struct checkpoint *out, const struct torch_zip *z,
     for (size_t i = 0; i < torch_zip_count(z); i++) {
         const char *name = torch_zip_at(z, i)->name;
         if (strncmp(name, state_dicts[which].prefix, len) != 0) continue;
-        c.entries[c.n++] = (struct checkpoint_entry){ name + len, i };
+        c.entries[c.n++] = (struct state_dict_entry){ name + len, i };
     }
     *out = c;
     return ST_OK;
 }
 
-void checkpoint_done(struct checkpoint *c)
+void state_dict_done(struct state_dict *c)
 {
     free(c->entries);
-    *c = (struct checkpoint){ 0 };
+    *c = (struct state_dict){ 0 };
 }
