@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/inside.h"
+#include "engine/internal.h"
 #include "engine/plugin.h"
 
 static enum status open_cuda(struct backend **out, const struct backend_choice *c,

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "engine/davi/restoration.h"
-#include "engine/inside.h"
+#include "engine/internal.h"
 
 enum { DEFAULT_MAX_BATCH = 32, LARGEST_BATCH = 1024, MOST_THREADS = 1024 };
 

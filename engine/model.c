@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "engine/davi/operators.h"
-#include "engine/inside.h"
+#include "engine/internal.h"
 #include "engine/nets/unet.h"
 
 /* ---- the file ---- */

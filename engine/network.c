@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/inside.h"
+#include "engine/internal.h"
 #include "engine/nets/unet.h"
 
 enum { LARGEST_SIDE = 8192 };

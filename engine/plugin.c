@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "engine/graph/build_id.h"
-#include "engine/inside.h"
+#include "engine/internal.h"
 
 /* The folder of the running binary, with its slash. */
 static enum status own_folder(char out[PATH_MAX], struct error *err)

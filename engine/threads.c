@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/inside.h"
+#include "engine/internal.h"
 
 static int affinity_threads(void)
 {

@@ -6,7 +6,7 @@
 #ifndef DAVID_CPU_BACKWARD_H
 #define DAVID_CPU_BACKWARD_H
 
-#include "engine/cpu/inside.h"
+#include "engine/cpu/internal.h"
 #include "engine/graph/gradients.h"
 
 enum {

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "engine/cpu/bf16_shape.h"
-#include "engine/cpu/inside.h"
+#include "engine/cpu/internal.h"
 
 struct conv_plan {
     struct conv_desc d;

@@ -1,5 +1,5 @@
 /* A GPU behind engine/graph/backend.h: checks shapes, asks for kernels in order on one stream, waits for nothing but copies. */
-#include "engine/cuda/inside.h"
+#include "engine/cuda/internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>

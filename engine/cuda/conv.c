@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/cuda/inside.h"
+#include "engine/cuda/internal.h"
 
 struct conv_plan {
     struct conv_desc d;

@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/cuda/cudnn_inside.h"
+#include "engine/cuda/cudnn_internal.h"
 
 /* Engines whose sums differ from run to run, or are taken in fewer bits than F32, or over transformed feature maps. */
 static bool is_exact(const struct dnn_op *o, dnn_part_t engine)

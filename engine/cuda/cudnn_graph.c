@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/cuda/cudnn_inside.h"
+#include "engine/cuda/cudnn_internal.h"
 
 /* ---- targets ---- */
 

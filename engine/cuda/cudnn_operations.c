@@ -1,5 +1,5 @@
 /* An op as a graph of cuDNN operations over tensors. */
-#include "engine/cuda/cudnn_inside.h"
+#include "engine/cuda/cudnn_internal.h"
 
 /* ---- tensors ---- */
 

@@ -1,5 +1,5 @@
 /* Descriptors owned together, and what cuDNN means by its statuses. */
-#include "engine/cuda/cudnn_inside.h"
+#include "engine/cuda/cudnn_internal.h"
 
 void dnn_parts_done(struct dnn_parts *p)
 {

@@ -1,7 +1,7 @@
 /* Passes: their sizes, their values, and their recordings as CUDA graphs. */
 #include <stdlib.h>
 
-#include "engine/cuda/inside.h"
+#include "engine/cuda/internal.h"
 
 uint32_t cuda_batch_rows(struct backend *b, uint32_t rows)
 {

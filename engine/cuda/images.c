@@ -1,5 +1,5 @@
 /* Images in the device's memory: engine/graph/images.h by the kernels of our own. Shapes are engine/davi's, and checked there. */
-#include "engine/cuda/inside.h"
+#include "engine/cuda/internal.h"
 
 /* A sixteenth of the device, and never more than some thousand images of 256x256 need. */
 enum { ROOM_SHARE = 16, ROOM_MOST_MIB = 512 };

@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <stdio.h>
 
-#include "engine/cuda/inside.h"
+#include "engine/cuda/internal.h"
 
 /* nvml.h's, by value. */
 typedef struct nvml_device *nvml_device_t;

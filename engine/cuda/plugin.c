@@ -1,5 +1,5 @@
 /* The one symbol of libdavid_cuda.so. */
-#include "engine/cuda/inside.h"
+#include "engine/cuda/internal.h"
 
 #include "engine/graph/build_id.h"
 

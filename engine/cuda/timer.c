@@ -1,7 +1,7 @@
 /* How long a plan takes on this device: made for a load, where every candidate of cuDNN for an op is tried on made-up feature maps. */
 #include <stdlib.h>
 
-#include "engine/cuda/inside.h"
+#include "engine/cuda/internal.h"
 
 enum { TIMED_RUNS = 5, NOISE_SIDE = 64, NOISE_CHANNELS = 16 };
 

@@ -7,7 +7,7 @@
 
 #include "engine/graph/device.h"
 #include "engine/graph/fusion.h"
-#include "engine/graph/program_inside.h"
+#include "engine/graph/program_internal.h"
 
 static enum status run_norm(struct program *p, const struct step *st, struct error *err)
 {

@@ -5,7 +5,7 @@
 #include "engine/graph/constant_folding.h"
 #include "engine/graph/device.h"
 #include "engine/graph/fusion.h"
-#include "engine/graph/program_inside.h"
+#include "engine/graph/program_internal.h"
 
 struct making {
     struct program *p;

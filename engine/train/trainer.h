@@ -4,7 +4,7 @@
 #ifndef DAVID_TRAIN_TRAINER_H
 #define DAVID_TRAIN_TRAINER_H
 
-#include "engine/inside.h"
+#include "engine/internal.h"
 #include "engine/train/checkpoint.h"
 #include "engine/train/davi.h"
 #include "engine/train/direct.h"

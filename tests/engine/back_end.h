@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/inside.h"
+#include "engine/internal.h"
 #include "engine/plugin.h"
 
 #define BACK_END_FN static inline __attribute__((unused))

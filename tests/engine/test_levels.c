@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "engine/davi/conditions.h"
-#include "engine/inside.h"
+#include "engine/internal.h"
 #include "proto/safetensors.h"
 #include "tests/engine/restorations.h"
 

@@ -14,7 +14,7 @@
 #include <stdio.h>
 
 #include "engine/davi/restoration.h"
-#include "engine/inside.h"
+#include "engine/internal.h"
 #include "tests/engine/back_end.h"
 
 enum { MAX_BATCH = 256 };

@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/cuda/inside.h"
+#include "engine/cuda/internal.h"
 #include "engine/davi/restoration.h"
-#include "engine/inside.h"
+#include "engine/internal.h"
 #include "tests/cuda/fake/fake.h"
 #include "tests/engine/nano.h"
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "tests/cuda/fake/dnn.h"
-#include "tests/cuda/fake/inside.h"
+#include "tests/cuda/fake/internal.h"
 
 static struct descriptor *all;
 static char why[128];

@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "tests/cuda/fake/inside.h"
+#include "tests/cuda/fake/internal.h"
 
 static struct block *blocks;
 static uint64_t next_birth = 1;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/cuda/fake/inside.h"
+#include "tests/cuda/fake/internal.h"
 
 struct fake_counts fake_now;
 struct fake_state fake = { .break_after = UINT64_MAX,

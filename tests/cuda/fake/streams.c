@@ -3,7 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tests/cuda/fake/inside.h"
+#include "tests/cuda/fake/internal.h"
 
 static struct CUstream_st *streams;
 

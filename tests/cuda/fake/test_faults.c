@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/cuda/cudnn_inside.h"
-#include "engine/cuda/inside.h"
-#include "engine/inside.h"
+#include "engine/cuda/cudnn_internal.h"
+#include "engine/cuda/internal.h"
+#include "engine/internal.h"
 #include "tests/cuda/fake/fake.h"
 #include "tests/engine/nano.h"
 

@@ -1,11 +1,11 @@
-/* inside.h - what the files of the CUDA back end share.
+/* internal.h - what the files of the CUDA back end share.
  *
  * A pass is a few hundred kernels, the same ones on the same memory each time, so it is recorded the second time it is run and replayed from
  * then on; the first time is for what cuDNN and CUDA load late. While a batch execution is open, its sets,
  * labels and scalars are the batch execution's own arrays, which lie at fixed places on the device and are sent
  * before every replay. */
-#ifndef DAVID_CUDA_INSIDE_H
-#define DAVID_CUDA_INSIDE_H
+#ifndef DAVID_CUDA_INTERNAL_H
+#define DAVID_CUDA_INTERNAL_H
 
 #include "engine/cuda/device.h"
 #include "engine/cuda/kernels.h"

@@ -18,7 +18,7 @@ INSIDE = {
     "engine/mpi/": ["engine/graph/", "proto/"],
     # davi/ and train/ hold the bodies of what the engine's face declares.
     "engine/davi/": ["engine/nets/", "engine/graph/", "engine/engine.h", "proto/"],
-    "engine/train/": ["engine/davi/", "engine/nets/", "engine/graph/", "engine/engine.h", "engine/inside.h", "proto/"],
+    "engine/train/": ["engine/davi/", "engine/nets/", "engine/graph/", "engine/engine.h", "engine/internal.h", "proto/"],
     # engine/*.c choose the back end.
     "engine/": ["engine/davi/", "engine/nets/", "engine/cpu/", "engine/graph/", "proto/"],
     "server/": ["engine/engine.h", "proto/"],
@@ -83,8 +83,8 @@ SELF_CHECK = [
     ("engine/mpi/plugin.c", "<", "mpi.h", True),
     ("engine/train/run.c", "<", "mpi.h", False),
     ("engine/engine.c", "<", "jansson.h", False),
-    ("engine/train/trainer.c", '"', "engine/inside.h", True),
-    ("engine/train/trainer.c", '"', "engine/cpu/inside.h", False),
+    ("engine/train/trainer.c", '"', "engine/internal.h", True),
+    ("engine/train/trainer.c", '"', "engine/cpu/internal.h", False),
     ("cli/serve.c", '"', "server/serve.h", True),
     ("cli/bench.c", '"', "engine/cpu/cpu.h", False),
     ("cli/bench.c", "<", "stdio.h", True),
@@ -107,7 +107,7 @@ def main():
                     why = match and objection(path, match[1], match[2])
                     if why:
                         found.append(f"{path}:{number}: {why}")
-    print("\n".join(found) or f"{files} files keep to their floors")
+    print("\n".join(found) or f"{files} files keep to their layers")
     if not files:
         print("no sources: not the top folder?")
     return 1 if found or not files else 0

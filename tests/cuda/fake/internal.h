@@ -1,6 +1,6 @@
-/* inside.h - what the fake runtime's files share. Everything is under one lock, from fake_enter to fake_leave. */
-#ifndef DAVID_FAKE_INSIDE_H
-#define DAVID_FAKE_INSIDE_H
+/* internal.h - what the fake runtime's files share. Everything is under one lock, from fake_enter to fake_leave. */
+#ifndef DAVID_FAKE_INTERNAL_H
+#define DAVID_FAKE_INTERNAL_H
 
 #include <cuda_runtime_api.h>
 

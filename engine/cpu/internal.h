@@ -1,9 +1,9 @@
-/* inside.h - what backend.c and conv.c share.
+/* internal.h - what backend.c and conv.c share.
  *
  * The scratch belongs to the back end: plans say how much they need when they are made (cpu_scratch_reserve), run functions
  * only use it, and one thread drives a back end at a time. */
-#ifndef DAVID_CPU_INSIDE_H
-#define DAVID_CPU_INSIDE_H
+#ifndef DAVID_CPU_INTERNAL_H
+#define DAVID_CPU_INTERNAL_H
 
 #include "engine/cpu/kernels.h"
 

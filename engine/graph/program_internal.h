@@ -1,6 +1,6 @@
-/* program_inside.h - a program as program_make.c makes it and program.c runs it. Nobody else includes this. */
-#ifndef DAVID_GRAPH_PROGRAM_INSIDE_H
-#define DAVID_GRAPH_PROGRAM_INSIDE_H
+/* program_internal.h - a program as program_make.c makes it and program.c runs it. Nobody else includes this. */
+#ifndef DAVID_GRAPH_PROGRAM_INTERNAL_H
+#define DAVID_GRAPH_PROGRAM_INTERNAL_H
 
 #include "engine/graph/plan.h"
 #include "engine/graph/program.h"

@@ -1,10 +1,10 @@
-/* cudnn_inside.h - what the files behind cudnn_graph.h share: cuDNN descriptors that are owned together.
+/* cudnn_internal.h - what the files behind cudnn_graph.h share: cuDNN descriptors that are owned together.
  *
  * cuDNN's objects are made in one order: tensors, operations, graph, heuristics or engine, configuration, plan; each is finalized
  * before the next refers to it, and all live as long as the last. A struct dnn_parts owns them; after its first failure every
  * call on it does nothing, and that failure is its status. */
-#ifndef DAVID_CUDA_CUDNN_INSIDE_H
-#define DAVID_CUDA_CUDNN_INSIDE_H
+#ifndef DAVID_CUDA_CUDNN_INTERNAL_H
+#define DAVID_CUDA_CUDNN_INTERNAL_H
 
 #include "engine/cuda/cudnn_graph.h"
 

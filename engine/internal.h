@@ -1,10 +1,10 @@
-/* inside.h - what the three files behind engine.h share: the engine and the source of a model's weights.
+/* internal.h - what the three files behind engine.h share: the engine and the source of a model's weights.
  *
  * Not for server/ and cli/. A back end is driven by one thread at a time: whoever calls into it, or into a program on it,
  * holds engine->device. The lock is dropped while weights are read from a file, so loading a model delays a batch by one
  * packed weight, not by a file. Owned as engine.h says. */
-#ifndef DAVID_ENGINE_INSIDE_H
-#define DAVID_ENGINE_INSIDE_H
+#ifndef DAVID_ENGINE_INTERNAL_H
+#define DAVID_ENGINE_INTERNAL_H
 
 #include <pthread.h>
 
