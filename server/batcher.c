@@ -55,7 +55,7 @@ static void end(struct batcher *b, struct batch *a)
     throughput_record(b->o.throughput, a->n, (now - b->last_ns) / b->o.engines);
     b->last_ns = now;
     metric_size(&b->o.metrics->batch_size, a->n);
-    metric_add(&b->o.metrics->jobs, a->n);
+    metric_add(&b->o.metrics->rows, a->n);
     for (size_t i = 0; i < a->n; i++) {
         struct queue_item *item = a->waiting[i].item;
         enum status job = s ? s : a->jobs[i].status;

@@ -172,7 +172,7 @@ static void describe(struct trained_conv *c)
                                           .oc = d->oc,
                                           .kernel = d->kernel,
                                           .stride = d->stride,
-                                          .sets = 1,
+                                          .conditions = 1,
                                           .dtype = d->dtype,
                                           .x_ld = d->x_ld,
                                           .y_ld = d->y_ld,

@@ -20,8 +20,8 @@ struct step {
     struct attention_plan *attention;
     void *gamma, *beta, *table;    /* device memory */
     const struct step *norm;       /* CONV: the fused norm, whose constants its prologue takes */
-    struct prologue_args prologue; /* CONV: what of it does not change from pass to pass */
-    bool with_prologue;
+    struct prologue_args prologue; /* CONV: what of it does not change from execution to execution */
+    bool has_prologue;
 };
 
 struct program {
@@ -32,13 +32,13 @@ struct program {
     void *arena;
     double *moments; /* of the outputs that norms ask for, [rows][2][c] each; NULL: none are kept */
     size_t weight_bytes, moments_count;
-    uint32_t rows;       /* of the largest pass: what memory is taken for */
-    uint32_t execution;  /* of the batch execution that the views stand for */
+    uint32_t rows;       /* of the largest batch: what memory is taken for */
+    uint32_t batch_rows; /* of the batch execution that the views stand for */
     uint32_t conditions; /* 0: unfolded */
     uint32_t classes;
     enum dtype dtype;
     bool keep_taps, time_ops;
-    /* The pass's rows, filled up to `rows` where the last pass has fewer. */
+    /* The rows of the batch, filled up to `rows` where the last batch has fewer. */
     float *scalar[SCALARS]; /* [rows]; those that no node embeds are NULL */
     uint32_t *label, *condition;
     uint64_t op_ns[OP_COUNT];

@@ -318,8 +318,8 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
     r.ikl = ikl_loss(d->rows, px, d->y, d->y_theta, d->answer.pred, d->d_ikl);
     r.consistency = consistency_loss(&p, d->d_con, d->scratch);
     double observed = observed_values(&p);
-    if (p.observed_mask) sum_over_group(d, &observed_mask, 1);
-    r.truth = truth_loss(&p, observed_mask / processes_of(d), d->d_truth);
+    if (p.observed_mask) sum_over_group(d, &observed, 1);
+    r.truth = truth_loss(&p, observed / processes_of(d), d->d_truth);
     s = adversarial(d, rows->x, &r, err);
     if (!s) s = probe_norm(d, draws->t_bridge, d->d_truth, &of_truth, err);
     if (!s) s = probe_norm(d, draws->t_bridge, d->d_gan, &of_gan, err);

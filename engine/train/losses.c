@@ -163,10 +163,10 @@ double consistency_loss(const struct images *p, float *dpred, float *scratch)
 double observed_values(const struct images *p)
 {
     const size_t px = (size_t)p->w * p->h * p->rows;
-    size_t observed_mask = 0;
+    size_t observed = 0;
     for (size_t i = 0; p->observed_mask && i < px; i++)
-        observed_mask += p->observed_mask[i] ? LOSS_CHANNELS : 0;
-    return (double)observed_mask;
+        observed += p->observed_mask[i] ? LOSS_CHANNELS : 0;
+    return (double)observed;
 }
 
 double truth_loss(const struct images *p, double observed, float *dpred)
@@ -174,7 +174,7 @@ double truth_loss(const struct images *p, double observed, float *dpred)
     const size_t px = (size_t)p->w * p->h * p->rows, count = px * LOSS_CHANNELS;
     double sum = 0, sum_observed = 0;
     const double by_all = (p->observed_mask ? 0.1 : 1.0) / (double)count;
-    const double by_observed = observed_mask > 0 ? 1.0 / observed_mask : 0;
+    const double by_observed = observed > 0 ? 1.0 / observed : 0;
     for (size_t i = 0; i < count; i++) {
         double off = (double)p->pred[i] - (double)p->x[i], by = by_all;
         sum += off * off;

@@ -227,11 +227,10 @@ static void predict_clean(const struct trainer *t, float *x0)
 {
     const size_t each = (size_t)t->side * t->side * 3;
     for (uint32_t n = 0; n < t->o.micro_batch; n++) {
-        const double observed = t->schedule->alpha_bar[t->last_t[n]];
+        const double signal = t->schedule->alpha_bar[t->last_t[n]];
         for (size_t i = n * each; i < (n + 1) * each; i++) {
             double eps = (double)t->y[i / 3 * OUTPUT_CHANNELS + i % 3];
-            x0[i] =
-                (float)(((double)t->x_t[i] - sqrt(1 - observed_mask) * eps) / sqrt(observed_mask));
+            x0[i] = (float)(((double)t->x_t[i] - sqrt(1 - signal) * eps) / sqrt(signal));
         }
     }
 }

@@ -1,6 +1,6 @@
 # cuda-fake: the plugin's own sources against a device that is not there (fake/fake.h). Needs no toolkit.
 set(fake_folder ${CMAKE_CURRENT_BINARY_DIR}/fake)
-set(cuda_sources backend conv cudnn_graph cudnn_candidates cudnn_operations cudnn_parts device stream_slots nvml pass images plans timer)
+set(cuda_sources backend conv cudnn_graph cudnn_candidates cudnn_operations cudnn_parts device stream_slots nvml execution images plans timer)
 list(TRANSFORM cuda_sources REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/engine/cuda/\\1.c")
 
 add_library(david_fake STATIC fake/descriptors.c fake/dnn_run.c fake/memory.c fake/runtime.c fake/streams.c)

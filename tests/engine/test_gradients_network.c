@@ -189,7 +189,7 @@ static void networks_learn_as_the_reference_does(void **state)
     for (int i = 0; i < N_ARCHS; i++) {
         struct net n = net_of(&archs[i]);
         struct learned want = learn(&n, reference, DT_F32);
-        for (int way = 0; way < PROCESS_GROUPS; way++) {
+        for (int way = 0; way < TEAMS; way++) {
             struct learned got = learn(&n, cpu[way], DT_F32);
             const double y = l2_off(got.y, want.y, n.y_count),
                          dx = l2_off(got.dx, want.dx, n.x_count),

@@ -24,7 +24,7 @@ struct arena {
 static size_t visit(struct arena *a, int32_t node, bool claim)
 {
     const struct node *n = &a->g->nodes[node];
-    const struct tile_position *at = &a->plan->places[node];
+    const struct place *at = &a->plan->places[node];
     size_t width = n->is_embedding ? 2 : 1, strangers = 0;
     assert_int_equal(at->offset_bytes % (2 * width), 0);
     for (size_t i = 0; i < (size_t)a->rows * n->h * n->w; i++)
@@ -118,7 +118,7 @@ static void every_skip_stands_in_its_concat(void **state)
         if (n->op != OP_CONCAT) continue;
         concats++;
         for (int k = 0; k < 2; k++) {
-            const struct tile_position *at = &plan.places[n->in[k]];
+            const struct place *at = &plan.places[n->in[k]];
             size_t channel = k ? g->nodes[n->in[0]].c : 0;
             assert_int_equal(at->slice_of, i);
             assert_int_equal(at->ld, n->c);

@@ -22,7 +22,7 @@ david_test(NAME train_golden_reference LABEL golden SOURCES test_train_golden.c 
 david_test(NAME train_golden_cpu LABEL golden SOURCES test_train_golden.c LIBS david_engine)
 target_compile_definitions(train_golden_cpu PRIVATE DAVID_TEST_CPU)
 # Threads that spin while they wait would fight those of the other tests.
-set_tests_properties(gradients_golden_cpu train_golden_cpu gradients_cpu gradients_elementwise_cpu gradients_network
+set_tests_properties(gradients_golden_cpu train_golden_cpu gradients_cpu gradients_elementwise gradients_network
   PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)
 # The longest of their label: first.
 set_tests_properties(gradients_golden_reference train_golden_reference PROPERTIES COST 100)

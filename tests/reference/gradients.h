@@ -62,7 +62,7 @@ enum status reference_upsample_gradient(struct backend *b, const struct tensor *
                                         const struct into *dx, struct error *err);
 enum status reference_downsample_gradient(struct backend *b, const struct tensor *dy,
                                           const struct into *dx, struct error *err);
-enum status reference_execution(struct backend *b, const struct tensor *x, const struct into *dst,
+enum status reference_copy_into(struct backend *b, const struct tensor *x, const struct into *dst,
                                 struct error *err);
 enum status reference_channel_sums(struct backend *b, const struct tensor *dy,
                                    const struct into *de, struct error *err);

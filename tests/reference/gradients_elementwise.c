@@ -189,7 +189,7 @@ enum status reference_downsample_gradient(struct backend *b, const struct tensor
     return s;
 }
 
-enum status reference_execution(struct backend *b, const struct tensor *x, const struct into *dst,
+enum status reference_copy_into(struct backend *b, const struct tensor *x, const struct into *dst,
                                 struct error *err)
 {
     (void)b;

@@ -66,7 +66,7 @@ static void embeddings_agree(void **state)
             uint32_t oc = 2 * ic + 1;
             struct embedding_result want[2], got[2];
             run_embeddings(reference, &want[0], &want[1], ic, oc, add);
-            for (int way = 0; way < PROCESS_GROUPS; way++) {
+            for (int way = 0; way < TEAMS; way++) {
                 const struct near k = { "embeddings", way, 2e-6, 0 };
                 run_embeddings(cpu[way], &got[0], &got[1], ic, oc, add);
                 images_near(&k, "linear", &got[0].y, &want[0].y);
@@ -248,7 +248,7 @@ static void the_optimisers_loops_agree(void **state)
     float *want[5], *got[5];
     double squares, mine;
     run_optimiser(reference, want, &squares);
-    for (int way = 0; way < PROCESS_GROUPS; way++) {
+    for (int way = 0; way < TEAMS; way++) {
         const struct near k = { "optimiser", way, 1e-6, 0 };
         run_optimiser(cpu[way], got, &mine);
         for (int i = 0; i < 5; i++) {
