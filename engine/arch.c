@@ -53,8 +53,10 @@ enum status arch_check_tensors(const struct unet_arch *arch, const struct st_ten
 }
 
 static const char all_names[] = ""
+#define OPERATOR(...)
 #define TASK(id, name, ...) ", " name
 #include "engine/davi/tasks.def"
+#undef OPERATOR
 #undef TASK
     ;
 const char *const task_names = all_names + 2;

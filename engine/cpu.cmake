@@ -1,4 +1,5 @@
-target_sources(david_engine PRIVATE cpu/backend.c cpu/conv.c cpu/bf16_shape.c cpu/isa.c)
+target_sources(david_engine PRIVATE cpu/backend.c cpu/conv.c cpu/bf16_shape.c cpu/images.c cpu/isa.c)
+set_source_files_properties(cpu/images.c PROPERTIES COMPILE_OPTIONS -O3)
 # One source, compiled once per instruction set; isa.c chooses at start.
 set(DAVID_ISA_FLAGS_sse -march=x86-64-v2)
 set(DAVID_ISA_FLAGS_avx2 -march=x86-64-v3)

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/davi/restoration.h"
+#include "engine/davi/restoration_device.h"
 #include "engine/internal.h"
 
 enum { DEFAULT_MAX_BATCH = 32, LARGEST_BATCH = 1024, MOST_THREADS = 1024 };
@@ -303,7 +303,8 @@ static bool stays(const struct tile_job *row)
     return restoration_is_on_device(row->restoration);
 }
 
-/* Where restorations live that are met for the first time: in the engine's image_pool where no other engine gets rows of theirs. */
+/* Places restorations whose first rows are here: on the device where no other engine gets rows of
+ * theirs, else on the host. */
 static void place_restorations(struct engine *e, struct tile_job *rows, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -316,7 +317,7 @@ static void place_restorations(struct engine *e, struct tile_job *rows, size_t n
     }
 }
 
-/* What the network takes: from the host, or cut where the image lives. */
+/* The network's input, in the memory that holds the images. */
 static enum status extract_jobs(struct model *m, uint32_t stream_slot, struct tile_job *rows,
                                 uint32_t n, struct error *err)
 {
@@ -324,16 +325,20 @@ static enum status extract_jobs(struct model *m, uint32_t stream_slot, struct ti
     enum status s = ST_OK;
 #pragma omp parallel for if (n > 1) num_threads(m->engine->facts.threads) schedule(dynamic)
     for (uint32_t i = 0; i < n; i++)
-        if (!stays(&rows[i]))
-            restoration_extract(rows[i].restoration, rows[i].index, sampler_row(sampler, i));
-    for (uint32_t i = 0; !s && i < n; i++)
-        if (stays(&rows[i]))
-            s = image_pool_extract(rows[i].restoration, rows[i].index, stream_slot,
-                                   sampler_output(sampler, stream_slot, i), err);
+        if (!stays(&rows[i])) /* on the host it cannot fail */
+            (void)restoration_extract(rows[i].restoration, rows[i].index, sampler_row(sampler, i),
+                                      NULL);
+    for (uint32_t i = 0; !s && i < n; i++) {
+        if (!stays(&rows[i])) continue;
+        s = restoration_send(rows[i].restoration, stream_slot, err);
+        if (!s)
+            s = restoration_extract(rows[i].restoration, rows[i].index,
+                                    sampler_output(sampler, stream_slot, i), err);
+    }
     return s;
 }
 
-/* Blends the rows of images that live in the engine's image_pool. */
+/* Blends the rows of images that are on the device. */
 static enum status put_placed(struct model *m, uint32_t stream_slot, struct tile_job *rows,
                               uint32_t n, struct error *err)
 {
@@ -349,8 +354,8 @@ static enum status put_placed(struct model *m, uint32_t stream_slot, struct tile
         s = image_pool_check(pool, stream_slot, first, end - first,
                              sampler_output(&m->sampler, stream_slot, first), floats, err);
         for (uint32_t i = first; !s && i < end; i++)
-            s = image_pool_put(rows[i].restoration, rows[i].index, stream_slot, i,
-                               sampler_output(&m->sampler, stream_slot, i), err);
+            s = restoration_put_on_device(rows[i].restoration, rows[i].index, stream_slot, i,
+                                          sampler_output(&m->sampler, stream_slot, i), err);
     }
     return s || !any ? s : image_pool_report(pool, stream_slot, n, err);
 }

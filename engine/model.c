@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/davi/operators.h"
+#include "engine/davi/restoration_device.h"
 #include "engine/internal.h"
 #include "engine/nets/unet.h"
 
@@ -224,6 +224,19 @@ static enum status make_program(struct model *m, const struct graph *g,
     return s;
 }
 
+/* With the first model; nothing where the back end holds no images. */
+static enum status open_image_pool(struct engine *e, struct error *err)
+{
+    struct image_pool *pool = NULL;
+    enum status s = image_pool_open(&pool, e->backend, e->facts.max_batch, err);
+    if (!s && pool) s = restorations_warm(pool, err);
+    if (s)
+        image_pool_close(pool);
+    else
+        e->image_pool = pool;
+    return s;
+}
+
 /* Takes over m->info; src->ctx may drop the engine's lock. */
 static enum status pack(struct model *m, const struct graph *g, const struct param_source *src,
                         struct error *err)
@@ -235,9 +248,7 @@ static enum status pack(struct model *m, const struct graph *g, const struct par
                                  .n_conditions = m->conditions.n,
                                  .output_channels = 3 };
     pthread_mutex_lock(&m->engine->device);
-    s = m->engine->image_pool ? ST_OK
-                              : image_pool_open(&m->engine->image_pool, m->engine->backend,
-                                                m->engine->facts.max_batch, err);
+    s = m->engine->image_pool ? ST_OK : open_image_pool(m->engine, err);
     if (!s) s = make_program(m, g, src, &o, err);
     pthread_mutex_unlock(&m->engine->device);
     return s;

@@ -1,13 +1,13 @@
-/* Images in the device's memory: engine/graph/images.h by the kernels of our own. Shapes are engine/davi's, and checked there. */
+/* The image ops (engine/graph/backend/images.h) on a device, by david's own kernels. */
 #include "engine/cuda/internal.h"
 
 /* A sixteenth of the device, and never more than some thousand images of 256x256 need. */
-enum { ROOM_SHARE = 16, ROOM_MOST_MIB = 512 };
+enum { POOL_SHARE = 16, POOL_MOST_MIB = 512 };
 
 static size_t pool_bytes(struct backend *b)
 {
-    const size_t most = (size_t)ROOM_MOST_MIB << 20,
-                 share = cuda_of(b)->gpu.total_bytes / ROOM_SHARE;
+    const size_t most = (size_t)POOL_MOST_MIB << 20,
+                 share = cuda_of(b)->gpu.total_bytes / POOL_SHARE;
     return share < most ? share : most;
 }
 
@@ -19,18 +19,18 @@ static size_t pool_bytes(struct backend *b)
 
 static enum status clear(struct backend *b, void *p, size_t bytes, struct error *err)
 {
-    LAUNCH(b, "clearing a image", err, (int)cudaMemsetAsync, p, 0, bytes);
+    LAUNCH(b, "clearing an image", err, (int)cudaMemsetAsync, p, 0, bytes);
 }
 
 static enum status extract(struct backend *b, const struct extract_args *a, struct error *err)
 {
-    LAUNCH(b, "cutting a tile", err, gpu_extract, a);
+    LAUNCH(b, "extracting a tile", err, gpu_extract, a);
 }
 
 static enum status find_bad(struct backend *b, const float *x, uint32_t n, size_t count,
                             uint32_t *bad, struct error *err)
 {
-    LAUNCH(b, "looking through tiles", err, gpu_find_bad, x, n, count, bad);
+    LAUNCH(b, "checking tiles", err, gpu_find_bad, x, n, count, bad);
 }
 
 static enum status blend(struct backend *b, const struct blend_args *a, struct error *err)
@@ -41,7 +41,7 @@ static enum status blend(struct backend *b, const struct blend_args *a, struct e
 static enum status accumulate(struct backend *b, int64_t *acc, int64_t *sum, int64_t *sum2,
                               size_t count, struct error *err)
 {
-    LAUNCH(b, "folding a sample", err, gpu_accumulate, acc, sum, sum2, count);
+    LAUNCH(b, "accumulating a sample", err, gpu_accumulate, acc, sum, sum2, count);
 }
 
 static enum status mean(struct backend *b, const struct finished *f, float *x, struct error *err)
@@ -52,10 +52,16 @@ static enum status mean(struct backend *b, const struct finished *f, float *x, s
 static enum status levels(struct backend *b, const struct finished *f, uint32_t depth, void *pixels,
                           struct error *err)
 {
-    LAUNCH(b, "rounding a image", err, gpu_round, f, depth, pixels);
+    LAUNCH(b, "rounding an image", err, gpu_round, f, depth, pixels);
 }
 
-static enum status deviation(struct backend *b, const struct finished *f, double *largest,
+static enum status largest_deviation(struct backend *b, const struct finished *f, double *largest,
+                                     struct error *err)
+{
+    LAUNCH(b, "the largest deviation", err, gpu_largest_deviation, f, largest);
+}
+
+static enum status deviation(struct backend *b, const struct finished *f, const double *largest,
                              uint8_t *pixels, struct error *err)
 {
     LAUNCH(b, "a deviation", err, gpu_deviation, f, largest, pixels);
@@ -81,6 +87,7 @@ const struct image_ops cuda_images = {
     .accumulate = accumulate,
     .mean = mean,
     .round = levels,
+    .largest_deviation = largest_deviation,
     .deviation = deviation,
     .operate = operate,
     .residual_scratch = gpu_residual_scratch,

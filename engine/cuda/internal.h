@@ -105,7 +105,7 @@ void timer_rest(struct timer *t); /* gives its memory back until the next time; 
 enum status timer_time(void *ctx, const struct dnn_op *op, struct dnn_plan *p, uint32_t n,
                        uint64_t *ns, struct error *err);
 
-/* feature maps.c */
+/* images.c */
 extern const struct image_ops cuda_images;
 
 /* nvml.c: from NVIDIA's management library, opened when first asked; false where there is none. Any thread. */

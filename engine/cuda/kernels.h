@@ -131,7 +131,8 @@ int gpu_sampler_join(const float *y_in, const float *z, const struct gpu_row *ro
 int gpu_sampler_out(const struct tensor *x, const struct tensor *eps, float std, bool linear,
                     const struct tensor *x0, void *stream);
 
-/* ---- feature maps on the device (engine/graph/feature maps.h): same arithmetic and the same bytes as engine/davi on the host ---- */
+/* ---- images on the device (engine/graph/backend/images.h): the arithmetic and the bytes of
+ * engine/cpu/images.c ---- */
 
 int gpu_extract(const struct extract_args *a, void *stream);
 int gpu_find_bad(const float *x, uint32_t n, size_t count, uint32_t *bad, void *stream);
@@ -140,12 +141,13 @@ int gpu_blend(const struct blend_args *a, void *stream);
 int gpu_accumulate(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, void *stream);
 int gpu_mean(const struct finished *f, float *x, void *stream);
 int gpu_round(const struct finished *f, uint32_t depth, void *pixels, void *stream);
-/* pixels may be NULL: only the largest is wanted. 128-bit integers as on the host. */
-int gpu_deviation(const struct finished *f, double *largest, uint8_t *pixels, void *stream);
-/* Bits of enum operator_kind: those that it has. */
+/* 128-bit integers as on the host. */
+int gpu_largest_deviation(const struct finished *f, double *largest, void *stream);
+int gpu_deviation(const struct finished *f, const double *largest, uint8_t *pixels, void *stream);
+/* Bits of enum image_operator: those that it has. */
 enum {
-    GPU_OPERATORS = 1 << OPERATOR_BLUR | 1 << OPERATOR_POOL4 | 1 << OPERATOR_POOL2 |
-                    1 << OPERATOR_MASK | 1 << OPERATOR_IDENTITY | 1 << OPERATOR_GRAY
+    GPU_OPERATORS = 1 << IMAGE_OPERATOR_KEEP | 1 << IMAGE_OPERATOR_MASK | 1 << IMAGE_OPERATOR_GRAY |
+                    1 << IMAGE_OPERATOR_POOL | 1 << IMAGE_OPERATOR_TAPS
 };
 int gpu_operator(const struct operator_args *a, void *stream);
 size_t gpu_residual_scratch(size_t px); /* host only; doubles */

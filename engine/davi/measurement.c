@@ -5,6 +5,7 @@
 
 #include "engine/davi/restoration.h"
 #include "engine/graph/philox.h"
+#include "engine/graph/pixels.h"
 
 struct degraded {
     const struct image *img;
@@ -19,10 +20,8 @@ static void image_row(void *ctx, uint32_t y, float *row)
     const struct image *img = d->img;
     for (size_t p = 0; p < d->x.w; p++)
         for (uint32_t c = 0; c < d->x.c; c++) {
-            size_t i = ((size_t)y * img->width + p) * img->channels + c;
-            row[p * d->x.c + c] = img->depth == 16
-                                      ? (float)(((const uint16_t *)img->pixels)[i] / 32767.5 - 1)
-                                      : (float)(((const uint8_t *)img->pixels)[i] / 127.5 - 1);
+            const size_t i = ((size_t)y * img->width + p) * img->channels + c;
+            row[p * d->x.c + c] = value_of_level(level_at(img->pixels, img->depth, i), img->depth);
         }
 }
 
@@ -109,10 +108,8 @@ enum status measurement_image(const struct measurement *m, struct image *out, st
     enum status s = image_init(&img, m->width, m->height, m->channels, 8, err);
     if (s) return s;
     const size_t n = (size_t)m->width * m->height * m->channels;
-    for (size_t i = 0; i < n; i++) {
-        double v = (m->y[i] + 1.0) * 127.5;
-        ((uint8_t *)img.pixels)[i] = (uint8_t)lrint(v < 0 ? 0 : v > 255 ? 255 : v);
-    }
+    for (size_t i = 0; i < n; i++)
+        level_put(img.pixels, 8, i, level_of_value(m->y[i], 8));
     *out = img;
     return ST_OK;
 }

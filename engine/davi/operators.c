@@ -1,4 +1,4 @@
-/* The tables of tasks and operators, and what all operators share. */
+/* The tables of tasks and operators, and the code that all operators share. */
 #include "engine/davi/operators.h"
 
 #include <stdio.h>
@@ -10,6 +10,7 @@
 /* ---- tasks ---- */
 
 const struct task_desc task_table[TASK_COUNT] = {
+#define OPERATOR(...)
 #define TASK(id, name, op, sigma, sigma_low, sigma_high, h, level, level_low, level_high,          \
              level_gain, t_ikl, weight_con, reg_coeff, what)                                       \
     { name,                                                                                        \
@@ -24,8 +25,12 @@ const struct task_desc task_table[TASK_COUNT] = {
       weight_con,                                                                                  \
       reg_coeff },
 #include "engine/davi/tasks.def"
+#undef OPERATOR
 #undef TASK
 };
+
+/* model_hash offers every task. */
+_Static_assert((int)TASK_COUNT <= (int)MODEL_MAX_TASKS, "a model has no place for every task");
 
 const struct task_desc *task_find(const char *name)
 {
@@ -67,11 +72,12 @@ enum status task_check_level(const struct task_desc *t, double level, struct err
 
 /* ---- operators ---- */
 
-static const struct operator_traits *const operators[] = {
-    [OPERATOR_BLUR] = &blur_operator, [OPERATOR_POOL4] = &pool4_operator,
-    [OPERATOR_MASK] = &mask_operator, [OPERATOR_IDENTITY] = &identity_operator,
-    [OPERATOR_GRAY] = &gray_operator, [OPERATOR_POOL2] = &pool2_operator,
-    [OPERATOR_JPEG] = &jpeg_operator,
+static const struct operator_traits *const operators[OPERATOR_COUNT] = {
+#define OPERATOR(id, name) &name##_operator,
+#define TASK(...)
+#include "engine/davi/tasks.def"
+#undef OPERATOR
+#undef TASK
 };
 
 const struct operator_traits *operator_of(enum operator_kind op)
@@ -134,16 +140,4 @@ enum status operator_apply(const struct operation *a, const float *x, float *y, 
     };
     return operator_rows(a, (struct row_source){ whole_get, &w },
                          (struct row_sink){ whole_put, &w }, scratch, err);
-}
-
-void resize_at(uint32_t scale, uint32_t at, uint32_t n, uint32_t *i0, uint32_t *i1, float *w1)
-{
-    /* (at + 0.5) / scale - 0.5 in parts of 2 scale: exact in integers */
-    const int64_t whole = (int64_t)2 * scale;
-    int64_t parts = 2 * (int64_t)at + 1 - scale;
-    if (parts < 0) parts = 0;
-    const uint32_t low = (uint32_t)(parts / whole);
-    *i0 = low < n ? low : n - 1;
-    *i1 = low + 1 < n ? low + 1 : n - 1;
-    *w1 = (float)(parts % whole) / (float)whole;
 }

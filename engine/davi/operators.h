@@ -1,11 +1,11 @@
 /* operators.h - the tasks, and the measurement operator A of each (engine/README.md section 4).
  *
- * Images are float, interleaved [h][w][c], in units of [-1,1], of any size. A is computed row by
- * row from a source to a sink, so that a large image needs only a few rows of scratch; the
- * functions on whole images are the same code. What else there is to know of an operator stands
- * in its traits: nothing outside of operators/ and the tables looks at which one it is.
+ * Images are float, interleaved [h][w][c], in [-1,1], of any size. A is applied row by row, from a
+ * source to a sink, so a large image needs only a few rows of scratch; the functions on whole
+ * images run the same code. Everything else about an operator is in its traits: only the files of
+ * operators/ know which operator they are.
  * Scratch is the caller's, operator_scratch_floats() long. Only an operator with working_bytes
- * takes memory and may fail. Pure functions. */
+ * allocates memory and may fail. Pure functions; any thread. */
 #ifndef DAVID_DAVI_OPERATORS_H
 #define DAVID_DAVI_OPERATORS_H
 
@@ -16,20 +16,31 @@
 #include "engine/graph/backend/images.h"
 #include "proto/image.h"
 
+enum operator_kind {
+#define OPERATOR(id, name) OPERATOR_##id,
+#define TASK(...)
+#include "engine/davi/tasks.def"
+#undef OPERATOR
+#undef TASK
+    OPERATOR_COUNT
+};
+
 struct task_desc {
     const char *name;
     enum operator_kind op;
-    double sigma, sigma_range[2],
-        h;                        /* units of [-1,1]; perturb_h. The range: what a network that is
-                                        told sigma learns */
-    double level, level_range[2]; /* of the operator (its traits say of what); 0: it has none */
-    double level_gain;            /* what the network is told: level_gain * level */
+    double sigma;                 /* of the noise, units of [-1,1] */
+    double sigma_range[2];        /* that a network which is told sigma learns */
+    double h;                     /* of the sampler's noise: perturb_h */
+    double level, level_range[2]; /* of the operator (its traits say what it is); 0: it has none */
+    double level_gain;            /* the network is told level_gain * level */
     double t_ikl, weight_con, reg_coeff; /* training, engine/README.md section 5 */
 };
 
 enum task_id {
+#define OPERATOR(...)
 #define TASK(id, ...) TASK_##id,
 #include "engine/davi/tasks.def"
+#undef OPERATOR
 #undef TASK
     TASK_COUNT
 };
@@ -43,16 +54,16 @@ struct extent {
     uint32_t w, h, c;
 };
 
-/* A with what belongs to one image. */
+/* A for one image. */
 struct operation {
     enum operator_kind op;
-    double level;    /* not looked at where the operator has none */
+    double level;    /* not read where the operator has none */
     struct extent x; /* of the image that A takes */
-    const uint8_t
-        *observed_mask; /* [x.h][x.w] nonzero where measured; not looked at without needs_mask */
+    /* [x.h][x.w] nonzero where measured; not read without needs_mask */
+    const uint8_t *observed_mask;
 };
 
-/* Rows of a image, on demand and in ascending order. */
+/* Rows of an image, on demand and in ascending order. */
 struct row_source {
     void (*get)(void *ctx, uint32_t y, float *row);
     void *ctx;
@@ -65,29 +76,29 @@ struct row_sink {
 struct operator_traits {
     /* Shapes, and with them the network's input: y enlarged by `scale` (bilinear, half-pixel
      * centres, clamped edges), a gray one repeated. */
-    uint32_t scale;     /* px of x, a side, behind one of y: 1, 2 or 4 */
-    bool is_gray;       /* y has one channel, and x three */
+    uint32_t scale;     /* px of x, a side, for one of y: 1, 2 or 4 */
+    bool is_gray;       /* y has one channel, x has three */
     uint32_t most_side; /* px of x; 0: any */
 
-    bool needs_mask;   /* it has a hole; alpha marks one and is nothing else */
+    bool needs_mask;   /* x has a hole; alpha marks it and nothing else */
     bool keeps_values; /* A leaves what it measures as it is */
 
-    /* Px a side of the cells by which A treats pixels, so that the place in one matters; 0: none. */
-    uint32_t cell;
+    uint32_t cell; /* px a side of cells in which A depends on a pixel's place; 0: it does not */
 
     const char *level; /* what its parameter is; NULL: it has none */
     double level_least, level_most;
-    double (*level_of)(const struct image *y); /* what a file says of it, 0: nothing; or NULL */
+    double (*level_of)(const struct image *y); /* that a file states, 0: none; may be NULL */
 
-    /* Of a separable convolution with zeros beyond the edge, which a device knows by its taps; or
-     * NULL. */
-    void (*taps)(double level, float *taps); /* [BLUR_TAPS] */
+    /* How a device applies A; 0: it does not, and the images of such a restoration stay on the
+     * host. IMAGE_OPERATOR_TAPS needs `taps`. */
+    enum image_operator on_device;
+    void (*taps)(double level, float *taps); /* [BLUR_TAPS], of a separable convolution; or NULL */
 
     size_t (*scratch)(struct extent x);       /* floats */
-    size_t (*working_bytes)(struct extent x); /* that `rows` takes for itself at most; or NULL */
+    size_t (*working_bytes)(struct extent x); /* that `rows` allocates at most; or NULL */
     enum status (*rows)(const struct operation *a, struct row_source from, struct row_sink to,
                         float *scratch, struct error *err);
-    /* x = A^T y; NULL: A is not linear */
+    /* x = A^T y, the adjoint; NULL: A is not linear */
     void (*transpose)(const struct operation *a, const float *y, float *x, float *scratch);
     void (*pinv)(const struct operation *a, const float *y, float *x); /* x = A^+ y; NULL: none */
 };
@@ -102,9 +113,5 @@ enum status operator_rows(const struct operation *a, struct row_source from, str
 /* y = A x; x and y do not overlap. */
 enum status operator_apply(const struct operation *a, const float *x, float *y, float *scratch,
                            struct error *err);
-
-/* Bilinear enlarging with half-pixel centres and clamped edges: output column `at` of a line of n
- * values reads *i0 and *i1 with weight *w1 on the second. */
-void resize_at(uint32_t scale, uint32_t at, uint32_t n, uint32_t *i0, uint32_t *i1, float *w1);
 
 #endif

@@ -82,11 +82,3 @@ void tile_axis_lay(struct tile_axis *a, uint32_t length, uint32_t tile, uint32_t
     }
     a->weight = weight;
 }
-
-uint32_t reflect(uint32_t at, uint32_t n)
-{
-    if (at < n) return at;
-    if (n == 1) return 0;
-    uint32_t period = 2 * (n - 1), r = at % period;
-    return r < n ? r : period - r;
-}

@@ -31,7 +31,4 @@ void tile_axis_lay(struct tile_axis *a, uint32_t length, uint32_t tile, uint32_t
 uint32_t tile_axis_count(uint32_t length, uint32_t tile, uint32_t overlap, uint32_t shift);
 uint32_t tile_origin(const struct tile_axis *a, uint32_t i);
 
-/* The pixel inside [0, n) that stands at `at` when a line of n pixels is continued by reflection, as often as needed. */
-uint32_t reflect(uint32_t at, uint32_t n);
-
 #endif

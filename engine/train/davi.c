@@ -143,36 +143,21 @@ void davi_choose(struct davi *d, const struct task_desc *task)
 
 /* ---- the bridge ---- */
 
-static void enlarge(uint32_t scale, uint32_t w, uint32_t h, const float *y, float *y_in)
+void bridge_input(enum operator_kind op, uint32_t side, const float *y, float *y_in)
 {
-    const uint32_t mw = w / scale, mh = h / scale;
-    for (uint32_t row = 0; row < h; row++)
-        for (uint32_t col = 0; col < w; col++) {
-            uint32_t y0, y1, x0, x1;
-            float wy, wx;
-            resize_at(scale, row, mh, &y0, &y1, &wy);
-            resize_at(scale, col, mw, &x0, &x1, &wx);
-            for (uint32_t c = 0; c < 3; c++) {
-                float top = y[((size_t)y0 * mw + x0) * 3 + c] * (1 - wx) +
-                            y[((size_t)y0 * mw + x1) * 3 + c] * wx;
-                float low = y[((size_t)y1 * mw + x0) * 3 + c] * (1 - wx) +
-                            y[((size_t)y1 * mw + x1) * 3 + c] * wx;
-                y_in[((size_t)row * w + col) * 3 + c] = top * (1 - wy) + low * wy;
-            }
-        }
-}
-
-void bridge_input(enum operator_kind op, uint32_t w, uint32_t h, const float *y, float *y_in)
-{
-    const struct operator_traits *o = operator_of(op);
-    const size_t px = (size_t)w * h;
-    if (o->scale > 1)
-        enlarge(o->scale, w, h, y, y_in);
-    else if (o->is_gray)
-        for (size_t i = 0; i < 3 * px; i++)
-            y_in[i] = y[i / 3];
-    else
-        memcpy(y_in, y, 3 * px * sizeof *y);
+    const struct extent m = operator_extent(op, (struct extent){ side, side, LOSS_CHANNELS });
+    const struct extract_args a = { .m = { .pixels = y,
+                                           .w = m.w,
+                                           .h = m.h,
+                                           .channels = m.c,
+                                           .depth = 32,
+                                           .y_channels = m.c,
+                                           .scale = operator_of(op)->scale },
+                                    .out_w = side,
+                                    .out_h = side,
+                                    .tile = side,
+                                    .y_in = y_in };
+    (void)cpu_images.extract(NULL, &a, NULL); /* it cannot fail */
 }
 
 static enum status predict(struct davi *d, const struct davi_rows *rows,

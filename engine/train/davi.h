@@ -78,7 +78,7 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
                                 struct generator_report *out, struct error *err);
 
 /* A measurement as the network takes it: enlarged, repeated if it is gray, or as it is. y_in:
- * [h][w][3] of one row. */
-void bridge_input(enum operator_kind op, uint32_t w, uint32_t h, const float *y, float *y_in);
+ * [side][side][3] of one row. */
+void bridge_input(enum operator_kind op, uint32_t side, const float *y, float *y_in);
 
 #endif

@@ -93,6 +93,6 @@ enum status row_draw(struct dataset *d, const struct crop_options *c, const stru
         }
         if (!status) status = measure(c, &a, sigma, step, row, out->x, out->y, s->operate, err);
     }
-    if (!status) bridge_input(task->task->op, c->side, c->side, out->y, out->y_in);
+    if (!status) bridge_input(task->task->op, c->side, out->y, out->y_in);
     return status;
 }

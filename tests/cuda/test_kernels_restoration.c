@@ -27,7 +27,7 @@ static struct observed on_device(const struct restoration *r)
 
 static bool is_on_device(enum operator_kind op)
 {
-    return (GPU_OPERATORS >> op & 1) != 0;
+    return (GPU_OPERATORS >> operator_of(op)->on_device & 1) != 0;
 }
 
 struct operating {
@@ -58,8 +58,10 @@ static void operators_give_the_bytes_of_the_host(void **state)
             if (!is_on_device(op)) continue;
             const struct extent x = sizes[i], m = operator_extent(op, x);
             const size_t n = (size_t)x.w * x.h * x.c;
-            struct operating o = { { .op = op, .w = x.w, .h = x.h, .c = x.c },
-                                   traits->taps ? n : 0 };
+            struct operating o = {
+                { .op = traits->on_device, .w = x.w, .h = x.h, .c = x.c, .scale = traits->scale },
+                traits->taps ? n : 0
+            };
             uint8_t *observed_mask = memory((size_t)x.w * x.h);
             for (size_t p = 0; p < (size_t)x.w * x.h; p++)
                 observed_mask[p] = noise(9, p) > 0;
@@ -94,15 +96,17 @@ static void run_extract(void *ctx, const struct tensor *y)
 
 static void rows_are_extracted_as_on_the_host(const struct restoration *r)
 {
-    struct extract_args c = {
-        .m = on_device(r), .out_w = r->shape.out.w, .out_h = r->shape.out.h, .tile = r->s.tile
-    };
+    struct extract_args c = { .m = on_device(r),
+                              .out_w = r->shape.out.w,
+                              .out_h = r->shape.out.h,
+                              .margin = r->s.margin,
+                              .tile = r->s.tile };
     for (uint64_t row = 0; row < restoration_tile_jobs(r); row++) {
         const struct tile_position at = restoration_tile_position(r, row);
         struct tensor y = tensor_make(DT_F32, 1, c.tile, c.tile, 3, 3, 1), want = tensor_copy(&y);
         c.x0 = at.x0;
         c.y0 = at.y0;
-        restoration_extract(r, row, want.data);
+        EXPECT_OK(restoration_extract(r, row, want.data, &err));
         in_every_order("cut", &y, run_extract, &c);
         expect_same("cut", y.data, want.data, tensor_bytes(&y));
         tensor_free(&y);
@@ -130,6 +134,7 @@ static void tiles_are_extracted_as_on_the_host(void **state)
                     struct measurement m = { y, sizes[i].w, sizes[i].h, channels };
                     struct restoration *r = NULL;
                     s.seed = 0xfedcba9876543210u;
+                    s.margin = channels == 3 ? 7 : 0;
                     s.img = depth == 32 ? NULL : &img;
                     s.y = depth == 32 ? &m : NULL;
                     s.mask = operator_of(s.task->op)->needs_mask ? &mask : NULL;
@@ -158,6 +163,17 @@ static int64_t *integers(const struct tensor *t)
     return t->data;
 }
 
+/* Pixels first .. end of a tile at `at` that lie in the image, n px long. */
+struct part {
+    uint32_t first, end;
+};
+
+static struct part part_of(const struct restoration *r, uint32_t at, uint32_t n)
+{
+    const uint32_t margin = r->s.margin, end = margin + n - at;
+    return (struct part){ at < margin ? margin - at : 0, end < r->s.tile ? end : r->s.tile };
+}
+
 static void restore_on_device(const struct device *d)
 {
     const struct restoration *r = d->r;
@@ -172,14 +188,18 @@ static void restore_on_device(const struct device *d)
         for (uint64_t i = 0; i < r->n_tiles; i++) {
             const uint64_t t = d->backwards ? r->n_tiles - 1 - i : i, row = sample * r->n_tiles + t;
             const struct tile_position at = restoration_tile_position(r, row);
-            struct blend_args b = { .x0 = d->tiles + row * tile_floats,
-                                    .wx = r->tiles.x.weight + t % r->tiles.x.count * tile,
-                                    .wy = r->tiles.y.weight + t / r->tiles.x.count * tile,
+            const struct part x = part_of(r, at.x0, r->shape.out.w),
+                              y = part_of(r, at.y0, r->shape.out.h);
+            struct blend_args b = { .x0 = d->tiles + row * tile_floats +
+                                          ((size_t)y.first * tile + x.first) * 3,
+                                    .wx = r->tiles.x.weight + t % r->tiles.x.count * tile + x.first,
+                                    .wy = r->tiles.y.weight + t / r->tiles.x.count * tile + y.first,
                                     .tile = tile,
-                                    .at_x = at.x0,
-                                    .at_y = at.y0,
+                                    .w = x.end - x.first,
+                                    .h = y.end - y.first,
+                                    .at_x = at.x0 + x.first - r->s.margin,
+                                    .at_y = at.y0 + y.first - r->s.margin,
                                     .out_w = r->shape.out.w,
-                                    .out_h = r->shape.out.h,
                                     .out_c = r->shape.out.c,
                                     .acc = integers(&d->acc),
                                     .bad = d->bad + row };
@@ -225,6 +245,7 @@ static void expect_deviation(const struct device *d, struct restoration *r)
     const struct finished f = finished_of(d);
     double *largest = memory(sizeof *largest);
     uint8_t *pixels = memory(d->values);
+    EXPECT_LAUNCH(gpu_largest_deviation(&f, largest, NULL));
     EXPECT_LAUNCH(gpu_deviation(&f, largest, pixels, NULL));
     assert_true(*largest == restoration_facts(r)->std_scale);
     struct image img = { 0 };
@@ -244,8 +265,16 @@ static void expect_residual(const struct device *d, struct restoration *r)
     if (r->taps) memcpy(taps, r->taps, BLUR_TAPS * sizeof *taps);
     const struct finished f = finished_of(d);
     EXPECT_LAUNCH(gpu_mean(&f, mean, NULL));
-    struct operator_args o = { r->s.task->op, x.w,  x.h, x.c,    r->observed_mask,
-                               taps,          mean, ax,  scratch };
+    struct operator_args o = { .op = r->op->on_device,
+                               .w = x.w,
+                               .h = x.h,
+                               .c = x.c,
+                               .scale = r->op->scale,
+                               .observed_mask = r->observed_mask,
+                               .taps = taps,
+                               .x = mean,
+                               .y = ax,
+                               .scratch = scratch };
     EXPECT_LAUNCH(gpu_operator(&o, NULL));
     struct residual_args residual = { .ax = ax, .m = on_device(r) };
     residual.scratch = memory(gpu_residual_scratch((size_t)m.w * m.h) * sizeof(double));
@@ -311,6 +340,7 @@ static void whole_restorations_have_the_bytes_of_the_host(void **state)
                 s.img = &img;
                 s.mask = traits->needs_mask ? &mask : NULL;
                 s.level = s.task->level > 0 && samples == 3 ? s.task->level_range[1] : 0;
+                s.margin = channels == 2 ? 5 : 0;
                 s.samples = samples;
                 s.output = samples > 1 ? OUTPUT_ALL : OUTPUT_IMAGE;
                 one_restoration(&s);
@@ -345,7 +375,7 @@ static void deviations_of_any_size_are_the_hosts(void **state)
             const struct finished one = {
                 .sum = sum + i, .sum2 = sum2 + i, .samples = samples[k], .count = 1
             };
-            EXPECT_LAUNCH(gpu_deviation(&one, largest, NULL, NULL));
+            EXPECT_LAUNCH(gpu_largest_deviation(&one, largest, NULL));
             if (*largest != want[i])
                 fail_msg("%u samples, value %zu: %.17g, not %.17g", samples[k], i, *largest,
                          want[i]);
@@ -353,6 +383,7 @@ static void deviations_of_any_size_are_the_hosts(void **state)
         const struct finished all = {
             .sum = sum, .sum2 = sum2, .samples = samples[k], .count = COUNT
         };
+        EXPECT_LAUNCH(gpu_largest_deviation(&all, largest, NULL));
         EXPECT_LAUNCH(gpu_deviation(&all, largest, pixels, NULL));
         assert_true(*largest == most);
         for (size_t i = 0; i < COUNT; i++)
@@ -363,6 +394,7 @@ static void deviations_of_any_size_are_the_hosts(void **state)
     memset(sum2, 0, COUNT * sizeof *sum2);
     memset(pixels, 0xa5, COUNT);
     const struct finished none = { .sum = sum, .sum2 = sum2, .samples = 2, .count = COUNT };
+    EXPECT_LAUNCH(gpu_largest_deviation(&none, largest, NULL));
     EXPECT_LAUNCH(gpu_deviation(&none, largest, pixels, NULL));
     assert_true(*largest == 0);
     for (size_t i = 0; i < COUNT; i++)
@@ -394,8 +426,16 @@ static void a_row_that_is_not_finite_is_found_and_not_blended(void **state)
             for (size_t r = 0; r < ROWS; r++) {
                 assert_int_equal(bad[r], odd[r] != 0);
                 memset(acc, 0, COUNT * sizeof *acc);
-                struct blend_args b = { x + r * COUNT, weight, weight, TILE, 0,      0,
-                                        TILE,          TILE,   3,      acc,  bad + r };
+                struct blend_args b = { .x0 = x + r * COUNT,
+                                        .wx = weight,
+                                        .wy = weight,
+                                        .tile = TILE,
+                                        .w = TILE,
+                                        .h = TILE,
+                                        .out_w = TILE,
+                                        .out_c = 3,
+                                        .acc = acc,
+                                        .bad = bad + r };
                 EXPECT_LAUNCH(gpu_blend(&b, NULL));
                 int written = 0;
                 for (size_t k = 0; k < COUNT; k++)

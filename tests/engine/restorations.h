@@ -53,7 +53,7 @@ static inline void run_identity(struct restoration *r, double bend)
     const size_t n = (size_t)3 * r->s.tile * r->s.tile;
     float *tile = malloc(n * sizeof *tile);
     for (uint64_t row = 0; row < restoration_tile_jobs(r); row++) {
-        restoration_extract(r, row, tile);
+        assert_int_equal(restoration_extract(r, row, tile, NULL), ST_OK);
         for (size_t i = 0; i < n; i++)
             tile[i] += (float)(bend * restoration_tile_position(r, row).sample);
         assert_int_equal(restoration_put(r, row, tile, NULL), ST_OK);

@@ -168,7 +168,7 @@ static void the_operators_are_the_published_ones(void **state)
     };
     struct restoration *r = NULL;
     assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
-    restoration_extract(r, 0, got);
+    assert_int_equal(restoration_extract(r, 0, got, NULL), ST_OK);
     report("sr4.resized", worst_of(got, want, px * 3), 1e-5);
     restoration_free(r);
     free(y);
@@ -258,7 +258,7 @@ static void restorations_in(const struct dtype_case *t)
                                            all[k].task == TASK_INPAINT ? &mask : NULL, &err))
                 fail_msg("%s", err.detail);
             assert_int_equal(restoration_tile_jobs(r), 1);
-            restoration_extract(r, 0, sampler_row(&m->sampler, 0));
+            assert_int_equal(restoration_extract(r, 0, sampler_row(&m->sampler, 0), NULL), ST_OK);
             sampler_choose(&m->sampler, 0, r->s.h, r->s.condition);
             assert_int_equal(sampler_give(&m->sampler, 0, z, &err), ST_OK);
             assert_int_equal(sampler_run(&m->sampler, 1, &err), ST_OK);

@@ -8,6 +8,7 @@
 
 #include <math.h>
 
+#include "engine/graph/pixels.h"
 #include "tests/engine/restorations.h"
 
 static double dot(const float *a, const float *b, size_t n)

@@ -29,7 +29,7 @@ static void *put_rows(void *ctx)
     const size_t n = (size_t)3 * p->r->s.tile * p->r->s.tile;
     float *tile = malloc(n * sizeof *tile);
     for (uint64_t row; (row = atomic_fetch_add(&p->next, 1)) < restoration_tile_jobs(p->r);) {
-        restoration_extract(p->r, row, tile);
+        (void)restoration_extract(p->r, row, tile, NULL);
         for (size_t i = 0; i < n; i++)
             tile[i] = tile[i] / 2 + (float)(row % 7) / 16;
         if (p->one_fails && row == 5)

@@ -8,6 +8,7 @@
 
 #include <math.h>
 
+#include "engine/graph/pixels.h"
 #include "tests/engine/restorations.h"
 
 static void every_pixel_is_covered_and_weights_sum_to_one(void **state)
@@ -85,7 +86,7 @@ static void a_margin_is_mirrored_around_the_image_and_cut_off_again(void **state
             s.img = &img;
             s.margin = MARGIN;
             assert_int_equal(restoration_make(&r, &s, NULL), ST_OK);
-            restoration_extract(r, 0, tile);
+            assert_int_equal(restoration_extract(r, 0, tile, NULL), ST_OK);
             for (uint32_t y = 0; y < TILE; y++)
                 for (uint32_t x = 0; x < TILE; x++) {
                     const uint32_t from_x =

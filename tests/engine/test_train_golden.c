@@ -114,7 +114,7 @@ static void open_training(struct training *t, const char *path)
     assert_true(t->y_in && t->schedule);
     schedule_init(t->schedule, SCHEDULE_DAVI);
     for (uint32_t n = 0; n < rows; n++)
-        bridge_input(task->op, side, side, t->y + n * each, t->y_in + n * t->px * 3);
+        bridge_input(task->op, side, t->y + n * each, t->y_in + n * t->px * 3);
     size_t n_mask = 0;
     float *mask = golden_values(&t->g, "mask", &n_mask);
     if (mask) {

@@ -144,7 +144,8 @@ static enum status compare_locations(const struct ctx *c, int *pools, struct err
             ((uint8_t *)mask.pixels)[i] = i % 31 < 9 ? 255 : 0;
         const struct image *hole = has_mask ? &mask : NULL;
         const struct image_ops *images = c->e->backend->ops->images;
-        const bool has_device = images && (images->operators >> task_table[task].op & 1);
+        const bool has_device =
+            images && (images->operators >> operator_of(task_table[task].op)->on_device & 1);
         if (!s) s = restore_at(c, task_table[task].name, &img, hole, true, on_host, err);
         if (!s) s = restore_at(c, task_table[task].name, &img, hole, !has_device, here, err);
         for (int i = 0; !s && i < 3; i++) {

@@ -172,7 +172,7 @@ static void compare(const struct serving *s, const struct job *jobs, size_t n, s
 
 static bool has_device(const struct serving *s, const struct task_desc *t)
 {
-    return (s->e->backend->ops->images->operators >> t->op & 1) != 0;
+    return (s->e->backend->ops->images->operators >> operator_of(t->op)->on_device & 1) != 0;
 }
 
 /* `which` of 48: task, channels, depth (or floats), samples and output. */

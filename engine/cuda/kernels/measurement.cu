@@ -1,6 +1,7 @@
-/* A measurement on the device: tiles of the network's input are cut from it, and what A makes of a restored image is compared with
- * it. Arithmetic and bytes are those of engine/davi (restoration.c, operators.c): every product and sum is rounded by itself, so nothing
- * here may be fused; the intrinsics say so whatever the compiler is told. */
+/* A measurement on the device: tiles of the network's input are extracted from it, and A x of a
+ * restored image is compared with it. Arithmetic and bytes are those of engine/cpu/images.c: every
+ * product and sum is rounded by itself, so nothing here may be fused; the intrinsics forbid it
+ * whatever the compiler's options are. */
 #include "engine/cuda/kernels/memory.cuh"
 #include "engine/graph/philox.h"
 
@@ -33,7 +34,7 @@ DEVICE void observed_at(const struct observed &m, uint32_t x, uint32_t y, float 
                          __fmul_rn(0.3333f, v[2]));
 }
 
-/* ---- cutting ---- */
+/* ---- extracting ---- */
 
 /* The pixel inside [0, n) that stands at `at` when a line of n pixels is continued by reflection. */
 DEVICE uint32_t reflected(uint32_t at, uint32_t n)
@@ -42,6 +43,12 @@ DEVICE uint32_t reflected(uint32_t at, uint32_t n)
     if (n == 1) return 0;
     const uint32_t period = 2 * (n - 1), r = at % period;
     return r < n ? r : period - r;
+}
+
+/* The pixel of the image, n px long, at position `at` of the image with its margin. */
+DEVICE uint32_t mirrored(uint32_t at, uint32_t margin, uint32_t n)
+{
+    return reflected(at < margin ? margin - at : at - margin, n);
 }
 
 /* Bilinear: pixel `at` reads `low` and `high` with weight w on the second; parts of 2 scale are
@@ -90,7 +97,8 @@ __global__ void __launch_bounds__(THREADS) extract(struct extract_args a)
 {
     const uint32_t tx = blockIdx.x * THREADS + threadIdx.x, ty = blockIdx.y;
     if (tx >= a.tile) return;
-    const uint32_t x = reflected(a.x0 + tx, a.out_w), y = reflected(a.y0 + ty, a.out_h);
+    const uint32_t x = mirrored(a.x0 + tx, a.margin, a.out_w),
+                   y = mirrored(a.y0 + ty, a.margin, a.out_h);
     float v[3] = {};
     if (a.m.scale > 1)
         resized_at(a.m, x, y, v);
@@ -173,15 +181,15 @@ __global__ void __launch_bounds__(THREADS)
     }
     t = block_total(t, box);
     if (threadIdx.x > 0) return;
-    put(out, t.sum);
-    put(out + 1, t.count);
+    put(out, __dadd_rn(get(out), t.sum));
+    put(out + 1, get(out + 1) + t.count);
 }
 
 } // namespace
 
 extern "C" int gpu_extract(const struct extract_args *a, void *stream)
 {
-    return launch(cut, dim3(blocks_of(a->tile, THREADS), a->tile), THREADS, 0, stream, *a);
+    return launch(extract, dim3(blocks_of(a->tile, THREADS), a->tile), THREADS, 0, stream, *a);
 }
 
 extern "C" size_t gpu_residual_scratch(size_t px)

@@ -105,27 +105,29 @@ extern "C" int gpu_operator(const struct operator_args *a, void *stream)
     const size_t pixels = (size_t)a->w * a->h, count = pixels * a->c;
     int e = cudaSuccess;
     switch (a->op) {
-    case OPERATOR_BLUR:
+    case IMAGE_OPERATOR_TAPS:
         if (a->c > MAX_CHANNELS) return cudaErrorInvalidValue;
         e = launch(blur_along, dim3(a->h, blocks_of(row, THREADS)), THREADS, 0, stream, a->x,
                    a->taps, a->scratch, row, a->c);
         if (e) return e;
         return launch(blur_down, dim3(blocks_of(a->h, DOWN_ROWS), blocks_of(row, DOWN_COLUMNS)),
                       THREADS, 0, stream, a->scratch, a->taps, a->y, row, a->h);
-    case OPERATOR_POOL4:
-        return launch(pool<4>, dim3(a->h / 4, blocks_of(a->w / 4 * a->c, THREADS)), THREADS, 0,
-                      stream, a->x, a->y, a->w, a->c);
-    case OPERATOR_POOL2:
-        return launch(pool<2>, dim3(a->h / 2, blocks_of(a->w / 2 * a->c, THREADS)), THREADS, 0,
-                      stream, a->x, a->y, a->w, a->c);
-    case OPERATOR_GRAY:
+    case IMAGE_OPERATOR_POOL:
+        if (a->scale == 4)
+            return launch(pool<4>, dim3(a->h / 4, blocks_of(a->w / 4 * a->c, THREADS)), THREADS, 0,
+                          stream, a->x, a->y, a->w, a->c);
+        if (a->scale == 2)
+            return launch(pool<2>, dim3(a->h / 2, blocks_of(a->w / 2 * a->c, THREADS)), THREADS, 0,
+                          stream, a->x, a->y, a->w, a->c);
+        break;
+    case IMAGE_OPERATOR_GRAY:
         return launch(gray, dim3(blocks_of(pixels, THREADS)), THREADS, 0, stream, a->x, a->y,
                       pixels, a->c);
-    case OPERATOR_MASK:
-    case OPERATOR_IDENTITY:
+    case IMAGE_OPERATOR_MASK:
+    case IMAGE_OPERATOR_KEEP:
         return launch(masked, dim3(blocks_of(count, THREADS)), THREADS, 0, stream, a->x,
-                      a->op == OPERATOR_MASK ? a->observed_mask : nullptr, a->y, count, a->c);
-    case OPERATOR_JPEG: break; /* on the host alone */
+                      a->op == IMAGE_OPERATOR_MASK ? a->observed_mask : nullptr, a->y, count, a->c);
+    case IMAGE_OPERATOR_NONE: break;
     }
     return cudaErrorInvalidValue;
 }

@@ -1,5 +1,6 @@
-/* Restored tiles and finished samples on the device: the fixed-point blend and what is made of it (engine/davi/restoration.c and
- * restoration_output.c). The same integers and, since double is rounded step by step, the same images as on the host. */
+/* Restored tiles and finished samples on the device: the fixed-point blend and what is computed
+ * from it. Integers are those of engine/cpu/images.c, and since double is rounded step by step, so
+ * are the images. */
 #include "engine/cuda/kernels/memory.cuh"
 
 namespace
@@ -159,10 +160,8 @@ extern "C" int gpu_find_bad(const float *x, uint32_t n, size_t count, uint32_t *
 
 extern "C" int gpu_blend(const struct blend_args *a, void *stream)
 {
-    const uint32_t w = a->out_w < a->tile ? a->out_w : a->tile,
-                   h = a->out_h < a->tile ? a->out_h : a->tile;
-    return launch(blend, dim3(blocks_of((uint64_t)w * a->out_c, THREADS), h), THREADS, 0, stream,
-                  *a, w * a->out_c);
+    return launch(blend, dim3(blocks_of((uint64_t)a->w * a->out_c, THREADS), a->h), THREADS, 0,
+                  stream, *a, a->w * a->out_c);
 }
 
 extern "C" int gpu_accumulate(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count, void *stream)
@@ -186,13 +185,17 @@ extern "C" int gpu_round(const struct finished *f, uint32_t depth, void *pixels,
                   static_cast<uint8_t *>(pixels));
 }
 
-extern "C" int gpu_deviation(const struct finished *f, double *largest, uint8_t *pixels,
+extern "C" int gpu_largest_deviation(const struct finished *f, double *largest, void *stream)
+{
+    int e = launch(no_deviation, dim3(1), 1, 0, stream, largest);
+    if (e) return e;
+    return launch(largest_deviation, dim3(blocks_of(f->count, THREADS)), THREADS, 0, stream, *f,
+                  largest);
+}
+
+extern "C" int gpu_deviation(const struct finished *f, const double *largest, uint8_t *pixels,
                              void *stream)
 {
-    const dim3 blocks(blocks_of(f->count, THREADS));
-    int e = launch(no_deviation, dim3(1), 1, 0, stream, largest);
-    if (!e) e = launch(largest_deviation, blocks, THREADS, 0, stream, *f, largest);
-    if (e || !pixels) return e;
-    return launch(deviation_levels, blocks, THREADS, 0, stream, *f,
-                  static_cast<const double *>(largest), pixels);
+    return launch(deviation_levels, dim3(blocks_of(f->count, THREADS)), THREADS, 0, stream, *f,
+                  largest, pixels);
 }

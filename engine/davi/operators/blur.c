@@ -76,6 +76,7 @@ const struct operator_traits blur_operator = {
     .level = "standard deviation in px",
     .level_least = 0.5,
     .level_most = BLUR_REACH / 4.0, /* the taps end four deviations away */
+    .on_device = IMAGE_OPERATOR_TAPS,
     .taps = fill_taps,
     .scratch = scratch,
     .rows = rows,

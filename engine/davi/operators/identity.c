@@ -28,6 +28,7 @@ static void transpose(const struct operation *a, const float *y, float *x, float
 const struct operator_traits identity_operator = {
     .scale = 1,
     .keeps_values = true,
+    .on_device = IMAGE_OPERATOR_KEEP,
     .scratch = two_rows,
     .rows = rows,
     .transpose = transpose,

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "engine/davi/operators/rows.h"
+#include "engine/graph/pixels.h"
 #include "proto/jpeg_rows.h"
 
 struct trip {
@@ -16,17 +17,15 @@ static void get(void *ctx, uint32_t y, uint8_t *levels)
 {
     struct trip *t = ctx;
     t->from.get(t->from.ctx, y, t->row);
-    for (size_t i = 0; i < t->n; i++) {
-        const double v = ((double)t->row[i] + 1) * 127.5;
-        levels[i] = (uint8_t)lrint(v < 0 ? 0 : v > 255 ? 255 : v);
-    }
+    for (size_t i = 0; i < t->n; i++)
+        levels[i] = (uint8_t)level_of_value((double)t->row[i], 8);
 }
 
 static void put(void *ctx, uint32_t y, const uint8_t *levels)
 {
     struct trip *t = ctx;
     for (size_t i = 0; i < t->n; i++)
-        t->row[i] = (float)(levels[i] / 127.5 - 1);
+        t->row[i] = value_of_level(levels[i], 8);
     t->to.put(t->to.ctx, y, t->row);
 }
 

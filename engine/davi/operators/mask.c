@@ -33,6 +33,7 @@ const struct operator_traits mask_operator = {
     .scale = 1,
     .needs_mask = true,
     .keeps_values = true,
+    .on_device = IMAGE_OPERATOR_MASK,
     .scratch = two_rows,
     .rows = rows,
     .transpose = transpose,

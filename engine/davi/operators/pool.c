@@ -68,6 +68,7 @@ static void pinv(const struct operation *a, const float *y, float *x)
 
 const struct operator_traits pool2_operator = {
     .scale = 2,
+    .on_device = IMAGE_OPERATOR_POOL,
     .scratch = two_rows,
     .rows = rows2,
     .transpose = transpose,
@@ -76,6 +77,7 @@ const struct operator_traits pool2_operator = {
 
 const struct operator_traits pool4_operator = {
     .scale = 4,
+    .on_device = IMAGE_OPERATOR_POOL,
     .scratch = two_rows,
     .rows = rows4,
     .transpose = transpose,

@@ -1,13 +1,16 @@
-/* rows.h - the operators, one file each: rows of operators.c's table. */
+/* rows.h - the traits of every operator, each defined in a file of this folder. */
 #ifndef DAVID_DAVI_OPERATORS_ROWS_H
 #define DAVID_DAVI_OPERATORS_ROWS_H
 
 #include "engine/davi/operators.h"
 
-extern const struct operator_traits blur_operator, pool2_operator, pool4_operator, mask_operator,
-    identity_operator, gray_operator, jpeg_operator;
+#define OPERATOR(id, name) extern const struct operator_traits name##_operator;
+#define TASK(...)
+#include "engine/davi/tasks.def"
+#undef OPERATOR
+#undef TASK
 
-/* Scratch of those that need a row in and a row out. */
+/* Scratch of an operator that needs one row of x and one of y. */
 size_t two_rows(struct extent x);
 
 #endif
