@@ -18,15 +18,17 @@ int cmd_degrade(int argc, char **argv)
     double sigma = -1, level = 0;
     uint64_t seed = 0;
     bool has_seed = false, has_level = false, is_json = false;
+    const struct level_help level_of = level_help(" (the task's)");
     const struct option_row rows[] = {
         { "task", OPTION_TEXT, &task, "T", task_names, 0, 0, NULL },
         { "sigma", OPTION_NUMBER, &sigma, "S", "of the noise, units of [-1,1] (the task's)", 0, 10,
           NULL },
-        { "level", OPTION_NUMBER, &level, "L", LEVEL_HELP " (the task's)", 0, 100, &has_level },
+        { "level", OPTION_NUMBER, &level, "L", level_of.text, 0, 100, &has_level },
         { "seed", OPTION_SEED, &seed, "N", "of the noise (drawn, and told on stderr)", 0, 0,
           &has_seed },
         { "mask", OPTION_TEXT, &mask_file, "M.png",
-          "inpaint: white = missing (or alpha 0 in IN = missing)", 0, 0, NULL },
+          "white = missing, for a task that takes a mask (or alpha 0 in IN = missing)", 0, 0,
+          NULL },
         { "json", OPTION_FLAG, &is_json, NULL, "facts as one JSON object on stdout", 0, 0, NULL },
     };
     const struct command c = { "degrade", "IN OUT", about, rows, sizeof rows / sizeof *rows, 2, 2 };

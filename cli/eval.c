@@ -318,6 +318,7 @@ int cmd_eval(int argc, char **argv)
     const char *model = NULL, *mask_file = NULL;
     uint32_t threads = 0, limit = 0;
     bool has_level = false;
+    const struct level_help level_of = level_help(" (the model's)");
     const struct option_row rows[] = {
         { "task", OPTION_TEXT, &run.task, "T", task_names, 0, 0, NULL },
         { "data", OPTION_TEXT, &run.data, "DIR", "the folder of images", 0, 0, NULL },
@@ -325,9 +326,9 @@ int cmd_eval(int argc, char **argv)
         { "seed", OPTION_SEED, &run.seed, "N", "of the first image (0)", 0, 0, NULL },
         { "sigma", OPTION_NUMBER, &run.sigma, "S", "of the noise, units of [-1,1] (the model's)", 0,
           10, NULL },
-        { "level", OPTION_NUMBER, &run.level, "L", LEVEL_HELP " (the model's)", 0, 100,
-          &has_level },
-        { "mask", OPTION_TEXT, &mask_file, "M.png", "inpaint: white = missing", 0, 0, NULL },
+        { "level", OPTION_NUMBER, &run.level, "L", level_of.text, 0, 100, &has_level },
+        { "mask", OPTION_TEXT, &mask_file, "M.png", "white = missing, for a task that takes a mask",
+          0, 0, NULL },
         { "limit", OPTION_COUNT, &limit, "N", "only the first N images", 1, 1000000, NULL },
         { "out", OPTION_TEXT, &run.out, "DIR", "keep the images as PNG", 0, 0, NULL },
         ENGINE_ROWS(engine, threads),

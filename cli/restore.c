@@ -10,8 +10,8 @@
 
 static const char about[] =
     "Restores IN to OUT. IN: PNG, JPEG, - for stdin, or a .safetensors of `david degrade`.\n"
-    "OUT: .png, .jpg or - (PNG to stdout); sr4 gives 4x the size. The same image, model, task,\n"
-    "h and seed give the same bytes, here and over HTTP.";
+    "OUT: .png, .jpg or - (PNG to stdout); the size is the task's. The same image, model,\n"
+    "task, h and seed give the same bytes, here and over HTTP.";
 
 static enum status output_of(enum output_kind *out, const char *text, struct error *err)
 {
@@ -78,6 +78,8 @@ int cmd_restore(int argc, char **argv)
     char task_help[256];
     (void)snprintf(task_help, sizeof task_help, "%s (needed where the model has several)",
                    task_names);
+    const struct level_help level_of =
+        level_help("; within the model's range (that of a JPEG, else the model's)");
     const struct option_row rows[] = {
         { "task", OPTION_TEXT, &p.task, "T", task_help, 0, 0, NULL },
         { "model", OPTION_TEXT, &model, "FILE|NAME", "the model (default)", 0, 0, NULL },
@@ -88,11 +90,10 @@ int cmd_restore(int argc, char **argv)
         { "h", OPTION_NUMBER, &p.h, "H", "perturbation (the model's)", 0, 10, NULL },
         { "sigma", OPTION_NUMBER, &p.sigma, "S",
           "of the noise in IN, within the model's range (the model's)", 0, 10, &has_sigma },
-        { "level", OPTION_NUMBER, &p.level, "L",
-          LEVEL_HELP "; within the model's range (that of a JPEG, else the model's)", 0, 100,
-          &has_level },
+        { "level", OPTION_NUMBER, &p.level, "L", level_of.text, 0, 100, &has_level },
         { "mask", OPTION_TEXT, &mask_file, "M.png",
-          "inpaint: white = missing (or alpha 0 in IN = missing)", 0, 0, NULL },
+          "white = missing, for a task that takes a mask (or alpha 0 in IN = missing)", 0, 0,
+          NULL },
         { "output", OPTION_TEXT, &output, "KIND", "image, mean or std (image)", 0, 0, NULL },
         ENGINE_ROWS(engine, threads),
         { "json", OPTION_FLAG, &is_json, NULL, "facts as one JSON object on stdout", 0, 0, NULL },

@@ -58,6 +58,15 @@ enum status session_run(struct session *s, struct restoration *r, bool is_shown,
     return status;
 }
 
+struct level_help level_help(const char *more)
+{
+    struct level_help h;
+    task_levels(h.text, sizeof h.text);
+    const size_t len = strlen(h.text);
+    (void)snprintf(h.text + len, sizeof h.text - len, "%s", more);
+    return h;
+}
+
 struct level_text level_text(double level)
 {
     struct level_text t = { "null", "" };

@@ -37,8 +37,13 @@ void session_close(struct session *s); /* takes a zeroed struct */
 /* Every row of `r`; progress on a terminal where `is_shown`. */
 enum status session_run(struct session *s, struct restoration *r, bool is_shown, struct error *err);
 
-/* How a level is told; 0: the task has none. */
-#define LEVEL_HELP "deblur: standard deviation in px; dejpeg: quality"
+/* Help of --level: what the level of each task is, then `more`. */
+struct level_help {
+    char text[256];
+};
+struct level_help level_help(const char *more);
+
+/* A level in an answer; 0: the task has none. */
 struct level_text {
     char json[24], words[32]; /* "3" or "null"; ", level 3" or "" */
 };

@@ -1,4 +1,4 @@
-/* What can be asked of architectures and tasks without an engine: conversion and inspection of files. */
+/* Architectures and tasks without an engine, for converting and inspecting files. */
 #include <stdio.h>
 #include <string.h>
 

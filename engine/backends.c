@@ -1,4 +1,5 @@
-/* Which back end: `auto` takes the first of the list that opens, and says of the others why not. */
+/* Chooses the back end: `auto` opens the first of the list that it can, and reports why the ones
+ * before it could not be opened. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* The engine: which back end, which dtype, how many threads; and the running of rows.
- * Models are in model.c, the raw network in network.c, the mathematics of a restoration in davi/. */
+/* The engine: its back end, dtype and threads; what a request may ask; running rows.
+ * Models are in model.c, the raw network in network.c, restorations in davi/. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +22,7 @@ static enum status choose_dtype(enum dtype *out, struct backend *b, const char *
         const char *name;
         enum dtype dtype;
     } names[] = { { "f32", DT_F32 }, { "bf16", DT_BF16 }, { "f16", DT_F16 } };
-    /* TF32 is F32 in memory; the back end has been opened for it. */
+    /* TF32 is F32 in memory; the back end was opened with it. */
     if (name && strcmp(name, "tf32") == 0 && strcmp(b->ops->name, "cuda") == 0) {
         *out = DT_F32;
         return ST_OK;
@@ -166,7 +166,7 @@ static enum status check_range(const char *name, double value, const double rang
                                            name, value, task, range[0]);
 }
 
-/* What a request leaves out: a file may tell its level, else it is the task's own. */
+/* The level where a request leaves it out: the file's, else the task's own. */
 static double level_of(const struct restore_params *p, const struct model_task *t,
                        const struct image *img)
 {
@@ -176,7 +176,7 @@ static double level_of(const struct restore_params *p, const struct model_task *
     return told > 0 ? fmin(fmax(told, t->level_range[0]), t->level_range[1]) : t->level;
 }
 
-/* img: NULL: nothing is known of it yet, or it is a measurement of floats */
+/* img: NULL where it is not known yet, or where the measurement is one of floats. */
 static enum status check_params(struct restoration_setup *s, const struct model *m,
                                 const struct restore_params *p, const struct image *img,
                                 struct error *err)
@@ -236,7 +236,7 @@ static enum status check_params(struct restoration_setup *s, const struct model 
                                      .overlap = info->tile_overlap,
                                      .margin = info->tile_margin,
                                      .jobs_in_flight = m->engine->facts.max_batch };
-    /* One engine ends its batches in order: what is in flight is one run. */
+    /* One engine ends its batches in order, so its rows in flight are one run of neighbours. */
     if (m->engine->engines > 1)
         s->runs_in_flight = m->engine->engines * m->engine->facts.in_flight;
     else
@@ -275,7 +275,8 @@ enum status restoration_of_measurement(struct restoration **out, struct model *m
     return restoration_make(out, &s, err);
 }
 
-/* Beside the one block: the image given, its mask, what restoration_image returns (each kind once), and the allocator. */
+/* The block, the image given with its mask, the images of restoration_image (each kind once), what
+ * the operator allocates, and the allocator's own. */
 size_t restoration_peak_bytes(const struct model *m, const struct restore_params *p, uint32_t width,
                               uint32_t height, uint32_t channels, uint32_t depth, bool has_mask)
 {
@@ -298,6 +299,7 @@ size_t restoration_peak_bytes(const struct model *m, const struct restore_params
 
 /* ---- rows ---- */
 
+/* The row's input and output are in the device's memory. */
 static bool stays(const struct tile_job *row)
 {
     return restoration_is_on_device(row->restoration);
@@ -377,7 +379,7 @@ static enum status begin_execution(struct model *m, uint32_t stream_slot, struct
     return s ? s : put_placed(m, stream_slot, rows, n, err);
 }
 
-/* The device has failed: these rows come back empty. */
+/* The device has failed: these rows come back without a tile. */
 static void lose(struct tile_job *rows, size_t n, enum status s)
 {
     for (size_t i = 0; i < n; i++) {
@@ -412,7 +414,7 @@ enum status engine_end(struct engine *e, struct in_flight_batch *f, struct error
     return s;
 }
 
-/* More rows than a batch execution holds: all passes but the last are ended here. */
+/* With more rows than a batch execution holds, all executions except the last end here. */
 enum status engine_begin(struct engine *e, struct model *m, struct tile_job *rows, size_t n,
                          struct in_flight_batch *out, struct error *err)
 {
@@ -431,7 +433,7 @@ enum status engine_begin(struct engine *e, struct model *m, struct tile_job *row
         if (!s) {
             pthread_mutex_lock(&e->device);
             s = begin_execution(m, f.stream_slot, f.rows, (uint32_t)f.n, err);
-            /* Nothing may still use the memory of what is lost. */
+            /* Nothing may use the memory of the lost rows any more. */
             if (s && e->backend->ops->finish) (void)e->backend->ops->finish(e->backend, NULL);
             pthread_mutex_unlock(&e->device);
         }

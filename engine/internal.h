@@ -1,8 +1,9 @@
-/* internal.h - what the three files behind engine.h share: the engine and the source of a model's weights.
+/* internal.h - declarations that engine.c, model.c and network.c share: the engine, a model, the
+ * source of its weights.
  *
- * Not for server/ and cli/. A back end is driven by one thread at a time: whoever calls into it, or into a program on it,
- * holds engine->device. The lock is dropped while weights are read from a file, so loading a model delays a batch by one
- * packed weight, not by a file. Owned as engine.h says. */
+ * Not for server/ and cli/. One thread at a time drives a back end: a caller of it, or of a program
+ * on it, holds engine->device. The lock is released while a weight is read from a file, so loading
+ * a model delays a batch by one packed weight and not by a file. Ownership is that of engine.h. */
 #ifndef DAVID_ENGINE_INTERNAL_H
 #define DAVID_ENGINE_INTERNAL_H
 
@@ -19,14 +20,14 @@ struct engine {
     struct backend *backend;
     enum dtype dtype; /* of feature maps inside a network */
     struct engine_facts facts;
-    pthread_mutex_t device; /* guards the back end and everything on it */
-    uint32_t stream_slot;   /* of the next batch; of whoever calls engine_begin */
-    uint32_t engines;       /* that share restorations; >= 1 */
-    struct image_pool
-        *image_pool; /* of feature maps, made with the first model; NULL: there is none */
+    pthread_mutex_t device;        /* guards the back end and everything on it */
+    uint32_t stream_slot;          /* of the next batch; read and written by engine_begin alone */
+    uint32_t engines;              /* that share restorations; >= 1 */
+    struct image_pool *image_pool; /* opened with the first model; NULL: images are on the host */
 };
 
-/* An engine on a back end that is open already (taken over, also on failure); threads and max_batch as in engine.h. */
+/* An engine on an open back end, which it owns from now on and closes also on failure; threads and
+ * max_batch as in engine.h. */
 enum status engine_on(struct engine **out, struct backend *backend, const struct engine_options *o,
                       struct error *err);
 
@@ -40,7 +41,7 @@ struct backend_choice {
     int device;
 };
 uint32_t backend_devices(const char *name); /* NULL: of the first that can be opened */
-/* passed_over: why better ones than *out are not it; "" where there are none. */
+/* passed_over: why the back ends before *out could not be opened; "" where there are none. */
 enum status backend_choose(struct backend **out, const struct backend_choice *c, char *passed_over,
                            size_t size, struct error *err);
 
@@ -51,7 +52,7 @@ struct model {
     struct engine *engine;
     struct model_info info;
     char digest[DIGEST_HEX];
-    struct program *program; /* folded: a set a condition */
+    struct program *program; /* folded: one set of constants a condition */
     struct sampler sampler;
     struct conditions conditions;
 };
@@ -63,10 +64,11 @@ struct file_source {
 };
 /* A param_source's load; ctx: struct file_source. */
 enum status file_param_load(void *ctx, const struct param_desc *d, float *dst, struct error *err);
-/* Every parameter there, of the right shape, finite; no tensor beside them. ST_BAD_FILE names the offender. */
+/* Every parameter is there, has its shape and is finite; no other tensor is. ST_BAD_FILE names the
+ * offending tensor. */
 enum status file_check(const struct safetensors *st, const struct graph *g, struct error *err);
 
-/* A file held in memory whole, so that what was checked, digested and loaded are the same bytes. */
+/* The whole file in memory: the bytes that are checked, digested and loaded are the same. */
 struct model_file {
     void *bytes;
     size_t len;

@@ -1,4 +1,4 @@
-/* Models: a file checked whole, then packed onto the engine. Nothing is accepted that has not been looked at. */
+/* Models: the whole file is checked, then its weights are packed for the back end. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -15,7 +15,8 @@
 
 /* ---- the file ---- */
 
-/* Private and filled at once: a file that is written over or cut short later cannot reach what was checked. */
+/* A private copy, read at once: a later write to the file, or its truncation, cannot change bytes
+ * that have been checked. */
 static enum status read_whole(void **bytes, size_t *len, const char *path, struct error *err)
 {
     enum status s = ST_OK;
@@ -90,7 +91,7 @@ static bool has_shape(const struct st_tensor *t, const struct param_desc *d)
     return true;
 }
 
-/* A NaN or an infinity in one weight would be in every answer. */
+/* A NaN or an infinity in one weight would spoil every result. */
 static enum status check_finite(const struct st_tensor *t, struct error *err)
 {
     float v[1024];
@@ -168,7 +169,7 @@ enum status file_param_load(void *ctx, const struct param_desc *d, float *dst, s
 
 /* ---- the model ---- */
 
-/* Of a task whose operator has a level: as the file says, else as the table does. */
+/* Fills in the table's level where the file has none, and checks the range. */
 static enum status check_level(struct model_task *t, struct error *err)
 {
     const struct task_desc *desc = task_find(t->name);
@@ -179,7 +180,7 @@ static enum status check_level(struct model_task *t, struct error *err)
     return s ? error_set(err, ST_BAD_FILE, "david.tasks: %s", why.detail) : ST_OK;
 }
 
-/* Fills in the levels that the file leaves out. */
+/* Also fills in the levels that the file leaves out. */
 static enum status check_tasks(struct model_info *info, struct error *err)
 {
     if (info->n_tasks == 0)
@@ -201,7 +202,7 @@ static enum status check_tasks(struct model_info *info, struct error *err)
     return ST_OK;
 }
 
-/* The program and the memory beside it, of the largest pass for which there is room for both. */
+/* The program and the sampler's memory, for the largest pass whose memory can be allocated. */
 static enum status make_program(struct model *m, const struct graph *g,
                                 const struct param_source *src, struct program_options *o,
                                 struct error *err)
@@ -237,7 +238,7 @@ static enum status open_image_pool(struct engine *e, struct error *err)
     return s;
 }
 
-/* Takes over m->info; src->ctx may drop the engine's lock. */
+/* Uses m->info; the source may release the engine's lock while it reads. */
 static enum status pack(struct model *m, const struct graph *g, const struct param_source *src,
                         struct error *err)
 {
@@ -284,7 +285,7 @@ enum status model_load(struct model **out, struct engine *e, const char *path, s
     }
     s = digest_bytes(m->digest, f.bytes, f.len, err);
     if (s) goto done;
-    m->info = f.info; /* its texts are the model's now */
+    m->info = f.info; /* with the ownership of its texts */
     memset(&f.info, 0, sizeof f.info);
     struct file_source src = { e, f.st };
     s = pack(m, g, &(struct param_source){ file_param_load, &src }, err);
@@ -323,7 +324,7 @@ enum status model_hash(struct model **out, struct engine *e, const struct unet_a
         t->h = task_table[i].h;
         t->label = arch->class_cond ? 0 : -1;
     }
-    /* No file to digest: the parameter count and the seed stand for it. */
+    /* Without a file the digest is of the parameter count and the seed. */
     int len = snprintf(text, sizeof text, "hash weights %llu %llu",
                        (unsigned long long)graph_param_count(g), (unsigned long long)seed);
     s = digest_bytes(m->digest, text, (size_t)len, err);
@@ -370,7 +371,8 @@ size_t model_bytes(const struct model *m)
     return program_bytes(m->program) + sampler_bytes(&m->sampler);
 }
 
-/* Black feature maps, so often as a size of a batch execution needs it to be loaded, recorded and replayed. */
+/* Runs each size of a batch execution on black tiles, as often as it takes to load its kernels and
+ * to record it. */
 enum status model_warm(struct model *m, struct error *err)
 {
     enum { LOADED_AND_RECORDED = 2 };

@@ -1,4 +1,4 @@
-/* The raw network for forward and bench: unfolded (or folded on request), NCHW on the host. */
+/* The raw network for forward and bench: unfolded, or folded on request; NCHW on the host. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +12,7 @@ struct network {
     struct program *program;
     uint32_t h, w, in_channels, channels, rows; /* rows of one pass */
     uint32_t num_classes;                       /* of an unfolded class_cond network */
-    bool wants_sigma, wants_level;              /* of an unfolded one that is told */
+    bool wants_sigma, wants_level;              /* inputs of an unfolded network */
     bool folded;
     uint64_t flop;
     float *x, *y; /* [rows][h][w][in_channels or channels], memory of the back end */

@@ -32,7 +32,7 @@ static enum status open_symbol(const void **out, const char *path, const char *s
     if (!library) return error_set(err, ST_UNSUPPORTED, "plugin %s", dlerror());
     const struct any_plugin *p = dlsym(library, symbol);
     if (p && strcmp(p->build_id, DAVID_BUILD_ID) == 0) {
-        *out = p; /* never closed: what it has opened would not survive it */
+        *out = p; /* never closed: the back end it opens uses its code */
         /* cppcheck-suppress resourceLeak */
         return ST_OK;
     }

@@ -1,4 +1,5 @@
-/* How many threads this process may keep busy: its affinity, and what its control groups grant (v2, else v1). */
+/* The number of threads that this process may keep busy: its affinity, and the quota of its control
+ * groups (v2, else v1). */
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -58,7 +59,7 @@ static int cgroup_threads(void)
         if (strncmp(line, "0::/", 4) != 0) continue;
         char *folder = line + 3;
         folder[strcspn(folder, "\n")] = 0;
-        /* a limit on any group above binds too */
+        /* The limits of the groups above hold too. */
         for (char *slash; (slash = strrchr(folder, '/')); *slash = 0)
             limit = smaller(v2_limit(folder), limit);
     }

@@ -98,7 +98,7 @@ static inline void input_at(const struct observed *m, struct hole_noise *h, uint
                             float *v)
 {
     if (m->scale > 1) enlarged_at(m, x, y, v);
-    /* A simulated measurement brings its own noise in the hole; a user's image has nothing there. */
+    /* A simulated measurement has noise in the hole; a user's image has nothing there. */
     else if (m->observed_mask && m->depth != 32 && !m->observed_mask[(size_t)y * m->w + x])
         noise_at(m, h, x, y, v);
     else

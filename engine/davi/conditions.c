@@ -6,7 +6,7 @@
 #include "engine/davi/operators.h"
 #include "engine/davi/schedule.h"
 
-static const double sigma_ratio = 1.1, sigma_least = 1e-3; /* below which all are told alike */
+static const double sigma_ratio = 1.1, sigma_least = 1e-3; /* smaller ones share a condition */
 
 float told_sigma(double sigma)
 {
@@ -37,7 +37,7 @@ static uint32_t level_count(const struct unet_arch *a, const struct model_task *
     return a->level_cond && t->level_range[1] > t->level_range[0] ? LEVEL_STEPS + 1 : 1;
 }
 
-/* Both ends of the range are on the grid, and so is the ratio of neighbours everywhere. */
+/* The ends of the range are on the grid; the ratio of neighbours is the same everywhere. */
 static double sigma_at(const struct model_task *t, uint32_t i, uint32_t n)
 {
     if (n == 1) return t->sigma;
@@ -51,7 +51,7 @@ static double level_at(const struct model_task *t, uint32_t i, uint32_t n)
     return t->level_range[0] + (t->level_range[1] - t->level_range[0]) * i / (n - 1);
 }
 
-/* The task before it that the network cannot tell from it; the task itself where there is none. */
+/* An earlier task with the same inputs to the network; the task itself where there is none. */
 static uint32_t like(const struct model_info *info, uint32_t task)
 {
     const struct unet_arch *a = &info->arch;

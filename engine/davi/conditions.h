@@ -1,8 +1,11 @@
-/* conditions.h - what a model's folded constants are made for: t = 999 with every label, sigma and level that a request can ask.
+/* conditions.h - the conditions of a model's folded constants: t = 999 with every label, sigma and
+ * level that a request may have.
  *
- * Constants are folded when a model is loaded, so sigma and level are rounded to a grid: sigma in steps of a tenth of itself, the level
- * in steps of a sixteenth of its range. The network is told the grid's value; the residual, the noise in a hole and the answer's headers
- * have what was asked. Tasks that the network tells by nothing share one condition. Plain values; any thread may look. */
+ * Constants are folded when a model is loaded, so sigma and level are rounded to a grid: sigma in
+ * steps of a tenth of itself, the level in steps of a sixteenth of its range. The network gets the
+ * grid's value; the residual, the noise in a hole and the answer's headers have the requested one.
+ * Tasks whose inputs to the network are the same share one condition. Plain values; any thread may
+ * read them. */
 #ifndef DAVID_DAVI_CONDITIONS_H
 #define DAVID_DAVI_CONDITIONS_H
 
@@ -25,11 +28,11 @@ enum status conditions_init(struct conditions *out, const struct model_info *inf
                             struct error *err);
 void conditions_done(struct conditions *c); /* takes a zeroed struct */
 
-/* The index of the nearest one; sigma and level lie in the task's ranges. */
+/* The index of the nearest condition; sigma and level are in the task's ranges. */
 uint32_t conditions_find(const struct conditions *c, const struct model_info *info, uint32_t task,
                          double sigma, double level);
 
-/* What the network is told, as enum scalar has it. `task` is a name of the table. */
+/* Scalar inputs of the network (enum scalar). `task` is a name of the table. */
 float told_sigma(double sigma);
 float told_level(const char *task, double level);
 

@@ -2,8 +2,8 @@
  *
  * A pool is two blocks of memory, taken when it is opened: one of the back end's, one of the host's
  * (pinned, for what comes back). A restoration takes a piece of both before its first row and
- * returns them when it is freed, so serving allocates nothing. What lies in the pieces is the
- * restoration's matter (restoration_device.h).
+ * returns them when it is freed, so serving allocates nothing. The restoration lays out the pieces
+ * (restoration_device.h).
  * Threads: image_pool_return from any; the rest from the thread that drives the back end. */
 #ifndef DAVID_DAVI_IMAGE_POOL_H
 #define DAVID_DAVI_IMAGE_POOL_H

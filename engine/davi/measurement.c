@@ -1,4 +1,4 @@
-/* Simulating a measurement: y = A x + n on floats, nothing clipped (engine/README.md section 4). */
+/* Simulated measurements: y = A x + n on floats, without clipping (engine/README.md section 4). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -52,6 +52,18 @@ enum status task_check_mask(const char *name, struct error *err)
     return error_set(err, ST_BAD_MASK, "task %s takes no mask; tasks that do: %s", name, takers);
 }
 
+void task_levels(char *out, size_t size)
+{
+    size_t len = 0;
+    out[0] = 0;
+    for (int i = 0; i < TASK_COUNT && len < size; i++) {
+        const char *level = operator_of(task_table[i].op)->level;
+        if (level)
+            len += (size_t)snprintf(out + len, size - len, "%s%s: %s", len ? "; " : "",
+                                    task_table[i].name, level);
+    }
+}
+
 struct task_shape task_shape(const char *name)
 {
     const struct operator_traits *o = operator_of(task_find(name)->op);

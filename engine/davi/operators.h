@@ -29,10 +29,10 @@ struct task_desc {
     const char *name;
     enum operator_kind op;
     double sigma;                 /* of the noise, units of [-1,1] */
-    double sigma_range[2];        /* that a network which is told sigma learns */
+    double sigma_range[2];        /* of the training of a network with sigma_cond */
     double h;                     /* of the sampler's noise: perturb_h */
     double level, level_range[2]; /* of the operator (its traits say what it is); 0: it has none */
-    double level_gain;            /* the network is told level_gain * level */
+    double level_gain;            /* an input of the network is level_gain * level */
     double t_ikl, weight_con, reg_coeff; /* training, engine/README.md section 5 */
 };
 

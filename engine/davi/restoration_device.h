@@ -3,7 +3,7 @@
  * The measurement is sent once and what is returned comes back once; the rows between stay on the
  * device. The bytes are those of the host. A restoration is placed here where all of its rows run
  * on one back end, that back end has its operator, and the pool has memory for it.
- * Threads: the thread that drives the back end; after the last row restoration_returned_* from any. */
+ * Threads: the thread that drives the back end; any for restoration_returned_*. */
 #ifndef DAVID_DAVI_RESTORATION_DEVICE_H
 #define DAVID_DAVI_RESTORATION_DEVICE_H
 

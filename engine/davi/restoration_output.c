@@ -118,7 +118,7 @@ static uint32_t alpha_of(const struct restoration *r, uint32_t x, uint32_t y)
     return (uint32_t)lrint(between(top, bottom, (double)wy));
 }
 
-/* The colours stand without gaps at the beginning of img's pixels: spreads them, and adds alpha.
+/* Pixels of colours alone are at the beginning of img's memory: moves them apart and adds alpha.
  * From the last pixel to the first, since a pixel's destination lies behind its source. */
 static void add_alpha(const struct restoration *r, struct image *img)
 {
@@ -134,7 +134,7 @@ static void add_alpha(const struct restoration *r, struct image *img)
         }
 }
 
-/* Pixels of `depth` bits without alpha, tight: of a kept sample, or of the mean (the only sample). */
+/* Pixels of `depth` bits without alpha: of a kept sample, or of the mean (the only sample). */
 static void fill_colors(const struct restoration *r, bool is_kept, uint32_t sample, void *pixels)
 {
     const struct finished f = restoration_finished(r);

@@ -1,4 +1,4 @@
-/* Staging and the four steps of the sampler. The mathematics are the back end's ops and the program's. */
+/* The sampler's memory, and the order of its steps. The back end's ops and the program compute. */
 #include "engine/davi/sampler.h"
 
 #include <stdlib.h>
@@ -177,7 +177,7 @@ static enum status receive(struct sampler *s, uint32_t first, uint32_t n, struct
                              : ops->copy_out(s->backend, to, from, bytes, err);
 }
 
-/* Every run of rows among n that travel, as one copy. */
+/* Copies the rows that do not stay, each run of neighbours at once. */
 static enum status move(struct sampler *s, uint32_t n,
                         enum status (*copy)(struct sampler *s, uint32_t first, uint32_t n,
                                             struct error *err),
@@ -199,7 +199,7 @@ enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
     const size_t floats = row_floats(s);
     float *y_in = s->y_in[s->stream_slot];
     enum status status = move(s, n, send, err);
-    /* h differs between rows, so this goes row by row; the network and what follows it take them together. */
+    /* Row by row, since h differs; the network and the steps after it take all rows at once. */
     for (uint32_t i = 0; !status && i < n; i++) {
         const float hz = (float)(s->constants.noise_gain * s->h[i]);
         const float *from = y_in + i * floats, *z = s->z + i * floats;

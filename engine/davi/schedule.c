@@ -1,4 +1,4 @@
-/* The constants of diffusion and bridge. Pure arithmetic in double; nothing here knows a image or a network. */
+/* The constants of diffusion and bridge: arithmetic in double. */
 #include "engine/davi/schedule.h"
 
 #include <math.h>
@@ -25,7 +25,7 @@ void schedule_init(struct schedule *s, enum schedule_kind kind)
     }
     s->posterior_var[0] = s->posterior_var[1];
 
-    /* The bridge's betas rise over the first half and fall over the second, as a mirror. */
+    /* The bridge's betas are those of the first half, then the same ones mirrored. */
     double forward = 0, backward = 0;
     for (int i = 0; i < SCHEDULE_STEPS; i++) {
         int mirror = SCHEDULE_STEPS - 1 - i;

@@ -1,8 +1,8 @@
-/* schedule.h - the diffusion and bridge constants (engine/README.md section 1).
+/* schedule.h - the constants of diffusion and bridge (engine/README.md section 1).
  *
- * All in double, one table a schedule: DAVI's quadratic betas, or the plain linear ones of the original priors. A model file
- * says which (struct model_info). Plain values: fill once with schedule_init, read from any thread. 72 KB: keep it off
- * small stacks. */
+ * All in double, one table a schedule: DAVI's quadratic betas, or the linear ones of the original
+ * priors. A model file names its own (struct model_info). Plain values: schedule_init fills them,
+ * any thread reads them. A table is 72 KB: not for a small stack. */
 #ifndef DAVID_DAVI_SCHEDULE_H
 #define DAVID_DAVI_SCHEDULE_H
 
@@ -22,7 +22,7 @@ struct schedule {
 
 void schedule_init(struct schedule *s, enum schedule_kind kind);
 
-/* What the one-step sampler needs of a schedule (engine/README.md section 3). */
+/* The constants of the one-step sampler (engine/README.md section 3). */
 struct sampler_constants {
     double noise_gain; /* 1 - alpha_bar[999]: multiplies h z */
     double eps_gain;   /* std_fwd[999]: multiplies the network's output */

@@ -24,7 +24,8 @@ uint32_t tile_origin(const struct tile_axis *a, uint32_t i)
     return at < last ? (uint32_t)at : last;
 }
 
-/* Weights, then the scratch: sum of raw weights (double), sum of integers (int32) and heaviest tile (uint32) of each pixel. */
+/* The weights, then scratch of each pixel: the sum of raw weights (double), the sum of integer
+ * weights and the number of its heaviest tile (uint32 each). */
 size_t tile_axis_bytes(uint32_t length, uint32_t tile, uint32_t overlap, uint32_t shift)
 {
     size_t weights =
@@ -32,7 +33,8 @@ size_t tile_axis_bytes(uint32_t length, uint32_t tile, uint32_t overlap, uint32_
     return (weights + 7) / 8 * 8 + (size_t)length * (sizeof(double) + 2 * sizeof(uint32_t));
 }
 
-/* A raised cosine over the overlap: the middle of a tile, where the network sees most, counts most. */
+/* A raised cosine over the overlap: the middle of a tile, where the network has the most context,
+ * weighs most. */
 static double raw_weight(const struct tile_axis *a, uint32_t i)
 {
     uint32_t edge = i < a->tile - 1 - i ? i : a->tile - 1 - i;
@@ -54,7 +56,7 @@ void tile_axis_lay(struct tile_axis *a, uint32_t length, uint32_t tile, uint32_t
     size_t weights = (size_t)a->count * tile;
     double *sum = (double *)(void *)((char *)memory + (weights * sizeof *weight + 7) / 8 * 8);
     uint32_t *given = (uint32_t *)(void *)(sum + length), *heaviest = given + length;
-    uint32_t inside = length < tile ? length : tile; /* pixels of a tile that are the image's */
+    uint32_t inside = length < tile ? length : tile; /* pixels of a tile in the image */
     memset(weight, 0, weights * sizeof *weight);
     memset(sum, 0, length * sizeof *sum);
     memset(given, 0, 2 * (size_t)length * sizeof *given); /* and heaviest */
@@ -74,7 +76,7 @@ void tile_axis_lay(struct tile_axis *a, uint32_t length, uint32_t tile, uint32_t
             given[p] += w;
         }
     }
-    /* What rounding down left over goes to the heaviest: the sum is exact at every pixel. */
+    /* The heaviest tile gets the remainder of rounding down: the sum is exact at every pixel. */
     for (uint32_t p = 0; p < length; p++) {
         uint32_t h = heaviest[p];
         uint16_t *w = &weight[(size_t)h * tile + (p - tile_origin(a, h))];

@@ -1,9 +1,11 @@
-/* tiles.h - a image of any size as overlapping tiles of the model's size, and the weights that blend them back.
+/* tiles.h - an image of any size as overlapping tiles of the model's size, and the weights that
+ * blend them.
  *
- * Each axis is cut by itself: origins a stride apart, the last one clamped to the end; an axis shorter than a tile has one
- * tile, padded by reflection. Weights are integers, separable, and their sum over the tiles at any pixel is exactly
- * BLEND_ONE an axis: identical inputs blend back exactly, and every pixel is covered. Tables live in memory given by the
- * caller (tiles_bytes); nothing here allocates. Immutable once laid out. */
+ * Each axis is tiled by itself: origins are a stride apart, the last one is clamped to the end; an
+ * axis shorter than a tile has one tile, padded by reflection. Weights are separable integers whose
+ * sum over the tiles is exactly BLEND_ONE an axis at every pixel, so identical tiles blend to
+ * themselves. Tables are in the caller's memory (tile_axis_bytes); nothing is allocated. Immutable
+ * once laid out; any thread may read. */
 #ifndef DAVID_DAVI_TILES_H
 #define DAVID_DAVI_TILES_H
 
@@ -14,7 +16,7 @@
 
 struct tile_axis {
     uint32_t length, tile, overlap; /* px; overlap < tile */
-    uint32_t shift; /* px by which the inner origins are moved back (tests; else 0) */
+    uint32_t shift; /* px by which the inner origins are moved back; 0 except in tests */
     uint32_t count;
     const uint16_t *weight; /* [count][tile]; 0 outside the image */
 };
@@ -23,9 +25,9 @@ struct tiles {
     struct tile_axis x, y;
 };
 
-/* Bytes of tables for one axis, the scratch of laying them out included. */
+/* Bytes of the tables of one axis, with the scratch of laying them out. */
 size_t tile_axis_bytes(uint32_t length, uint32_t tile, uint32_t overlap, uint32_t shift);
-/* memory: tile_axis_bytes() long, 8-byte aligned; stays in use. */
+/* memory: tile_axis_bytes() long, 8-byte aligned; it must outlive `a`. */
 void tile_axis_lay(struct tile_axis *a, uint32_t length, uint32_t tile, uint32_t overlap,
                    uint32_t shift, void *memory);
 uint32_t tile_axis_count(uint32_t length, uint32_t tile, uint32_t overlap, uint32_t shift);

@@ -13,7 +13,7 @@ static void fill_taps(double std, float *taps)
         taps[i + BLUR_REACH] = (float)(exp(-0.5 * i * i / (std * std)) / sum);
 }
 
-/* A ring of rows already blurred along x, one row with its zero margins, one row out. */
+/* A ring of rows that are blurred along x, one row with its zero margins, one row out. */
 static size_t scratch(struct extent x)
 {
     return (BLUR_TAPS + 2) * (size_t)x.w * x.c + (size_t)2 * BLUR_REACH * x.c;
@@ -70,7 +70,7 @@ static void transpose(const struct operation *a, const float *y, float *x, float
     (void)operator_apply(a, y, x, memory, NULL);
 }
 
-/* No pseudo-inverse: the singular values fall below any rounding. */
+/* No pseudo-inverse: singular values are smaller than any rounding. */
 const struct operator_traits blur_operator = {
     .scale = 1,
     .level = "standard deviation in px",

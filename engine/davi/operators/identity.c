@@ -1,4 +1,4 @@
-/* The image itself: noise is all that a measurement adds. */
+/* The image itself: a measurement only adds noise. */
 #include <string.h>
 
 #include "engine/davi/operators/rows.h"

@@ -1,5 +1,5 @@
-/* What libjpeg makes of the image, rounded to 8 bits; its level is the quality. Not linear: there
- * is neither a transpose nor an inverse. */
+/* The image rounded to 8 bits, encoded and decoded by libjpeg; its level is the quality. Not
+ * linear: it has no transpose and no inverse. */
 #include <math.h>
 
 #include "engine/davi/operators/rows.h"

@@ -1,4 +1,4 @@
-/* What the mask keeps; 0 in the hole. */
+/* The pixels that the mask keeps; 0 in the hole. */
 #include "engine/davi/operators/rows.h"
 
 static enum status rows(const struct operation *a, struct row_source from, struct row_sink to,

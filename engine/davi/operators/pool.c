@@ -1,9 +1,9 @@
-/* Means of 2 x 2 and 4 x 4 pixels. What lies beyond the last whole block is not measured. */
+/* Means of 2 x 2 and 4 x 4 pixels. Pixels beyond the last whole block are not measured. */
 #include <string.h>
 
 #include "engine/davi/operators/rows.h"
 
-/* `side` is a constant wherever this is inlined. */
+/* Inlined with a constant `side`. */
 static inline void pool_rows(uint32_t side, const struct operation *a, struct row_source from,
                              struct row_sink to, float *memory)
 {
