@@ -279,6 +279,7 @@ static void expect_residual(const struct device *d, struct restoration *r)
     struct residual_args residual = { .ax = ax, .m = on_device(r) };
     residual.scratch = memory(gpu_residual_scratch((size_t)m.w * m.h) * sizeof(double));
     residual.out = memory(2 * sizeof(double));
+    memset(residual.out, 0, 2 * sizeof(double)); /* the op adds */
     EXPECT_LAUNCH(gpu_residual(&residual, NULL));
     double want = restoration_facts(r)->residual_rms, got = sqrt(residual.out[0] / residual.out[1]);
     if (!(fabs(got - want) <= 1e-12 * want)) fail_msg("residual %.17g, not %.17g", got, want);
