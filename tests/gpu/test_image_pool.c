@@ -233,6 +233,21 @@ static void every_kind_of_restoration_has_the_bytes_of_the_host(void **state)
     serving_done(&s);
 }
 
+/* Tiles that cover the image and pixels mirrored around it. */
+static void a_margin_has_the_bytes_of_the_host(void **state)
+{
+    enum { KINDS = 9, MARGIN = 5 };
+    struct serving s = serving_of(1);
+    (void)state;
+    s.m->info.tile_margin = MARGIN;
+    for (uint32_t which = 0; which < KINDS; which++) {
+        struct job j = job_of(&s, 5 * which + 3);
+        compare(&s, &j, 1, 1 + which % MAX_BATCH);
+        job_done(&j);
+    }
+    serving_done(&s);
+}
+
 /* A task whose operator the device lacks: its images stay on the host. */
 static void what_the_device_lacks_the_host_restores(void **state)
 {
@@ -449,6 +464,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_of_restoration_has_the_bytes_of_the_host),
+        cmocka_unit_test(a_margin_has_the_bytes_of_the_host),
         cmocka_unit_test(what_the_device_lacks_the_host_restores),
         cmocka_unit_test(many_in_flight_have_the_bytes_of_each),
         cmocka_unit_test(who_finds_no_room_is_restored_by_the_host),
