@@ -1,5 +1,6 @@
 """Documents in step with the tables: README's settings are server/config.def's, its tasks engine/davi/tasks.def's, its commands the
-program's; the API description lists every task, parameter and status. Run from the top folder; --write puts the tables into README.md."""
+program's; the API description lists every task, parameter and status. Run from the top folder; --write puts the settings and tasks into
+README.md and the tasks into the API description."""
 
 import json
 import pathlib
@@ -41,6 +42,14 @@ def with_table(text, name, source, table):
     return before + begin + table + end + rest.split(end, 1)[1]
 
 
+def with_tasks(text):
+    """The API description with the names of the tasks in its lists of them; such a list may end with "auto"."""
+    def listed(match):
+        return match[1] + ("," + match[2]).join(f'"{task[1]}"' for task in tasks()) + (match[3] or "")
+
+    return re.sub(rf'("enum": \[(\s*))"{tasks()[0][1]}"[^\]]*?(,\s*"auto")?(?=\s*\])', listed, text)
+
+
 def main():
     readme = pathlib.Path("README.md")
     text = readme.read_text()
@@ -48,6 +57,8 @@ def main():
     whole = with_table(whole, "tasks", "engine/davi/tasks.def", tasks_table())
     if "--write" in sys.argv:
         readme.write_text(whole)
+        api = pathlib.Path("proto/openapi.yaml")
+        api.write_text(with_tasks(api.read_text()))
         return 0
     wrong = []
     if whole != text:
