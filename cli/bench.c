@@ -10,7 +10,7 @@
 #include "cli/files.h"
 #include "cli/progress.h"
 #include "cli/session.h"
-#include "proto/safetensors.h"
+#include "proto/models/safetensors.h"
 
 static const char about[] =
     "Times the folded network, as restorations run it, with hash weights: the median of the runs\n"

@@ -9,8 +9,8 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "engine/engine.h"
-#include "proto/digest.h"
-#include "proto/state_dict.h"
+#include "proto/models/digest.h"
+#include "proto/models/state_dict.h"
 
 static const char about[] =
     "Makes a model file OUT of a checkpoint: a .pt of PyTorch (never executed, only read) or a\n"

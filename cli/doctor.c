@@ -9,8 +9,8 @@
 #include "cli/commands.h"
 #include "cli/files.h"
 #include "cli/session.h"
-#include "proto/digest.h"
-#include "proto/model_info.h"
+#include "proto/models/digest.h"
+#include "proto/models/model_info.h"
 
 static const char about[] =
     "Tells what david finds here: back ends, processor, GPU and driver, libraries, models, and\n"

@@ -14,7 +14,7 @@
 #include "cli/progress.h"
 #include "cli/score.h"
 #include "cli/session.h"
-#include "proto/model_folder.h"
+#include "proto/models/model_folder.h"
 
 static const char about[] =
     "Degrades (nothing clipped), restores and scores the PNG and JPEG files of a folder, in "

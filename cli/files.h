@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 
 enum { LARGEST_INPUT_BYTES = 1 << 30, LARGEST_INPUT_PX = 1 << 28 };
 

@@ -8,7 +8,7 @@
 #include "cli/commands.h"
 #include "cli/files.h"
 #include "cli/session.h"
-#include "proto/safetensors.h"
+#include "proto/models/safetensors.h"
 
 static const char about[] =
     "Runs the network of a model file on a file of tensors: x [N,3,H,W], t [N] (0..999); writes y\n"

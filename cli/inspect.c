@@ -7,10 +7,10 @@
 #include "cli/commands.h"
 #include "cli/files.h"
 #include "cli/options.h"
-#include "proto/digest.h"
-#include "proto/model_info.h"
-#include "proto/safetensors.h"
-#include "proto/torch_zip.h"
+#include "proto/models/digest.h"
+#include "proto/models/model_info.h"
+#include "proto/models/safetensors.h"
+#include "proto/models/torch_zip.h"
 
 static const char about[] =
     "Tells what FILE is: architecture, role, tasks, tile, provenance, digest, parameters.\n"

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/safetensors.h"
+#include "proto/models/safetensors.h"
 
 enum { LARGEST_SIDE = 1 << 16 };
 

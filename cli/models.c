@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "cli/files.h"
-#include "proto/model_folder.h"
+#include "proto/models/model_folder.h"
 
 static bool is_kind(const char *path, mode_t kind)
 {

@@ -8,8 +8,8 @@
 #include <strings.h>
 #include <sys/random.h>
 
-#include "proto/config_text.h"
-#include "proto/query.h"
+#include "proto/messages/config_text.h"
+#include "proto/messages/query.h"
 
 static const char *const outputs[] = {
     [OUTPUT_IMAGE] = "image", [OUTPUT_MEAN] = "mean", [OUTPUT_STD] = "std", [OUTPUT_ALL] = "all"

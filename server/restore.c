@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/codec.h"
-#include "proto/messages.h"
-#include "proto/multipart.h"
+#include "proto/images/codec.h"
+#include "proto/messages/messages.h"
+#include "proto/messages/multipart.h"
 #include "server/clock.h"
 #include "server/log.h"
 #include "server/parameters.h"

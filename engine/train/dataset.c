@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 
 enum { LARGEST_FILE_BYTES = 1 << 28, LARGEST_PHOTO_PX = 1 << 28 };
 

@@ -12,7 +12,7 @@
 
 #include "engine/davi/conditions.h"
 #include "engine/internal.h"
-#include "proto/safetensors.h"
+#include "proto/models/safetensors.h"
 #include "tests/engine/restorations.h"
 
 #define RANGES                                                                                     \

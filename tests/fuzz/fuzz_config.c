@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/config_text.h"
+#include "proto/messages/config_text.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

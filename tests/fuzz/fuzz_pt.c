@@ -2,8 +2,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "proto/state_dict.h"
-#include "proto/unpickle.h"
+#include "proto/models/state_dict.h"
+#include "proto/models/unpickle.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 

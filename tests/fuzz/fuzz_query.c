@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/query.h"
+#include "proto/messages/query.h"
 #include "server/parameters.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -2,7 +2,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "proto/model_info.h"
+#include "proto/models/model_info.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 

@@ -6,7 +6,7 @@
 
 #include <stdbool.h>
 
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 
 struct file_bytes {
     uint8_t *data;

@@ -4,7 +4,7 @@
 #include <sys/wait.h>
 
 #include "proto/atomic_file.h"
-#include "proto/digest.h"
+#include "proto/models/digest.h"
 #include "tests/proto/sandbox.h"
 
 static void assert_content(const char *path, const char *text)

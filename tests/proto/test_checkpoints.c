@@ -1,8 +1,8 @@
 /* Golden checkpoints against the numbers they were made from (engine/README.md sections 6 and 7). */
 #include <math.h>
 
-#include "proto/model_info.h"
-#include "proto/state_dict.h"
+#include "proto/models/model_info.h"
+#include "proto/models/state_dict.h"
 #include "tests/proto/sandbox.h"
 
 static const char *golden(const char *name)

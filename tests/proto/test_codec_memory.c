@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "images.h"
-#include "proto/jpeg_rows.h"
+#include "proto/images/jpeg_rows.h"
 
 static size_t held_bytes, peak_bytes, allocations, fail_at; /* fail_at 0: none fails */
 

@@ -1,6 +1,6 @@
 #include <math.h>
 
-#include "proto/dtype.h"
+#include "proto/models/dtype.h"
 #include "tests/proto/sandbox.h"
 
 static void every_half_survives_the_round_trip(void **state)

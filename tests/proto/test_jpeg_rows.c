@@ -12,7 +12,7 @@
 #include <jpeglib.h>
 
 #include "images.h"
-#include "proto/jpeg_rows.h"
+#include "proto/images/jpeg_rows.h"
 
 enum { MAX_PIXELS = 1 << 22 };
 

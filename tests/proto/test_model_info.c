@@ -1,6 +1,6 @@
 #include <math.h>
 
-#include "proto/model_info.h"
+#include "proto/models/model_info.h"
 #include "tests/proto/sandbox.h"
 
 #define NANO "\"image_size\":32,\"num_channels\":32,\"num_res_blocks\":1"

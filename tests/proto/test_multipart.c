@@ -7,8 +7,8 @@
 
 #include <cmocka.h>
 
-#include "proto/messages.h"
-#include "proto/multipart.h"
+#include "proto/messages/messages.h"
+#include "proto/messages/multipart.h"
 
 #define PART(name) "Content-Disposition: form-data; name=\"" name "\"\r\n\r\n"
 

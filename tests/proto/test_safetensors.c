@@ -1,4 +1,4 @@
-#include "proto/safetensors.h"
+#include "proto/models/safetensors.h"
 #include "tests/proto/sandbox.h"
 
 /* A file of `header`, as long as it claims, and `data` bytes of zeros. */

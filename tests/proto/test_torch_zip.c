@@ -1,5 +1,5 @@
-#include "proto/state_dict.h"
-#include "proto/unpickle.h"
+#include "proto/models/state_dict.h"
+#include "proto/models/unpickle.h"
 #include "tests/proto/sandbox.h"
 #include "tests/proto/stored_zip.h"
 

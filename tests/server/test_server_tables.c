@@ -11,8 +11,8 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "proto/model_folder.h"
-#include "proto/openapi.h"
+#include "proto/messages/openapi.h"
+#include "proto/models/model_folder.h"
 #include "server/config.h"
 #include "server/listener.h"
 #include "server/metrics.h"

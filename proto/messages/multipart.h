@@ -1,0 +1,37 @@
+/* multipart.h - multipart/form-data (RFC 7578) of a body that lies whole in memory.
+ *
+ * Parts point into the body: nothing is copied, nothing is allocated, and the body must outlive them. Numbers of parts
+ * and lengths of part headers are bounded. Names are compared as raw bytes; repetition is kept for the caller to judge.
+ * Errors: ST_BAD_REQUEST, with the place where the body stops making sense. Reentrant. */
+#ifndef DAVID_PROTO_MESSAGES_MULTIPART_H
+#define DAVID_PROTO_MESSAGES_MULTIPART_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "proto/error.h"
+
+enum { MULTIPART_MAX_PARTS = 32, MULTIPART_MAX_HEADER_BYTES = 4096, MULTIPART_MAX_BOUNDARY = 70 };
+
+struct multipart_part {
+    const char *name; /* not terminated */
+    size_t name_len;
+    const char *bytes; /* not terminated */
+    size_t len;
+};
+
+struct multipart {
+    size_t n;
+    struct multipart_part parts[MULTIPART_MAX_PARTS];
+};
+
+/* Whether a Content-Type value is multipart/form-data; NULL is not. */
+bool multipart_is(const char *content_type);
+
+/* The boundary parameter of the Content-Type, checked against RFC 2046's alphabet. */
+enum status multipart_boundary(char out[MULTIPART_MAX_BOUNDARY + 1], const char *content_type,
+                               struct error *err);
+enum status multipart_parse(struct multipart *out, const char *boundary, const void *body,
+                            size_t len, struct error *err);
+
+#endif

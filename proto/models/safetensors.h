@@ -1,0 +1,54 @@
+/* safetensors.h - reading and atomically writing safetensors files.
+ *
+ * A reader maps the file (or borrows a buffer) and checks it whole before anything is returned: header length, JSON,
+ * every dtype, shape product and offset (inside the data, no overlap, no hole, in order), duplicate names, bounds on
+ * counts and name lengths. Every byte is hostile. Tensors and metadata point into the reader and die with it.
+ * A writer streams to a temporary name beside the target, fsyncs, renames, fsyncs the directory: a reader never sees half a file.
+ * A reader may be shared by threads once open. */
+#ifndef DAVID_PROTO_MODELS_SAFETENSORS_H
+#define DAVID_PROTO_MODELS_SAFETENSORS_H
+
+#include <stdint.h>
+
+#include "proto/models/dtype.h"
+
+#define ST_MAX_DIMS 8
+
+struct st_tensor {
+    const char *name;
+    enum dtype dtype;
+    uint32_t dims;               /* 0 = scalar */
+    uint64_t shape[ST_MAX_DIMS]; /* outermost first */
+    size_t count;                /* elements */
+    const void *data;            /* little-endian, not necessarily aligned */
+};
+
+struct safetensors; /* a reader */
+
+enum status safetensors_open(struct safetensors **out, const char *path, struct error *err);
+/* `bytes` stay the caller's and must outlive the reader; `name` is for messages. */
+enum status safetensors_open_memory(struct safetensors **out, const void *bytes, size_t len,
+                                    const char *name, struct error *err);
+void safetensors_close(struct safetensors *st); /* takes NULL */
+
+size_t safetensors_count(const struct safetensors *st);
+const struct st_tensor *safetensors_at(const struct safetensors *st, size_t i);
+const struct st_tensor *safetensors_find(const struct safetensors *st,
+                                         const char *name);                      /* NULL: absent */
+const char *safetensors_metadata(const struct safetensors *st, const char *key); /* NULL: absent */
+size_t safetensors_metadata_count(const struct safetensors *st);
+void safetensors_metadata_at(const struct safetensors *st, size_t i, const char **key,
+                             const char **value);
+
+struct st_meta {
+    const char *key, *value;
+};
+/* All tensors are described first; `fill(ctx, i, dst, err)` then writes the bytes of tensor i (count * dtype size) to dst,
+ * one tensor at a time, so that a large file is never whole in memory. tensors[i].data is used where fill is NULL. */
+enum status safetensors_write(const char *path, const struct st_tensor *tensors, size_t n,
+                              const struct st_meta *meta, size_t n_meta,
+                              enum status (*fill)(void *ctx, size_t i, void *dst,
+                                                  struct error *err),
+                              void *ctx, struct error *err);
+
+#endif

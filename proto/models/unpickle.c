@@ -1,0 +1,173 @@
+/* From the one value that a pickle leaves to a flat list of tensors by path. */
+#include "proto/models/unpickle.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/models/pickle_machine.h"
+
+enum {
+    MAX_PICKLE = 16 << 20,
+    MAX_DEPTH = 32,
+    MAX_PATH = 512,
+    MAX_LISTED = 65536,
+    MAX_VISITS =
+        1 << 20 /* a container shared by two at every level would be walked 2^depth times */
+};
+
+struct walk {
+    const struct machine *m;
+    struct unpickled *out;
+    size_t capacity, visits;
+    char path[MAX_PATH + 1];
+    struct error *err;
+};
+
+static bool is_utf8(const unsigned char *p, size_t n)
+{
+    for (size_t i = 0; i < n;) {
+        unsigned char c = p[i];
+        size_t more = c < 0x80 ? 0 : c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2 : 3;
+        if ((more == 3 && (c < 0xf0 || c > 0xf4)) || n - i <= more) return false;
+        for (size_t k = 1; k <= more; k++)
+            if ((p[i + k] & 0xc0) != 0x80) return false;
+        /* Overlong forms, surrogates and what lies beyond U+10FFFF. */
+        if ((c == 0xe0 && p[i + 1] < 0xa0) || (c == 0xed && p[i + 1] > 0x9f) ||
+            (c == 0xf0 && p[i + 1] < 0x90) || (c == 0xf4 && p[i + 1] > 0x8f))
+            return false;
+        i += more + 1;
+    }
+    return true;
+}
+
+/* path[0..len) gets ".key" (or "key" at the top); the new length, 0 where it does not fit or is not text. */
+static size_t path_add(struct walk *w, size_t len, const struct value *key, uint32_t index)
+{
+    char number[24];
+    const char *text = number;
+    size_t n;
+    if (key && key->kind == V_TEXT) {
+        text = key->text;
+        n = key->n;
+        if (!is_utf8((const unsigned char *)text, n) || memchr(text, '\0', n)) return 0;
+    } else {
+        n = (size_t)snprintf(number, sizeof number, "%" PRId64, key ? key->number : (int64_t)index);
+    }
+    if (n == 0 || n > MAX_PATH || len + 1 + n > MAX_PATH) return 0;
+    if (len) w->path[len++] = '.';
+    memcpy(w->path + len, text, n);
+    w->path[len + n] = '\0';
+    return len + n;
+}
+
+static enum status list_tensor(struct walk *w, const struct value *v)
+{
+    struct unpickled *u = w->out;
+    void *array = u->tensors;
+    if (u->n_tensors >= MAX_LISTED)
+        return error_set(w->err, ST_BAD_FILE, "the pickle lists more than %d tensors", MAX_LISTED);
+    if (!array_grow(&array, &w->capacity, u->n_tensors, sizeof *u->tensors))
+        return error_set(w->err, ST_NO_MEMORY_NOW, "no memory to list the pickle's tensors");
+    u->tensors = array;
+    char *name = strdup(w->path);
+    if (!name) return error_set(w->err, ST_NO_MEMORY_NOW, "no memory to list the pickle's tensors");
+    u->tensors[u->n_tensors] = w->m->views[v->number];
+    u->tensors[u->n_tensors++].tensor.name = name;
+    return ST_OK;
+}
+
+static enum status visit(struct walk *w, uint32_t index, size_t len, unsigned depth)
+{
+    const struct value *v = &w->m->values[index];
+    uint32_t stride = v->kind == V_DICT ? 2 : 1;
+    if (v->kind == V_TENSOR) return list_tensor(w, v);
+    if (v->kind != V_DICT && v->kind != V_LIST && v->kind != V_TUPLE) return ST_OK;
+    if (depth >= MAX_DEPTH)
+        return error_set(w->err, ST_BAD_FILE, "the pickle nests deeper than %d (or holds itself)",
+                         MAX_DEPTH);
+    for (uint32_t i = 0; i + stride <= v->n; i += stride) {
+        const struct value *key = stride == 2 ? &w->m->values[v->items[i]] : NULL;
+        uint32_t child = v->items[i + stride - 1];
+        enum value_kind kind = w->m->values[child].kind;
+        if (++w->visits > MAX_VISITS)
+            return error_set(w->err, ST_BAD_FILE, "the pickle holds more than %d things",
+                             MAX_VISITS);
+        if (kind != V_TENSOR && kind != V_DICT && kind != V_LIST && kind != V_TUPLE) continue;
+        size_t longer = path_add(w, len, key, i);
+        if (longer == 0)
+            return error_set(
+                w->err, ST_BAD_FILE,
+                "the pickle has a key that is empty, not UTF-8, or a path beyond %d bytes",
+                MAX_PATH);
+        enum status s = visit(w, child, longer, depth + 1);
+        if (s) return s;
+    }
+    return ST_OK;
+}
+
+static int compare_path(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static enum status refuse_duplicates(const struct unpickled *u, struct error *err)
+{
+    enum status s = ST_OK;
+    const char **names = malloc((u->n_tensors + 1) * sizeof *names);
+    if (!names) return error_set(err, ST_NO_MEMORY_NOW, "no memory to list the pickle's tensors");
+    for (size_t i = 0; i < u->n_tensors; i++)
+        names[i] = u->tensors[i].tensor.name;
+    if (u->n_tensors > 1) qsort(names, u->n_tensors, sizeof *names, compare_path);
+    for (size_t i = 1; i < u->n_tensors && !s; i++)
+        if (strcmp(names[i - 1], names[i]) == 0)
+            s = error_set(err, ST_BAD_FILE, "the pickle has two tensors at \"%.100s\"", names[i]);
+    free(names);
+    return s;
+}
+
+enum status unpickle(struct unpickled *out, const void *bytes, size_t len, struct error *err)
+{
+    struct machine m = { .at = bytes, .end = (const unsigned char *)bytes + len, .err = err };
+    struct unpickled u = { 0 };
+    struct walk *w = NULL;
+    uint32_t root = 0;
+    enum status s;
+    if (len > MAX_PICKLE)
+        return error_set(err, ST_BAD_FILE, "a pickle of %zu bytes, more than %d", len, MAX_PICKLE);
+    s = machine_run(&m, &root);
+    if (s) goto done;
+    w = calloc(1, sizeof *w);
+    if (!w) {
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory to list the pickle's tensors");
+        goto done;
+    }
+    w->m = &m;
+    w->out = &u;
+    w->err = err;
+    s = m.values[root].kind == V_TENSOR
+            ? error_set(err, ST_BAD_FILE, "the pickle is one tensor without a name")
+            : visit(w, root, 0, 0);
+    if (!s) s = refuse_duplicates(&u, err);
+    if (s) goto done;
+    u.storages = m.storages;
+    u.n_storages = m.n_storages;
+    m.storages = NULL;
+    *out = u;
+    u = (struct unpickled){ 0 };
+done:
+    unpickle_done(&u);
+    machine_done(&m);
+    free(w);
+    return s;
+}
+
+void unpickle_done(struct unpickled *u)
+{
+    for (size_t i = 0; i < u->n_tensors; i++)
+        free((char *)u->tensors[i].tensor.name);
+    free(u->tensors);
+    free(u->storages);
+    *u = (struct unpickled){ 0 };
+}
