@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "proto/atomic_file.h"
+#include "proto/utf8.h"
 
 static bool is_stream(const char *path)
 {
@@ -123,20 +124,6 @@ enum status image_write(const char *path, const struct image *img, struct error 
     return s;
 }
 
-/* Bytes of the character at `c`: 1 to 4, or 0 where it is not UTF-8 (overlong, a surrogate, cut short, over U+10FFFF). */
-static size_t utf8_length(const unsigned char *c)
-{
-    if (*c < 0x80) return 1;
-    const size_t len = *c >= 0xF0 ? 4 : *c >= 0xE0 ? 3 : 2;
-    if (*c < 0xC2 || *c > 0xF4) return 0;
-    for (size_t i = 1; i < len; i++)
-        if ((c[i] & 0xC0) != 0x80) return 0;
-    if ((*c == 0xE0 && c[1] < 0xA0) || (*c == 0xED && c[1] > 0x9F) || (*c == 0xF0 && c[1] < 0x90) ||
-        (*c == 0xF4 && c[1] > 0x8F))
-        return 0;
-    return len;
-}
-
 void json_text(FILE *f, const char *text)
 {
     if (!text) {
@@ -144,12 +131,12 @@ void json_text(FILE *f, const char *text)
         return;
     }
     putc('"', f);
-    for (const unsigned char *c = (const unsigned char *)text; *c;) {
-        const size_t len = utf8_length(c);
+    for (const char *c = text; *c;) {
+        const size_t len = utf8_length(c, strlen(c));
         if (*c == '"' || *c == '\\')
             fprintf(f, "\\%c", *c);
-        else if (*c < 0x20)
-            fprintf(f, "\\u%04x", *c);
+        else if ((unsigned char)*c < 0x20)
+            fprintf(f, "\\u%04x", (unsigned)*c);
         else if (len)
             fwrite(c, 1, len, f);
         else

@@ -10,6 +10,7 @@
 
 #include "proto/messages/config_text.h"
 #include "proto/messages/query.h"
+#include "proto/utf8.h"
 
 static const char *const outputs[] = {
     [OUTPUT_IMAGE] = "image", [OUTPUT_MEAN] = "mean", [OUTPUT_STD] = "std", [OUTPUT_ALL] = "all"

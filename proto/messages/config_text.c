@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "proto/messages/query.h"
+#include "proto/utf8.h"
 
 struct unit {
     const char *name;

@@ -2,32 +2,7 @@
 
 #include <string.h>
 
-/* Length of the UTF-8 sequence at s (1..4), 0 where it is none. */
-static size_t utf8_sequence(const unsigned char *s, size_t left)
-{
-    if (s[0] < 0x80) return 1;
-    size_t n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || n > left) return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    if (s[0] == 0xe0 && s[1] < 0xa0) return 0; /* longer than needed */
-    if (s[0] == 0xed && s[1] > 0x9f) return 0; /* surrogates */
-    if (s[0] == 0xf0 && s[1] < 0x90) return 0;
-    if (s[0] == 0xf4 && s[1] > 0x8f) return 0;
-    return n;
-}
-
-bool text_is_plain(const char *bytes, size_t len)
-{
-    const unsigned char *s = (const unsigned char *)bytes;
-    for (size_t i = 0; i < len;) {
-        if (s[i] < 0x20 || s[i] == 0x7f) return false;
-        size_t n = utf8_sequence(s + i, len - i);
-        if (n == 0) return false;
-        i += n;
-    }
-    return true;
-}
+#include "proto/utf8.h"
 
 static int hex_digit(char c)
 {

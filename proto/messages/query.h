@@ -7,7 +7,6 @@
 #ifndef DAVID_PROTO_MESSAGES_QUERY_H
 #define DAVID_PROTO_MESSAGES_QUERY_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
 #include "proto/error.h"
@@ -25,8 +24,5 @@ struct query {
 };
 
 enum status query_parse(struct query *out, const char *raw, size_t len, struct error *err);
-
-/* True where the bytes are UTF-8 (shortest forms, no surrogates) without control characters. */
-bool text_is_plain(const char *bytes, size_t len);
 
 #endif

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "proto/models/pickle_machine.h"
+#include "proto/utf8.h"
 
 enum {
     MAX_PICKLE = 16 << 20,
@@ -25,23 +26,6 @@ struct walk {
     struct error *err;
 };
 
-static bool is_utf8(const unsigned char *p, size_t n)
-{
-    for (size_t i = 0; i < n;) {
-        unsigned char c = p[i];
-        size_t more = c < 0x80 ? 0 : c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2 : 3;
-        if ((more == 3 && (c < 0xf0 || c > 0xf4)) || n - i <= more) return false;
-        for (size_t k = 1; k <= more; k++)
-            if ((p[i + k] & 0xc0) != 0x80) return false;
-        /* Overlong forms, surrogates and what lies beyond U+10FFFF. */
-        if ((c == 0xe0 && p[i + 1] < 0xa0) || (c == 0xed && p[i + 1] > 0x9f) ||
-            (c == 0xf0 && p[i + 1] < 0x90) || (c == 0xf4 && p[i + 1] > 0x8f))
-            return false;
-        i += more + 1;
-    }
-    return true;
-}
-
 /* path[0..len) gets ".key" (or "key" at the top); the new length, 0 where it does not fit or is not text. */
 static size_t path_add(struct walk *w, size_t len, const struct value *key, uint32_t index)
 {
@@ -51,7 +35,7 @@ static size_t path_add(struct walk *w, size_t len, const struct value *key, uint
     if (key && key->kind == V_TEXT) {
         text = key->text;
         n = key->n;
-        if (!is_utf8((const unsigned char *)text, n) || memchr(text, '\0', n)) return 0;
+        if (!utf8_is_valid(text, n) || memchr(text, '\0', n)) return 0;
     } else {
         n = (size_t)snprintf(number, sizeof number, "%" PRId64, key ? key->number : (int64_t)index);
     }

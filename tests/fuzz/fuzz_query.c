@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "proto/messages/query.h"
+#include "proto/utf8.h"
 #include "server/parameters.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
