@@ -1,7 +1,7 @@
 /* messages.h - the JSON that the service answers with.
  *
  * Every function returns malloc'd text that the caller frees, or NULL when memory is out. Texts from outside may hold any
- * bytes: what is not UTF-8 is replaced, so that an answer is always JSON. Numbers that are not finite become null.
+ * bytes: a byte that is not UTF-8 becomes U+FFFD, so that an answer is always JSON. Numbers that are not finite become null.
  * Reentrant. */
 #ifndef DAVID_PROTO_MESSAGES_MESSAGES_H
 #define DAVID_PROTO_MESSAGES_MESSAGES_H
@@ -49,9 +49,5 @@ char *message_models(size_t *len, const struct message_model *models, size_t n);
 
 /* {"status": "ok" | reason}. */
 char *message_health(size_t *len, const char *status);
-
-/* Length of the base64 text of n bytes, without a terminator. */
-size_t base64_length(size_t n);
-void base64_encode(char *out, const void *bytes, size_t n);
 
 #endif
