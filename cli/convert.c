@@ -133,7 +133,8 @@ static void parse_tasks(struct model_info *info, const char *command, const char
     }
 }
 
-/* before: the file's own provenance, which stays in it; NULL. */
+/* JSON text; malloc'd. before: the file's own provenance, which stays in it; or NULL. It is copied as
+ * it is, since jansson would write its numbers with other digits; no other part needs an escape. */
 static char *provenance(const char *path, const char *key, const char *before, struct error *err)
 {
     char digest[DIGEST_HEX], *text = NULL;
@@ -158,11 +159,14 @@ static enum status report(bool is_json, const char *path, const struct st_tensor
     if (s) return s;
     for (size_t i = 0; i < n; i++)
         parameters += tensors[i].count;
-    fprintf(is_json ? stdout : stderr,
-            is_json ? "{\"digest\":\"%s\",\"parameters\":%" PRIu64
-                      ",\"tensors\":%zu,\"dtype\":\"%s\"}\n"
-                    : "digest %s, %" PRIu64 " parameters in %zu tensors, %s\n",
-            digest, parameters, n, dtype_name(tensors[0].dtype));
+    const char *dtype = dtype_name(tensors[0].dtype);
+    if (is_json)
+        return json_print(json_pack("{s:s, s:I, s:I, s:s}", "digest", digest, "parameters",
+                                    (json_int_t)parameters, "tensors", (json_int_t)n, "dtype",
+                                    dtype),
+                          err);
+    fprintf(stderr, "digest %s, %" PRIu64 " parameters in %zu tensors, %s\n", digest, parameters, n,
+            dtype);
     return ST_OK;
 }
 

@@ -38,7 +38,6 @@ struct run {
     uint64_t seed;
     struct image mask; /* pixels NULL: none given */
     struct session session;
-    bool is_json;
 };
 
 struct scores {
@@ -214,84 +213,101 @@ done:
     return s;
 }
 
-static void print_scores(FILE *f, const struct scores *v, bool is_json)
+static void print_scores(const struct scores *v)
 {
-    static const char *const keys[SCORES] = { "psnr",       "ssim",         "input_psnr",
-                                              "input_ssim", "residual_rms", "ms_per_image" };
     const double values[SCORES] = { v->psnr,       v->ssim,     v->input_psnr,
                                     v->input_ssim, v->residual, v->ms };
-    for (int i = 0; i < SCORES; i++) {
-        if (!is_json) {
-            fprintf(f, i == 1 || i == 3 || i == 4 ? " %10.4f" : " %10.2f", values[i]);
-            continue;
-        }
-        fprintf(f, "%s\"%s\":", i ? "," : "", keys[i]);
-        json_number(f, values[i]);
-    }
+    for (int i = 0; i < SCORES; i++)
+        printf(i == 1 || i == 3 || i == 4 ? " %10.4f" : " %10.2f", values[i]);
+    putchar('\n');
 }
 
-static enum status evaluate_all(struct run *run, FILE *f, char **names, size_t n, struct error *err)
+static json_t *scores_value(const struct scores *v)
 {
-    struct scores sum = { 0 };
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "psnr", json_of_number(v->psnr), "ssim",
+                     json_of_number(v->ssim), "input_psnr", json_of_number(v->input_psnr),
+                     "input_ssim", json_of_number(v->input_ssim), "residual_rms",
+                     json_of_number(v->residual), "ms_per_image", json_of_number(v->ms));
+}
+
+/* {"name": ..., and the scores} to the end of `images`. */
+static enum status add_image(json_t *images, const char *name, const struct scores *v,
+                             struct error *err)
+{
+    json_t *image = json_pack("{s:o}", "name", json_of_text(name)), *scores = scores_value(v);
+    enum status s = ST_OK;
+    if (!image || !scores || json_object_update(image, scores) || json_array_append(images, image))
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for the scores");
+    json_decref(image);
+    json_decref(scores);
+    return s;
+}
+
+/* Scores of every image into `images` (--json), or in a table on stdout; `mean` gets their means. */
+static enum status evaluate_all(struct run *run, struct scores *mean, json_t *images, char **names,
+                                size_t n, struct error *err)
+{
     struct progress progress;
     progress_begin(&progress, "images", n);
-    if (run->is_json)
-        fputs("{\"images\":[", f);
-    else
-        fprintf(f, "%-24s %10s %10s %10s %10s %10s %10s\n", "image", "PSNR", "SSIM", "input PSNR",
-                "input SSIM", "residual", "ms");
+    if (!images)
+        printf("%-24s %10s %10s %10s %10s %10s %10s\n", "image", "PSNR", "SSIM", "input PSNR",
+               "input SSIM", "residual", "ms");
     for (size_t i = 0; i < n; i++) {
         struct scores v = { 0 };
         struct error why = { 0 };
         enum status s = evaluate(run, &v, names[i], run->seed + i, &why);
         progress_end(&progress);
         if (s) return error_set(err, s, "%s: %s", names[i], why.detail);
-        if (run->is_json) {
-            fputs(i ? ",{\"name\":" : "{\"name\":", f);
-            json_text(f, names[i]);
-            putc(',', f);
-        } else
-            fprintf(f, "%-24s", names[i]);
-        print_scores(f, &v, run->is_json);
-        fputs(run->is_json ? "}" : "\n", f);
-        sum.psnr += v.psnr / (double)n;
-        sum.ssim += v.ssim / (double)n;
-        sum.input_psnr += v.input_psnr / (double)n;
-        sum.input_ssim += v.input_ssim / (double)n;
-        sum.residual += v.residual / (double)n;
-        sum.ms += v.ms / (double)n;
+        if (images) {
+            s = add_image(images, names[i], &v, err);
+            if (s) return s;
+        } else {
+            printf("%-24s", names[i]);
+            print_scores(&v);
+        }
+        mean->psnr += v.psnr / (double)n;
+        mean->ssim += v.ssim / (double)n;
+        mean->input_psnr += v.input_psnr / (double)n;
+        mean->input_ssim += v.input_ssim / (double)n;
+        mean->residual += v.residual / (double)n;
+        mean->ms += v.ms / (double)n;
         progress_show(&progress, i + 1);
     }
     progress_end(&progress);
-    if (run->is_json) {
-        fputs("],\"mean\":{", f);
-        print_scores(f, &sum, true);
-        const struct engine_facts *e = engine_describe(run->session.engine);
-        fprintf(f,
-                "},\"count\":%zu,\"task\":\"%s\",\"sigma\":%.9g,\"level\":%s,\"seed\":\"%" PRIu64
-                "\",\"model\":\"%s\",\"backend\":\"%s\",\"dtype\":\"%s\",\"threads\":%d}\n",
-                n, run->task, run->sigma, level_text(run->level).json, run->seed,
-                model_digest(run->session.model), e->backend, e->dtype, e->threads);
-    } else {
-        fprintf(f, "%-24s", "mean");
-        print_scores(f, &sum, false);
-        putc('\n', f);
-    }
     return ST_OK;
 }
 
-/* One JSON object is printed whole or not at all: an error on the way leaves stdout empty. */
-static enum status evaluate_whole(struct run *run, char **names, size_t n, struct error *err)
+static enum status evaluate_to_table(struct run *run, char **names, size_t n, struct error *err)
 {
-    char *text = NULL;
-    size_t len = 0;
-    FILE *f = open_memstream(&text, &len);
-    if (!f) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the scores");
-    enum status s = evaluate_all(run, f, names, n, err);
-    if (fclose(f) && !s) s = error_set(err, ST_NO_MEMORY_NOW, "no memory for the scores");
-    if (!s) fwrite(text, 1, len, stdout);
-    free(text);
-    return s;
+    struct scores mean = { 0 };
+    enum status s = evaluate_all(run, &mean, NULL, names, n, err);
+    if (s) return s;
+    printf("%-24s", "mean");
+    print_scores(&mean);
+    return ST_OK;
+}
+
+/* The object is printed whole or not at all: after an error stdout is empty. */
+static enum status evaluate_to_json(struct run *run, char **names, size_t n, struct error *err)
+{
+    struct scores mean = { 0 };
+    char seed[24];
+    json_t *images = json_array();
+    if (!images) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the scores");
+    enum status s = evaluate_all(run, &mean, images, names, n, err);
+    if (s) {
+        json_decref(images);
+        return s;
+    }
+    const struct engine_facts *e = engine_describe(run->session.engine);
+    (void)snprintf(seed, sizeof seed, "%" PRIu64, run->seed);
+    return json_print(json_pack("{s:o, s:o, s:I, s:s, s:o, s:o, s:s, s:s, s:s, s:s, s:i}", "images",
+                                images, "mean", scores_value(&mean), "count", (json_int_t)n, "task",
+                                run->task, "sigma", json_of_number(run->sigma), "level",
+                                json_of_level(run->level), "seed", seed, "model",
+                                model_digest(run->session.model), "backend", e->backend, "dtype",
+                                e->dtype, "threads", e->threads),
+                      err);
 }
 
 /* What is measured, and what of it the restoration is told. */
@@ -317,7 +333,7 @@ int cmd_eval(int argc, char **argv)
     struct run run = { .sigma = -1 };
     const char *model = NULL, *mask_file = NULL;
     uint32_t threads = 0, limit = 0;
-    bool has_level = false;
+    bool has_level = false, is_json = false;
     const struct option_row rows[] = {
         { "task", OPTION_TEXT, &run.task, "T", task_names, 0, 0, NULL },
         { "data", OPTION_TEXT, &run.data, "DIR", "the folder of images", 0, 0, NULL },
@@ -331,7 +347,7 @@ int cmd_eval(int argc, char **argv)
         { "limit", OPTION_COUNT, &limit, "N", "only the first N images", 1, 1000000, NULL },
         { "out", OPTION_TEXT, &run.out, "DIR", "keep the images as PNG", 0, 0, NULL },
         ENGINE_ROWS(engine, threads),
-        { "json", OPTION_FLAG, &run.is_json, NULL, "one JSON object", 0, 0, NULL },
+        { "json", OPTION_FLAG, &is_json, NULL, "one JSON object", 0, 0, NULL },
     };
     const struct command c = { "eval", "", about, rows, sizeof rows / sizeof *rows, 0, 0 };
     options_parse(&c, argc, argv);
@@ -351,8 +367,7 @@ int cmd_eval(int argc, char **argv)
     if (!s) s = choose_degradation(&run, &err);
     if (!s) {
         const size_t used = limit && limit < n ? limit : n;
-        s = run.is_json ? evaluate_whole(&run, names, used, &err)
-                        : evaluate_all(&run, stdout, names, used, &err);
+        s = (is_json ? evaluate_to_json : evaluate_to_table)(&run, names, used, &err);
     }
     session_close(&run.session);
     image_done(&run.mask);

@@ -1,9 +1,7 @@
-/* Images in and out, and JSON texts. */
 #include "cli/files.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -11,7 +9,6 @@
 #include <unistd.h>
 
 #include "proto/atomic_file.h"
-#include "proto/utf8.h"
 
 static bool is_stream(const char *path)
 {
@@ -124,34 +121,14 @@ enum status image_write(const char *path, const struct image *img, struct error 
     return s;
 }
 
-void json_text(FILE *f, const char *text)
+enum status json_print(json_t *object, struct error *err)
 {
-    if (!text) {
-        fputs("null", f);
-        return;
-    }
-    putc('"', f);
-    for (const char *c = text; *c;) {
-        const size_t len = utf8_length(c, strlen(c));
-        if (*c == '"' || *c == '\\')
-            fprintf(f, "\\%c", *c);
-        else if ((unsigned char)*c < 0x20)
-            fprintf(f, "\\u%04x", (unsigned)*c);
-        else if (len)
-            fwrite(c, 1, len, f);
-        else
-            fputs("\\ufffd", f);
-        c += len ? len : 1;
-    }
-    putc('"', f);
-}
-
-void json_number(FILE *f, double v)
-{
-    if (isfinite(v))
-        fprintf(f, "%.9g", v);
-    else
-        fputs("null", f);
+    size_t len = 0;
+    char *text = json_to_text(&len, object);
+    if (!text) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the JSON");
+    (void)puts(text); /* finish_stdout() reports what could not be written */
+    free(text);
+    return ST_OK;
 }
 
 int finish_stdout(const char *command)

@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 #include "proto/images/codec.h"
+#include "proto/messages/json.h"
 
 enum { LARGEST_INPUT_BYTES = 1 << 30, LARGEST_INPUT_PX = 1 << 28 };
 
@@ -27,9 +28,8 @@ enum status image_write(const char *path, const struct image *img, struct error 
 enum status models_folder(char out[PATH_MAX], struct error *err);
 enum status model_path(char out[PATH_MAX], const char *name, struct error *err);
 
-/* Quoted and escaped; NULL is null, and a byte that is not UTF-8 (in a file's name) becomes U+FFFD. */
-void json_text(FILE *f, const char *text);
-void json_number(FILE *f, double v); /* not finite is null */
+/* One line on stdout. Releases `object`; NULL is taken as a lack of memory (ST_NO_MEMORY_NOW). */
+enum status json_print(json_t *object, struct error *err);
 
 /* Whether everything written to stdout has arrived: 0, or 1 after a line on stderr. */
 int finish_stdout(const char *command);

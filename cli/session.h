@@ -40,7 +40,7 @@ enum status session_run(struct session *s, struct restoration *r, bool is_shown,
 /* How a level is told; 0: the task has none. */
 #define LEVEL_HELP "deblur: standard deviation in px; dejpeg: quality"
 struct level_text {
-    char json[24], words[32]; /* "3" or "null"; ", level 3" or "" */
+    char words[32]; /* ", level 3" or "" */
 };
 struct level_text level_text(double level);
 
