@@ -65,10 +65,8 @@ static enum status names_read(char ***out, size_t *count, const char *folder, st
     DIR *d = opendir(folder);
     if (!d) return error_set(err, ST_IO, "%s: %s", folder, strerror(errno));
     for (struct dirent *e; !s && (e = readdir(d));) {
-        if (e->d_name[0] == '.' ||
-            !(has_extension(e->d_name, ".png") || has_extension(e->d_name, ".jpg") ||
-              has_extension(e->d_name, ".jpeg")))
-            continue;
+        enum image_format format;
+        if (e->d_name[0] == '.' || !image_format_of_name(&format, e->d_name)) continue;
         char **more = realloc(names, (n + 1) * sizeof *names);
         if (more) names = more;
         if (!more || !(names[n] = strdup(e->d_name)))
@@ -77,7 +75,8 @@ static enum status names_read(char ***out, size_t *count, const char *folder, st
             n++;
     }
     closedir(d);
-    if (!s && n == 0) s = error_set(err, ST_IO, "%s: no PNG or JPEG file in it", folder);
+    if (!s && n == 0)
+        s = error_set(err, ST_IO, "%s: no %s file in it", folder, image_format_names().text);
     if (s) {
         names_free(names, n);
         return s;

@@ -41,13 +41,14 @@ enum status output_format(enum image_format *out, const char *path, struct error
         return error_set(err, ST_BAD_PARAMETER,
                          "the image is not for a terminal: name a file or redirect the output");
     }
-    if (has_extension(path, ".png"))
-        *out = IMAGE_PNG;
-    else if (has_extension(path, ".jpg") || has_extension(path, ".jpeg"))
-        *out = IMAGE_JPEG;
-    else
-        return error_set(err, ST_BAD_PARAMETER, "%s: the output is .png, .jpg or - (PNG)", path);
-    return output_check(path, err);
+    if (image_format_of_name(out, path)) return output_check(path, err);
+    char extensions[64] = "";
+    for (int f = 0; f < IMAGE_FORMAT_COUNT; f++) {
+        const size_t used = strlen(extensions);
+        (void)snprintf(extensions + used, sizeof extensions - used, "%s%s", f ? ", " : "",
+                       image_formats[f].extensions[0]);
+    }
+    return error_set(err, ST_BAD_PARAMETER, "%s: the output is %s or - (PNG)", path, extensions);
 }
 
 static enum status read_all(void **bytes, size_t *len, const char *path, struct error *err)

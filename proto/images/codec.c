@@ -3,18 +3,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "proto/images/formats.h"
 
 const struct image_format_info image_formats[IMAGE_FORMAT_COUNT] = {
-    [IMAGE_PNG] = { "PNG", "image/png", ".png" },
-    [IMAGE_JPEG] = { "JPEG", "image/jpeg", ".jpg" },
+#define FORMAT(ID, id, name, media_type, extension, second, signature)                             \
+    { name, media_type, { extension, second } },
+#include "proto/images/formats.def"
 };
 
-#define PNG_SIGNATURE  "\x89PNG\r\n\x1a\n"
-#define JPEG_SIGNATURE "\xff\xd8\xff"
-
-static const struct format_capacity {
+static const struct format_functions {
     const char *signature;
     size_t signature_len;
     enum status (*probe)(struct image_header *header, unsigned *orientation, const uint8_t *bytes,
@@ -23,37 +22,45 @@ static const struct format_capacity {
                           struct error *err);
     enum status (*encode)(struct byte_sink *out, const struct image *img,
                           const struct encode_options *opt, struct error *err);
-} capacities[IMAGE_FORMAT_COUNT] = {
-    [IMAGE_PNG] = { PNG_SIGNATURE, 8, probe_png, decode_png, encode_png },
-    [IMAGE_JPEG] = { JPEG_SIGNATURE, 3, probe_jpeg, decode_jpeg, encode_jpeg },
+} functions[IMAGE_FORMAT_COUNT] = {
+#define FORMAT(ID, id, name, media_type, extension, second, signature)                             \
+    { signature, sizeof(signature) - 1, probe_##id, decode_##id, encode_##id },
+#include "proto/images/formats.def"
 };
 
-/* Formats that are recognised only to be named. */
 static const struct {
     const char *name;
     size_t offset;
     const char *bytes;
     size_t len;
 } foreign[] = {
-    { "a GIF", 0, "GIF8", 4 },
-    { "a WebP", 8, "WEBP", 4 },
-    { "a BMP", 0, "BM", 2 },
-    { "a TIFF", 0, "II*\0", 4 },
-    { "a TIFF", 0, "MM\0*", 4 },
-    { "an AVIF", 4, "ftypavif", 8 },
-    { "an AVIF", 4, "ftypavis", 8 },
-    { "a HEIC", 4, "ftyphei", 7 },
-    { "a HEIC", 4, "ftyphev", 7 },
-    { "a HEIC", 4, "ftypmif1", 8 },
-    { "a HEIC", 4, "ftypmsf1", 8 },
-    { "a JPEG XL", 0, "\xff\x0a", 2 },
-    { "a JPEG XL", 4, "JXL \r\n", 6 },
-    { "a JPEG 2000", 4, "jP  \r\n", 6 },
-    { "a JPEG 2000", 0, "\xff\x4f\xff\x51", 4 },
-    { "a PSD", 0, "8BPS", 4 },
-    { "an icon (ICO)", 0, "\0\0\1\0", 4 },
-    { "a PDF", 0, "%PDF-", 5 },
+#define FOREIGN(name, offset, bytes) { name, offset, bytes, sizeof(bytes) - 1 },
+#include "proto/images/formats.def"
 };
+
+struct image_format_names image_format_names(void)
+{
+    struct image_format_names names = { "" };
+    for (int f = 0; f < IMAGE_FORMAT_COUNT; f++) {
+        const size_t used = strlen(names.text);
+        (void)snprintf(names.text + used, sizeof names.text - used, "%s%s", f ? " or " : "",
+                       image_formats[f].name);
+    }
+    return names;
+}
+
+bool image_format_of_name(enum image_format *out, const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    for (int f = 0; dot && f < IMAGE_FORMAT_COUNT; f++)
+        for (int i = 0; i < 2; i++) {
+            const char *extension = image_formats[f].extensions[i];
+            if (!extension || dot == name || strcasecmp(dot, extension) != 0) continue;
+            *out = (enum image_format)f;
+            return true;
+        }
+    return false;
+}
 
 /* An SVG has no signature: an `<svg` element in the first bytes of what begins as markup. */
 static bool seems_svg(const uint8_t *bytes, size_t len)
@@ -83,34 +90,30 @@ static const char *foreign_name(const uint8_t *bytes, size_t len)
 
 static enum status refuse_format(const uint8_t *bytes, size_t len, struct error *err)
 {
-    char readable[64] = "";
-    for (int f = 0; f < IMAGE_FORMAT_COUNT; f++) {
-        size_t used = strlen(readable);
-        (void)snprintf(readable + used, sizeof readable - used, "%s%s", f ? " or " : "",
-                       image_formats[f].name);
-    }
+    const struct image_format_names formats = image_format_names();
     if (len == 0) {
         return error_set(err, ST_UNKNOWN_FORMAT, "the image is empty (0 bytes), not a %s",
-                         readable);
+                         formats.text);
     }
     const char *name = foreign_name(bytes, len);
     if (name) {
         return error_set(err, ST_UNKNOWN_FORMAT, "this seems to be %s image; a %s is needed", name,
-                         readable);
+                         formats.text);
     }
-    return error_set(err, ST_UNKNOWN_FORMAT, "these %zu bytes do not begin as a %s", len, readable);
+    return error_set(err, ST_UNKNOWN_FORMAT, "these %zu bytes do not begin as a %s", len,
+                     formats.text);
 }
 
 static enum status probe(struct image_header *out, unsigned *orientation, const uint8_t *bytes,
                          size_t len, struct error *err)
 {
     for (int f = 0; f < IMAGE_FORMAT_COUNT; f++) {
-        if (len < capacities[f].signature_len ||
-            memcmp(bytes, capacities[f].signature, capacities[f].signature_len) != 0) {
+        if (len < functions[f].signature_len ||
+            memcmp(bytes, functions[f].signature, functions[f].signature_len) != 0) {
             continue;
         }
         struct image_header h = { .format = (enum image_format)f };
-        enum status s = capacities[f].probe(&h, orientation, bytes, len, err);
+        enum status s = functions[f].probe(&h, orientation, bytes, len, err);
         if (s) return s;
         if (orientation_swaps(*orientation)) {
             uint32_t stored_width = h.width;
@@ -144,7 +147,7 @@ enum status codec_decode(struct image *out, const void *bytes, size_t len, uint6
     }
     s = image_init(&img, h.width, h.height, h.channels, h.depth, err);
     if (s) goto done;
-    s = capacities[h.format].decode(&img, orientation, bytes, len, err);
+    s = functions[h.format].decode(&img, orientation, bytes, len, err);
     if (s) goto done;
     *out = img;
     img.pixels = NULL;
@@ -176,7 +179,7 @@ enum status codec_encode(void **bytes, size_t *len, const struct image *img,
     struct byte_sink sink = { 0 };
     enum status s = check_options(opt, err);
     if (s) goto done;
-    s = capacities[opt->format].encode(&sink, img, opt, err);
+    s = functions[opt->format].encode(&sink, img, opt, err);
     if (s) goto done;
     void *fitted = realloc(sink.data, sink.len); /* it grew by doubling; an answer may wait long */
     *bytes = fitted ? fitted : sink.data;

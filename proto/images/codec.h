@@ -1,4 +1,4 @@
-/* codec.h - image bytes to images and back: PNG and JPEG.
+/* codec.h - image bytes to images and back, in the formats of formats.def.
  *
  * The type is taken from the bytes, never from a header or a file name. codec_probe() reads sizes from the header and
  * allocates nothing that depends on them; codec_decode() probes first and refuses over-limit images before taking
@@ -13,14 +13,27 @@
 
 #include "proto/images/image.h"
 
-enum image_format { IMAGE_PNG, IMAGE_JPEG, IMAGE_FORMAT_COUNT };
+enum image_format {
+#define FORMAT(ID, ...) IMAGE_##ID,
+#include "proto/images/formats.def"
+    IMAGE_FORMAT_COUNT
+};
 
 struct image_format_info {
-    const char *name;       /* "PNG" */
-    const char *media_type; /* "image/png" */
-    const char *extension;  /* ".png" */
+    const char *name;          /* "PNG" */
+    const char *media_type;    /* "image/png" */
+    const char *extensions[2]; /* ".jpg", ".jpeg"; the second may be NULL */
 };
 extern const struct image_format_info image_formats[IMAGE_FORMAT_COUNT];
+
+/* The names of all formats, for messages: "PNG or JPEG". */
+struct image_format_names {
+    char text[64];
+};
+struct image_format_names image_format_names(void);
+
+/* The format that the extension of a file's name stands for, in any case; false where it is none. */
+bool image_format_of_name(enum image_format *out, const char *name);
 
 struct image_header {
     enum image_format format;

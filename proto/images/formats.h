@@ -34,21 +34,16 @@ static inline bool orientation_swaps(unsigned orientation)
     return orientation >= 5;
 }
 
-enum status probe_png(struct image_header *header, unsigned *orientation, const uint8_t *bytes,
-                      size_t len, struct error *err);
-enum status decode_png(struct image *img, unsigned orientation, const uint8_t *bytes, size_t len,
-                       struct error *err);
-enum status encode_png(struct byte_sink *out, const struct image *img,
-                       const struct encode_options *opt, struct error *err);
+#define FORMAT(ID, id, ...)                                                                        \
+    enum status probe_##id(struct image_header *header, unsigned *orientation,                     \
+                           const uint8_t *bytes, size_t len, struct error *err);                   \
+    enum status decode_##id(struct image *img, unsigned orientation, const uint8_t *bytes,         \
+                            size_t len, struct error *err);                                        \
+    enum status encode_##id(struct byte_sink *out, const struct image *img,                        \
+                            const struct encode_options *opt, struct error *err);
+#include "proto/images/formats.def"
 
 /* png_level -1, for any image: png_fast.c. */
 enum status encode_png_fast(struct byte_sink *out, const struct image *img, struct error *err);
-
-enum status probe_jpeg(struct image_header *header, unsigned *orientation, const uint8_t *bytes,
-                       size_t len, struct error *err);
-enum status decode_jpeg(struct image *img, unsigned orientation, const uint8_t *bytes, size_t len,
-                        struct error *err);
-enum status encode_jpeg(struct byte_sink *out, const struct image *img,
-                        const struct encode_options *opt, struct error *err);
 
 #endif

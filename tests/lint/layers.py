@@ -11,7 +11,7 @@ import sys
 
 INSIDE = {
     "proto/": [],
-    "proto/images/": ["proto/error.h", "proto/status.def"],
+    "proto/images/": ["proto/error.h"],
     "proto/models/": ["proto/error.h", "proto/atomic_file.h", "proto/utf8.h"],
     "proto/messages/": ["proto/error.h", "proto/utf8.h", "proto/models/"],
     "engine/graph/": ["proto/"],
