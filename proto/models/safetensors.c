@@ -317,15 +317,3 @@ const char *safetensors_metadata(const struct safetensors *st, const char *key)
         if (strcmp(st->meta[i].key, key) == 0) return st->meta[i].value;
     return NULL;
 }
-
-size_t safetensors_metadata_count(const struct safetensors *st)
-{
-    return st->n_meta;
-}
-
-void safetensors_metadata_at(const struct safetensors *st, size_t i, const char **key,
-                             const char **value)
-{
-    *key = i < st->n_meta ? st->meta[i].key : NULL;
-    *value = i < st->n_meta ? st->meta[i].value : NULL;
-}

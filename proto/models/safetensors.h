@@ -36,9 +36,6 @@ const struct st_tensor *safetensors_at(const struct safetensors *st, size_t i);
 const struct st_tensor *safetensors_find(const struct safetensors *st,
                                          const char *name);                      /* NULL: absent */
 const char *safetensors_metadata(const struct safetensors *st, const char *key); /* NULL: absent */
-size_t safetensors_metadata_count(const struct safetensors *st);
-void safetensors_metadata_at(const struct safetensors *st, size_t i, const char **key,
-                             const char **value);
 
 struct st_meta {
     const char *key, *value;

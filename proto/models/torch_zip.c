@@ -163,63 +163,44 @@ static enum status read_directory(struct torch_zip *z, struct error *err)
     return s;
 }
 
-/* Takes the source, also on failure. */
-static enum status open_source(struct torch_zip **out, zip_source_t *source, uint64_t bytes,
-                               const char *name, struct error *err)
+enum status torch_zip_open(struct torch_zip **out, const char *path, struct error *err)
 {
+    struct stat info;
     zip_error_t why;
+    zip_source_t *source = NULL; /* until the archive owns it */
+    struct error cause = { 0 };
     enum status s;
-    zip_error_init(&why);
+    if (stat(path, &info) != 0 || !S_ISREG(info.st_mode))
+        return error_set(err, ST_IO, "%s is not there or not a regular file", path);
     struct torch_zip *z = calloc(1, sizeof *z);
-    if (!z) {
-        zip_source_free(source);
-        return error_set(err, ST_NO_MEMORY_NOW, "no memory to read %s", name);
-    }
+    if (!z) return error_set(err, ST_NO_MEMORY_NOW, "no memory to read %s", path);
+    zip_error_init(&why);
     z->cached_entry = NO_ENTRY;
-    z->archive_bytes = bytes;
+    z->archive_bytes = (uint64_t)info.st_size;
+    source = zip_source_file_create(path, 0, 0, &why);
+    if (!source) {
+        s = error_set(err, ST_IO, "cannot open %s", path);
+        goto done;
+    }
     z->archive = zip_open_from_source(source, ZIP_RDONLY, &why);
     if (!z->archive) {
-        zip_source_free(source);
-        s = error_set(err, ST_BAD_FILE, "%s is truncated or not a PyTorch zip: %s", name,
+        s = error_set(err, ST_BAD_FILE, "%s is truncated or not a PyTorch zip: %s", path,
                       zip_error_strerror(&why));
         goto done;
     }
-    struct error cause = { 0 };
+    source = NULL;
     s = read_directory(z, &cause);
     if (s) {
-        (void)error_set(err, s, "%s: %s", name, cause.detail);
+        (void)error_set(err, s, "%s: %s", path, cause.detail);
         goto done;
     }
     *out = z;
     z = NULL;
 done:
+    zip_source_free(source);
     zip_error_fini(&why);
     torch_zip_close(z);
     return s;
-}
-
-enum status torch_zip_open(struct torch_zip **out, const char *path, struct error *err)
-{
-    struct stat info;
-    zip_error_t why;
-    if (stat(path, &info) != 0 || !S_ISREG(info.st_mode))
-        return error_set(err, ST_IO, "%s is not there or not a regular file", path);
-    zip_error_init(&why);
-    zip_source_t *source = zip_source_file_create(path, 0, 0, &why);
-    zip_error_fini(&why);
-    if (!source) return error_set(err, ST_IO, "cannot open %s", path);
-    return open_source(out, source, (uint64_t)info.st_size, path, err);
-}
-
-enum status torch_zip_open_memory(struct torch_zip **out, const void *bytes, size_t len,
-                                  struct error *err)
-{
-    zip_error_t why;
-    zip_error_init(&why);
-    zip_source_t *source = zip_source_buffer_create(bytes, len, 0, &why);
-    zip_error_fini(&why);
-    if (!source) return error_set(err, ST_NO_MEMORY_NOW, "no memory to read the zip");
-    return open_source(out, source, len, "the zip", err);
 }
 
 void torch_zip_close(struct torch_zip *z)

@@ -13,9 +13,7 @@
 struct torch_zip;
 
 enum status torch_zip_open(struct torch_zip **out, const char *path, struct error *err);
-enum status torch_zip_open_memory(struct torch_zip **out, const void *bytes, size_t len,
-                                  struct error *err); /* for fuzzing */
-void torch_zip_close(struct torch_zip *z);            /* takes NULL */
+void torch_zip_close(struct torch_zip *z); /* takes NULL */
 
 size_t torch_zip_count(const struct torch_zip *z);
 /* .name is the path, .data is NULL. */
