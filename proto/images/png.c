@@ -17,11 +17,6 @@ enum {
     DEFLATE_BEST_RATIO = 1032      /* 258 bytes of 2 bits */
 };
 
-static uint32_t be32(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
 struct png_facts {
     uint32_t width, height, bits, colour, interlaced; /* of IHDR */
     bool has_trns, has_idat;
@@ -62,12 +57,12 @@ static enum status read_ihdr(struct png_facts *f, const uint8_t *bytes, size_t l
                              struct error *err)
 {
     const uint8_t *p = bytes + SIGNATURE_BYTES;
-    if (len < SIGNATURE_BYTES + CHUNK_FRAME_BYTES + 13 || be32(p) != 13 ||
+    if (len < SIGNATURE_BYTES + CHUNK_FRAME_BYTES + 13 || png_get_uint_32(p) != 13 ||
         memcmp(p + 4, "IHDR", 4) != 0) {
         return error_set(err, ST_CORRUPT_IMAGE, "the PNG of %zu bytes has no whole header", len);
     }
-    *f = (struct png_facts){ .width = be32(p + 8),
-                             .height = be32(p + 12),
+    *f = (struct png_facts){ .width = png_get_uint_32(p + 8),
+                             .height = png_get_uint_32(p + 12),
                              .bits = p[16],
                              .colour = p[17],
                              .interlaced = p[20] };
@@ -95,7 +90,7 @@ static enum status read_facts(struct png_facts *out, const uint8_t *bytes, size_
     size_t at = SIGNATURE_BYTES + CHUNK_FRAME_BYTES + 13;
     while (len - at >= CHUNK_FRAME_BYTES) {
         const uint8_t *p = bytes + at;
-        size_t size = be32(p);
+        size_t size = png_get_uint_32(p);
         bool is_whole = size <= len - at - CHUNK_FRAME_BYTES;
         if (memcmp(p + 4, "IDAT", 4) == 0) {
             f.has_idat = true;

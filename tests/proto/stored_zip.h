@@ -4,6 +4,8 @@
 #ifndef DAVID_TESTS_STORED_ZIP_H
 #define DAVID_TESTS_STORED_ZIP_H
 
+#include <zlib.h>
+
 #include "tests/proto/sandbox.h"
 
 struct stored_zip {
@@ -28,17 +30,6 @@ static inline void zip_number(unsigned char *at, size_t *len, size_t sandbox_byt
     zip_put(at, len, sandbox_bytes, bytes, n);
 }
 
-static inline uint32_t zip_crc(const unsigned char *p, size_t n)
-{
-    uint32_t crc = UINT32_MAX;
-    for (size_t i = 0; i < n; i++) {
-        crc ^= p[i];
-        for (int k = 0; k < 8; k++)
-            crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
-    }
-    return ~crc;
-}
-
 #define FILE_NUMBER(v, n) zip_number(z->file, &z->file_len, sizeof z->file, (v), (n))
 #define DIRECTORY_NUMBER(v, n)                                                                     \
     zip_number(z->directory, &z->directory_len, sizeof z->directory, (v), (n))
@@ -46,7 +37,8 @@ static inline uint32_t zip_crc(const unsigned char *p, size_t n)
 static inline void zip_add(struct stored_zip *z, const char *name, const void *bytes, size_t n,
                            unsigned method, uint32_t claimed)
 {
-    uint32_t offset = (uint32_t)z->file_len, crc = zip_crc(bytes, n), len = (uint32_t)strlen(name);
+    uint32_t offset = (uint32_t)z->file_len, crc = (uint32_t)crc32(0, bytes, (uInt)n),
+             len = (uint32_t)strlen(name);
     FILE_NUMBER(0x04034b50, 4);
     FILE_NUMBER(20, 2);
     FILE_NUMBER(8, 2); /* a data descriptor follows: the three numbers below are 0 */
