@@ -1,6 +1,7 @@
-/* utf8.h - checks of UTF-8 (RFC 3629): shortest forms only, no surrogates, nothing above U+10FFFF.
+/* utf8.h - validation of UTF-8 (RFC 3629): no overlong forms, no surrogates, nothing above
+ * U+10FFFF.
  *
- * Pure functions; they read no byte beyond the length that they are given. */
+ * Pure functions; they read no byte beyond the given length. */
 #ifndef DAVID_PROTO_UTF8_H
 #define DAVID_PROTO_UTF8_H
 

@@ -62,7 +62,7 @@ bool image_format_of_name(enum image_format *out, const char *name)
     return false;
 }
 
-/* An SVG has no signature: an `<svg` element in the first bytes of what begins as markup. */
+/* An SVG has no signature: it is markup with an `<svg` element in its first bytes. */
 static bool seems_svg(const uint8_t *bytes, size_t len)
 {
     if (len > 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0) {
@@ -181,7 +181,8 @@ enum status codec_encode(void **bytes, size_t *len, const struct image *img,
     if (s) goto done;
     s = functions[opt->format].encode(&sink, img, opt, err);
     if (s) goto done;
-    void *fitted = realloc(sink.data, sink.len); /* it grew by doubling; an answer may wait long */
+    /* the buffer grew by doubling, and a reply may wait for long */
+    void *fitted = realloc(sink.data, sink.len);
     *bytes = fitted ? fitted : sink.data;
     *len = sink.len;
     sink.data = NULL;

@@ -1,11 +1,13 @@
-/* codec.h - image bytes to images and back, in the formats of formats.def.
+/* codec.h - encoded images to pixels and back, in the formats of formats.def.
  *
- * The type is taken from the bytes, never from a header or a file name. codec_probe() reads sizes from the header and
- * allocates nothing that depends on them; codec_decode() probes first and refuses over-limit images before taking
- * memory. EXIF orientation is applied by codec_decode (a JPEG may come out with width and height swapped; codec_probe
- * already reports the oriented size). Palette, gray < 8 bit, interlaced, CMYK/YCCK all become gray/RGB(+alpha).
- * Errors: ST_UNKNOWN_FORMAT (names what it seems to be: GIF, WebP, HEIC, SVG ...), ST_CORRUPT_IMAGE, ST_TOO_MANY_PX.
- * Reentrant; encoders return malloc'd bytes that the caller frees. */
+ * The format follows from the bytes, never from a header or a file name. codec_probe() reads sizes
+ * from the header and allocates nothing that depends on them; codec_decode() probes first and
+ * refuses images over the limit before it allocates. codec_decode() applies the EXIF orientation,
+ * which may swap width and height; codec_probe() already reports the oriented size. Palettes, gray
+ * below 8 bits, interlaced and CMYK/YCCK files all become gray or RGB, with or without alpha.
+ * Errors: ST_UNKNOWN_FORMAT (it names the probable format: GIF, WebP, HEIC, SVG ...),
+ * ST_CORRUPT_IMAGE, ST_TOO_MANY_PX. Reentrant; encoders return malloc'd bytes that the caller
+ * frees. */
 #ifndef DAVID_PROTO_IMAGES_CODEC_H
 #define DAVID_PROTO_IMAGES_CODEC_H
 
@@ -32,24 +34,25 @@ struct image_format_names {
 };
 struct image_format_names image_format_names(void);
 
-/* The format that the extension of a file's name stands for, in any case; false where it is none. */
+/* The format of a file name's extension, in upper or lower case; false where it has none of
+ * them. */
 bool image_format_of_name(enum image_format *out, const char *name);
 
 struct image_header {
     enum image_format format;
-    uint32_t width, height, channels, depth; /* as codec_decode will return them */
-    size_t decode_bytes; /* upper bound of what codec_decode holds at its peak */
+    uint32_t width, height, channels, depth; /* as codec_decode returns them */
+    size_t decode_bytes; /* upper bound of the memory that codec_decode holds at its peak */
 };
 
 enum status codec_probe(struct image_header *out, const void *bytes, size_t len, struct error *err);
-/* max_pixels: of width x height; the detail names it as the setting "max_pixels". */
+/* max_pixels limits width x height; the error names it as the setting "max_pixels". */
 enum status codec_decode(struct image *out, const void *bytes, size_t len, uint64_t max_pixels,
                          struct error *err);
 
 struct encode_options {
     enum image_format format;
-    int png_level; /* zlib level 0..9; -1 = the fast default */
-    int jpeg_quality; /* 1..100; 0 = the default, 92. JPEG drops alpha and goes to 8 bits by rounding */
+    int png_level;    /* zlib level 0..9; -1 = the fast default */
+    int jpeg_quality; /* 1..100; 0 = the default, 92. JPEG drops alpha and rounds to 8 bits. */
 };
 enum status codec_encode(void **bytes, size_t *len, const struct image *img,
                          const struct encode_options *opt, struct error *err);

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* libexif allocates what the block tells it to; its allocator has no context argument, hence the thread-local sum.
- * The header in front of each piece holds its size. */
+/* libexif allocates as much as the block claims. Its allocator has no context argument, hence the
+ * thread-local sum. A header before each allocation holds its size. */
 static _Thread_local size_t exif_bytes_held;
 
 enum { PIECE_HEADER = sizeof(max_align_t) };
@@ -26,7 +26,7 @@ static void *exif_piece_alloc(ExifLong bytes)
 {
     size_t size = (size_t)bytes + PIECE_HEADER;
     if (size > EXIF_MEMORY_BYTES - exif_bytes_held) return NULL;
-    uint8_t *base = calloc(1, size); /* libexif counts on zeroed memory */
+    uint8_t *base = calloc(1, size); /* libexif expects zeroed memory */
     if (!base) return NULL;
     memcpy(base, &size, sizeof size);
     exif_bytes_held += size;
@@ -60,7 +60,7 @@ unsigned exif_orientation(const void *tiff, size_t len)
 {
     static const uint8_t mark[6] = { 'E', 'x', 'i', 'f', 0, 0 };
     unsigned orientation = 1;
-    uint8_t *block = NULL; /* libexif wants the mark that PNG leaves out */
+    uint8_t *block = NULL; /* libexif expects the mark that PNG leaves out */
     ExifMem *mem = NULL;
     ExifData *data = NULL;
 
@@ -73,7 +73,8 @@ unsigned exif_orientation(const void *tiff, size_t len)
     if (!mem) goto done;
     data = exif_data_new_mem(mem);
     if (!data) goto done;
-    exif_data_unset_option(data, EXIF_DATA_OPTION_FOLLOW_SPECIFICATION); /* invents missing tags */
+    /* the option adds missing tags */
+    exif_data_unset_option(data, EXIF_DATA_OPTION_FOLLOW_SPECIFICATION);
     exif_data_load_data(data, block, (unsigned)(sizeof mark + len));
     orientation = orientation_of(data);
 done:

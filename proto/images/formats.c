@@ -37,15 +37,15 @@ size_t add_saturated(size_t a, size_t b)
 }
 
 struct turn {
-    uint8_t *to;      /* where the strip's first pixel goes */
-    ptrdiff_t dx, dy; /* bytes in `to` for one step right or down in `from` */
+    uint8_t *to;      /* destination of the strip's first pixel */
+    ptrdiff_t dx, dy; /* bytes in `to` between horizontal and vertical neighbours of `from` */
     const uint8_t *from;
     size_t stride; /* bytes between rows of `from` */
     uint32_t width, rows;
-    bool columns_first; /* the turned image is written along the rows of the strip's columns */
+    bool columns_first; /* the image is written along the columns of the strip */
 };
 
-/* `px` is a constant in every caller, so that memcpy becomes one or two moves. */
+/* `px` is a constant in every caller, so that memcpy compiles to one or two moves. */
 static inline __attribute__((always_inline)) void turn_strip(const struct turn *t, size_t px)
 {
     if (t->columns_first) {
@@ -71,8 +71,9 @@ static inline __attribute__((always_inline)) void turn_strip(const struct turn *
     }
 }
 
-/* Where a stored pixel (x, y) of a w x h image is shown, by orientation: 1 (x, y), 2 (w-1-x, y), 3 (w-1-x, h-1-y),
- * 4 (x, h-1-y), 5 (y, x), 6 (h-1-y, x), 7 (h-1-y, w-1-x), 8 (y, w-1-x). */
+/* The displayed position of the stored pixel (x, y) of a w x h image, by orientation: 1 (x, y), 2
+ * (w-1-x, y), 3 (w-1-x, h-1-y), 4 (x, h-1-y), 5 (y, x), 6 (h-1-y, x), 7 (h-1-y, w-1-x), 8 (y,
+ * w-1-x). */
 void orient_rows(struct image *img, unsigned orientation, const void *rows, size_t stride_bytes,
                  uint32_t y0, uint32_t n)
 {

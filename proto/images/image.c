@@ -9,7 +9,7 @@ enum status image_init(struct image *out, uint32_t width, uint32_t height, uint3
         return error_set(err, ST_INTERNAL, "no image can be %u x %u px with %u channels of %u bits",
                          width, height, channels, depth);
     }
-    /* 32 bits x (at most 8) fits 64; the rows may not. */
+    /* 32 bits x (at most 8) fits 64 bits; all rows together may not. */
     uint64_t row_bytes = (uint64_t)width * channels * (depth / 8);
     if (row_bytes > PTRDIFF_MAX / height) {
         return error_set(err, ST_TOO_MANY_PX, "an image of %u x %u px does not fit this machine",

@@ -1,8 +1,8 @@
-/* image.h - a image in memory: interleaved rows, no padding, 8 or 16 bits a channel.
+/* image.h - an image in memory: interleaved rows, no padding, 8 or 16 bits per channel.
  *
- * channels: 1 gray, 2 gray + alpha, 3 RGB, 4 RGBA; alpha is straight (not premultiplied).
- * Samples of depth 16 are native-endian uint16_t. The struct owns `pixels`; image_done() frees it and takes a zeroed
- * struct. No thread safety of its own. */
+ * channels: 1 gray, 2 gray + alpha, 3 RGB, 4 RGBA; alpha is straight (not premultiplied). Samples
+ * of depth 16 are native-endian uint16_t. The struct owns `pixels`; image_done() frees them and
+ * takes a zeroed struct. Not thread-safe. */
 #ifndef DAVID_PROTO_IMAGES_IMAGE_H
 #define DAVID_PROTO_IMAGES_IMAGE_H
 
@@ -14,12 +14,13 @@
 struct image {
     uint32_t width, height; /* px */
     uint32_t channels;      /* 1..4 */
-    uint32_t depth;         /* 8 or 16 bits a channel */
+    uint32_t depth;         /* 8 or 16 bits per channel */
     void *pixels;           /* [height][width][channels] uint8_t or uint16_t */
-    uint32_t jpeg_quality;  /* 1..100: of the JPEG it comes from, by its luminance table; 0: none */
+    /* 1..100: of the JPEG file it was decoded from, by its luminance table; 0: no JPEG */
+    uint32_t jpeg_quality;
 };
 
-/* Zeroed pixels; sizes are checked for overflow. ST_NO_MEMORY_NOW where the allocation fails. */
+/* Zeroed pixels. Sizes are checked for overflow; ST_NO_MEMORY_NOW where the allocation fails. */
 enum status image_init(struct image *out, uint32_t width, uint32_t height, uint32_t channels,
                        uint32_t depth, struct error *err);
 void image_done(struct image *img);

@@ -1,4 +1,4 @@
-/* JPEG files by libjpeg: half a image is no image. */
+/* JPEG files by libjpeg. An incomplete image is an error. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,8 +7,8 @@
 #include "proto/images/jpeg_run.h"
 
 enum {
-    MAX_SCANS = 100, /* a progressive file has about ten; each one costs a walk over the image */
-    DEFAULT_QUALITY = 92 /* of what is written */
+    MAX_SCANS = 100, /* a progressive file has about ten; each scan costs a pass over the image */
+    DEFAULT_QUALITY = 92 /* of files that are written */
 };
 
 static void run_progress(j_common_ptr info)
@@ -25,14 +25,15 @@ static bool is_exif_segment(const uint8_t *p, size_t body)
     return p[1] == JPEG_APP0 + 1 && body >= 6 && memcmp(p + 4, "Exif\0", 6) == 0;
 }
 
-/* The first EXIF segment before the first scan. libjpeg would copy every one of them. */
+/* The orientation of the first EXIF segment before the first scan. Read here, because libjpeg would
+ * copy every such segment. */
 static unsigned stored_orientation(const uint8_t *bytes, size_t len)
 {
     size_t at = 2;
     while (len - at >= 4) {
         const uint8_t *p = bytes + at;
         if (p[0] != 0xff || p[1] == 0xff || p[1] == 0) {
-            at++; /* fill or stray bytes */
+            at++; /* fill bytes or stray bytes */
             continue;
         }
         bool stands_alone = p[1] == 0x01 || (p[1] >= JPEG_RST0 && p[1] <= 0xd8);
@@ -40,7 +41,7 @@ static unsigned stored_orientation(const uint8_t *bytes, size_t len)
             at += 2;
             continue;
         }
-        size_t size = (size_t)p[2] << 8 | p[3]; /* counts itself */
+        size_t size = (size_t)p[2] << 8 | p[3]; /* includes these two bytes */
         if (p[1] == JPEG_EOI || p[1] == 0xda || size < 2 || size > len - at - 2) break;
         if (is_exif_segment(p, size - 2)) return exif_orientation(p + 10, size - 8);
         at += 2 + size;
@@ -48,7 +49,8 @@ static unsigned stored_orientation(const uint8_t *bytes, size_t len)
     return 1;
 }
 
-/* What libjpeg and the strip take beside the image, from the sampling factors; all factors are 1..4 here. */
+/* Memory of libjpeg and the strip beside the image, from the sampling factors, all of which are
+ * 1..4 here. */
 static size_t working_bytes(const struct jpeg_decompress_struct *info, bool is_turned)
 {
     size_t sum = JPEG_LIBRARY_BYTES;
@@ -118,7 +120,8 @@ enum status probe_jpeg(struct image_header *header, unsigned *orientation, const
     return s;
 }
 
-/* CMYK to RGB in place; Adobe's files hold the inks inverted. (1 - ink)(1 - black) with 255 for 1. */
+/* CMYK to RGB in place, as (1 - ink)(1 - black) with 255 for 1. Adobe's files hold the inks
+ * inverted. */
 static void rgb_of_cmyk(uint8_t *row, uint32_t width, bool is_inverted)
 {
     const uint8_t *from = row;
@@ -171,7 +174,7 @@ static enum status decode_guarded(struct jpeg_run *r, j_decompress_ptr info, str
     info->out_color_space = info->num_components == 1   ? JCS_GRAYSCALE
                             : info->num_components == 3 ? JCS_RGB
                                                         : JCS_CMYK;
-    info->do_block_smoothing = FALSE; /* only guesses at what a cut file lacks */
+    info->do_block_smoothing = FALSE; /* it only estimates what a truncated file lacks */
     img->jpeg_quality = jpeg_quality_of(info);
     if (orientation != 1 || info->out_color_space == JCS_CMYK) {
         r->strip =
@@ -181,7 +184,7 @@ static enum status decode_guarded(struct jpeg_run *r, j_decompress_ptr info, str
     (void)jpeg_start_decompress(info);
     read_rows(r, info, img, orientation);
     (void)jpeg_finish_decompress(
-        info); /* reads on to the end mark: a file without it is cut short */
+        info); /* reads up to the end marker: a file without it is truncated */
     return ST_OK;
 }
 

@@ -1,6 +1,6 @@
-/* A compressor and a decompressor that share a buffer: after each row that goes in, whatever can be
- * decoded comes out. The decompressor suspends where it lacks bytes; what it has not used yet stays
- * at the front of the buffer. */
+/* A compressor and a decompressor share a buffer: after each row that goes in, every row that can
+ * be decoded comes out. The decompressor suspends where it lacks bytes; unused bytes move to the
+ * front of the buffer. */
 #include "proto/images/jpeg_rows.h"
 
 #include <stdlib.h>
@@ -28,14 +28,14 @@ static void source_nothing(j_decompress_ptr info)
     (void)info;
 }
 
-/* There may be more bytes later: the library goes back to where it can begin again. */
+/* More bytes may follow: the library returns to a point from which it can resume. */
 static boolean source_suspend(j_decompress_ptr info)
 {
     (void)info;
     return FALSE;
 }
 
-/* Headers are written in one piece, so that all of a segment is here. */
+/* Headers are written in one piece, so that each segment is complete here. */
 static void source_skip(j_decompress_ptr info, long n)
 {
     if (n <= 0) return;
@@ -72,7 +72,7 @@ static bool step(struct trip *t)
     case STAGE_HEADER:
         if (jpeg_read_header(info, TRUE) != JPEG_HEADER_OK) return false;
         info->out_color_space = t->j->channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
-        info->do_block_smoothing = FALSE; /* as codec_decode has it */
+        info->do_block_smoothing = FALSE; /* as in codec_decode */
         t->stage = STAGE_START;
         return true;
     case STAGE_START:
@@ -87,7 +87,7 @@ static bool step(struct trip *t)
     }
 }
 
-/* Decodes what can be, and moves what could not to the front. */
+/* Decodes what is complete and moves the rest to the front. */
 static void drain(struct trip *t)
 {
     struct jpeg_destination_mgr *to = &t->run.destination;
@@ -137,9 +137,9 @@ enum status jpeg_rows_run(const struct jpeg_rows *j, struct error *err)
     return s;
 }
 
-/* Rows of an MCU's height: as samples, converted, subsampled and with context, on both sides, and
- * what one of them is coded into, in a buffer that has grown by doubling beside its predecessor.
- * Noise at the finest steps takes half of it. */
+/* Bound: rows of an MCU's height on both sides, as samples, converted, subsampled and with context;
+ * and the code of one such row of MCUs, in a buffer that grows by doubling and exists twice while
+ * it grows. Noise at the finest quantisation takes half of it. */
 size_t jpeg_rows_bytes(uint32_t width, uint32_t channels)
 {
     const size_t row = ((size_t)width + MCU_SIDE) * channels;

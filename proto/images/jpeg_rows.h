@@ -1,9 +1,9 @@
-/* jpeg_rows.h - a image through JPEG and back: what is lost by it, without a file.
+/* jpeg_rows.h - an image through JPEG and back, row by row, without a file.
  *
- * Rows are asked for and given in order, top first. Of the image only a few rows of blocks are
- * held, and of the file what one of them is coded into: jpeg_rows_bytes() at most. The bytes that
- * come out are those of codec_decode on what codec_encode makes of the whole image at that
- * quality (below 90 with colours of half the width and height). ST_NO_MEMORY_NOW. Reentrant. */
+ * Rows are requested and delivered in order, top first. In memory are only a few rows of blocks,
+ * and their code: jpeg_rows_bytes() at most. The result has the bytes of codec_decode on
+ * codec_encode's file of the whole image at that quality (below 90: chroma of half the width and
+ * height). ST_NO_MEMORY_NOW. Reentrant. */
 #ifndef DAVID_PROTO_IMAGES_JPEG_ROWS_H
 #define DAVID_PROTO_IMAGES_JPEG_ROWS_H
 

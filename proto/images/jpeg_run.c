@@ -3,10 +3,10 @@
 #include <stdlib.h>
 
 enum {
-    FULL_CHROMA_QUALITY = 90, /* from here on colours are not subsampled */
+    FULL_CHROMA_QUALITY = 90, /* from this quality on, chroma is not subsampled */
     SINK_STEP_BYTES = 16 << 10,
     BEST_QUALITY = 100,
-    HALF_QUALITY = 50 /* whose table is the standard's own */
+    HALF_QUALITY = 50 /* its table is that of the standard */
 };
 
 static void run_error(j_common_ptr info)
@@ -23,8 +23,8 @@ static void run_error(j_common_ptr info)
     longjmp(r->env, 1);
 }
 
-/* Level -1 warns of damage. Some cameras write stray bytes between segments and odd versions or
- * transform codes, which cost no pixel. */
+/* Level -1 reports damage. The warnings listed here cost no pixel: some cameras write stray bytes
+ * between segments, odd versions or odd transform codes. */
 static void run_message(j_common_ptr info, int level)
 {
     if (level >= 0) return;
@@ -54,7 +54,8 @@ struct jpeg_error_mgr *jpeg_run_init(struct jpeg_run *r, struct error *err)
 
 /* ---- writing ---- */
 
-/* libjpeg's own memory destination loses its buffer on errors: this one has the caller's sink. */
+/* libjpeg's own memory destination loses its buffer on errors; this one writes to the caller's
+ * sink. */
 static void sink_grow(j_compress_ptr info)
 {
     struct jpeg_run *r = (struct jpeg_run *)(void *)info->err;
@@ -66,7 +67,8 @@ static void sink_grow(j_compress_ptr info)
 static boolean sink_full(j_compress_ptr info)
 {
     struct jpeg_run *r = (struct jpeg_run *)(void *)info->err;
-    r->out->len = r->out->cap; /* the contract of libjpeg: whole, whatever free_in_buffer says */
+    /* libjpeg's contract: the whole buffer counts, whatever free_in_buffer holds */
+    r->out->len = r->out->cap;
     sink_grow(info);
     return TRUE;
 }

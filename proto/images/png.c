@@ -1,5 +1,6 @@
-/* PNG by libpng. The header is read by our own few lines (libpng allocates while it reads); libpng then decodes with
- * limits set to what the header told, ancillary chunks ignored, and every CRC checked. */
+/* PNG by libpng. The code here reads the header itself, because libpng allocates while it reads.
+ * libpng then decodes with limits set to the header's sizes, ignores ancillary chunks and checks
+ * every CRC. */
 #include <png.h>
 #include <setjmp.h>
 #include <stdlib.h>
@@ -11,9 +12,9 @@
 enum {
     SIGNATURE_BYTES = 8,
     CHUNK_FRAME_BYTES = 12,        /* length, type, CRC */
-    CHUNK_MAX_BYTES = 8 << 20,     /* of any but IDAT */
+    CHUNK_MAX_BYTES = 8 << 20,     /* of any chunk but IDAT */
     LIBRARY_BYTES = 192 << 10,     /* inflate's window and state, libpng's structs and buffers */
-    WRITE_BUFFER_BYTES = 64 << 10, /* = the size of an IDAT chunk */
+    WRITE_BUFFER_BYTES = 64 << 10, /* also the size of an IDAT chunk */
     DEFLATE_BEST_RATIO = 1032      /* 258 bytes of 2 bits */
 };
 
@@ -80,7 +81,7 @@ static enum status read_ihdr(struct png_facts *f, const uint8_t *bytes, size_t l
     return ST_OK;
 }
 
-/* From chunk to chunk by their lengths; EXIF may stand behind the image data. */
+/* Skips from chunk to chunk by their lengths; EXIF may follow the image data. */
 static enum status read_facts(struct png_facts *out, const uint8_t *bytes, size_t len,
                               struct error *err)
 {
@@ -132,24 +133,25 @@ enum status probe_png(struct image_header *header, unsigned *orientation, const 
     if (*orientation != 1) {
         turned = f.interlaced ? image : mul_saturated(row, ORIENT_STRIP_ROWS);
     }
-    /* libpng keeps two rows, each sized for the widest pixel on its way through the transformations (8 bytes). */
+    /* libpng keeps two rows, each sized for the widest pixel of its transformations (8 bytes). */
     size_t rows = mul_saturated(2 * (size_t)8, add_saturated(f.width, 64));
     size_t sum = add_saturated(add_saturated(image, turned), add_saturated(rows, LIBRARY_BYTES));
     header->decode_bytes = add_saturated(sum, f.exif ? EXIF_MEMORY_BYTES + 2 * EXIF_MAX_BYTES : 0);
     return ST_OK;
 }
 
-/* One libpng call sequence, reading or writing. Everything that must outlive a longjmp is in here, not in locals. */
+/* One sequence of libpng calls, reading or writing. The struct holds everything that must survive a
+ * longjmp; locals would not. */
 struct png_run {
     png_structp png;
     png_infop info;
     jmp_buf env;
     bool out_of_memory;
     struct error *err;
-    const uint8_t *at; /* reading: what is left */
+    const uint8_t *at; /* reading: the rest of the file */
     size_t left;
     struct byte_sink *out; /* writing */
-    uint8_t *strip;        /* reading: rows to be turned */
+    uint8_t *strip;        /* reading: rows to be oriented */
 };
 
 static void *run_alloc(png_structp png, png_alloc_size_t size)
@@ -213,7 +215,8 @@ static void run_flush(png_structp png)
 
 static const bool host_is_little_endian = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
 
-/* Straight into the image where rows stay as stored; interlaced rows come back in each pass and must all be there. */
+/* Decodes directly into the image where the orientation is 1. Each pass of an interlaced file
+ * returns every row, so that all rows must stay in memory. */
 static void read_rows(struct png_run *r, struct image *img, unsigned orientation,
                       const struct png_facts *f, int passes)
 {
@@ -260,7 +263,8 @@ static enum status read_image(struct png_run *r, struct image *img, unsigned ori
     png_set_chunk_malloc_max(r->png, CHUNK_MAX_BYTES);
     png_set_chunk_cache_max(r->png, 1);
     png_set_crc_action(r->png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
-    /* -1: all that libpng knows but IHDR, PLTE, tRNS, IDAT, IEND - no profile or text is ever inflated */
+    /* -1: all chunks that libpng knows but IHDR, PLTE, tRNS, IDAT and IEND. No profile or text is
+     * ever inflated. */
     png_set_keep_unknown_chunks(r->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
     png_read_info(r->png, r->info);
 
@@ -271,12 +275,13 @@ static enum status read_image(struct png_run *r, struct image *img, unsigned ori
     if (f->bits == 16 && host_is_little_endian) png_set_swap(r->png);
     int passes = png_set_interlace_handling(r->png);
     png_read_update_info(r->png, r->info);
-    /* What the probe told and `img` was made for is what will be written, or nothing is. */
+    /* The decoded rows have the size that the probe reported and `img` is allocated for, or nothing
+     * is written. */
     if (png_get_rowbytes(r->png, r->info) != (size_t)f->width * img->channels * (img->depth / 8)) {
         png_error(r->png, "its header contradicts its chunks");
     }
     read_rows(r, img, orientation, f, passes);
-    png_read_end(r->png, NULL); /* a file without its end is cut short */
+    png_read_end(r->png, NULL); /* a file without IEND is truncated */
     return ST_OK;
 }
 

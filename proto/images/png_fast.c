@@ -1,8 +1,9 @@
-/* The PNG writer behind png_level -1: an engine that answers in milliseconds must not wait for its encoder.
+/* The PNG writer of png_level -1, for engines that restore an image in milliseconds.
  *
- * zlib spends more than two milliseconds on a 256 x 256 photograph whatever its level and strategy, most of it on one
- * call per byte. Photographs hold few repeats, so this coder looks for runs alone: one filter (average), tokens that are
- * bytes or runs, and for each block a Huffman code of its own (RFC 1951, section 3.2.7). Any PNG reader reads the result. */
+ * zlib takes more than two milliseconds on a 256 x 256 photograph at every level and strategy, most
+ * of them in one call per byte. Photographs hold few repeats, so this coder looks for runs only:
+ * one filter (average), tokens that are bytes or runs, and for each block its own Huffman code (RFC
+ * 1951, section 3.2.7). Any PNG reader reads the result. */
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -10,18 +11,18 @@
 #include "proto/images/formats.h"
 
 enum {
-    BLOCK_BYTES = 64 << 10, /* of filtered rows: one deflate block, one IDAT chunk */
+    BLOCK_BYTES = 64 << 10, /* of filtered rows: one deflate block and one IDAT chunk */
     RUN_MIN = 4,
     RUN_MAX = 258,
-    TOKENS = 256 + RUN_MAX +
-             1,    /* 0..255 a byte; 256 + n a run of n like the byte before; 256 + 0 the end */
-    SYMBOLS = 286, /* of deflate: bytes, end, 29 lengths */
+    TOKENS =
+        256 + RUN_MAX + 1, /* 0..255: a byte; 256 + n: n times the previous byte; 256: the end */
+    SYMBOLS = 286,         /* of deflate: bytes, end, 29 lengths */
     CODE_MAX_BITS = 15,
     AVERAGE_FILTER = 3
 };
 
 struct code {
-    uint32_t bits; /* least significant first, as deflate writes them */
+    uint32_t bits; /* least significant bit first, as in deflate */
     uint32_t count;
 };
 
@@ -31,12 +32,12 @@ struct fast_png {
     unsigned held_bits;
     uLong adler;
     size_t filled;
-    uint8_t before; /* the byte in front of `block`: a run may begin with the first */
+    uint8_t before; /* the byte before `block`: a run may begin with the block's first byte */
     bool has_before;
     uint8_t block[BLOCK_BYTES];
     uint16_t tokens[BLOCK_BYTES + 1];
     uint8_t
-        *rows; /* this row and the one above, most significant byte first; then the filtered one */
+        *rows; /* this row and the one above, most significant byte first; then the filtered row */
 };
 
 static void put_be32(uint8_t *p, uint32_t v)
@@ -57,7 +58,7 @@ static bool put_chunk(struct byte_sink *out, const char *type, const void *body,
     return byte_sink_put(out, frame, 4);
 }
 
-/* Room for what follows was reserved by the caller. */
+/* The caller has reserved the bytes. */
 static inline void put_bits(struct fast_png *f, uint64_t bits, unsigned count)
 {
     f->held |= bits << f->held_bits;
@@ -99,8 +100,8 @@ static int by_weight(const void *a, const void *b)
     return x->symbol < y->symbol ? -1 : 1;
 }
 
-/* Huffman's code lengths; false where one is longer than deflate allows. Two queues: leaves by weight, and joints, which
- * come out by weight of themselves. At least two leaves. */
+/* Huffman's code lengths; false where one is longer than deflate allows. Two queues: leaves sorted
+ * by weight, and inner nodes, which are created in order of weight. At least two leaves. */
 static bool code_lengths(uint8_t lengths[SYMBOLS], const uint32_t weights[SYMBOLS])
 {
     struct leaf leaves[SYMBOLS];
@@ -153,16 +154,17 @@ static void code_words(uint32_t words[SYMBOLS], const uint8_t lengths[SYMBOLS])
     }
 }
 
-/* All lengths in four bits each, and one distance of one bit: a plain header of 156 bytes beside 64 KiB. */
+/* All lengths in four bits each, and one distance of one bit: a header of 156 bytes for a block of
+ * 64 KiB. */
 static void put_block_header(struct fast_png *f, const uint8_t lengths[SYMBOLS], bool is_last)
 {
     put_bits(f, is_last ? 1 : 0, 1);
-    put_bits(f, 2, 2); /* a code of its own */
+    put_bits(f, 2, 2); /* the block has its own code */
     put_bits(f, SYMBOLS - 257, 5);
     put_bits(f, 0, 5);
     put_bits(f, 19 - 4, 4);
     for (int i = 0; i < 19; i++)
-        put_bits(f, i < 3 ? 0 : 4, 3); /* the first three stand for repeats */
+        put_bits(f, i < 3 ? 0 : 4, 3); /* the first three encode repeats */
     for (int s = 0; s < SYMBOLS; s++)
         put_bits(f, reversed(lengths[s], 4), 4);
     put_bits(f, reversed(1, 4), 4);
@@ -229,7 +231,7 @@ static void put_tokens(struct fast_png *f, size_t n, const uint8_t lengths[SYMBO
     f->held = held;
     f->held_bits = held_bits;
     f->out->len = (size_t)(to - f->out->data);
-    put_bits(f, 0, 0); /* whole bytes out */
+    put_bits(f, 0, 0); /* writes the whole bytes */
 }
 
 static bool put_block(struct fast_png *f, bool is_first, bool is_last)
@@ -237,7 +239,8 @@ static bool put_block(struct fast_png *f, bool is_first, bool is_last)
     struct byte_sink *out = f->out;
     uint32_t weights[SYMBOLS];
     uint8_t lengths[SYMBOLS], frame[4];
-    if (!byte_sink_reserve(out, 2 * BLOCK_BYTES + 1024)) return false; /* no code is over 2 bytes */
+    /* no code takes more than 2 bytes */
+    if (!byte_sink_reserve(out, 2 * BLOCK_BYTES + 1024)) return false;
     f->adler = adler32(f->adler, f->block, (uInt)f->filled);
     size_t n = read_tokens(f, weights);
     while (!code_lengths(lengths, weights)) { /* flatter weights make shorter codes */

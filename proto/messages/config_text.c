@@ -40,7 +40,8 @@ static bool is_space(char c)
     return c == ' ' || c == '\t' || c == '\r';
 }
 
-/* Digits of text, up to the first that is none; false without digits or on overflow. */
+/* Reads the leading digits of *text and moves it behind them; false without digits or on
+ * overflow. */
 static bool read_digits(uint64_t *out, const char **text)
 {
     const char *p = *text;
@@ -114,7 +115,7 @@ void config_size_text(char *out, size_t cap, uint64_t bytes)
 void config_duration_text(char *out, size_t cap, uint64_t ns)
 {
     const struct unit *best = &durations[0];
-    for (size_t i = 0; i < 4; i++) /* seconds are the largest unit that reads well */
+    for (size_t i = 0; i < 4; i++) /* not above seconds: "120s" reads better than "2m" */
         if (ns % durations[i].factor == 0) best = &durations[i];
     if (ns == 0)
         (void)snprintf(out, cap, "0");
@@ -127,7 +128,8 @@ static bool is_name_char(char c)
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
 }
 
-/* Copies one line without its comment and its outer spaces; false where it holds bytes that no line may hold. */
+/* Parses one line without its comment and its outer spaces. An error where it is neither blank nor
+ * `name = value` in plain text. */
 static enum status parse_line(struct config_line *line, const char *text, size_t len, bool *blank,
                               struct error *err)
 {

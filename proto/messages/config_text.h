@@ -1,9 +1,10 @@
-/* config_text.h - the texts of a configuration: a file's `name = value` lines, sizes, durations, counts.
+/* config_text.h - the texts of a configuration: `name = value` lines of a file, sizes, durations,
+ * counts.
  *
- * A line is `name = value`, blank, or a comment; '#' begins a comment at the start of a line or after a space. Values are
- * taken as they are, without quotes or escapes. Sizes: 64MiB, 10kB, 123 (bytes). Durations: 50ms, 2s, 1m, 1h, 100us, 0.
- * Numbers are whole, in decimal, and overflow is an error. Errors: ST_BAD_PARAMETER naming the line or the text.
- * Reentrant; allocates nothing. */
+ * A line is `name = value`, blank, or a comment; '#' begins a comment at the start of a line or
+ * after a space. Values have no quotes and no escapes. Sizes: 64MiB, 10kB, 123 (bytes). Durations:
+ * 50ms, 2s, 1m, 1h, 100us, 0. Numbers are whole and decimal; overflow is an error. Errors:
+ * ST_BAD_PARAMETER with the line or the text. Reentrant; allocates nothing. */
 #ifndef DAVID_PROTO_MESSAGES_CONFIG_TEXT_H
 #define DAVID_PROTO_MESSAGES_CONFIG_TEXT_H
 
@@ -19,7 +20,8 @@ struct config_line {
     char name[CONFIG_NAME_MAX], value[CONFIG_VALUE_MAX];
 };
 
-/* The next setting of text[*at..len); *at moves on. ST_NOT_FOUND (and no error set) at the end. */
+/* Reads the next setting of text[*at..len) and advances *at. ST_NOT_FOUND (and no error set) at the
+ * end. */
 enum status config_next(struct config_line *line, const char *text, size_t len, size_t *at,
                         struct error *err);
 

@@ -1,8 +1,8 @@
-/* json.h - jansson values for C values, and their text; for messages.c and for --json of the commands.
+/* json.h - jansson values of C values, and their text; for messages.c and --json of the commands.
  *
- * A new value belongs to the caller until json_pack() ("o") or a *_new() function takes it. Each
- * function returns NULL where memory is out, and those functions then fail too: one check, of
- * json_to_text(), is enough. Reentrant. */
+ * The caller owns a new value until json_pack() ("o") or a *_new() function takes it. Each function
+ * returns NULL where memory is out, and those functions fail on NULL: the check of json_to_text()
+ * is enough. Reentrant. */
 #ifndef DAVID_PROTO_MESSAGES_JSON_H
 #define DAVID_PROTO_MESSAGES_JSON_H
 

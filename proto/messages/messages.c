@@ -8,15 +8,16 @@
 
 #include "proto/messages/json.h"
 
-/* Length of the base64 text of n bytes, without a terminator. n counts bytes in memory, so that the
- * product does not overflow. */
+/* Length of the base64 text of n bytes, without a terminator. The n bytes are in memory, so the
+ * result does not overflow. */
 static size_t base64_length(size_t n)
 {
     return (n + 2) / 3 * 4;
 }
 
 /* Writes base64_length(n) characters and a terminator; returns the end. EVP_EncodeBlock counts in
- * int: longer input goes in pieces of a multiple of 3 bytes, of which only the last is padded. */
+ * int: longer input is encoded in pieces of a multiple of 3 bytes, of which only the last is
+ * padded. */
 static char *put_base64(char *to, const unsigned char *bytes, size_t n)
 {
     enum { PIECE_BYTES = 3 << 20 };
@@ -37,7 +38,7 @@ char *message_problem(size_t *len, enum status s, const char *detail, const char
                                   json_of_text(detail), "request_id", json_of_text(request_id)));
 }
 
-/* `"<base64>"` or `null` at p; returns the end. */
+/* Writes `"<base64>"` or `null` at p; returns the end. */
 static char *put_image(char *p, const struct message_image *image)
 {
     if (!image->bytes) return stpcpy(p, "null");
@@ -62,7 +63,8 @@ char *message_restored(size_t *len, const struct message_restored *m)
                   json_of_number(m->std_scale), "residual_rms", json_of_number(m->residual_rms),
                   "residual_expected", json_of_number(m->residual_expected)));
     if (!head) return NULL;
-    /* The images are written behind the small values by hand: a JSON tree would hold each of them twice more. */
+    /* The images are appended by hand: in a JSON tree each of them would be in memory twice
+     * more. */
     size_t cap = head_len + 64 + base64_length(m->mean.len) + base64_length(m->std.len);
     for (size_t i = 0; i < m->n_images; i++)
         cap += base64_length(m->images[i].len) + 8;

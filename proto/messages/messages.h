@@ -1,8 +1,8 @@
-/* messages.h - the JSON that the service answers with.
+/* messages.h - the JSON bodies of the service's replies.
  *
- * Every function returns malloc'd text that the caller frees, or NULL when memory is out. Texts from outside may hold any
- * bytes: a byte that is not UTF-8 becomes U+FFFD, so that an answer is always JSON. Numbers that are not finite become null.
- * Reentrant. */
+ * Every function returns malloc'd text that the caller frees, or NULL where memory is out. Texts
+ * from outside may hold any bytes: a byte that is not UTF-8 becomes U+FFFD, so that a reply is
+ * always valid JSON. Numbers that are not finite become null. Reentrant. */
 #ifndef DAVID_PROTO_MESSAGES_MESSAGES_H
 #define DAVID_PROTO_MESSAGES_MESSAGES_H
 
@@ -17,15 +17,15 @@
 char *message_problem(size_t *len, enum status s, const char *detail, const char *request_id);
 
 struct message_image {
-    const void *bytes; /* an encoded file; NULL: null in the answer */
+    const void *bytes; /* an encoded file; NULL becomes null */
     size_t len;
 };
 
-/* The answer of /restore with output=all; images go in as base64. */
+/* The reply of /restore with output=all; images are base64. */
 struct message_restored {
     const char *request_id, *model, *task;
     uint64_t seed;
-    double h, sigma, level; /* level 0: the task has none: null in the answer */
+    double h, sigma, level; /* level 0 (the task has none) becomes null */
     double std_scale, residual_rms, residual_expected;
     uint32_t width, height;
     const struct message_image *images; /* [n_images] */

@@ -16,7 +16,7 @@ static bool is_boundary_char(char c)
            (c != '\0' && strchr("'()+_,-./:=? ", c) != NULL);
 }
 
-/* Case-blind: does text[0..len) equal the terminated word? */
+/* True where text[0..len) equals the terminated word, in upper or lower case. */
 static bool word_is(const char *text, size_t len, const char *word)
 {
     return strlen(word) == len && strncasecmp(text, word, len) == 0;
@@ -30,7 +30,8 @@ bool multipart_is(const char *content_type)
     return next == '\0' || next == ';' || is_space(next);
 }
 
-/* One `; name=value` or `; name="value"` at *at; false at the end or where it is none. Quoted values keep their backslashes. */
+/* Parses one `; name=value` or `; name="value"` at *at; false at the end or where it is malformed.
+ * Quoted values keep their backslashes. */
 static bool next_parameter(const char **at, const char *end, const char **name, size_t *name_len,
                            const char **value, size_t *value_len)
 {
@@ -89,7 +90,8 @@ enum status multipart_boundary(char out[MULTIPART_MAX_BOUNDARY + 1], const char 
     return error_set(err, ST_BAD_REQUEST, "Content-Type multipart/form-data without a boundary");
 }
 
-/* One header line of a part: takes the name out of Content-Disposition, refuses encodings that would need decoding. */
+/* One header line of a part: takes the name from Content-Disposition and refuses encodings that
+ * would have to be decoded. */
 static enum status read_header(struct multipart_part *part, const char *line, size_t len,
                                struct error *err)
 {
@@ -124,7 +126,7 @@ static enum status read_header(struct multipart_part *part, const char *line, si
     return ST_OK;
 }
 
-/* The headers at *at, up to and with the empty line. */
+/* Reads the headers at *at, up to and including the empty line. */
 static enum status read_headers(struct multipart_part *part, const char **at, const char *end,
                                 struct error *err)
 {
@@ -185,7 +187,7 @@ enum status multipart_parse(struct multipart *out, const char *boundary, const v
         struct multipart_part part = { 0 };
         enum status s = read_headers(&part, &p, end, err);
         if (s) return s;
-        /* An empty part's delimiter begins with the line break that ended the headers. */
+        /* The delimiter of an empty part begins with the line break that ends the headers. */
         const char *from = p - 2, *next = memmem(from, (size_t)(end - from), delimiter, n);
         if (!next)
             return error_set(err, ST_BAD_REQUEST,

@@ -1,8 +1,9 @@
-/* multipart.h - multipart/form-data (RFC 7578) of a body that lies whole in memory.
+/* multipart.h - parser of multipart/form-data (RFC 7578) for a body that is completely in memory.
  *
- * Parts point into the body: nothing is copied, nothing is allocated, and the body must outlive them. Numbers of parts
- * and lengths of part headers are bounded. Names are compared as raw bytes; repetition is kept for the caller to judge.
- * Errors: ST_BAD_REQUEST, with the place where the body stops making sense. Reentrant. */
+ * Parts point into the body: nothing is copied, nothing is allocated, and the body must outlive
+ * them. The number of parts and the length of part headers are bounded. Names are compared as raw
+ * bytes; repeated names are returned, and the caller decides about them. Errors: ST_BAD_REQUEST,
+ * with the place of the first violation. Reentrant. */
 #ifndef DAVID_PROTO_MESSAGES_MULTIPART_H
 #define DAVID_PROTO_MESSAGES_MULTIPART_H
 
@@ -28,7 +29,7 @@ struct multipart {
 /* Whether a Content-Type value is multipart/form-data; NULL is not. */
 bool multipart_is(const char *content_type);
 
-/* The boundary parameter of the Content-Type, checked against RFC 2046's alphabet. */
+/* The boundary parameter of the Content-Type, checked against the alphabet of RFC 2046. */
 enum status multipart_boundary(char out[MULTIPART_MAX_BOUNDARY + 1], const char *content_type,
                                struct error *err);
 enum status multipart_parse(struct multipart *out, const char *boundary, const void *body,

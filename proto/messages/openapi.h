@@ -1,4 +1,4 @@
-/* openapi.h - the description of the HTTP interface, as /openapi.json serves it. */
+/* openapi.h - the description of the HTTP interface, which /openapi.json returns. */
 #ifndef DAVID_PROTO_MESSAGES_OPENAPI_H
 #define DAVID_PROTO_MESSAGES_OPENAPI_H
 

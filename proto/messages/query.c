@@ -12,7 +12,8 @@ static int hex_digit(char c)
     return -1;
 }
 
-/* Decodes raw[0..len) to `to` and terminates it; the result is never longer than the source. */
+/* Decodes raw[0..len) to `to` and appends a terminator; the result is never longer than the
+ * source. */
 static enum status decode(char *to, size_t *written, const char *raw, size_t len, struct error *err)
 {
     size_t n = 0;

@@ -1,9 +1,10 @@
-/* query.h - the raw query string of a request, as parameters.
+/* query.h - parser of a request's query string.
  *
- * Splits at '&', decodes %XX and '+', and refuses what has no honest meaning in a parameter: NUL and other control
- * bytes, broken escapes, bytes that are not UTF-8 (ST_BAD_REQUEST). Order and repetition are kept: whether a name is
- * known, or may come twice, is the caller's to say. Everything is bounded and stored inside the struct: nothing to
- * free, and the raw text may go away. A struct query holds pointers into itself: never copy it. */
+ * Splits at '&', decodes %XX and '+', and refuses bytes that no parameter may hold: NUL and other
+ * control characters, broken escapes, bytes that are not UTF-8 (ST_BAD_REQUEST). Order and
+ * repetition are kept: the caller decides whether a name is known and whether it may be repeated.
+ * The struct is bounded and holds all text: nothing to free, and the raw text may be freed. A
+ * struct query holds pointers into itself and must not be copied. */
 #ifndef DAVID_PROTO_MESSAGES_QUERY_H
 #define DAVID_PROTO_MESSAGES_QUERY_H
 

@@ -74,15 +74,16 @@ uint16_t f16_of_f32(float f)
     uint32_t bits = bits_of_f32(f);
     uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
     uint32_t magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) /* NaN: the quiet bit keeps it one, whatever payload is cut off */
-        return (uint16_t)(sign | 0x7e00u | (magnitude >> 13 & 0x3ffu));
+    /* NaN: the quiet bit keeps it a NaN, whichever payload bits are cut off */
+    if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (magnitude >> 13 & 0x3ffu));
     if (magnitude >= 0x477ff000u) /* 65520 and up round to infinity */
         return (uint16_t)(sign | 0x7c00u);
     if (magnitude >= 0x38800000u) { /* 2^-14 and up: normal */
         uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
         return (uint16_t)(sign | (rounded - (112u << 23)) >> 13);
     }
-    /* Subnormal: adding 0.5 leaves 2^-24 as the last bit of the mantissa, so the addition itself rounds to even. */
+    /* Subnormal: in x + 0.5 the mantissa's last bit is 2^-24, so the addition itself rounds to
+     * even. */
     float shifted = f32_of_bits(magnitude) + 0.5f;
     return (uint16_t)(sign | (bits_of_f32(shifted) - 0x3f000000u));
 }

@@ -1,6 +1,7 @@
 /* dtype.h - element types of tensors, in files and in the engine.
  *
- * Names are safetensors' ("F32", "BF16", ...). Conversions round to nearest even; NaN stays NaN. Pure functions. */
+ * Names are those of safetensors ("F32", "BF16", ...). Conversions round to nearest even; NaN stays
+ * NaN. Pure functions. */
 #ifndef DAVID_PROTO_MODELS_DTYPE_H
 #define DAVID_PROTO_MODELS_DTYPE_H
 
@@ -32,9 +33,9 @@ float f32_of_bf16(uint16_t h);
 uint16_t f16_of_f32(float f);
 uint16_t bf16_of_f32(float f);
 
-/* n elements of type `t` at `src` (any alignment) to float32 at `dst`; integers by value. */
+/* Converts n elements of type `t` at `src` (any alignment) to float32; integers by value. */
 void dtype_to_f32(float *dst, const void *src, enum dtype t, size_t n);
-/* n float32 to `t` (F32, F16 or BF16 only; anything else is a programming error: asserts). */
+/* Converts n float32 to `t`: F32, F16 or BF16; any other type is a programming error (assert). */
 void dtype_from_f32(void *dst, enum dtype t, const float *src, size_t n);
 
 #endif

@@ -1,4 +1,4 @@
-/* What a model file says of itself, beside its architecture (unet_arch.c). */
+/* The metadata of a model file except its architecture (unet_arch.c). */
 #include "proto/models/model_info.h"
 
 #include <jansson.h>
@@ -112,7 +112,7 @@ static enum status parse_number(double *out, const json_t *v, const char *task, 
     return ST_OK;
 }
 
-/* "sigma_range": [0.02, 0.4]; `at` twice where the key is left out. */
+/* "sigma_range": [0.02, 0.4]; both ends are `at` where the key is absent. */
 static enum status parse_range(double out[2], const json_t *v, const char *task, const char *key,
                                double at, struct error *err)
 {
@@ -218,7 +218,7 @@ static enum status parse_word(const json_t *v, const char *key, const char *firs
     return ST_OK;
 }
 
-/* One metadata key, where it is there. */
+/* Reads the text of one metadata key. */
 static enum status read_key(struct model_info *m, const char *key, const char *text,
                             struct error *err)
 {
@@ -291,7 +291,9 @@ void model_info_done(struct model_info *info)
     info->provenance = info->metrics = NULL;
 }
 
-/* The shortest decimal that reads back as the same number. */
+/* The shortest decimal that reads back as the same number; jansson would write 0.2 as
+ * 0.20000000000000001. Hence the texts below are written by hand; no name in them needs an
+ * escape. */
 static void print_double(char out[32], double v)
 {
     for (int digits = 6; digits <= 17; digits++) {
@@ -321,7 +323,7 @@ static char *tasks_text(const struct model_info *m)
             used += (size_t)snprintf(text + used, size - used, ", \"sigma_range\": [%s, %s]", low,
                                      high);
         }
-        if (t->level_range[1] > 0) { /* which holds the level */
+        if (t->level_range[1] > 0) { /* the level lies in this range */
             char level[32];
             print_double(level, t->level);
             print_double(low, t->level_range[0]);

@@ -1,4 +1,5 @@
-/* The opcodes. Nothing here calls, imports or allocates by a number that the file claims. */
+/* The opcodes. This file calls nothing, imports nothing, and allocates no amount that the pickle
+ * claims. */
 #include "proto/models/pickle_machine.h"
 
 #include <inttypes.h>
@@ -71,7 +72,7 @@ static enum status push_new(struct machine *m, enum value_kind kind, int64_t num
     return push(m, v);
 }
 
-/* Values below the last mark belong to whoever set it. */
+/* Values below the last mark do not belong to the current sequence. */
 static enum status pop(struct machine *m, uint32_t *out)
 {
     uint32_t floor = m->marks.n ? m->marks.at[m->marks.n - 1] : 0;
@@ -87,7 +88,7 @@ static enum status pop_mark(struct machine *m, uint32_t *base)
     return ST_OK;
 }
 
-/* The top of the stack, left there. */
+/* The top of the stack, which is not popped. */
 static enum status top(struct machine *m, uint32_t *out)
 {
     enum status s = pop(m, out);
@@ -112,7 +113,7 @@ static enum status make_tuple(struct machine *m, uint32_t n)
     return push(m, v);
 }
 
-/* The `n` values on top of the stack go to the end of the container below them. */
+/* Moves the `n` values on top of the stack to the end of the container below them. */
 static enum status extend(struct machine *m, uint32_t n, enum value_kind kind)
 {
     uint32_t floor = m->marks.n ? m->marks.at[m->marks.n - 1] : 0;
@@ -153,7 +154,7 @@ static uint64_t little(const unsigned char *p, size_t n)
     return v;
 }
 
-/* An unsigned number of `n` bytes that follows the opcode. */
+/* Reads the unsigned number of `n` bytes after the opcode. */
 static enum status take_number(struct machine *m, size_t n, uint64_t *out)
 {
     const unsigned char *p = NULL;
@@ -260,7 +261,7 @@ static enum status op_call(struct machine *m, unsigned char op)
         s = machine_persistent(m, args, &v);
         return s ? s : push(m, v);
     }
-    if (op == 'b') { /* BUILD only hangs _metadata on an OrderedDict: of no use here */
+    if (op == 'b') { /* BUILD only attaches _metadata to an OrderedDict, which is not needed here */
         s = top(m, &callable);
         if (s) return s;
         return m->values[callable].kind == V_DICT ? ST_OK

@@ -1,4 +1,4 @@
-/* The globals on the allow list, and the tensors and storages that they stand for. */
+/* The allowed globals, and the tensors and storages that they describe. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +32,7 @@ static bool is_text(const char *a, size_t len, const char *b)
     return strlen(b) == len && memcmp(a, b, len) == 0;
 }
 
-/* A stranger's bytes for a message: printable or '?'. */
+/* Untrusted bytes for a message: '?' in place of those that are not printable. */
 static void printable(char out[64], const char *text, size_t len)
 {
     size_t n = len < 63 ? len : 63;
@@ -117,7 +117,7 @@ static enum status read_sizes(struct machine *m, const struct value *tuple, uint
     return ST_OK;
 }
 
-/* Every element of the view must lie inside its storage. */
+/* Checks that every element of the view lies inside its storage. */
 static enum status check_view(struct machine *m, struct pickle_view *view)
 {
     const struct pickle_storage *storage = &m->storages[view->storage];
@@ -140,7 +140,7 @@ static enum status check_view(struct machine *m, struct pickle_view *view)
                          "the pickle has a tensor that reaches element %" PRIu64
                          " of a storage of %" PRIu64,
                          last, storage->numel);
-    /* Stride 0 repeats elements: a small file must not ask for all memory that way. */
+    /* Stride 0 repeats elements: the limit keeps a small file from using all memory. */
     if (count > storage->numel && count > FREE_EXPANSION)
         return error_set(m->err, ST_BAD_FILE,
                          "the pickle has a tensor of %" PRIu64 " elements on a storage of %" PRIu64,

@@ -1,4 +1,5 @@
-/* The reader: the header is checked whole before a tensor is handed out. The writer is safetensors_write.c. */
+/* The reader: it checks the whole header before it returns a tensor. The writer is
+ * safetensors_write.c. */
 #include "proto/models/safetensors.h"
 
 #include <errno.h>
@@ -12,7 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The JSON tree costs up to some fifty times the header, hence a limit far below what the format allows. */
+/* The JSON tree takes up to about fifty times the header's size; hence a limit far below the
+ * format's. */
 #define MAX_HEADER_BYTES ((uint64_t)4 << 20)
 #define MAX_NAME_BYTES   512
 #define MAX_TENSORS      65536
@@ -21,11 +23,11 @@
 struct entry {
     struct st_tensor tensor;
     uint64_t begin, end; /* bytes from the start of the data */
-    size_t order;        /* position in the header: breaks ties between empty tensors */
+    size_t order;        /* position in the header: orders empty tensors at the same offset */
 };
 
 struct safetensors {
-    void *map; /* NULL: the bytes are the caller's */
+    void *map; /* NULL: the caller owns the bytes */
     size_t map_bytes;
     json_t *header; /* owns every name and metadata text */
     struct entry *entries;
@@ -55,7 +57,8 @@ static enum status parse_shape(struct st_tensor *t, const json_t *shape, const c
                              t->name);
         t->shape[i] = (uint64_t)json_integer_value(d);
         if (t->shape[i] == 0) is_empty = true;
-        /* The product is formed without the zeros, so that [0, 2^62, 2^62] overflows like any other. */
+        /* Zeros are left out of the product, so that [0, 2^62, 2^62] overflows as other shapes
+         * do. */
         if (t->shape[i] && __builtin_mul_overflow(bytes, t->shape[i], &bytes))
             return error_set(err, ST_BAD_FILE, "%s: shape of \"%.100s\" overflows", file, t->name);
     }
@@ -139,7 +142,8 @@ static int compare_name(const void *a, const void *b)
     return strcmp((*x)->tensor.name, (*y)->tensor.name);
 }
 
-/* Sorted by offset, the tensors must tile the data: the first begins at 0, each begins where the last ended. */
+/* Sorted by offset, the tensors must cover the data without a gap: the first begins at 0, each next
+ * one where the previous one ends. */
 static enum status check_layout(struct safetensors *st, uint64_t data_bytes, const char *file,
                                 struct error *err)
 {
@@ -243,7 +247,8 @@ enum status safetensors_open(struct safetensors **out, const char *path, struct 
     void *map = MAP_FAILED;
     size_t bytes = 0;
     enum status s;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang the open */
+    /* the open must not wait for a FIFO's writer */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return error_set(err, ST_IO, "cannot open %s: %s", path, strerror(errno));
     if (fstat(fd, &info) != 0) {
         s = error_set(err, ST_IO, "cannot stat %s: %s", path, strerror(errno));

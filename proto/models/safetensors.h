@@ -1,10 +1,11 @@
-/* safetensors.h - reading and atomically writing safetensors files.
+/* safetensors.h - reading and atomic writing of safetensors files.
  *
- * A reader maps the file (or borrows a buffer) and checks it whole before anything is returned: header length, JSON,
- * every dtype, shape product and offset (inside the data, no overlap, no hole, in order), duplicate names, bounds on
- * counts and name lengths. Every byte is hostile. Tensors and metadata point into the reader and die with it.
- * A writer streams to a temporary name beside the target, fsyncs, renames, fsyncs the directory: a reader never sees half a file.
- * A reader may be shared by threads once open. */
+ * A reader maps the file (or uses the caller's buffer) and checks all of it before it returns:
+ * header length, JSON, every dtype, shape product and offset (inside the data, no overlap, no gap,
+ * in order), duplicate names, limits on counts and on lengths of names. All bytes are untrusted.
+ * Tensors and metadata point into the reader and are valid until it is closed. A writer streams to
+ * a temporary name beside the target, fsyncs, renames and fsyncs the directory: a reader never sees
+ * half a file. Threads may share an open reader. */
 #ifndef DAVID_PROTO_MODELS_SAFETENSORS_H
 #define DAVID_PROTO_MODELS_SAFETENSORS_H
 
@@ -26,7 +27,7 @@ struct st_tensor {
 struct safetensors; /* a reader */
 
 enum status safetensors_open(struct safetensors **out, const char *path, struct error *err);
-/* `bytes` stay the caller's and must outlive the reader; `name` is for messages. */
+/* The caller owns `bytes`, which must outlive the reader; `name` is for messages. */
 enum status safetensors_open_memory(struct safetensors **out, const void *bytes, size_t len,
                                     const char *name, struct error *err);
 void safetensors_close(struct safetensors *st); /* takes NULL */
@@ -40,8 +41,9 @@ const char *safetensors_metadata(const struct safetensors *st, const char *key);
 struct st_meta {
     const char *key, *value;
 };
-/* All tensors are described first; `fill(ctx, i, dst, err)` then writes the bytes of tensor i (count * dtype size) to dst,
- * one tensor at a time, so that a large file is never whole in memory. tensors[i].data is used where fill is NULL. */
+/* Writes the header from the descriptions of all tensors; `fill(ctx, i, dst, err)` then writes the
+ * bytes of tensor i (count * dtype size) to dst, one tensor at a time, so that a large file is
+ * never completely in memory. Where fill is NULL, tensors[i].data holds the bytes. */
 enum status safetensors_write(const char *path, const struct st_tensor *tensors, size_t n,
                               const struct st_meta *meta, size_t n_meta,
                               enum status (*fill)(void *ctx, size_t i, void *dst,

@@ -21,7 +21,7 @@ static enum status tensor_bytes(size_t *out, const struct st_tensor *t, struct e
     return ST_OK;
 }
 
-/* New references are stolen even on failure, as jansson's *_new functions do. */
+/* Takes the references even on failure, as jansson's *_new functions do. */
 static enum status describe(json_t *header, const struct st_tensor *t, size_t begin, size_t end,
                             struct error *err)
 {

@@ -1,8 +1,9 @@
-/* state_dict.h - which of the state dicts in a .pt file is wanted (engine/README.md section 6).
+/* state_dict.h - selection of one state dict of a .pt file (engine/README.md section 6).
  *
- * Keys: "ema" (implicit_func_ema.ema_model.*), "implicit" (implicit_func.*), "flat" (the whole file is the state dict);
- * NULL takes ema where the file has it, else flat. Names lose the prefix. Entries point into the torch_zip, which must
- * outlive them; state_dict_done() takes a zeroed struct. ST_BAD_PARAMETER: no such key; ST_BAD_FILE: the file lacks it. */
+ * Keys: "ema" (implicit_func_ema.ema_model.*), "implicit" (implicit_func.*), "flat" (the whole file
+ * is the state dict); NULL selects ema where the file has it, else flat. Names lose the prefix.
+ * Entries point into the torch_zip, which must outlive them; state_dict_done() takes a zeroed
+ * struct. ST_BAD_PARAMETER: unknown key; ST_BAD_FILE: the file lacks that state dict. */
 #ifndef DAVID_PROTO_MODELS_STATE_DICT_H
 #define DAVID_PROTO_MODELS_STATE_DICT_H
 
@@ -14,7 +15,7 @@ struct state_dict_entry {
 };
 
 struct state_dict {
-    const char *key; /* the one taken: "ema", "implicit" or "flat" */
+    const char *key; /* the key selected: "ema", "implicit" or "flat" */
     struct state_dict_entry *entries;
     size_t n;
 };

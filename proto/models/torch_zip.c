@@ -1,5 +1,6 @@
-/* The container: libzip finds the pickle and the storages; unpickle.c says what they mean. Only the central directory's
- * sizes are believed, and every entry must be stored, so no entry can be larger than the file. */
+/* The container: libzip finds the pickle and the storages; unpickle.c interprets them. Sizes come
+ * from the central directory only, and every entry must be stored uncompressed, so that no entry is
+ * larger than the file. */
 #include "proto/models/torch_zip.h"
 
 #include <inttypes.h>
@@ -21,8 +22,8 @@ struct torch_zip {
     uint64_t archive_bytes;
     char prefix[MAX_PREFIX]; /* with its '/' */
     struct unpickled pickle;
-    uint64_t *entries; /* of each storage; NO_ENTRY for one that no tensor uses */
-    void *cached;      /* the storage last read for a view */
+    uint64_t *entries; /* zip entry of each storage; NO_ENTRY for one that no tensor uses */
+    void *cached;      /* the storage that was read last for a view */
     uint64_t cached_entry;
 };
 
@@ -46,7 +47,8 @@ static enum status check_entry(struct torch_zip *z, uint64_t index, uint64_t *by
     return ST_OK;
 }
 
-/* The whole entry, checked against its CRC: libzip compares at the end, so the end must be reached. */
+/* Reads the whole entry. libzip compares the CRC when it reaches the end, so the last read goes up
+ * to it. */
 static enum status read_entry(struct torch_zip *z, uint64_t index, void *dst, uint64_t bytes,
                               struct error *err)
 {
@@ -116,7 +118,7 @@ static enum status find_storage(struct torch_zip *z, size_t i, struct error *err
     return ST_OK;
 }
 
-/* Newer files name their byte order; all older ones are little-endian. */
+/* Newer files have an entry with their byte order; all older files are little-endian. */
 static enum status check_byte_order(struct torch_zip *z, struct error *err)
 {
     char name[MAX_PREFIX + 16], word[6];
@@ -233,7 +235,7 @@ static bool is_contiguous(const struct pickle_view *v)
     return true;
 }
 
-/* Every element was found to lie inside the storage when the file was opened. */
+/* unpickle() has checked that every element lies inside the storage. */
 static void gather(char *dst, const char *storage, const struct pickle_view *v)
 {
     size_t size = dtype_size(v->tensor.dtype);

@@ -1,9 +1,11 @@
-/* torch_zip.h - tensors out of a PyTorch .pt file: a stored zip with a pickle inside (engine/README.md section 6).
+/* torch_zip.h - tensors of a PyTorch .pt file: an uncompressed zip with a pickle inside
+ * (engine/README.md section 6).
  *
- * The pickle is a program from a stranger: an allow-list of opcodes and globals, bounded stack, memo and nesting; anything
- * else ends in ST_BAD_FILE with the offender named and nothing touched. Tensors are listed by path ("implicit_func_ema.
- * ema_model.out.2.weight", dict keys joined by '.'), views with offsets, strides and shared storages included; data is
- * read from the file when asked for, one tensor at a time, made contiguous. Owned by the caller; one thread at a time. */
+ * The pickle is an untrusted program: only listed opcodes and globals are accepted; stack, memo and
+ * nesting are bounded. Anything else ends in ST_BAD_FILE with the offender's name, and nothing is
+ * returned. Tensors are listed by path ("implicit_func_ema.ema_model.out.2.weight", dict keys
+ * joined by '.'). Views with offsets, strides and shared storages are supported; data is read on
+ * request, one tensor at a time, and made contiguous. Owned by the caller; one thread at a time. */
 #ifndef DAVID_PROTO_MODELS_TORCH_ZIP_H
 #define DAVID_PROTO_MODELS_TORCH_ZIP_H
 

@@ -1,4 +1,5 @@
-/* The architecture: JSON text to numbers and back, every number and combination bounded (engine/README.md section 2). */
+/* The architecture: JSON text to numbers and back; every number and every combination is bounded
+ * (engine/README.md section 2). */
 #include "proto/models/unet_arch.h"
 
 #include <inttypes.h>
@@ -9,7 +10,7 @@
 enum {
     MAX_ARCH_TEXT = 4096,
     MAX_IMAGE_SIZE = 4096,
-    MAX_CHANNELS = 8192, /* of any level: 9 * 8192 * 8192 weights still count in 32 bits */
+    MAX_CHANNELS = 8192, /* of any level: 9 * 8192 * 8192 weights are countable in 32 bits */
     MAX_RES_BLOCKS = 16,
     MAX_MULT = 64,
     MAX_HEADS = 1024,
@@ -37,7 +38,7 @@ static const struct {
       "\"resblock_updown\":true,\"use_new_attention_order\":false}" },
 };
 
-/* Level widths where channel_mult is left out; guided-diffusion knows them for these sizes only. */
+/* Level widths where channel_mult is absent; guided-diffusion defines them for these sizes only. */
 static const struct {
     uint32_t image_size;
     const char *channel_mult;
@@ -132,7 +133,8 @@ enum status unet_arch_check(const struct unet_arch *a, struct error *err)
     return check_attention(a, err);
 }
 
-/* "1,2,3": unsigned numbers with single commas and no blanks; an empty text is no number. */
+/* "1,2,3": unsigned numbers with single commas and without blanks; an empty text is an empty
+ * list. */
 static enum status parse_list(uint32_t *n, uint32_t out[ARCH_MAX_LEVELS], const char *name,
                               const char *text, struct error *err)
 {
@@ -156,7 +158,7 @@ static enum status parse_list(uint32_t *n, uint32_t out[ARCH_MAX_LEVELS], const 
 
 struct reading {
     const json_t *object;
-    size_t taken; /* keys found, so that an unknown one shows in the sum */
+    size_t taken; /* keys found: compared with the object's size to detect unknown keys */
     struct error *err;
     enum status status;
 };
@@ -202,7 +204,7 @@ static void take_list(struct reading *r, const char *key, const char *fallback, 
         r->status = parse_list(n, out, key, v ? json_string_value(v) : fallback, r->err);
 }
 
-/* One of two words; the first where the key is left out. */
+/* True for `second`, false for `first` or where the key is absent. */
 static bool take_word(struct reading *r, const char *key, const char *first, const char *second)
 {
     const json_t *v = take(r, key);
@@ -332,7 +334,8 @@ char *unet_arch_json(const struct unet_arch *a)
                   a->num_heads, "num_head_channels", a->num_head_channels, "use_scale_shift_norm",
                   a->use_scale_shift_norm, "resblock_updown", a->resblock_updown,
                   "use_new_attention_order", a->use_new_attention_order);
-    /* Only what differs from the published networks is named, so that their texts stay as they are. */
+    /* Keys that the published networks lack are written only where they differ, so that the texts
+     * of those networks stay the same. */
     bool ok = object != NULL;
     if (a->class_cond && a->num_classes != IMAGENET_CLASSES)
         ok = ok && !json_object_set_new(object, "num_classes", json_integer(a->num_classes));

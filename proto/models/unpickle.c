@@ -1,4 +1,4 @@
-/* From the one value that a pickle leaves to a flat list of tensors by path. */
+/* Makes a flat list of tensors by path of the one value that a pickle returns. */
 #include "proto/models/unpickle.h"
 
 #include <inttypes.h>
@@ -14,8 +14,7 @@ enum {
     MAX_DEPTH = 32,
     MAX_PATH = 512,
     MAX_LISTED = 65536,
-    MAX_VISITS =
-        1 << 20 /* a container shared by two at every level would be walked 2^depth times */
+    MAX_VISITS = 1 << 20 /* a container that occurs twice at every level is visited 2^depth times */
 };
 
 struct walk {
@@ -26,7 +25,8 @@ struct walk {
     struct error *err;
 };
 
-/* path[0..len) gets ".key" (or "key" at the top); the new length, 0 where it does not fit or is not text. */
+/* Appends ".key" (or "key" at the top) to path[0..len); returns the new length, 0 where it does not
+ * fit or is not text. */
 static size_t path_add(struct walk *w, size_t len, const struct value *key, uint32_t index)
 {
     char number[24];
