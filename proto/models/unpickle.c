@@ -17,7 +17,7 @@ enum {
     MAX_VISITS = 1 << 20 /* a container that occurs twice at every level is visited 2^depth times */
 };
 
-struct walk {
+struct traversal {
     const struct machine *m;
     struct unpickled *out;
     size_t capacity, visits;
@@ -27,7 +27,7 @@ struct walk {
 
 /* Appends ".key" (or "key" at the top) to path[0..len); returns the new length, 0 where it does not
  * fit or is not text. */
-static size_t path_add(struct walk *w, size_t len, const struct value *key, uint32_t index)
+static size_t path_add(struct traversal *t, size_t len, const struct value *key, uint32_t index)
 {
     char number[24];
     const char *text = number;
@@ -40,52 +40,52 @@ static size_t path_add(struct walk *w, size_t len, const struct value *key, uint
         n = (size_t)snprintf(number, sizeof number, "%" PRId64, key ? key->number : (int64_t)index);
     }
     if (n == 0 || n > MAX_PATH || len + 1 + n > MAX_PATH) return 0;
-    if (len) w->path[len++] = '.';
-    memcpy(w->path + len, text, n);
-    w->path[len + n] = '\0';
+    if (len) t->path[len++] = '.';
+    memcpy(t->path + len, text, n);
+    t->path[len + n] = '\0';
     return len + n;
 }
 
-static enum status list_tensor(struct walk *w, const struct value *v)
+static enum status list_tensor(struct traversal *t, const struct value *v)
 {
-    struct unpickled *u = w->out;
+    struct unpickled *u = t->out;
     void *array = u->tensors;
     if (u->n_tensors >= MAX_LISTED)
-        return error_set(w->err, ST_BAD_FILE, "the pickle lists more than %d tensors", MAX_LISTED);
-    if (!array_grow(&array, &w->capacity, u->n_tensors, sizeof *u->tensors))
-        return error_set(w->err, ST_NO_MEMORY_NOW, "no memory to list the pickle's tensors");
+        return error_set(t->err, ST_BAD_FILE, "the pickle lists more than %d tensors", MAX_LISTED);
+    if (!array_grow(&array, &t->capacity, u->n_tensors, sizeof *u->tensors))
+        return error_set(t->err, ST_NO_MEMORY_NOW, "no memory to list the pickle's tensors");
     u->tensors = array;
-    char *name = strdup(w->path);
-    if (!name) return error_set(w->err, ST_NO_MEMORY_NOW, "no memory to list the pickle's tensors");
-    u->tensors[u->n_tensors] = w->m->views[v->number];
+    char *name = strdup(t->path);
+    if (!name) return error_set(t->err, ST_NO_MEMORY_NOW, "no memory to list the pickle's tensors");
+    u->tensors[u->n_tensors] = t->m->views[v->number];
     u->tensors[u->n_tensors++].tensor.name = name;
     return ST_OK;
 }
 
-static enum status visit(struct walk *w, uint32_t index, size_t len, unsigned depth)
+static enum status visit(struct traversal *t, uint32_t index, size_t len, unsigned depth)
 {
-    const struct value *v = &w->m->values[index];
+    const struct value *v = &t->m->values[index];
     uint32_t stride = v->kind == V_DICT ? 2 : 1;
-    if (v->kind == V_TENSOR) return list_tensor(w, v);
+    if (v->kind == V_TENSOR) return list_tensor(t, v);
     if (v->kind != V_DICT && v->kind != V_LIST && v->kind != V_TUPLE) return ST_OK;
     if (depth >= MAX_DEPTH)
-        return error_set(w->err, ST_BAD_FILE, "the pickle nests deeper than %d (or holds itself)",
+        return error_set(t->err, ST_BAD_FILE, "the pickle nests deeper than %d (or holds itself)",
                          MAX_DEPTH);
     for (uint32_t i = 0; i + stride <= v->n; i += stride) {
-        const struct value *key = stride == 2 ? &w->m->values[v->items[i]] : NULL;
+        const struct value *key = stride == 2 ? &t->m->values[v->items[i]] : NULL;
         uint32_t child = v->items[i + stride - 1];
-        enum value_kind kind = w->m->values[child].kind;
-        if (++w->visits > MAX_VISITS)
-            return error_set(w->err, ST_BAD_FILE, "the pickle holds more than %d things",
+        enum value_kind kind = t->m->values[child].kind;
+        if (++t->visits > MAX_VISITS)
+            return error_set(t->err, ST_BAD_FILE, "the pickle holds more than %d things",
                              MAX_VISITS);
         if (kind != V_TENSOR && kind != V_DICT && kind != V_LIST && kind != V_TUPLE) continue;
-        size_t longer = path_add(w, len, key, i);
+        size_t longer = path_add(t, len, key, i);
         if (longer == 0)
             return error_set(
-                w->err, ST_BAD_FILE,
+                t->err, ST_BAD_FILE,
                 "the pickle has a key that is empty, not UTF-8, or a path beyond %d bytes",
                 MAX_PATH);
-        enum status s = visit(w, child, longer, depth + 1);
+        enum status s = visit(t, child, longer, depth + 1);
         if (s) return s;
     }
     return ST_OK;
@@ -115,24 +115,24 @@ enum status unpickle(struct unpickled *out, const void *bytes, size_t len, struc
 {
     struct machine m = { .at = bytes, .end = (const unsigned char *)bytes + len, .err = err };
     struct unpickled u = { 0 };
-    struct walk *w = NULL;
+    struct traversal *t = NULL;
     uint32_t root = 0;
     enum status s;
     if (len > MAX_PICKLE)
         return error_set(err, ST_BAD_FILE, "a pickle of %zu bytes, more than %d", len, MAX_PICKLE);
     s = machine_run(&m, &root);
     if (s) goto done;
-    w = calloc(1, sizeof *w);
-    if (!w) {
+    t = calloc(1, sizeof *t);
+    if (!t) {
         s = error_set(err, ST_NO_MEMORY_NOW, "no memory to list the pickle's tensors");
         goto done;
     }
-    w->m = &m;
-    w->out = &u;
-    w->err = err;
+    t->m = &m;
+    t->out = &u;
+    t->err = err;
     s = m.values[root].kind == V_TENSOR
             ? error_set(err, ST_BAD_FILE, "the pickle is one tensor without a name")
-            : visit(w, root, 0, 0);
+            : visit(t, root, 0, 0);
     if (!s) s = refuse_duplicates(&u, err);
     if (s) goto done;
     u.storages = m.storages;
@@ -143,7 +143,7 @@ enum status unpickle(struct unpickled *out, const void *bytes, size_t len, struc
 done:
     unpickle_done(&u);
     machine_done(&m);
-    free(w);
+    free(t);
     return s;
 }
 

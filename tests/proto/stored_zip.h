@@ -1,8 +1,8 @@
 /* stored_zip.h - the smallest zip writer: entries as they are, sizes only in the central directory as PyTorch leaves them.
  *
  * For hostile files in tests: the method and the claimed size of an entry may lie. One fixed buffer, overflow asserts. */
-#ifndef DAVID_TESTS_STORED_ZIP_H
-#define DAVID_TESTS_STORED_ZIP_H
+#ifndef DAVID_TESTS_PROTO_STORED_ZIP_H
+#define DAVID_TESTS_PROTO_STORED_ZIP_H
 
 #include <zlib.h>
 
@@ -14,20 +14,18 @@ struct stored_zip {
     unsigned entries;
 };
 
-static inline void zip_put(unsigned char *at, size_t *len, size_t sandbox_bytes, const void *p,
-                           size_t n)
+static inline void zip_put(unsigned char *at, size_t *len, size_t capacity, const void *p, size_t n)
 {
-    assert_true(n <= sandbox_bytes - *len);
+    assert_true(n <= capacity - *len);
     memcpy(at + *len, p, n);
     *len += n;
 }
 
-static inline void zip_number(unsigned char *at, size_t *len, size_t sandbox_bytes, uint32_t v,
-                              size_t n)
+static inline void zip_number(unsigned char *at, size_t *len, size_t capacity, uint32_t v, size_t n)
 {
     unsigned char bytes[4] = { (unsigned char)v, (unsigned char)(v >> 8), (unsigned char)(v >> 16),
                                (unsigned char)(v >> 24) };
-    zip_put(at, len, sandbox_bytes, bytes, n);
+    zip_put(at, len, capacity, bytes, n);
 }
 
 #define FILE_NUMBER(v, n) zip_number(z->file, &z->file_len, sizeof z->file, (v), (n))

@@ -99,7 +99,7 @@ static void a_link_stays_a_link_and_odd_targets_are_refused(void **state)
     assert_int_equal(lstat(sandbox_path("link"), &info), 0);
     assert_true(S_ISLNK(info.st_mode));
     assert_content(sandbox_path("real"), "new");
-    assert_int_equal(atomic_file_save(room, "x", 1, NULL), ST_IO);
+    assert_int_equal(atomic_file_save(sandbox_folder, "x", 1, NULL), ST_IO);
     assert_int_equal(atomic_file_save("/dev/null", "x", 1, NULL), ST_IO);
     assert_int_equal(atomic_file_save(sandbox_path("no/such/folder"), "x", 1, NULL), ST_IO);
     assert_int_equal(atomic_file_save("", "x", 1, NULL), ST_IO);

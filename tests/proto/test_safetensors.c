@@ -234,7 +234,7 @@ static void what_is_not_a_file_is_an_io_error(void **state)
     (void)state;
     struct safetensors *st = NULL;
     assert_int_equal(safetensors_open(&st, sandbox_path("missing"), NULL), ST_IO);
-    assert_int_equal(safetensors_open(&st, room, NULL), ST_IO);
+    assert_int_equal(safetensors_open(&st, sandbox_folder, NULL), ST_IO);
     assert_int_equal(safetensors_open(&st, "/dev/zero", NULL), ST_IO);
     FILE *f = fopen(sandbox_path("empty"), "wb");
     assert_non_null(f);

@@ -255,7 +255,7 @@ static void a_zip_cut_anywhere_is_refused(void **state)
     for (size_t n = 0; n < z.file_len; n++)
         assert_int_equal(open_bytes(&t, z.file, n, NULL), ST_BAD_FILE);
     assert_int_equal(torch_zip_open(&t, sandbox_path("missing.pt"), NULL), ST_IO);
-    assert_int_equal(torch_zip_open(&t, room, NULL), ST_IO);
+    assert_int_equal(torch_zip_open(&t, sandbox_folder, NULL), ST_IO);
 }
 
 int main(void)
