@@ -1,4 +1,4 @@
-/* david bench: how fast a network runs here, with hash weights (times do not depend on values). */
+/* david bench: times a network with hash weights (times do not depend on the values). */
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -31,7 +31,7 @@ struct bench {
 };
 
 struct timing {
-    double ms, min_ms; /* of a batch: the median, the fastest */
+    double ms, min_ms; /* of a batch: median and minimum */
     size_t n_ops;
     const char *ops[MOST_OPS];
     uint64_t op_ns[MOST_OPS];
@@ -81,12 +81,12 @@ done:
     return s;
 }
 
-/* What a batch's timing comes to. */
+/* The rates of a batch size. */
 struct rates {
     double ms_per_image, min_ms_per_image, images_per_second, gflop_per_second;
     uint64_t flop_per_image;
     size_t peak_bytes;
-    double shares[MOST_OPS]; /* of the time, by op */
+    double shares[MOST_OPS]; /* part of the time in each op */
 };
 
 static struct rates rates_of(const struct timing *t, const struct bench *b, uint32_t batch)

@@ -13,21 +13,20 @@
 #include "proto/models/state_dict.h"
 
 static const char about[] =
-    "Makes a model file OUT of a checkpoint: a .pt of PyTorch (never executed, only read) or a\n"
+    "Makes the model file OUT from a checkpoint: a .pt of PyTorch (read, never executed) or a\n"
     ".safetensors. A .pt holds no architecture: --arch names it. Without --task the result is a\n"
-    "prior; with --task it is a restorer of these tasks: NAME, or NAME:SIGMA:H, with commas. Of a\n"
-    "model file (without --arch) all is kept that no option changes: so weights are stored "
-    "smaller\n"
-    "and tiles chosen anew.";
+    "prior; with --task it is a restorer of these tasks: NAME, or NAME:SIGMA:H, with commas. A\n"
+    "model file (without --arch) keeps everything that no option changes: --dtype stores its\n"
+    "weights in less space, --tile gives it other tiles.";
 
-/* The tensors of a file, from either format; names without the checkpoint's prefix. */
+/* The tensors of a file of either format; their names lack the checkpoint's prefix. */
 struct source {
     struct torch_zip *zip;
     struct safetensors *st;
     struct state_dict state_dict;
     struct st_tensor *tensors;
     size_t n;
-    enum dtype dtype; /* to be written */
+    enum dtype dtype; /* of the output */
     struct progress progress;
 };
 
@@ -68,7 +67,7 @@ static enum status source_open(struct source *src, const char *path, const char 
     return ST_OK;
 }
 
-/* safetensors_write's fill: tensor i in the dtype to be written. */
+/* The fill callback of safetensors_write(): tensor i in the dtype of the output. */
 static enum status source_fill(void *ctx, size_t i, void *dst, struct error *err)
 {
     struct source *src = ctx;
@@ -93,7 +92,7 @@ done:
     return s;
 }
 
-/* What the file says of itself, or a prior of the architecture that was named. */
+/* The metadata of the file, or that of a prior of the named architecture. */
 static enum status choose_info(struct model_info *out, const struct source *src, const char *arch,
                                struct error *err)
 {
@@ -133,8 +132,9 @@ static void parse_tasks(struct model_info *info, const char *command, const char
     }
 }
 
-/* JSON text; malloc'd. before: the file's own provenance, which stays in it; or NULL. It is copied as
- * it is, since jansson would write its numbers with other digits; no other part needs an escape. */
+/* Malloc'd JSON text. before: the file's own provenance, which the text includes, or NULL. The text
+ * is spliced, because jansson would write its numbers with other digits; no other part needs an
+ * escape. */
 static char *provenance(const char *path, const char *key, const char *before, struct error *err)
 {
     char digest[DIGEST_HEX], *text = NULL;
@@ -149,7 +149,7 @@ static char *provenance(const char *path, const char *key, const char *before, s
     return text;
 }
 
-/* The digest is that of the file as it now lies on the disk. */
+/* The digest is that of the file on the disk. */
 static enum status report(bool is_json, const char *path, const struct st_tensor *tensors, size_t n,
                           struct error *err)
 {
@@ -184,7 +184,7 @@ int cmd_convert(int argc, char **argv)
         { "tile", OPTION_COUNT, &tile, "PX", "side of a tile (image_size)", 8, 4096, NULL },
         { "overlap", OPTION_COUNT, &overlap, "PX", "of neighbouring tiles (tile / 4, even)", 0,
           4096, &has_overlap },
-        { "margin", OPTION_COUNT, &margin, "PX", "mirrored around a image before it is cut (0)", 0,
+        { "margin", OPTION_COUNT, &margin, "PX", "mirrored around an image before it is cut (0)", 0,
           4096, &has_margin },
         { "schedule", OPTION_TEXT, &schedule, "S", "davi or linear (the file's, else davi)", 0, 0,
           NULL },

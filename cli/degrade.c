@@ -1,4 +1,4 @@
-/* david degrade: a measurement y = A x + n of a image. */
+/* david degrade: a measurement y = A x + n of an image. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -23,7 +23,7 @@ int cmd_degrade(int argc, char **argv)
         { "sigma", OPTION_NUMBER, &sigma, "S", "of the noise, units of [-1,1] (the task's)", 0, 10,
           NULL },
         { "level", OPTION_NUMBER, &level, "L", LEVEL_HELP " (the task's)", 0, 100, &has_level },
-        { "seed", OPTION_SEED, &seed, "N", "of the noise (drawn, and told on stderr)", 0, 0,
+        { "seed", OPTION_SEED, &seed, "N", "of the noise (drawn, and printed on stderr)", 0, 0,
           &has_seed },
         { "mask", OPTION_TEXT, &mask_file, "M.png",
           "inpaint: white = missing (or alpha 0 in IN = missing)", 0, 0, NULL },

@@ -19,7 +19,7 @@
 static const char about[] =
     "Degrades (nothing clipped), restores and scores the PNG and JPEG files of a folder, in "
     "natural\n"
-    "order. The restoration is told sigma and level where the model was trained for a range of "
+    "order. The restoration gets sigma and level where the model was trained for a range of "
     "them;\n"
     "image i (from 0) has seed N + i for its noise and its sample. inpaint: the hole is\n"
     "--mask, else a centred rectangle of half the width and height. Scores are of the 8-bit "
@@ -33,8 +33,8 @@ static const char about[] =
 
 struct run {
     const char *task, *data, *out;
-    double sigma, level;           /* of the measurement */
-    double told_sigma, told_level; /* of the restoration; 0: the model's own */
+    double sigma, level;             /* of the measurement */
+    double given_sigma, given_level; /* given to the restoration; 0: the model's own */
     uint64_t seed;
     struct image mask; /* pixels NULL: none given */
     struct session session;
@@ -87,7 +87,7 @@ static enum status names_read(char ***out, size_t *count, const char *folder, st
     return ST_OK;
 }
 
-/* [h][w][3] in [-1,1]; gray three times, alpha dropped. */
+/* [h][w][3] in [-1,1]; gray is repeated three times, alpha dropped. */
 static float *rgb_of(const struct image *img)
 {
     const size_t px = (size_t)img->width * img->height;
@@ -181,8 +181,8 @@ static enum status evaluate(struct run *run, struct scores *out, const char *nam
     const struct restore_params p = { .task = run->task,
                                       .seed = seed,
                                       .h = -1,
-                                      .sigma = run->told_sigma,
-                                      .level = run->told_level,
+                                      .sigma = run->given_sigma,
+                                      .level = run->given_level,
                                       .samples = 1 };
     if (snprintf(path, sizeof path, "%s/%s", run->data, name) >= (int)sizeof path)
         return error_set(err, ST_IO, "%s: the path is too long", run->data);
@@ -229,7 +229,7 @@ static json_t *scores_value(const struct scores *v)
                      json_of_number(v->residual), "ms_per_image", json_of_number(v->ms));
 }
 
-/* {"name": ..., and the scores} to the end of `images`. */
+/* Appends {"name": ..., and the scores} to `images`. */
 static enum status add_image(json_t *images, const char *name, const struct scores *v,
                              struct error *err)
 {
@@ -242,7 +242,8 @@ static enum status add_image(json_t *images, const char *name, const struct scor
     return s;
 }
 
-/* Scores of every image into `images` (--json), or in a table on stdout; `mean` gets their means. */
+/* Appends the scores of every image to `images` (--json), or prints them as a table where it is
+ * NULL; `mean` receives their means. */
 static enum status evaluate_all(struct run *run, struct scores *mean, json_t *images, char **names,
                                 size_t n, struct error *err)
 {
@@ -286,7 +287,7 @@ static enum status evaluate_to_table(struct run *run, char **names, size_t n, st
     return ST_OK;
 }
 
-/* The object is printed whole or not at all: after an error stdout is empty. */
+/* Prints the object completely or not at all: after an error stdout is empty. */
 static enum status evaluate_to_json(struct run *run, char **names, size_t n, struct error *err)
 {
     struct scores mean = { 0 };
@@ -309,20 +310,20 @@ static enum status evaluate_to_json(struct run *run, char **names, size_t n, str
                       err);
 }
 
-/* What is measured, and what of it the restoration is told. */
+/* Chooses sigma and level of the measurement, and those that the restoration is given. */
 static enum status choose_degradation(struct run *run, struct error *err)
 {
     const struct model_task *t = model_find_task(run->session.model, run->task);
-    if (!t) return ST_OK; /* the first restoration says what the model offers */
+    if (!t) return ST_OK; /* the first restoration reports the tasks that the model has */
     if (run->sigma < 0) run->sigma = t->sigma;
     if (run->level == 0) run->level = t->level;
-    if (t->level_range[0] < t->level_range[1]) run->told_level = run->level;
+    if (t->level_range[0] < t->level_range[1]) run->given_level = run->level;
     if (t->sigma_range[0] == t->sigma_range[1]) return ST_OK;
     if (run->sigma == 0 && t->sigma_range[0] > 0)
         return error_set(err, ST_BAD_PARAMETER,
                          "sigma = 0 is not in %g..%g, what the model's task %s was trained for",
                          t->sigma_range[0], t->sigma_range[1], t->name);
-    run->told_sigma = fmax(run->sigma, DBL_MIN); /* 0 would be the model's own */
+    run->given_sigma = fmax(run->sigma, DBL_MIN); /* 0 would select the model's own */
     return ST_OK;
 }
 

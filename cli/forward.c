@@ -56,7 +56,7 @@ static enum status read_labels(struct inputs *in, const struct st_tensor *label,
     return s;
 }
 
-/* *out stays NULL where the file has no such tensor. */
+/* *out stays NULL where the file lacks the tensor. */
 static enum status read_numbers(float **out, const struct safetensors *st, const char *name,
                                 uint32_t n, struct error *err)
 {

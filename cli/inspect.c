@@ -1,4 +1,4 @@
-/* david inspect: what a model file is. */
+/* david inspect: prints the metadata and the tensors of a model file or checkpoint. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,10 +13,10 @@
 #include "proto/models/torch_zip.h"
 
 static const char about[] =
-    "Tells what FILE is: architecture, role, tasks, tile, provenance, digest, parameters.\n"
-    "Of a .pt it lists the tensors and nothing else, since a .pt holds nothing else.";
+    "Prints the architecture, role, tasks, tile, provenance, digest and parameters of FILE.\n"
+    "Of a .pt it lists the tensors, since a .pt holds nothing else.";
 
-/* What was counted in the file, beside what its metadata says. */
+/* Facts of the file that are not in its metadata. */
 struct counts {
     char digest[DIGEST_HEX];
     const char *dtype; /* "F32"; "mixed"; "none" */

@@ -1,4 +1,4 @@
-/* david restore: one image (or a float measurement) through the daemon's own engine. */
+/* david restore: restores one image (or float measurement) with the daemon's engine. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -77,7 +77,7 @@ int cmd_restore(int argc, char **argv)
     const struct option_row rows[] = {
         { "task", OPTION_TEXT, &p.task, "T", task_help, 0, 0, NULL },
         { "model", OPTION_TEXT, &model, "FILE|NAME", "the model (default)", 0, 0, NULL },
-        { "seed", OPTION_SEED, &p.seed, "N", "of the sample (drawn, and told on stderr)", 0, 0,
+        { "seed", OPTION_SEED, &p.seed, "N", "of the sample (drawn, and printed on stderr)", 0, 0,
           &has_seed },
         { "samples", OPTION_COUNT, &p.samples, "K", "samples of mean and std (8)", 1, 4096,
           &has_samples },

@@ -1,4 +1,5 @@
-/* Any configuration file: names and values come out bounded, and the unit texts read back as they were. */
+/* Any configuration file: names and values are bounded, and the texts of sizes and durations read
+ * back as the same values. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

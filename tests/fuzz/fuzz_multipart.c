@@ -1,5 +1,5 @@
-/* Any Content-Type and body: parts lie inside the body in order, none holds its own delimiter, nothing reads outside.
- * Input: type, NUL, body. */
+/* Any Content-Type and body: parts lie inside the body in order, no part holds its own delimiter,
+ * and nothing reads outside the body. Input: type, NUL, body. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* Any bytes as a PNG. Checksums would hide the decoder from the fuzzer: each input is tried as it is and with its CRCs
- * set right. */
+/* Any bytes as a PNG: each input as it is, and with correct CRCs, since wrong CRCs would keep the
+ * fuzzer from the decoder. */
 #include <zlib.h>
 
 #include "image.h"

@@ -1,4 +1,5 @@
-/* Any bytes as a .pt file: first as the zip, then as the pickle alone, which a zip's CRC keeps mutations from reaching. */
+/* Any bytes as a .pt file: as the zip, or as the pickle alone, which a zip's CRC protects from
+ * mutations. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ static void read_zip(const uint8_t *bytes, size_t len)
     if (fd < 0 || write(fd, bytes, len) != (ssize_t)len) abort();
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     enum status s = torch_zip_open(&z, path, &err);
-    (void)close(fd); /* libzip has opened it for itself */
+    (void)close(fd); /* libzip has opened its own descriptor */
     if (s) return;
     for (size_t i = 0; i < torch_zip_count(z); i++) {
         const struct st_tensor *t = torch_zip_at(z, i);

@@ -1,4 +1,4 @@
-/* Any bytes as a safetensors file: opened or refused, and what opens can be read to its last byte. */
+/* Any bytes as a safetensors file: opened or refused; every byte of an opened file can be read. */
 #include <stdint.h>
 #include <stdlib.h>
 

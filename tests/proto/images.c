@@ -124,7 +124,7 @@ struct file_bytes png_insert(struct file_bytes f, const char *type, const void *
     return out;
 }
 
-/* A lawful script of many scans: DC first, then coefficient by coefficient. */
+/* A valid script of many scans: DC first, then one coefficient after the other. */
 static int thin_scans(jpeg_scan_info *scans, int components, int coefficients)
 {
     int n = 0;

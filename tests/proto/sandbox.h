@@ -1,4 +1,5 @@
-/* sandbox.h - what the tests of files share: cmocka, and a folder of a test's own that is removed with all in it. */
+/* sandbox.h - cmocka and a temporary folder for the tests of files; the folder is removed with its
+ * files. */
 #ifndef DAVID_TESTS_PROTO_SANDBOX_H
 #define DAVID_TESTS_PROTO_SANDBOX_H
 
@@ -24,7 +25,7 @@ static inline int sandbox_enter(void **state)
     return mkdtemp(sandbox_folder) ? 0 : -1;
 }
 
-/* Files in the sandbox_folder; removes them where asked. */
+/* Counts the files in the folder; removes them where `clear`. */
 static inline size_t sandbox_files(int clear)
 {
     size_t n = 0;

@@ -1,6 +1,8 @@
-/* stored_zip.h - the smallest zip writer: entries as they are, sizes only in the central directory as PyTorch leaves them.
+/* stored_zip.h - a minimal zip writer: entries are stored, sizes are only in the central directory,
+ * as in PyTorch's files.
  *
- * For hostile files in tests: the method and the claimed size of an entry may lie. One fixed buffer, overflow asserts. */
+ * For hostile files in tests: the method and the claimed size of an entry may be false. One fixed
+ * buffer; overflow asserts. */
 #ifndef DAVID_TESTS_PROTO_STORED_ZIP_H
 #define DAVID_TESTS_PROTO_STORED_ZIP_H
 
@@ -39,7 +41,7 @@ static inline void zip_add(struct stored_zip *z, const char *name, const void *b
              len = (uint32_t)strlen(name);
     FILE_NUMBER(0x04034b50, 4);
     FILE_NUMBER(20, 2);
-    FILE_NUMBER(8, 2); /* a data descriptor follows: the three numbers below are 0 */
+    FILE_NUMBER(8, 2); /* a data descriptor follows: the next three numbers are 0 */
     FILE_NUMBER(method, 2);
     for (int i = 0; i < 4; i++)
         FILE_NUMBER(0, 4);

@@ -46,7 +46,7 @@ static void an_abandoned_file_leaves_the_old_one_and_no_trace(void **state)
     assert_int_equal(sandbox_files(1), 1);
 }
 
-/* A writer killed in the middle: the target still holds the old bytes. */
+/* A writer that is killed leaves the old bytes in the target. */
 static void a_killed_writer_leaves_the_old_file(void **state)
 {
     (void)state;
@@ -68,7 +68,7 @@ static void a_killed_writer_leaves_the_old_file(void **state)
     sandbox_files(1);
 }
 
-/* A disk that is full, played by the limit on a file's size. */
+/* A full disk, simulated by the limit on a file's size. */
 static void a_full_disk_is_an_error_and_leaves_the_old_file(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* What every answer of the service holds: base64 that is right, and UTF-8. */
+/* The JSON replies: base64 of images, and texts that are always UTF-8. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +11,8 @@
 
 #include "proto/messages/messages.h"
 
-/* The answer of /restore with one image of these bytes; its base64 text, which the caller frees. */
+/* Builds the reply of /restore with one image of these bytes; returns its base64 text, which the
+ * caller frees. */
 static char *base64_of(const void *bytes, size_t n)
 {
     const struct message_image image = { bytes, n };
@@ -44,7 +45,7 @@ static void base64_has_the_known_answers(void **state)
     }
 }
 
-/* Images longer than what libcrypto encodes in one call here. */
+/* Images longer than one call of libcrypto encodes. */
 static void base64_of_a_large_image_is_padded_at_its_end_alone(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* Bodies of multipart/form-data, honest and hostile. */
+/* Valid and hostile bodies of multipart/form-data. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -44,7 +44,7 @@ static void bodies_are_judged_by_the_table(void **state)
     }
 }
 
-/* Parts are the very bytes of the body, line breaks and NULs included. */
+/* Parts are the bytes of the body, line breaks and NULs included. */
 static void parts_point_into_the_body(void **state)
 {
     (void)state;

@@ -3,7 +3,7 @@
 #include "proto/models/safetensors.h"
 #include "tests/proto/sandbox.h"
 
-/* A file of `header`, as long as it claims, and `data` bytes of zeros. */
+/* A file of `header` with its true length, and `data` bytes of zeros. */
 static enum status open_text(struct safetensors **st, const char *header, size_t data,
                              struct error *err)
 {
@@ -115,7 +115,7 @@ static void deep_and_huge_headers_are_refused(void **state)
     free(file);
 }
 
-/* Every prefix of a sound file is refused, and so is every file with one more byte. */
+/* Every prefix of a valid file is refused, and so is the file with one more byte. */
 static void a_file_cut_anywhere_is_refused(void **state)
 {
     (void)state;
@@ -145,7 +145,7 @@ static enum status fill_ones(void *ctx, size_t i, void *dst, struct error *err)
     return ST_OK;
 }
 
-/* The header of a file has this many entries of metadata and tensors, and no other. */
+/* The header of the file has this many metadata entries and tensors, and no other entry. */
 static void header_holds(const char *path, size_t metadata, size_t tensors)
 {
     uint64_t len = 0;

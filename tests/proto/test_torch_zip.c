@@ -3,7 +3,7 @@
 #include "tests/proto/sandbox.h"
 #include "tests/proto/stored_zip.h"
 
-/* Pieces of a pickle; a text is its length in four bytes and its bytes. */
+/* Pieces of a pickle; a text is four bytes of length and its bytes. */
 #define PROTO2        "\x80\x02"
 #define KEY_W         "X\1\0\0\0w"
 #define STORAGE(type) "(X\7\0\0\0storagectorch\n" type "\nX\1\0\0\0000X\3\0\0\0cpuK\x06tQ"
@@ -11,7 +11,7 @@
 #define HOOKS                                                                                      \
     "\x89"                                                                                         \
     "ccollections\nOrderedDict\n)R"
-/* {"w": a tensor of FloatStorage "0", 6 elements, with this offset, size and stride} */
+/* {"w": a tensor of FloatStorage "0", 6 elements, with the given offset, size and stride} */
 #define VIEW(offset, size, stride)                                                                 \
     PROTO2 "}" KEY_W TENSOR "(" STORAGE("FloatStorage") offset size stride HOOKS "tRs."
 #define PICKLE(text) text, sizeof(text) - 1
@@ -119,7 +119,7 @@ static void hostile_pickles_are_refused_with_their_reason(void **state)
     }
 }
 
-/* 30 lists, each holding the one before twice: 2^30 paths in 300 bytes. */
+/* 30 lists, each of which holds the previous one twice: 2^30 paths in 300 bytes. */
 static void a_pickle_that_doubles_at_every_level_is_refused(void **state)
 {
     (void)state;
@@ -133,7 +133,7 @@ static void a_pickle_that_doubles_at_every_level_is_refused(void **state)
         memcpy(bytes + n, more, sizeof more);
         n += sizeof more;
     }
-    /* What is left on the stack goes into a tuple, so that one value remains. */
+    /* The rest of the stack goes into a tuple, so that one value remains. */
     memmove(bytes + 3, bytes + 2, n - 2);
     bytes[2] = '(';
     n++;
