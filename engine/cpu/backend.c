@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/cpu/backward.h"
+#include "engine/cpu/losses.h"
 
 enum status(cpu_expect)(bool ok, const char *what, struct error *err)
 {
@@ -485,6 +486,7 @@ static const struct backend_ops cpu_ops = {
     .sampler_join = sampler_join,
     .sampler_out = sampler_out,
     .gradients = &cpu_gradients,
+    .losses = &cpu_losses,
 };
 
 enum status cpu_backend_open(struct backend **out, int threads, struct error *err)

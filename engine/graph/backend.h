@@ -19,6 +19,7 @@
 struct backend;
 struct gradient_ops;
 struct image_ops;
+struct loss_ops;
 struct conv_plan;
 struct linear_plan;
 struct attention_plan;
@@ -239,6 +240,7 @@ struct backend_ops {
                                float std, bool linear, const struct tensor *x0, struct error *err);
 
     const struct gradient_ops *gradients; /* gradients.h; NULL: this back end cannot train */
+    const struct loss_ops *losses; /* backend/losses.h; NULL: this back end cannot train */
     const struct image_ops *images; /* feature maps.h; NULL: feature maps are the host's matter */
 };
 

@@ -1,4 +1,5 @@
 #include "tests/reference/gradients.h"
+#include "tests/reference/losses.h"
 
 #include <stdlib.h>
 
@@ -83,6 +84,7 @@ static const struct backend_ops reference_ops = {
     .sampler_join = reference_sampler_join,
     .sampler_out = reference_sampler_out,
     .gradients = &reference_gradients,
+    .losses = &reference_losses,
 };
 
 enum status reference_backend_open(struct backend **out, struct error *err)
