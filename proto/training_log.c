@@ -27,7 +27,8 @@ static json_t *count(uint64_t v)
     return json_string(text);
 }
 
-/* Releases v. json_dumpb, not json_dumps: where json_dumps of jansson 2.14 finds no memory it may leave out a key. */
+/* Releases v. json_dumpb, not json_dumps: where json_dumps of jansson 2.14 finds no memory it may
+ * leave out a key. */
 static char *text_of(json_t *v)
 {
     const size_t flags = JSON_REAL_PRECISION(PRECISION);

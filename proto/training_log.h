@@ -1,15 +1,16 @@
-/* training_log.h - JSON that a training run writes into a model file: how its weights were made (david.provenance), and their
- * scores on the validation folder (david.metrics).
+/* training_log.h - JSON that a training run writes into a model file: how its weights were made
+ * (david.provenance), and their scores on the validation folder (david.metrics).
  *
- * Texts are malloc'd and belong to the caller; NULL: no memory, or a text that is not UTF-8. A number that is not finite
- * becomes null. Pure functions. */
+ * Texts are malloc'd and belong to the caller; NULL: no memory, or a text that is not UTF-8. A
+ * number that is not finite becomes null. Pure functions. */
 #ifndef DAVID_PROTO_TRAINING_LOG_H
 #define DAVID_PROTO_TRAINING_LOG_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Numbers have 15 significant digits in lr, 6 elsewhere. A seed beyond 2^63 - 1 is a text, as JSON readers have no such integer. */
+/* Numbers have 15 significant digits in lr, 6 elsewhere. A seed beyond 2^63 - 1 is a text, as JSON
+ * readers have no such integer. */
 struct training_provenance {
     const char *data, *data_digest; /* the folder's name, and the digest of its list */
     const char *kind;               /* "davi", "prior" */

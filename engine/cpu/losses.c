@@ -1,4 +1,5 @@
-/* The ops of training on the CPU (engine/graph/backend/losses.h): noise, the generator's input and answer, the short losses. */
+/* The ops of training on the CPU (engine/graph/backend/losses.h): noise, the generator's input and
+ * answer, the short losses. */
 #include "engine/cpu/losses.h"
 
 #include <math.h>

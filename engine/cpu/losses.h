@@ -1,7 +1,8 @@
-/* losses.h - the CPU's ops of engine/graph/backend/losses.h, in three files: losses.c has the table and most ops, the hybrid
- * loss and the energy score have a file each.
+/* losses.h - the CPU's ops of engine/graph/backend/losses.h, in three files: losses.c has the table
+ * and most ops, the hybrid loss and the energy score have a file each.
  *
- * Sums are double and run through the images in order, whatever the number of threads; threads divide the rows. */
+ * Sums are double and run through the images in order, whatever the number of threads; threads
+ * divide the rows. */
 #ifndef DAVID_CPU_LOSSES_H
 #define DAVID_CPU_LOSSES_H
 

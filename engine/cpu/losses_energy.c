@@ -19,7 +19,8 @@ static void shrink(const float *from, uint32_t w, uint32_t h, uint32_t s, float 
         to[i] *= by;
 }
 
-/* d(a, b) over px pixels; da += by times its gradient by a, and db -= the same where db is given. */
+/* d(a, b) over px pixels; da += by times its gradient by a, and db -= the same where db is
+ * given. */
 static double distance(enum distance kind, const float *a, const float *b, size_t px, double by,
                        float *da, float *db)
 {

@@ -1,4 +1,5 @@
-/* The hybrid loss of denoising (engine/README.md section 5): squared error of eps, and the bound of the learned variance. */
+/* The hybrid loss of denoising (engine/README.md section 5): squared error of eps, and the bound of
+ * the learned variance. */
 #include <math.h>
 
 #include "engine/cpu/losses.h"

@@ -240,7 +240,7 @@ struct backend_ops {
                                float std, bool linear, const struct tensor *x0, struct error *err);
 
     const struct gradient_ops *gradients; /* gradients.h; NULL: this back end cannot train */
-    const struct loss_ops *losses; /* backend/losses.h; NULL: this back end cannot train */
+    const struct loss_ops *losses;        /* backend/losses.h; NULL: this back end cannot train */
     const struct image_ops *images; /* feature maps.h; NULL: feature maps are the host's matter */
 };
 

@@ -1,4 +1,5 @@
-/* Times of the training steps, with networks of hash weights and images of noise: times do not depend on values. */
+/* Times of the training steps, with networks of hash weights and images of noise: times do not
+ * depend on values. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,7 +160,8 @@ static void add_part(struct train_timing *out, const char *name, bool is_backwar
         out->parts[out->n_parts++] = (struct train_part){ name, is_backward, ns / 1e6 };
 }
 
-/* Times since the last call: of the ops of all tapes, of the updates, and the rest of `ns` as "losses". */
+/* Times since the last call: of the ops of all tapes, of the updates, and the rest of `ns` as
+ * "losses". */
 static void read_parts(struct rehearsal *r, struct train_timing *out, double steps, double ns)
 {
     uint64_t sums[2][OP_COUNT] = { { 0 } }, one[2][OP_COUNT];

@@ -7,7 +7,7 @@
 
 #include "engine/graph/device.h"
 
-/* ---- making ---- */
+/* ---- making and freeing ---- */
 
 const char *generator_probe(const struct graph *g)
 {
@@ -190,7 +190,7 @@ static enum status predict(struct davi *d, const struct davi_rows *rows,
 
 /* ---- the score and the discriminator ---- */
 
-/* Hinge loss of one side, 1 for true images and -1 for predictions; gradients are added. */
+/* Adds the hinge loss of true images (sign 1) or of predictions (sign -1), and its gradients. */
 static enum status discriminate(struct davi *d, const float *images, double sign, double share,
                                 double *loss, struct error *err)
 {
@@ -241,7 +241,8 @@ static enum status read_blocks(struct davi *d, const float *images, float *to, s
     return s;
 }
 
-/* -mean D(pred), and mean |D_k(pred) - D_k(x)| over the first four blocks; their gradient to d_gan. */
+/* -mean D(pred), and mean |D_k(pred) - D_k(x)| over the first four blocks; their gradient to
+ * d_gan. */
 static enum status adversarial(struct davi *d, const float *x, struct generator_report *r,
                                struct error *err)
 {
@@ -279,7 +280,8 @@ static double processes_of(const struct davi *d)
     return d->o.process_group.sum ? d->o.process_group.processes : 1;
 }
 
-/* The root of the sum of squares of d_probe, of its sum over all processes: the sum is taken piece by piece. */
+/* The root of the sum of squares of d_probe, of its sum over all processes: the sum is taken piece
+ * by piece. */
 static enum status norm_over_group(struct davi *d, double *norm, struct error *err)
 {
     enum { PIECE = 1024 };
@@ -301,7 +303,8 @@ static enum status norm_over_group(struct davi *d, double *norm, struct error *e
     return ST_OK;
 }
 
-/* The norm of a term's gradient by the probe's weight; the gradient is the mean over all processes' images. */
+/* The norm of a term's gradient by the probe's weight; the gradient is the mean over all processes'
+ * images. */
 static enum status probe_norm(struct davi *d, const uint32_t *t_bridge, const float *d_pred,
                               double *norm, struct error *err)
 {

@@ -1,10 +1,11 @@
-/* davi.h - one micro-batch of DAVI's two steps: the score with the discriminator, and the generator (engine/README.md
- * section 5).
+/* davi.h - one micro-batch of DAVI's two steps: the score with the discriminator, and the generator
+ * (engine/README.md section 5).
  *
- * Four trainables, borrowed: the frozen prior, the score of the generator's output, the generator, the discriminator.
- * Gradients are added to theirs, as in denoising.h. The discriminator and lambda see the micro-batch of all processes: batch
- * norms and the two gradients behind lambda are summed over the process group. Images are memory of the back end, arrays of
- * [rows] are the host's. davi_init allocates all memory. One thread at a time. */
+ * Four trainables, borrowed: the frozen prior, the score of the generator's output, the generator,
+ * the discriminator. Gradients are added to theirs, as in denoising.h. The discriminator and lambda
+ * see the micro-batch of all processes: batch norms and the two gradients behind lambda are summed
+ * over the process group. Images are memory of the back end, arrays of [rows] are the host's.
+ * davi_init allocates all memory. One thread at a time. */
 #ifndef DAVID_TRAIN_DAVI_H
 #define DAVID_TRAIN_DAVI_H
 
@@ -38,8 +39,9 @@ struct davi {
     float *d_probe, *scratch;
 };
 
-/* All tapes have the same number of rows; the generator's has a probe (generator_probe), the discriminator's keeps its taps and
- * has an input gradient. ST_BAD_FILE where the networks do not fit one another. */
+/* All tapes have the same number of rows; the generator's has a probe (generator_probe), the
+ * discriminator's keeps its taps and has an input gradient. ST_BAD_FILE where the networks do not
+ * fit one another. */
 enum status davi_init(struct davi *out, const struct davi_options *o, struct trainable *teacher,
                       struct trainable *score, struct trainable *generator,
                       struct trainable *discriminator, struct error *err);
@@ -48,11 +50,12 @@ void davi_done(struct davi *d); /* takes a zeroed struct */
 /* The task of the images in the following steps. */
 void davi_choose(struct davi *d, const struct task_desc *task);
 
-/* The name of the weight behind lambda, of the last block's second convolution. NULL: not a UNet. */
+/* The name of the weight behind lambda, of the last block's second convolution. NULL: not a
+ * UNet. */
 const char *generator_probe(const struct graph *g);
 
 struct davi_rows {
-    /* [rows]: true images, measurements, and these as the network takes them */
+    /* [rows]: true images, measurements, and the network's inputs made from these */
     const float *x, *y, *y_in;
     const uint8_t *observed_mask; /* [rows][h][w]; NULL: there is no hole */
     const double *levels;         /* host [rows] of the operator, or NULL */
@@ -79,8 +82,8 @@ enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
                                 const struct davi_draws *draws, double share,
                                 struct generator_report *out, struct error *err);
 
-/* A measurement as the network takes it: enlarged, repeated if it is gray, or as it is. Both in host memory; y_in: [h][w][3]
- * of one row. */
+/* The network's input from a measurement: enlarged, repeated if it is gray, or unchanged. Both in
+ * host memory; y_in: [h][w][3] of one row. */
 void bridge_input(enum operator_kind op, uint32_t w, uint32_t h, const float *y, float *y_in);
 
 #endif

@@ -1,9 +1,10 @@
-/* denoising.h - one micro-batch of learning to denoise: all of a prior's step, and half of the score's (engine/README.md
- * section 5).
+/* denoising.h - one micro-batch of learning to denoise: all of a prior's step, and half of the
+ * score's (engine/README.md section 5).
  *
- * The caller gives every random number. Gradients are added to the trainable's, weighted by the micro-batch's `share` of the
- * batch: the caller zeroes them before the first micro-batch and updates after the last. Images are F32 [rows][h][w][3] in
- * memory of the back end. One thread at a time. */
+ * The caller gives every random number. Gradients are added to the trainable's, weighted by the
+ * micro-batch's `share` of the batch: the caller zeroes them before the first micro-batch and
+ * updates after the last. Images are F32 [rows][h][w][3] in memory of the back end. One thread at a
+ * time. */
 #ifndef DAVID_TRAIN_DENOISING_H
 #define DAVID_TRAIN_DENOISING_H
 

@@ -1,9 +1,10 @@
-/* direct.h - one micro-batch of learning from the truth alone, at t = 999: regression, the energy score, or both
- * (engine/README.md section 9).
+/* direct.h - one micro-batch of learning from the truth alone, at t = 999: regression, the energy
+ * score, or both (engine/README.md section 9).
  *
- * The generator is borrowed; gradients are added to its trainable's, weighted by the micro-batch's `share` of the batch. For
- * the energy score, rows 2i and 2i + 1 are one measurement with two draws of z. Images are memory of the back end, arrays of
- * [rows] are the host's. direct_init allocates all memory. One thread at a time. */
+ * The generator is borrowed; gradients are added to its trainable's, weighted by the micro-batch's
+ * `share` of the batch. For the energy score, rows 2i and 2i + 1 are one measurement with two draws
+ * of z. Images are memory of the back end, arrays of [rows] are the host's. direct_init allocates
+ * all memory. One thread at a time. */
 #ifndef DAVID_TRAIN_DIRECT_H
 #define DAVID_TRAIN_DIRECT_H
 
@@ -26,7 +27,8 @@ struct direct {
     uint32_t t[MOST_ROWS]; /* 999 */
 };
 
-/* ST_BAD_PARAMETER where the energy score does not fit: an odd number of rows, sides not multiples of 8. */
+/* ST_BAD_PARAMETER where the energy score does not fit: an odd number of rows, sides not multiples
+ * of 8. */
 enum status direct_init(struct direct *out, const struct direct_options *o,
                         struct trainable *generator, struct error *err);
 void direct_done(struct direct *d); /* takes a zeroed struct */

@@ -5,7 +5,7 @@
 
 #include "engine/graph/gradients.h"
 
-/* ---- what a back end must have ---- */
+/* ---- the ops that a run needs ---- */
 
 static const struct {
     const char *name;
@@ -118,7 +118,7 @@ static size_t values_of(struct extent e)
     return (size_t)e.w * e.h * e.c;
 }
 
-/* A pred of all rows, then what the operator needs for one. */
+/* A pred of all rows, then the operator's scratch for one row. */
 size_t consistency_scratch(enum operator_kind op, uint32_t rows, uint32_t w, uint32_t h)
 {
     const struct extent x = { w, h, LOSS_CHANNELS };

@@ -1,9 +1,10 @@
-/* losses.h - the loss ops of a back end, called with the constants of a schedule and the operators of the tasks
- * (engine/README.md section 5).
+/* losses.h - the loss ops of a back end, called with the constants of a schedule and the operators
+ * of the tasks (engine/README.md section 5).
  *
- * Nothing here reads or writes an image: images are F32 [rows][h][w][3] in memory of the back end, in units of [-1,1], and
- * belong to the caller. t is host [rows]. Values are means over the micro-batch, gradients those of `scale` times the value.
- * One thread drives the back end. Rows: at most MOST_ROWS. */
+ * The back end computes on the images: F32 [rows][h][w][3] in its memory, in units of [-1,1], owned
+ * by the caller. The one exception is the consistency, where the host applies the operators if the
+ * back end does not and its memory is the host's. t is host [rows]; rows: at most MOST_ROWS. One
+ * thread drives the back end. */
 #ifndef DAVID_TRAIN_LOSSES_H
 #define DAVID_TRAIN_LOSSES_H
 

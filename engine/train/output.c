@@ -27,7 +27,8 @@ static enum status fill(void *ctx, size_t i, void *dst, struct error *err)
                            w->l->g->params[i].count * sizeof(float), err);
 }
 
-/* The last part of a path, without the characters that are not printable ASCII, and without quotes and backslashes. */
+/* The last part of a path, without the characters that are not printable ASCII, and without quotes
+ * and backslashes. */
 static void plain(char *to, size_t len, const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -105,8 +106,8 @@ enum status write_model(struct trainer *t, const char *path, struct error *err)
 
 /* ---- places ---- */
 
-/* Whether a name is one of atomic_file's temporary names: ".NAME.<16 hex digits>.tmp". target: NAME, or NULL: any of a
- * checkpoint, a sheet or the best model. */
+/* Whether a name is one of atomic_file's temporary names: ".NAME.<16 hex digits>.tmp". target:
+ * NAME, or NULL: any of a checkpoint, a sheet or the best model. */
 static bool is_leftover(const char *name, const char *target)
 {
     const size_t digits = 16, end = sizeof ".tmp" - 1, len = strlen(name);

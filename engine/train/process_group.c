@@ -83,7 +83,7 @@ enum status process_group_abandon(struct trainer *t, enum status s, struct error
     return s;
 }
 
-/* Gradients that are not in the host's memory go through a copy on the host. */
+/* The sum runs on the host: gradients in other memory are copied there and back. */
 static enum status sum_gradients(struct trainer *t, struct trainable *l, struct error *err)
 {
     const size_t bytes = l->layout.count * sizeof *l->gradients;

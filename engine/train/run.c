@@ -9,7 +9,8 @@
 
 /* A run whose loss is larger, or not finite, does not recover: losses begin near 1. */
 static const double exploded = 1e4;
-/* The square of a larger gradient overflows the optimiser's floats, and the checkpoint would not be finite. */
+/* The square of a larger gradient overflows the optimiser's floats, and the checkpoint would not be
+ * finite. */
 static const double exploded_gradient = 1e15;
 
 struct values {
@@ -68,7 +69,8 @@ static enum status draw_images(struct trainer *t, uint64_t step, uint32_t micro,
 
 /* ---- updates ---- */
 
-/* The gradients of all processes become their mean; then the update, unless a gradient is not finite or too large. */
+/* The gradients of all processes become their mean; then the update, unless a gradient is not
+ * finite or too large. */
 static enum status update(struct trainer *t, enum net net, const char *name, double lr,
                           struct values *v, struct error *err)
 {
@@ -85,7 +87,8 @@ static enum status update(struct trainer *t, enum net net, const char *name, dou
     return s ? s : trainable_update(l, lr, err);
 }
 
-/* The learning rate: it rises over the first `warmup` steps, is constant, and falls along a cosine over the last `decay`. */
+/* The learning rate: it rises over the first `warmup` steps, is constant, and falls along a cosine
+ * over the last `decay`. */
 static double rate_at(const struct train_options *o, uint64_t step)
 {
     const double pi = 3.14159265358979323846;
@@ -201,7 +204,8 @@ static struct row_conditions told_of(const struct trainer *t, const struct batch
                                     .level = b->level + at };
 }
 
-/* Sets the task of a micro-batch. Returns the bound below which the times of the scores are drawn. */
+/* Sets the task of a micro-batch. Returns the bound below which the times of the scores are
+ * drawn. */
 static uint32_t choose_task(struct trainer *t, const struct batch *batch, uint32_t micro)
 {
     const struct train_options *o = &t->o;
@@ -213,7 +217,8 @@ static uint32_t choose_task(struct trainer *t, const struct batch *batch, uint32
     return (uint32_t)(o->t_ikl >= 0 ? o->t_ikl : d->task->t_ikl);
 }
 
-/* All micro-batches of the score's step come before those of the generator's, which reads the updated score. */
+/* All micro-batches of the score's step come before those of the generator's, which reads the
+ * updated score. */
 static enum status score_half(struct trainer *t, const struct batch *batch, uint64_t step,
                               double *sums, struct error *err)
 {

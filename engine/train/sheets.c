@@ -47,8 +47,8 @@ enum status save_sheet(const struct trainer *t, const char *name, const struct i
     return s;
 }
 
-/* The three columns of a sheet for the rows of the last micro-batch, in host memory. DAVI: truth, input, answer. A prior:
- * truth, noised truth, and the clean image that its eps predicts. */
+/* The three columns of a sheet for the rows of the last micro-batch, in host memory. DAVI: truth,
+ * input, answer. A prior: truth, noised truth, and the clean image that its eps predicts. */
 struct columns {
     const float *truth, *input, *answer; /* [rows][side][side][3] */
     float *memory;

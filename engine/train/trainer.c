@@ -90,7 +90,7 @@ static enum status check_numbers(const struct train_options *o, struct error *er
     return ST_OK;
 }
 
-/* "NAME" or "NAME:WEIGHT", up to the comma or the end; *end: what follows. */
+/* "NAME" or "NAME:WEIGHT", up to the comma or the end; *end: the rest of the text. */
 static enum status read_weighted(const char *text, const char *what, char name[TASK_NAME_MAX],
                                  double *weight, const char **end, struct error *err)
 {
@@ -194,7 +194,8 @@ static void fill_tasks(struct trainer *t)
     }
 }
 
-/* The largest divisor of a process's rows that is at most 16: such a micro-batch fits the caches of most processors. */
+/* The largest divisor of a process's rows that is at most 16: such a micro-batch fits the caches of
+ * most processors. */
 static uint32_t default_micro_batch(uint32_t rows)
 {
     uint32_t best = 1;
@@ -308,7 +309,8 @@ static void setting(struct checkpoint *c, const char *name, const char *format, 
     va_end(args);
 }
 
-/* The settings that a resumed run shares with the run before; of the architecture the digest, as its text may be long. */
+/* The settings that a resumed run shares with the run before; of the architecture the digest, as
+ * its text may be long. */
 static enum status describe_run(struct trainer *t, struct error *err)
 {
     struct checkpoint *c = &t->checkpoint;

@@ -1,5 +1,6 @@
-/* Scores of a run on a folder that it does not learn from, with the average of the weights: the crops, measurements and noise
- * are the same every time. The best average is written as a model file. */
+/* Scores of a run on a folder that it does not learn from, with the average of the weights: the
+ * crops, measurements and noise are the same every time. The best average is written as a model
+ * file. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -20,7 +21,7 @@ struct validation {
     struct trainable net;
     struct generator answer;
     uint32_t side, crops; /* of each task; a multiple of ROWS */
-    size_t each;          /* values of a image */
+    size_t each;          /* values of an image */
     float *x, *y_in;      /* [tasks][crops] images, in host memory */
     float *samples;       /* [VALIDATION_SAMPLES][ROWS] images, in host memory */
     struct backend *b;
@@ -233,8 +234,8 @@ static enum status score_task(struct validation *v, const struct trainer *t, uin
 
 /* ---- the best model ---- */
 
-/* FOLDER/sheet-validation-NNNNNNNNN.png: a row for each task: truth, the network's input, a sample, the mean, ten times the
- * deviation. */
+/* FOLDER/sheet-validation-NNNNNNNNN.png: a row for each task: truth, the network's input, a sample,
+ * the mean, ten times the deviation. */
 static enum status write_scores_sheet(struct validation *v, struct trainer *t, struct error *err)
 {
     const size_t image = v->each * sizeof(float);

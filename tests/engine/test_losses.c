@@ -1,4 +1,5 @@
-/* Every loss op of the CPU against the one in double, values and gradients, with 1 to 3 threads and on odd sizes. */
+/* Every loss op of the CPU against the one in double, values and gradients, with 1 to 3 threads and
+ * on odd sizes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

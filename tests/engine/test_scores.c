@@ -1,4 +1,5 @@
-/* Regression and the energy score of the CPU: against plain loops in double, and their gradients against finite differences. */
+/* Regression and the energy score of the CPU: against plain loops in double, and their gradients
+ * against finite differences. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -159,7 +160,8 @@ static void regression_and_its_gradient(void **state)
     free(p);
 }
 
-/* A strictly proper score: answers that are the truth score 0, and two that always agree are worth no more than one. */
+/* A strictly proper score: exact answers score 0, and two answers on either side of the truth score
+ * less than two equal ones. */
 static void energy_asks_for_spread(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* engine/train/losses.c: the consistency of every operator, on the CPU and in double; and that a back end without an op is refused
- * where a run needs the op. */
+/* engine/train/losses.c: the consistency of every operator, on the CPU and in double; and that a
+ * back end without an op is refused where a run needs the op. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,4 +1,5 @@
-/* Every op of engine/graph/backend/losses.h once more, in double (engine/README.md sections 4, 5 and 9). */
+/* Every op of engine/graph/backend/losses.h once more, in double (engine/README.md sections 4, 5
+ * and 9). */
 #include "tests/reference/losses.h"
 
 #include <math.h>
@@ -54,7 +55,8 @@ static double argument_of(double v)
     return sqrt(2 / 3.14159265358979323846) * (v + 0.044715 * v * v * v);
 }
 
-/* The probability of a bin whose ends are u and w, without the cancellation of a difference; open at the ends of the range. */
+/* The probability of a bin whose ends are u and w, without the cancellation of a difference; open
+ * at the ends of the range. */
 static double probability(double u, double w, double x0)
 {
     if (x0 > 0.999) return 1 / (1 + exp(2 * w));
@@ -302,7 +304,8 @@ static double cell_mean(const float *v, uint32_t w, uint32_t s, uint32_t row, ui
     return sum / (s * s);
 }
 
-/* by d(p, q) at cells of s px, which is returned; its gradient by p is added to dp, and by q to dq where it is given. */
+/* by d(p, q) at cells of s px, which is returned; its gradient by p is added to dp, and by q to dq
+ * where it is given. */
 static double distance(const struct energy_args *a, uint32_t s, double by, const float *p,
                        const float *q, float *dp, float *dq)
 {

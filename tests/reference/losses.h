@@ -1,4 +1,5 @@
-/* losses.h - the loss ops of the reference back end: F32 storage, double inside, one loop a formula, no threads. */
+/* losses.h - the loss ops of the reference back end: F32 storage, double inside, one loop a
+ * formula, no threads. */
 #ifndef DAVID_TESTS_REFERENCE_LOSSES_H
 #define DAVID_TESTS_REFERENCE_LOSSES_H
 

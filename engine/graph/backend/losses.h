@@ -1,11 +1,14 @@
-/* losses.h - the ops of training beside the network's own (backend_ops.losses): noise on images, the generator's input and
- * answer, and every term of the objectives with its gradient (engine/README.md sections 5 and 9).
+/* losses.h - the ops of training beside the network's own (backend_ops.losses): noise on images,
+ * the generator's input and answer, and every term of the objectives with its gradient
+ * (engine/README.md sections 5 and 9).
  *
- * Images are F32 [rows][h][w][3] in units of [-1,1], tight, px = h w. A score network's output is F32 [rows][h][w][6]: three
- * channels of eps, three of v, the interpolation between two log variances. Pointers are memory from `alloc`, except those
- * marked host. A value is a double on the host and valid when the op returns; the order of its sum is fixed. Gradients are
- * written; where `+=` stands they are added to what is there. Nothing allocates; threads and errors as in backend.h.
- * A back end may leave out any op (NULL): a run that needs it is refused before its first step (engine/train/losses.h). */
+ * Images are F32 [rows][h][w][3] in units of [-1,1], tight, px = h w. A score network's output is
+ * F32 [rows][h][w][6]: three channels of eps, three of v, the interpolation between two log
+ * variances. Pointers are memory from `alloc`, except those marked host. A value is a double on the
+ * host and valid when the op returns; the order of its sum is fixed. Gradients are written; where
+ * `+=` stands they are added to what is there. Nothing allocates; threads and errors as in
+ * backend.h. A back end may leave out any op (NULL): a run that needs it is refused before its
+ * first step (engine/train/losses.h). */
 #ifndef DAVID_GRAPH_BACKEND_LOSSES_H
 #define DAVID_GRAPH_BACKEND_LOSSES_H
 
@@ -41,7 +44,8 @@ struct clean_args {
     float *x0;               /* [rows][px][3] */
 };
 
-/* Constants of one row's t: the two log variances that v interpolates, and the posterior mean's factors. */
+/* Constants of one row's t: the two log variances that v interpolates, and the posterior mean's
+ * factors. */
 struct denoising_constants {
     bool
         is_first; /* t = 0: the bound is the likelihood of x0's bin, 2/255 wide, not a divergence */
@@ -50,7 +54,8 @@ struct denoising_constants {
     double predict_xt, predict_eps; /* x0 = predict_xt x_t - predict_eps eps */
 };
 
-/* The hybrid loss: mean squared error of eps, and the variational bound in bits, in which eps is constant. */
+/* The hybrid loss: mean squared error of eps, and the variational bound in bits, in which eps is
+ * constant. */
 struct hybrid_args {
     uint32_t rows;
     size_t px;
@@ -64,7 +69,8 @@ struct hybrid_args {
 
 /* ---- the generator, sections 5 and 9 ---- */
 
-/* x_q = of_x x + of_y y_in (without x: y_in), then the noise of_z z: added to x_q, or as channels 3..5 of `joined`. */
+/* x_q = of_x x + of_y y_in (without x: y_in), then the noise of_z z: added to x_q, or as channels
+ * 3..5 of `joined`. */
 struct bridge_args {
     uint32_t rows;
     size_t px;
@@ -76,7 +82,7 @@ struct bridge_args {
 
 /* pred = tanh(x_q - std_fwd_t eps), or without tanh. */
 struct answer_args {
-    uint32_t rows, channels; /* channels of out and d_out: >= 3, the first three are eps */
+    uint32_t rows, channels; /* channels of out: >= 3, the first three are eps */
     size_t px;
     bool is_linear;
     const float *std; /* host [rows]: std_fwd_t */
@@ -85,7 +91,8 @@ struct answer_args {
     float *pred;      /* [rows][px][3] */
 };
 
-/* The gradient of eps: slope d_pred (1 - pred^2), or without the factor of tanh; the other channels have none. */
+/* The gradient of eps: slope d_pred (1 - pred^2), or without the factor of tanh; the other channels
+ * have none. */
 struct answer_gradient_args {
     uint32_t rows, channels; /* 3 or 6 */
     size_t px;
@@ -97,7 +104,8 @@ struct answer_gradient_args {
 
 /* ---- terms of the objective davi, section 5 ---- */
 
-/* Integrated KL: field = (eps_theta - eps_psi) / count, value = mean of (eps_theta - eps_psi) pred; count = rows px 3. */
+/* Integrated KL: field = (eps_theta - eps_psi) / count, value = mean of (eps_theta - eps_psi) pred;
+ * count = rows px 3. */
 struct ikl_args {
     uint32_t rows;
     size_t px;
@@ -106,8 +114,8 @@ struct ikl_args {
     float *field;                     /* [rows][px][3] */
 };
 
-/* A of `rows` images of one linear task (section 4). y: [rows][h / s][w / s][c], s = 2 and 4 for the POOLs else 1, c = 1 for GRAY
- * else 3. */
+/* A of `rows` images of one linear task (section 4). y: [rows][h / s][w / s][c], s = 2 and 4 for
+ * the POOLs else 1, c = 1 for GRAY else 3. */
 struct rows_operator {
     enum operator_kind op;
     uint32_t rows, w, h;          /* of x */
@@ -148,7 +156,8 @@ struct regression_args {
 };
 
 /* Rows 2i and 2i + 1 are two answers a, b to one measurement; x is the same in both. At each scale
- * (d(a, x) + d(b, x)) / 2 - d(a, b) / 2, times the scale's weight; the value is the mean over pairs. */
+ * (d(a, x) + d(b, x)) / 2 - d(a, b) / 2, times the scale's weight; the value is the mean over
+ * pairs. */
 struct energy_args {
     enum distance kind;
     uint32_t rows, w, h;   /* rows: even; w, h: multiples of 8 */
@@ -171,12 +180,14 @@ struct loss_ops {
 
     enum status (*ikl)(struct backend *b, const struct ikl_args *a, double *value,
                        struct error *err);
-    /* y = A x, and x = A^T y. Where the back end's memory is the host's both may be NULL: engine/davi/operators is used. */
+    /* y = A x, and x = A^T y. Where the back end's memory is the host's both may be NULL:
+     * engine/davi/operators is used. */
     enum status (*operate)(struct backend *b, const struct rows_operator *a, const float *x,
                            float *y, struct error *err);
     enum status (*adjoint)(struct backend *b, const struct rows_operator *a, const float *y,
                            float *x, struct error *err);
-    /* The consistency, mean (ax - y)^2, and its gradient by ax in place: ax = 2 (ax - y) / count. */
+    /* The consistency, mean (ax - y)^2, and its gradient by ax in place: ax = 2 (ax - y) /
+     * count. */
     enum status (*consistency)(struct backend *b, float *ax, const float *y, size_t count,
                                double *value, struct error *err);
     /* How many values a mask leaves: LOSS_CHANNELS for each nonzero entry. observed_mask: [px] */
@@ -184,7 +195,8 @@ struct loss_ops {
                                   double *value, struct error *err);
     enum status (*truth)(struct backend *b, const struct truth_args *a, double *value,
                          struct error *err);
-    /* 0.5 mean relu(1 - sign d), sign 1 for true images and -1 for predictions; dd: [count], times scale. */
+    /* 0.5 mean relu(1 - sign d), sign 1 for true images and -1 for predictions; dd: [count], times
+     * scale. */
     enum status (*hinge)(struct backend *b, const float *d, size_t count, double sign, double scale,
                          float *dd, double *value, struct error *err);
     /* -mean d and its gradient; d, dd: [count] */
@@ -200,7 +212,8 @@ struct loss_ops {
 
     enum status (*regression)(struct backend *b, const struct regression_args *a, double *value,
                               struct error *err);
-    /* Floats of scratch for an energy score of images of w x h px; as `energy`, NULL only with it. */
+    /* Floats of scratch for an energy score of images of w x h px; as `energy`, NULL only with
+     * it. */
     size_t (*energy_scratch)(uint32_t w, uint32_t h);
     enum status (*energy)(struct backend *b, const struct energy_args *a, double *value,
                           struct error *err);
