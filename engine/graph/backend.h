@@ -10,105 +10,11 @@
 #ifndef DAVID_GRAPH_BACKEND_H
 #define DAVID_GRAPH_BACKEND_H
 
-#include <stdbool.h>
+#include "engine/graph/backend/device.h"
+#include "engine/graph/backend/ops.h"
 
-#include "engine/graph/scalar.h"
-#include "engine/graph/tensor.h"
-#include "proto/error.h"
-
-struct backend;
 struct gradient_ops;
 struct image_ops;
-struct conv_plan;
-struct linear_plan;
-struct attention_plan;
-
-/* Folded constants come in `conditions` (one per (t, label)); a row picks its set by index. `condition` below is [n] or NULL (= all 0). */
-
-/* What happens to a feature map on its way into a convolution: conv(resample(silu(norm(x)))). It saves the back end that
- * can do it (`supports_prologue`) from writing and reading the feature map once more. */
-struct prologue_desc {
-    bool norm, silu;
-    uint32_t groups;
-    float eps;
-    enum resample resample; /* needs `norm` */
-};
-
-struct conv_desc {
-    uint32_t h, w; /* of the feature map that is convolved: after the prologue's resampling */
-    uint32_t ic, oc;
-    uint32_t kernel;     /* 1 or 3; padding kernel / 2 */
-    uint32_t stride;     /* 1 or 2; output is ceil(h / stride) x ceil(w / stride) */
-    uint32_t conditions; /* bias sets; >= 1 */
-    enum dtype dtype;    /* of x, residual and y */
-    size_t x_ld, y_ld;   /* elements between pixels of x and y (and of the residual: r_ld) */
-    size_t r_ld;         /* 0: no residual */
-    struct prologue_desc prologue;
-    uint32_t rows; /* of the largest pass; 0: not known. A plan takes any number of rows. */
-};
-
-/* Sums over a feature map's pixels, from which a norm takes its mean and variance: of channel c of row n at
- * data[2 * n * ld + c], of its square at data[(2 * n + 1) * ld + c]. Memory from `alloc`; NULL: not wanted, not known. */
-struct moments {
-    double *data;
-    size_t ld;
-};
-
-/* The constants of a convolution's prologue, as in group_norm_args; what is known of x, and what to tell of y. */
-struct prologue_args {
-    const float *gamma, *beta;
-    const uint32_t *condition;
-    const struct tensor *scale_shift;
-    struct moments in
-        [2]; /* of x: channels below `split`, and the rest (two feature maps joined); in[0] NULL: to be found */
-    uint32_t split; /* x's channels where in[1] is not used */
-    struct moments out;
-};
-
-/* Where `norm_resamples`, a norm may resample what it has rounded to the dtype: y is then [n][2h][2w][c] (UP) or [n][h/2][w/2][c] (DOWN; h, w
- * are even) and not x's buffer, and its bytes are those of the two ops one after the other. x_too: as y, x itself resampled. */
-struct group_norm_args {
-    struct tensor x, y; /* [n][h][w][c]; may be the same buffer */
-    uint32_t groups;    /* c % groups == 0; 32 everywhere in engine/README.md */
-    float eps;
-    const float *gamma, *beta; /* [conditions][c] */
-    const uint32_t *condition; /* [n] or NULL */
-    const struct tensor
-        *scale_shift; /* NULL or [n][1][1][2c] F32: y = norm * (1 + ss[0..c)) + ss[c..2c) */
-    bool silu;        /* y = silu(...) last */
-    enum resample resample;
-    const struct tensor *x_too; /* NULL or out; only with a resampling */
-};
-
-struct attention_desc {
-    uint32_t h, w, heads, head_channels; /* c = heads * head_channels; qkv has 3c channels */
-    bool new_order; /* channels of qkv: false = head by head (q,k,v), true = q,k,v by heads */
-    enum dtype dtype;
-    size_t qkv_ld, y_ld;
-};
-
-/* The ops of a network over some rows. They are the same ops on the same memory whenever `key` and `rows` are; what differs is in these arrays. */
-struct execution {
-    const void *key;
-    uint32_t rows;
-    const float *scalar[SCALARS];      /* host, [rows]; NULL: no op embeds it */
-    const uint32_t *label, *condition; /* the pointers that the ops will be given */
-};
-
-/* How a device is doing; NAN: not known. */
-struct device_gauges {
-    char name[64];
-    double busy; /* 0..1 */
-    double memory_used_bytes, memory_total_bytes, power_w, temperature_c;
-};
-
-/* Philox4x32-10 normals, engine/README.md section 3: dst[y][x][c] for c < channels at pixels (x0 + x, y0 + y). */
-struct normals_args {
-    uint64_t seed;
-    uint32_t stream, sample;
-    uint32_t x0, y0, w, h, channels;
-    float *dst; /* [h][w][channels], host or device as alloc gives */
-};
 
 struct backend_ops {
     const char *name; /* "cpu" */
@@ -191,24 +97,19 @@ struct backend_ops {
     enum status (*group_norm)(struct backend *b, const struct group_norm_args *a,
                               struct error *err);
     bool norm_resamples; /* false: group_norm takes RESAMPLE_NONE alone */
-    /* x: [n][h][w][c] -> y: [n][2h][2w][c] */
-    enum status (*upsample)(struct backend *b, const struct tensor *x, const struct tensor *y,
-                            struct error *err);
-    /* x: [n][2h][2w][c] -> y: [n][h][w][c]; sizes of x are even */
-    enum status (*downsample)(struct backend *b, const struct tensor *x, const struct tensor *y,
-                              struct error *err);
-    /* Cells of p x p pixels become channels, p the ratio of the sides: x: [n][p h][p w][c] -> y: [n][h][w][p p c], channel
-     * (dy p + dx) c + k of a cell is channel k of its pixel (dy, dx). And back. x is not y. */
-    enum status (*space_to_depth)(struct backend *b, const struct tensor *x, const struct tensor *y,
-                                  struct error *err);
-    enum status (*depth_to_space)(struct backend *b, const struct tensor *x, const struct tensor *y,
-                                  struct error *err);
-    /* y: [n][h][w][ca + cb]; a (or b) already standing in its slice of y is not copied. */
-    enum status (*concat)(struct backend *b, const struct tensor *a, const struct tensor *c,
-                          const struct tensor *y, struct error *err);
     /* y = x + e; x, y: [n][h][w][c], e: [n][1][1][c] F32; x may be y. */
     enum status (*add_channel)(struct backend *b, const struct tensor *x, const struct tensor *e,
                                const struct tensor *y, struct error *err);
+
+    /* The unary and binary ops of ops.def, which states their shapes. */
+#define OP(name, traits, what)
+#define UNARY_OP(name, function, traits, what)                                                     \
+    enum status (*function)(struct backend * b, const struct tensor *x, const struct tensor *y,    \
+                            struct error *err);
+#define BINARY_OP(name, function, traits, what)                                                    \
+    enum status (*function)(struct backend * b, const struct tensor *x, const struct tensor *o,    \
+                            const struct tensor *y, struct error *err);
+#include "engine/graph/ops.def"
 
     /* Embeddings, all F32 [n][1][1][c]; y may be x. */
     enum status (*timestep)(struct backend *b, const float *t /* host, [n]; any scalar */,
@@ -216,11 +117,6 @@ struct backend_ops {
     enum status (*label)(struct backend *b, const float *table /* device, [classes][c] */,
                          const uint32_t *label /* host, [n] */, const struct tensor *y,
                          struct error *err);
-    enum status (*silu)(struct backend *b, const struct tensor *x, const struct tensor *y,
-                        struct error *err);
-    enum status (*add)(struct backend *b, const struct tensor *x, const struct tensor *e,
-                       const struct tensor *y, struct error *err);
-
     /* Same h, w, c and tight ld on the F32 side; converts, and copies only x's c channels where y's ld is wider. */
     enum status (*cast)(struct backend *b, const struct tensor *x, const struct tensor *y,
                         struct error *err);

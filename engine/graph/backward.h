@@ -8,20 +8,9 @@
 #ifndef DAVID_GRAPH_BACKWARD_H
 #define DAVID_GRAPH_BACKWARD_H
 
+#include "engine/graph/backend/gradients.h"
 #include "engine/graph/backward_plan.h"
-#include "engine/graph/gradients.h"
-#include "engine/graph/program.h"
-
-/* Where the parameters of a graph lie in one array; each begins on a cache line, and what is between them is zero. */
-struct param_layout {
-    size_t *offset; /* [params], floats */
-    size_t count;   /* floats in all */
-};
-enum status param_layout_init(struct param_layout *out, const struct graph *g, struct error *err);
-void param_layout_done(struct param_layout *l); /* takes a zeroed struct */
-/* Fills the caller's array (memory of the back end). */
-enum status params_load(struct backend *b, const struct graph *g, const struct param_layout *l,
-                        const struct param_source *src, float *params, struct error *err);
+#include "engine/graph/params.h"
 
 struct tape;
 

@@ -119,13 +119,11 @@ static void join_concats(struct layout *l)
 static bool is_recomputed_value(const struct layout *l, int32_t i)
 {
     const struct node *n = node_of(l, i);
-    const bool is_elementwise =
-        n->op == OP_GROUP_NORM || n->op == OP_UPSAMPLE || n->op == OP_DOWNSAMPLE;
-    const bool inside = (n->op == OP_CONV && n->residual == NODE_NONE) || n->op == OP_ATTENTION ||
-                        n->op == OP_ADD_CHANNEL;
-    const bool is_wanted = l->o->recompute == RECOMPUTE_BLOCKS && inside && l->readers[i] == 1;
-    return ((l->o->recompute && is_elementwise) || is_wanted) && !l->is_slice[i] &&
-           !(l->o->keep_taps && n->tap[0]) && i != l->g->output;
+    const uint32_t traits = op_traits(n->op);
+    const bool is_inside = traits & OP_IN_BLOCK && n->residual == NODE_NONE && l->readers[i] == 1;
+    const bool is_wanted = (l->o->recompute != RECOMPUTE_NOTHING && traits & OP_CHEAP) ||
+                           (l->o->recompute == RECOMPUTE_BLOCKS && is_inside);
+    return is_wanted && !l->is_slice[i] && !(l->o->keep_taps && n->tap[0]) && i != l->g->output;
 }
 
 /* The gradient of node `reader`, or the making again of something before it, reads value i. */
@@ -152,17 +150,11 @@ static void live_backward(struct layout *l)
     uint32_t end = 0;
     for (uint32_t i = l->n; i-- > 0;) {
         const struct node *n = &l->g->nodes[i];
+        const uint32_t traits = l->nodes[i].has_gradient ? op_traits(n->op) : 0;
         l->nodes[i].recompute_first = end;
-        if (l->nodes[i].has_gradient) switch (n->op) {
-            case OP_GROUP_NORM: read_back(l, n->in[1], i, &end); /* fallthrough */
-            case OP_CONV:
-            case OP_BATCH_NORM:
-            case OP_ATTENTION:
-            case OP_SILU:
-            case OP_LINEAR: read_back(l, n->in[0], i, &end); break;
-            case OP_LEAKY_RELU: read_back(l, (int32_t)i, i, &end); break;
-            default: break;
-            }
+        if (traits & OP_READS_OTHER) read_back(l, n->in[1], i, &end);
+        if (traits & OP_READS_X) read_back(l, n->in[0], i, &end);
+        if (traits & OP_READS_Y) read_back(l, (int32_t)i, i, &end);
         l->nodes[i].recompute_end = end;
     }
 }
@@ -183,12 +175,6 @@ static void overwrite_inputs(struct layout *l)
 
 /* ---- gradients ---- */
 
-/* Whether input 0's gradient may be written over the output's, pixel by pixel. */
-static bool is_in_place(enum op op)
-{
-    return op == OP_GROUP_NORM || op == OP_SILU || op == OP_BATCH_NORM || op == OP_LEAKY_RELU;
-}
-
 /* Whether an input's gradient is its output's, or a slice of it. */
 static bool is_passed_on(enum op op, int input)
 {
@@ -204,7 +190,7 @@ static enum flow flow_into(struct layout *l, uint32_t i, int32_t to, int input, 
     if (l->reached[to]) return FLOW_ADD;
     l->reached[to] = l->nodes[to].is_fed = true;
     bool same = is_passed_on(n->op, input);
-    if (same || (is_in_place(n->op) && input == 0)) {
+    if (same || (op_traits(n->op) & OP_DX_IN_PLACE && input == 0)) {
         l->buffer_of[other] = l->buffer_of[mine];
         l->channel_of[other] = l->channel_of[mine] + channel;
     }

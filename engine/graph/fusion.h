@@ -11,9 +11,6 @@
 #include "engine/graph/backend.h"
 #include "engine/graph/graph.h"
 
-enum { NORM_GROUPS = 32 };
-#define NORM_EPS 1e-5f /* both: engine/README.md section 2 */
-
 /* Nothing is fused where the back end has no `supports_prologue` and no `norm_resamples`. */
 void graph_fuse(struct graph *g, struct backend *b, enum dtype dtype);
 /* The prologue of convolution node i, as graph_fuse left it. */

@@ -14,12 +14,29 @@
 #include "proto/error.h"
 
 enum op {
-#define OP(name, what) OP_##name,
+#define OP(name, traits, what) OP_##name,
 #include "engine/graph/ops.def"
-#undef OP
     OP_COUNT
 };
 const char *op_name(enum op op);
+
+/* What the planners of memory and gradients need to know about an op. */
+enum op_trait {
+    OP_IN_PLACE = 1, /* y may be written over x (input 0), pixel by pixel */
+    /* What its gradient reads beside what it writes. An op with none of these has no gradient. */
+    OP_READS_DY = 2,     /* the gradient of y alone */
+    OP_READS_X = 4,      /* and x */
+    OP_READS_OTHER = 8,  /* and input 1 */
+    OP_READS_Y = 16,     /* and y */
+    OP_DX_IN_PLACE = 32, /* the gradient of x may be written over that of y */
+    /* What `recompute` (backward_plan.h) drops after the forward pass. */
+    OP_CHEAP = 64,    /* RECOMPUTE_NORMS and RECOMPUTE_BLOCKS */
+    OP_IN_BLOCK = 128 /* RECOMPUTE_BLOCKS */
+};
+uint32_t op_traits(enum op op);
+
+enum { NORM_GROUPS = 32 };
+#define NORM_EPS 1e-5f /* of every norm, both: engine/README.md section 2 */
 
 enum { NODE_NONE = -1, PARAM_MAX_DIMS = 4, PARAM_NAME_MAX = 80, TAP_NAME_MAX = 32 };
 

@@ -102,20 +102,10 @@ static void join_concats(struct layout *l)
 
 int32_t plan_overwritable(const struct node *n, const uint32_t *buffer_of)
 {
-    switch (n->op) {
-    case OP_GROUP_NORM: return n->resample ? NODE_NONE : n->in[0];
-    case OP_BATCH_NORM:
-    case OP_LEAKY_RELU:
-    case OP_SILU:
-    case OP_ADD:
-    case OP_ADD_CHANNEL: return n->in[0];
-    case OP_CONV:
-        if (n->residual != NODE_NONE && buffer_of[n->residual] != buffer_of[n->in[0]])
-            return n->residual;
-        break;
-    default: break;
-    }
-    return NODE_NONE;
+    if (n->op == OP_CONV && n->residual != NODE_NONE &&
+        buffer_of[n->residual] != buffer_of[n->in[0]])
+        return n->residual;
+    return op_traits(n->op) & OP_IN_PLACE && !n->resample ? n->in[0] : NODE_NONE;
 }
 
 static void overwrite_inputs(struct layout *l)

@@ -5,84 +5,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/graph/device.h"
-#include "engine/graph/fusion.h"
+#include "engine/graph/backend/device.h"
 #include "engine/graph/program_internal.h"
-
-static enum status run_norm(struct program *p, const struct step *st, struct error *err)
-{
-    struct group_norm_args a = { .x = st->in[0],
-                                 .y = st->y,
-                                 .groups = NORM_GROUPS,
-                                 .eps = NORM_EPS,
-                                 .gamma = st->gamma,
-                                 .beta = st->beta,
-                                 .condition = st->by_condition ? p->condition : NULL,
-                                 .scale_shift = st->has_in1 ? &st->in[1] : NULL,
-                                 .silu = st->silu,
-                                 .resample = st->resample,
-                                 .x_too = st->sibling ? &st->sibling->y : NULL };
-    return p->b->ops->group_norm(p->b, &a, err);
-}
-
-static enum status run_conv(struct program *p, const struct step *st, struct error *err)
-{
-    const struct backend_ops *ops = p->b->ops;
-    const struct tensor *residual = st->has_residual ? &st->residual : NULL;
-    const uint32_t *condition = st->by_condition ? p->condition : NULL;
-    if (!st->has_prologue)
-        return ops->conv(p->b, st->conv, &st->in[0], residual, &st->y, condition, err);
-    struct prologue_args prologue = st->prologue;
-    if (st->norm) {
-        prologue.gamma = st->norm->gamma;
-        prologue.beta = st->norm->beta;
-        prologue.condition = st->norm->by_condition ? p->condition : NULL;
-        prologue.scale_shift = st->has_in1 ? &st->in[1] : NULL;
-    }
-    return ops->conv_with_prologue(p->b, st->conv, &st->in[0], &prologue, residual, &st->y,
-                                   condition, err);
-}
-
-static enum status run_add_channel(struct program *p, const struct step *st, struct error *err)
-{
-    const struct backend_ops *ops = p->b->ops;
-    const struct tensor *e = &st->in[1];
-    enum status s = ST_OK;
-    if (st->beta) {
-        struct tensor bias = *e;
-        bias.data = st->beta;
-        bias.ld = bias.c;
-        s = ops->add(p->b, e, &bias, e, err);
-    }
-    return s ? s : ops->add_channel(p->b, &st->in[0], e, &st->y, err);
-}
-
-static enum status run_step(struct program *p, const struct step *st, struct error *err)
-{
-    const struct backend_ops *ops = p->b->ops;
-    const struct tensor *x = &st->in[0], *other = &st->in[1], *y = &st->y;
-    switch (st->op) {
-    case OP_INPUT: return ST_OK; /* filled by program_run */
-    case OP_TIMESTEP: return ops->timestep(p->b, p->scalar[st->scalar], y, err);
-    case OP_LABEL: return ops->label(p->b, st->table, p->label, y, err);
-    case OP_LINEAR: return ops->linear(p->b, st->linear, x, y, err);
-    case OP_SILU: return ops->silu(p->b, x, y, err);
-    case OP_ADD: return ops->add(p->b, x, other, y, err);
-    case OP_ADD_CHANNEL: return run_add_channel(p, st, err);
-    case OP_CONV: return run_conv(p, st, err);
-    case OP_GROUP_NORM: return run_norm(p, st, err);
-    case OP_ATTENTION: return ops->attention(p->b, st->attention, x, y, err);
-    case OP_UPSAMPLE: return ops->upsample(p->b, x, y, err);
-    case OP_DOWNSAMPLE: return ops->downsample(p->b, x, y, err);
-    case OP_SPACE_TO_DEPTH: return ops->space_to_depth(p->b, x, y, err);
-    case OP_DEPTH_TO_SPACE: return ops->depth_to_space(p->b, x, y, err);
-    case OP_CONCAT: return ops->concat(p->b, x, other, y, err);
-    case OP_BATCH_NORM:
-    case OP_LEAKY_RELU: /* of training alone */
-    case OP_COUNT: break;
-    }
-    return error_set(err, ST_INTERNAL, "op %d", (int)st->op);
-}
 
 static uint64_t now_ns(void)
 {
@@ -96,9 +20,9 @@ static enum status run_ops(struct program *p, struct error *err)
     const struct backend_ops *ops = p->b->ops;
     enum status s = ST_OK;
     for (uint32_t i = 0; !s && i < p->g->n_nodes; i++) {
-        if (p->g->nodes[i].fused || p->steps[i].is_sibling) continue;
+        if (p->is_skipped[i]) continue;
         uint64_t start = p->time_ops ? now_ns() : 0;
-        s = run_step(p, &p->steps[i], err);
+        s = op_run(p->b, &p->steps[i], err);
         if (!p->time_ops) continue;
         if (!s && ops->finish) s = ops->finish(p->b, err);
         p->op_ns[p->steps[i].op] += now_ns() - start;
@@ -110,13 +34,13 @@ static enum status run_ops(struct program *p, struct error *err)
 static enum status run_execution(struct program *p, struct error *err)
 {
     const struct backend_ops *ops = p->b->ops;
-    const struct execution execution = {
-        .key = p,
-        .rows = p->batch_rows,
-        .scalar = { p->scalar[SCALAR_TIME], p->scalar[SCALAR_SIGMA], p->scalar[SCALAR_LEVEL] },
-        .label = p->classes ? p->label : NULL,
-        .condition = p->conditions ? p->condition : NULL
-    };
+    const struct execution execution = { .key = p,
+                                         .rows = p->batch_rows,
+                                         .scalar = { p->values.scalar[SCALAR_TIME],
+                                                     p->values.scalar[SCALAR_SIGMA],
+                                                     p->values.scalar[SCALAR_LEVEL] },
+                                         .label = p->classes ? p->values.label : NULL,
+                                         .condition = p->conditions ? p->values.condition : NULL };
     bool is_replayed = false;
     if (!ops->execution_begin || p->time_ops) return run_ops(p, err);
     enum status s = ops->execution_begin(p->b, &execution, &is_replayed, err);
@@ -130,7 +54,7 @@ static enum status run_execution(struct program *p, struct error *err)
 static void choose_batch_rows(struct program *p, uint32_t rows)
 {
     if (rows == p->batch_rows) return;
-    for (struct step *st = p->steps; st < p->steps + p->g->n_nodes; st++)
+    for (struct op_step *st = p->steps; st < p->steps + p->g->n_nodes; st++)
         st->in[0].n = st->in[1].n = st->residual.n = st->y.n = rows;
     p->batch_rows = rows;
 }
@@ -169,7 +93,7 @@ static enum status check_io(const struct program *p, const struct program_io *io
                              io->condition[i], p->conditions);
         for (int k = 0; k < SCALARS; k++) {
             const float *from = scalar_of(io, (enum scalar)k);
-            if (p->scalar[k] && (!from || !isfinite(from[i])))
+            if (p->values.scalar[k] && (!from || !isfinite(from[i])))
                 return error_set(err, ST_BAD_PARAMETER, "row %u has no finite %s", i,
                                  scalar_names[k]);
         }
@@ -188,10 +112,10 @@ static enum status load_execution(struct program *p, const struct program_io *io
     enum status s = p->b->ops->cast(p->b, &x, &y, err);
     for (uint32_t i = 0; !s && i < p->batch_rows; i++) {
         uint32_t row = first + (i < n ? i : 0);
-        if (p->conditions) p->condition[i] = io->condition ? io->condition[row] : 0;
+        if (p->conditions) p->values.condition[i] = io->condition ? io->condition[row] : 0;
         for (int k = 0; k < SCALARS; k++)
-            if (p->scalar[k]) p->scalar[k][i] = scalar_of(io, (enum scalar)k)[row];
-        if (p->classes) p->label[i] = io->label[row];
+            if (p->values.scalar[k]) p->values.scalar[k][i] = scalar_of(io, (enum scalar)k)[row];
+        if (p->classes) p->values.label[i] = io->label[row];
         if (i < n) continue;
         x = outside(io->x, in, first, 1);
         y = rows_of(*in, i, 1);

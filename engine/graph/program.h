@@ -11,19 +11,7 @@
 
 #include "engine/graph/backend.h"
 #include "engine/graph/graph.h"
-
-/* Where weights come from: a file, or hashes. Called once per parameter, in any order; dst: d->count F32 on the host. */
-struct param_source {
-    enum status (*load)(void *ctx, const struct param_desc *d, float *dst, struct error *err);
-    void *ctx;
-};
-/* One parameter as a malloc'd array. */
-enum status param_load(const struct param_source *src, const struct param_desc *d, float **out,
-                       struct error *err);
-/* engine/README.md section 7. ctx: const uint64_t *seed. */
-enum status hash_param_load(void *ctx, const struct param_desc *d, float *dst, struct error *err);
-/* v_i of section 7 for any name: n values. */
-void hash_values(const char *name, uint64_t seed, float *dst, size_t n);
+#include "engine/graph/params.h"
 
 struct condition {
     float t;            /* the raw integer 0..999 */

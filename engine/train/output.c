@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
 #include "engine/train/trainer.h"
 #include "proto/atomic_file.h"
 #include "proto/codec.h"

@@ -1,6 +1,8 @@
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
 
 #include <string.h>
+
+#include "engine/graph/backend.h"
 
 enum status device_copy_in(struct backend *b, void *device, const void *host, size_t bytes,
                            struct error *err)
