@@ -16,11 +16,11 @@ struct tape {
     const float *params;
     struct backward_options o;
     struct backward_plan plan;
-    /* [nodes] each. `again` is the step as its gradient finds it: its views are what has been recomputed, where something
-     * has; plans are those of `steps`. */
+    /* [nodes] each. `again` is the step as its gradient finds it: its views are what has been
+     * recomputed, where something has; plans are those of `steps`. */
     struct op_step *steps, *again;
-    struct op_gradients
-        *gradients; /* without those of the parameters, which the caller of a pass names */
+    /* [nodes], without those of the parameters: the caller of a pass has them. */
+    struct op_gradients *gradients;
     void *arena;
     struct row_values values; /* of the last forward pass */
     uint64_t forward_ns[OP_COUNT], backward_ns[OP_COUNT];
@@ -80,17 +80,14 @@ static enum status make_step(struct tape *t, uint32_t i, const struct views *v, 
                                         .dtype = t->o.dtype,
                                         .group = t->o.process_group };
     struct op_gradients *gradients = &t->gradients[i];
-    enum status s = supports_op(t->b, n->op, OP_FOR_TRAINING, err);
-    if (!s && b->has_gradient) s = supports_op(t->b, n->op, OP_FOR_GRADIENT, err);
-    if (s) return s;
     *gradients =
         (struct op_gradients){ .dy = v->gradient[i],
                                .dx = into_of(v->gradient, n->in[0], b->in[0]),
                                .dother = into_of(v->gradient, n->in[1], b->in[1]),
                                .dresidual = into_of(v->gradient, n->residual, b->residual) };
     op_connect(&t->steps[i], t->g, (int32_t)i, v->value, &t->values);
-    s = op_make_trained(&t->steps[i], &trainer, (int32_t)i, b->has_gradient ? gradients : NULL,
-                        err);
+    enum status s = op_make_trained(&t->steps[i], &trainer, (int32_t)i,
+                                    b->has_gradient ? gradients : NULL, err);
     t->again[i] = t->steps[i];
     op_connect(&t->again[i], t->g, (int32_t)i, v->recomputed, &t->values);
     return s;
@@ -107,10 +104,22 @@ static enum status make_steps(struct tape *t, struct error *err)
     return s;
 }
 
+static enum status check_support(const struct tape *t, struct error *err)
+{
+    enum status s = ST_OK;
+    for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
+        const enum op op = t->g->nodes[i].op;
+        s = supports_op(t->b, op, OP_FOR_TRAINING, err);
+        if (!s && t->plan.nodes[i].has_gradient) s = supports_op(t->b, op, OP_FOR_GRADIENT, err);
+    }
+    return s;
+}
+
 static enum status make(struct tape *t, struct error *err)
 {
     enum status s = param_layout_init(&t->layout, t->g, err);
     if (!s) s = backward_plan_init(&t->plan, t->g, &t->o, err);
+    if (!s) s = check_support(t, err);
     if (s) return s;
     t->steps = calloc(t->g->n_nodes, sizeof *t->steps);
     t->again = calloc(t->g->n_nodes, sizeof *t->again);
@@ -123,7 +132,7 @@ static enum status make(struct tape *t, struct error *err)
     t->values.label = calloc(t->o.rows, sizeof *t->values.label);
     if (!t->steps || !t->again || !t->gradients || !has_scalars || !t->values.label)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for a tape of %u nodes", t->g->n_nodes);
-    s = t->b->ops->alloc(t->b, t->plan.arena_bytes, &t->arena, err);
+    s = t->b->ops->device.alloc(t->b, t->plan.arena_bytes, &t->arena, err);
     return s ? s : make_steps(t, err);
 }
 
@@ -131,10 +140,10 @@ enum status tape_new(struct tape **out, struct backend *b, const struct graph *g
                      const float *params, const struct backward_options *o, struct error *err)
 {
     if (!b->ops->gradients)
-        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot train", b->ops->name);
-    if (!b->ops->has_dtype(b, o->dtype))
-        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot compute in %s", b->ops->name,
-                         dtype_name(o->dtype));
+        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot train", b->ops->device.name);
+    if (!b->ops->device.has_dtype(b, o->dtype))
+        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot compute in %s",
+                         b->ops->device.name, dtype_name(o->dtype));
     struct tape *t = calloc(1, sizeof *t);
     if (!t) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a tape");
     t->b = b;
@@ -156,7 +165,7 @@ void tape_free(struct tape *t)
     const struct backend_ops *ops = t->b->ops;
     for (uint32_t i = 0; t->steps && i < t->g->n_nodes; i++)
         op_release(&t->steps[i], t->b);
-    ops->free(t->b, t->arena);
+    ops->device.free(t->b, t->arena);
     backward_plan_done(&t->plan);
     param_layout_done(&t->layout);
     graph_free(t->g);
@@ -243,7 +252,7 @@ enum status tape_forward(struct tape *t, const struct tape_input *in, struct err
     const struct tensor *first = &t->steps[t->g->input].y;
     struct tensor x = outside(in->x, first);
     enum status s = take_conditions(t, in, err);
-    if (!s) s = t->b->ops->cast(t->b, &x, first, err);
+    if (!s) s = t->b->ops->net.cast(t->b, &x, first, err);
     for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
         uint64_t start = now_ns();
         s = op_run(t->b, &t->steps[i], err);
@@ -258,7 +267,7 @@ enum status tape_value(struct tape *t, int32_t node, float *y, struct error *err
     if (!n || (node != t->g->output && !(t->o.keep_taps && n->tap[0])))
         return error_set(err, ST_INTERNAL, "the value of node %d is not kept", (int)node);
     struct tensor to = outside(y, &t->steps[node].y);
-    return t->b->ops->cast(t->b, &t->steps[node].y, &to, err);
+    return t->b->ops->net.cast(t->b, &t->steps[node].y, &to, err);
 }
 
 /* ---- backward ---- */
@@ -317,7 +326,7 @@ enum status tape_backward(struct tape *t, const struct upstream_gradient *upstre
     if (!t->o.input_gradient)
         return error_set(err, ST_INTERNAL, "a tape without an input gradient");
     struct tensor to = outside(dx, &t->gradients[t->g->input].dy);
-    return t->b->ops->cast(t->b, &t->gradients[t->g->input].dy, &to, err);
+    return t->b->ops->net.cast(t->b, &t->gradients[t->g->input].dy, &to, err);
 }
 
 enum status tape_probe(struct tape *t, const struct upstream_gradient *upstream,

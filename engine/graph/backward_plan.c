@@ -1,5 +1,6 @@
-/* A value is a node's output, the same made again, or its gradient; a buffer is the memory of one value or of several that
- * share it. The moment of node i is i on the way forward and 2n - i on the way back; n is the loss. */
+/* A value is a node's output, that output recomputed, or its gradient. A buffer is the memory of
+ * one value or of several that share it. The moment of node i is i in the forward pass and 2n - i
+ * in the backward pass; n is the loss. */
 #include "engine/graph/backward_plan.h"
 
 #include <stdlib.h>
@@ -9,7 +10,7 @@
 #include "engine/graph/plan.h"
 
 struct buffer {
-    uint32_t channels; /* of its pixels; 0: given up to another buffer, or never used */
+    uint32_t channels; /* of its pixels; 0: merged into another buffer, or never used */
     struct lifetime lifetime;
 };
 
@@ -17,14 +18,14 @@ struct layout {
     const struct graph *g;
     const struct backward_options *o;
     uint32_t n;
-    struct buffer *buffers; /* [3n]: outputs, outputs made again, gradients */
+    struct buffer *buffers; /* [3n]: outputs, recomputed outputs, gradients */
     uint32_t *buffer_of;    /* [3n]: a value starts in the buffer of its own index */
     uint32_t *channel_of;   /* [3n]: first channel of a value in its buffer */
-    bool *is_slice;         /* [n]: it stands in the feature map of a concat */
+    bool *is_slice;         /* [n]: it is a slice of the feature map of a concat */
     uint32_t *readers;      /* [n]: nodes that read it */
     bool *reached;          /* [n]: something has been written into its gradient */
     uint32_t *recomputed;   /* [n] */
-    uint32_t probe;         /* passes may turn back at this node and begin anew; n: none */
+    uint32_t probe; /* a probe stops at this node, and the backward pass begins again; n: none */
     struct backward_node *nodes;
 };
 
@@ -71,7 +72,7 @@ static void find_gradients(struct layout *l)
     }
 }
 
-/* Values move into a buffer whole: whoever was in `from` is now in `to`, from `channel` on. */
+/* Moves all values of a buffer: those in `from` are then in `to`, from `channel` on. */
 static void merge(struct layout *l, uint32_t from, uint32_t to, uint32_t channel)
 {
     struct buffer *f = &l->buffers[from], *t = &l->buffers[to];
@@ -115,7 +116,8 @@ static void join_concats(struct layout *l)
     }
 }
 
-/* What lies inside a block: one node reads it. A block's end, where a residual comes in, is kept, so no chain is longer. */
+/* An output inside a block has one reader. A block's end, where a residual is added, is kept, so no
+ * chain to recompute is longer than a block. */
 static bool is_recomputed_value(const struct layout *l, int32_t i)
 {
     const struct node *n = node_of(l, i);
@@ -126,11 +128,12 @@ static bool is_recomputed_value(const struct layout *l, int32_t i)
     return is_wanted && !l->is_slice[i] && !(l->o->keep_taps && n->tap[0]) && i != l->g->output;
 }
 
-/* The gradient of node `reader`, or the making again of something before it, reads value i. */
+/* The gradient of node `reader`, or the recomputation of something before it, reads value i. */
 static void read_back(struct layout *l, int32_t i, uint32_t reader, uint32_t *end)
 {
     if (i == NODE_NONE) return;
-    /* A pass that turned back at the probe must find again what it read on the way there. */
+    /* A probe reads the values of the nodes after it, and the backward pass that follows reads them
+     * again. */
     uint32_t from = back(l, reader), to = back(l, reader > l->probe ? l->probe : reader);
     if (!is_recomputed_value(l, i)) {
         live(l, (uint32_t)i, (uint32_t)i, to);
@@ -175,7 +178,7 @@ static void overwrite_inputs(struct layout *l)
 
 /* ---- gradients ---- */
 
-/* Whether an input's gradient is its output's, or a slice of it. */
+/* Whether an input's gradient equals the output's, or is a slice of it. */
 static bool is_passed_on(enum op op, int input)
 {
     return op == OP_CONCAT || ((op == OP_ADD || op == OP_ADD_CHANNEL) && input == 0) ||

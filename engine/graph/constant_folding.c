@@ -6,7 +6,8 @@
 #include "engine/graph/backend/device.h"
 #include "engine/graph/op_make.h"
 
-/* The values of every embedding node for every set, on the device: node i at values + at[i], [conditions][c]. */
+/* The values of every embedding node for every set, in the back end's memory: node i at values +
+ * at[i], [conditions][c]. */
 struct embeddings {
     struct backend *b;
     const struct graph *g;
@@ -64,7 +65,7 @@ static enum status run_node(struct embeddings *e, int32_t i, struct error *err)
 
 static void embeddings_done(struct embeddings *e)
 {
-    if (e->b) e->b->ops->free(e->b, e->values);
+    if (e->b) e->b->ops->device.free(e->b, e->values);
     free(e->at);
     free(e->views);
 }
@@ -83,7 +84,7 @@ static enum status compute_embeddings(struct embeddings *e, struct error *err)
     }
     if (total == 0) return ST_OK;
     void *memory = NULL;
-    enum status s = e->b->ops->alloc(e->b, total * sizeof *e->values, &memory, err);
+    enum status s = e->b->ops->device.alloc(e->b, total * sizeof *e->values, &memory, err);
     e->values = memory;
     for (uint32_t i = 0; !s && i < e->g->n_nodes; i++)
         if (e->g->nodes[i].is_embedding) s = run_node(e, (int32_t)i, err);
@@ -166,7 +167,8 @@ static int32_t moved(const int32_t *to, int32_t node)
     return node == NODE_NONE ? NODE_NONE : to[node];
 }
 
-/* Copies the nodes that stay, in order; to[i] is where old node i's value is found. */
+/* Copies the nodes that remain, in order; to[i] is the new node that computes old node i's
+ * value. */
 static enum status rewrite(struct folded *f, const struct embeddings *e, int32_t *to,
                            struct error *err)
 {

@@ -1,7 +1,9 @@
-/* The gradient of every op. Gradients of parameters are added to what is there; those of inputs are written or added (struct into). */
+/* The gradient of every op. Gradients of parameters are added to what is there; those of inputs are
+ * written or added (struct into). */
 #include "engine/graph/op_internal.h"
 
-/* Copies the gradient of y, or the slice of its channels that begins at `channel`, to that of an input. */
+/* Copies the gradient of y, or the slice of its channels that begins at `channel`, to that of an
+ * input. */
 static enum status pass_on(struct backend *b, struct tensor dy, const struct into *dx,
                            uint32_t channel, struct error *err)
 {
@@ -91,8 +93,10 @@ enum status op_gradient(struct backend *b, const struct op_step *st, const struc
                       : ST_OK;
     case OP_UPSAMPLE: return has_dx ? ops->upsample_gradient(b, dy, dx, err) : ST_OK;
     case OP_DOWNSAMPLE: return has_dx ? ops->downsample_gradient(b, dy, dx, err) : ST_OK;
-    case OP_SPACE_TO_DEPTH: return has_dx ? b->ops->depth_to_space(b, dy, &dx->dst, err) : ST_OK;
-    case OP_DEPTH_TO_SPACE: return has_dx ? b->ops->space_to_depth(b, dy, &dx->dst, err) : ST_OK;
+    case OP_SPACE_TO_DEPTH:
+        return has_dx ? b->ops->net.depth_to_space(b, dy, &dx->dst, err) : ST_OK;
+    case OP_DEPTH_TO_SPACE:
+        return has_dx ? b->ops->net.space_to_depth(b, dy, &dx->dst, err) : ST_OK;
     case OP_CONCAT: return concat_back(b, st, g, err);
     case OP_BATCH_NORM: return batch_norm_back(b, st, g, err);
     case OP_LEAKY_RELU:
@@ -119,8 +123,8 @@ bool op_has_gradient(const struct backend_ops *ops, enum op op)
     case OP_ATTENTION: return g->attention_new && g->attention_gradient;
     case OP_UPSAMPLE: return g->upsample_gradient;
     case OP_DOWNSAMPLE: return g->downsample_gradient;
-    case OP_SPACE_TO_DEPTH: return ops->depth_to_space;
-    case OP_DEPTH_TO_SPACE: return ops->space_to_depth;
+    case OP_SPACE_TO_DEPTH: return ops->net.depth_to_space;
+    case OP_DEPTH_TO_SPACE: return ops->net.space_to_depth;
     case OP_BATCH_NORM: return g->batch_norm_gradient_sums && g->batch_norm_gradient;
     case OP_LEAKY_RELU: return g->leaky_relu_gradient;
     default: return false; /* an op of inference alone */

@@ -95,7 +95,7 @@ static struct conv_desc conv_desc_of(const struct op_step *st, const struct op_m
 static size_t conv_bytes(const struct op_maker *m, const struct conv_desc *d,
                          const struct conv_plan *p)
 {
-    if (m->b->ops->conv_plan_bytes) return m->b->ops->conv_plan_bytes(p);
+    if (m->b->ops->net.conv_plan_bytes) return m->b->ops->net.conv_plan_bytes(p);
     return (size_t)d->oc * d->ic * d->kernel * d->kernel * dtype_size(m->dtype) +
            (size_t)d->conditions * d->oc * sizeof(float);
 }
@@ -117,8 +117,9 @@ static enum status make_conv(struct op_step *st, struct op_maker *m, int32_t nod
         d.conditions = m->conditions;
         st->condition = m->condition;
     }
-    /* Where fewer output channels are wanted, only the first rows of the weights and the bias are read. */
-    s = m->b->ops->conv_plan(m->b, &d, weight, folded ? folded : bias, &st->conv, err);
+    /* Where fewer output channels are wanted, only the first rows of the weights and the bias are
+     * read. */
+    s = m->b->ops->net.conv_plan(m->b, &d, weight, folded ? folded : bias, &st->conv, err);
     if (!s) m->bytes += conv_bytes(m, &d, st->conv);
 done:
     free(weight);
@@ -133,7 +134,7 @@ static enum status make_linear(struct op_step *st, struct op_maker *m, const str
     float *weight = NULL, *bias = NULL;
     enum status s = load(m, n->weight, &weight, err);
     if (!s) s = load(m, n->bias, &bias, err);
-    if (!s) s = m->b->ops->linear_plan(m->b, ic, n->c, weight, bias, &st->linear, err);
+    if (!s) s = m->b->ops->net.linear_plan(m->b, ic, n->c, weight, bias, &st->linear, err);
     m->bytes += ((size_t)ic + 1) * n->c * sizeof *weight;
     free(weight);
     free(bias);
@@ -157,7 +158,7 @@ static enum status make_attention(struct op_step *st, const struct op_maker *m,
                                   const struct node *n, struct error *err)
 {
     const struct attention_desc d = attention_desc_of(st, n, m->dtype);
-    return m->b->ops->attention_plan(m->b, &d, &st->attention, err);
+    return m->b->ops->net.attention_plan(m->b, &d, &st->attention, err);
 }
 
 /* The bias that an added embedding has taken over (constant_folding.h), once for each row. */
@@ -251,7 +252,7 @@ static enum status make_trained_attention(struct op_step *st, const struct op_tr
                                           const struct op_gradients *gradients, struct error *err)
 {
     const struct attention_desc d = attention_desc_of(st, n, t->dtype);
-    enum status s = t->b->ops->attention_plan(t->b, &d, &st->attention, err);
+    enum status s = t->b->ops->net.attention_plan(t->b, &d, &st->attention, err);
     if (s || !gradients) return s;
     return t->b->ops->gradients->attention_new(t->b, &d, &st->trained_attention, err);
 }
@@ -286,8 +287,8 @@ enum status op_make_trained(struct op_step *st, const struct op_trainer *t, int3
     case OP_CONV: return make_trained_conv(st, t, n, gradients, err);
     case OP_ATTENTION: return make_trained_attention(st, t, n, gradients, err);
     case OP_GROUP_NORM:
-        s = t->b->ops->alloc(t->b, (size_t)t->rows * NORM_GROUPS * 2 * sizeof *st->moments, &memory,
-                             err);
+        s = t->b->ops->device.alloc(t->b, (size_t)t->rows * NORM_GROUPS * 2 * sizeof *st->moments,
+                                    &memory, err);
         if (!s) st->moments = memory;
         return s;
     case OP_BATCH_NORM:
@@ -301,14 +302,14 @@ enum status op_make_trained(struct op_step *st, const struct op_trainer *t, int3
 void op_release(struct op_step *st, struct backend *b)
 {
     const struct backend_ops *ops = b->ops;
-    if (st->conv) ops->conv_plan_free(b, st->conv);
-    if (st->linear) ops->linear_plan_free(b, st->linear);
-    if (st->attention) ops->attention_plan_free(b, st->attention);
+    if (st->conv) ops->net.conv_plan_free(b, st->conv);
+    if (st->linear) ops->net.linear_plan_free(b, st->linear);
+    if (st->attention) ops->net.attention_plan_free(b, st->attention);
     if (st->trained_conv) ops->gradients->conv_free(b, st->trained_conv);
     if (st->trained_attention) ops->gradients->attention_free(b, st->trained_attention);
-    ops->free(b, st->owned[0]);
-    ops->free(b, st->owned[1]);
-    ops->free(b, st->moments);
+    ops->device.free(b, st->owned[0]);
+    ops->device.free(b, st->owned[1]);
+    ops->device.free(b, st->moments);
     free(st->sums);
     *st = (struct op_step){ 0 };
 }

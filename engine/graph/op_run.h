@@ -1,9 +1,9 @@
 /* op_run.h - the dispatcher: runs one node of a graph on a back end.
  *
- * A step is a node with everything that its run needs: views of tensors, plans and constants (op_make.h makes them).
- * Inference, training (forward pass and recomputation) and constant folding all run their nodes with op_run(); op_gradient()
- * is the gradient of the same step. Neither allocates, and neither keeps anything between two calls.
- * Threads and errors as in backend.h. */
+ * A step is a node with everything that its run needs: views of tensors, plans and constants
+ * (op_make.h makes them). Inference, training (forward pass and recomputation) and constant folding
+ * all run their nodes with op_run(); op_gradient() is the gradient of the same step. Neither
+ * allocates, and neither keeps anything between two calls. Threads and errors as in backend.h. */
 #ifndef DAVID_GRAPH_OP_RUN_H
 #define DAVID_GRAPH_OP_RUN_H
 
@@ -16,7 +16,8 @@ struct op_step {
     enum op op;
     struct tensor in[2], residual, y; /* data NULL: the node has no such input */
 
-    /* Constants in memory of the back end. CONV and LINEAR have them in their plans, but in training LINEAR reads them here. */
+    /* Constants in memory of the back end. CONV and LINEAR have them in their plans, but in
+     * training LINEAR reads them here. */
     const float
         *weight; /* LABEL: the table; norms: gamma, [c] or [conditions][c]; LINEAR: [oc][ic] */
     const float *bias; /* norms: beta, as gamma; LINEAR: [oc]; ADD_CHANNEL: [rows][c] or NULL */
@@ -28,8 +29,8 @@ struct op_step {
     const uint32_t
         *condition; /* CONV, GROUP_NORM: which set of constants a row has; NULL: one set */
 
-    /* A convolution has one of the two: a plan, whose weights never change, or trained_conv, whose weights are packed again
-     * after every update. */
+    /* A convolution has one of the two: a plan, whose weights never change, or trained_conv, whose
+     * weights are packed again after every update. */
     struct conv_plan *conv;
     struct trained_conv *trained_conv;
     struct linear_plan *linear; /* NULL in training */
@@ -61,7 +62,8 @@ enum status op_gradient(struct backend *b, const struct op_step *st, const struc
                         struct error *err);
 
 enum op_use { OP_FOR_INFERENCE, OP_FOR_TRAINING, OP_FOR_GRADIENT };
-/* ST_UNSUPPORTED, "the back end cuda has no op UPSAMPLE", where the back end lacks a function that the op needs. */
+/* ST_UNSUPPORTED, "the back end cuda has no op UPSAMPLE", where the back end lacks a function that
+ * the op needs. */
 enum status supports_op(const struct backend *b, enum op op, enum op_use use, struct error *err);
 
 #endif

@@ -1,5 +1,6 @@
-/* A value is a node's output; a buffer is the memory of one value, or of several that share it. First values are given
- * buffers (joined into a concat, or written over a dying input), then the buffers are laid into the arena. */
+/* A value is a node's output; a buffer is the memory of one value, or of several that share it.
+ * First values get buffers (joined into a concat, or written over an input that is not read again),
+ * then the buffers get offsets in the arena. */
 #include "engine/graph/plan.h"
 
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 enum { ALIGN = 64 };
 
 struct buffer {
-    int32_t owner; /* the node whose shape it has; NODE_NONE: given up to another buffer */
+    int32_t owner; /* the node whose shape it has; NODE_NONE: merged into another buffer */
     struct lifetime lifetime; /* its moments are nodes */
 };
 
@@ -67,7 +68,7 @@ static void find_lifetimes(struct layout *l)
     }
 }
 
-/* Values move into a buffer whole: whoever was alone in `from` is now in `to`, from `channel` on. */
+/* Moves all values of a buffer: those in `from` are then in `to`, from `channel` on. */
 static void merge(struct layout *l, uint32_t from, uint32_t to, uint32_t channel)
 {
     extend(&l->buffers[to], l->buffers[from].lifetime.first, l->buffers[from].lifetime.last);

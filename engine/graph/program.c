@@ -1,4 +1,4 @@
-/* Running a program: rows in, passes of ops, rows out. */
+/* Runs a program: rows are copied in, the ops of each batch execution run, rows are copied out. */
 #include "engine/graph/program.h"
 
 #include <math.h>
@@ -24,13 +24,13 @@ static enum status run_ops(struct program *p, struct error *err)
         uint64_t start = p->time_ops ? now_ns() : 0;
         s = op_run(p->b, &p->steps[i], err);
         if (!p->time_ops) continue;
-        if (!s && ops->finish) s = ops->finish(p->b, err);
+        if (!s && ops->device.finish) s = ops->device.finish(p->b, err);
         p->op_ns[p->steps[i].op] += now_ns() - start;
     }
     return s;
 }
 
-/* Times of ops are those of ops, not of what was recorded of them. */
+/* With time_ops nothing is recorded: a replay has no ops to time. */
 static enum status run_execution(struct program *p, struct error *err)
 {
     const struct backend_ops *ops = p->b->ops;
@@ -42,15 +42,15 @@ static enum status run_execution(struct program *p, struct error *err)
                                          .label = p->classes ? p->values.label : NULL,
                                          .condition = p->conditions ? p->values.condition : NULL };
     bool is_replayed = false;
-    if (!ops->execution_begin || p->time_ops) return run_ops(p, err);
-    enum status s = ops->execution_begin(p->b, &execution, &is_replayed, err);
+    if (!ops->device.execution_begin || p->time_ops) return run_ops(p, err);
+    enum status s = ops->device.execution_begin(p->b, &execution, &is_replayed, err);
     if (s || is_replayed) return s;
     s = run_ops(p, err);
-    enum status end = ops->execution_end(p->b, s == ST_OK, err);
+    enum status end = ops->device.execution_end(p->b, s == ST_OK, err);
     return s ? s : end;
 }
 
-/* The views of all steps stand for the first `rows` rows from now on. */
+/* Sets the views of all steps to the first `rows` rows. */
 static void choose_batch_rows(struct program *p, uint32_t rows)
 {
     if (rows == p->batch_rows) return;
@@ -103,13 +103,14 @@ static enum status check_io(const struct program *p, const struct program_io *io
     return ST_OK;
 }
 
-/* A pass has one of a few sizes; where fewer rows are left, the first is repeated and its copies are thrown away. */
+/* A batch execution has one of a few sizes; where fewer rows are left, the first is repeated and
+ * the results of its copies are not used. */
 static enum status load_execution(struct program *p, const struct program_io *io, uint32_t first,
                                   uint32_t n, struct error *err)
 {
     const struct tensor *in = &p->steps[p->g->input].y;
     struct tensor x = outside(io->x, in, first, n), y = rows_of(*in, 0, n);
-    enum status s = p->b->ops->cast(p->b, &x, &y, err);
+    enum status s = p->b->ops->net.cast(p->b, &x, &y, err);
     for (uint32_t i = 0; !s && i < p->batch_rows; i++) {
         uint32_t row = first + (i < n ? i : 0);
         if (p->conditions) p->values.condition[i] = io->condition ? io->condition[row] : 0;
@@ -119,7 +120,7 @@ static enum status load_execution(struct program *p, const struct program_io *io
         if (i < n) continue;
         x = outside(io->x, in, first, 1);
         y = rows_of(*in, i, 1);
-        s = p->b->ops->cast(p->b, &x, &y, err);
+        s = p->b->ops->net.cast(p->b, &x, &y, err);
     }
     return s;
 }
@@ -130,7 +131,8 @@ enum status program_run(struct program *p, const struct program_io *io, uint32_t
     enum status s = check_io(p, io, rows, err);
     for (uint32_t first = 0; !s && first < rows; first += p->rows) {
         uint32_t n = rows - first < p->rows ? rows - first : p->rows;
-        uint32_t size = p->b->ops->batch_rows ? p->b->ops->batch_rows(p->b, n) : p->rows;
+        uint32_t size =
+            p->b->ops->device.batch_rows ? p->b->ops->device.batch_rows(p->b, n) : p->rows;
         choose_batch_rows(p, size < p->rows ? size : p->rows);
         s = load_execution(p, io, first, n, err);
         if (s) break;
@@ -138,7 +140,7 @@ enum status program_run(struct program *p, const struct program_io *io, uint32_t
         if (s) break;
         struct tensor x = rows_of(p->steps[p->g->output].y, 0, n);
         struct tensor y = outside(io->y, &x, first, n);
-        s = p->b->ops->cast(p->b, &x, &y, err);
+        s = p->b->ops->net.cast(p->b, &x, &y, err);
     }
     return s;
 }
@@ -156,13 +158,13 @@ enum status program_tap(struct program *p, const char *tap, float *dst, size_t *
         return ST_OK;
     }
     void *tight = NULL;
-    enum status s = p->b->ops->alloc(p->b, n * sizeof *dst, &tight, err);
+    enum status s = p->b->ops->device.alloc(p->b, n * sizeof *dst, &tight, err);
     if (s) return s;
     struct tensor y = outside(tight, &x, 0, x.n);
-    s = p->b->ops->cast(p->b, &x, &y, err);
+    s = p->b->ops->net.cast(p->b, &x, &y, err);
     if (!s) s = device_copy_out(p->b, dst, tight, n * sizeof *dst, err);
     if (!s) *count = n;
-    p->b->ops->free(p->b, tight);
+    p->b->ops->device.free(p->b, tight);
     return s;
 }
 

@@ -1,4 +1,5 @@
-/* program_internal.h - a program as program_make.c makes it and program.c runs it. Nothing else includes this. */
+/* program_internal.h - a program as program_make.c makes it and program.c runs it. Nothing else
+ * includes this. */
 #ifndef DAVID_GRAPH_PROGRAM_INTERNAL_H
 #define DAVID_GRAPH_PROGRAM_INTERNAL_H
 
@@ -21,7 +22,8 @@ struct program {
     uint32_t classes;    /* 0: no label */
     enum dtype dtype;
     bool keep_taps, time_ops;
-    /* Of the rows of the batch execution; a batch with fewer rows is filled up. Scalars that no node embeds are NULL. */
+    /* Of the rows of the batch execution; a batch with fewer rows is filled up. Scalars that no
+     * node embeds are NULL. */
     struct row_values values;
     uint64_t op_ns[OP_COUNT];
 };

@@ -1,4 +1,4 @@
-/* From a list of nodes to a program: memory, packed weights, constants; and back. */
+/* Makes a program from a graph: rewrites, memory, packed weights, constants; and frees it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,7 +26,8 @@ static struct tensor *views_of(const struct program *p)
     return views;
 }
 
-/* A convolution's prologue takes the constants of the norm that is fused into it, which comes before it. */
+/* A convolution's prologue takes the constants of the norm that is fused into it, which comes
+ * before it. */
 static void take_norm(struct op_step *st, const struct op_step *norm)
 {
     st->has_prologue = true;
@@ -66,8 +67,8 @@ static enum status make_steps(struct making *m)
     return s;
 }
 
-/* The first `channels` outputs of a pixel are all that the caller wants of the last convolution; behind it a cell may become its
- * pixels. */
+/* Reduces the last convolution to the first `channels` outputs of a pixel, which are all that the
+ * caller wants. Its cells may be arranged into pixels after it (DEPTH_TO_SPACE). */
 static enum status shrink_output(struct graph *g, uint32_t channels, struct error *err)
 {
     struct node *out = &g->nodes[g->output], *n = out;
@@ -90,7 +91,8 @@ static struct moments *moments_of(struct program *p, int32_t node)
     return &p->steps[node].prologue.out;
 }
 
-/* A convolution's output gets moments: its width is noted and its room counted, memory comes when all are known. */
+/* Notes that a convolution's output needs moments; memory for all is allocated when their number is
+ * known. */
 static void keep_moments(struct program *p, int32_t node)
 {
     struct moments *m = moments_of(p, node);
@@ -99,7 +101,8 @@ static void keep_moments(struct program *p, int32_t node)
     p->moments_count += 2 * m->ld * p->rows;
 }
 
-/* The convolutions whose outputs a norm's input consists of: one, or two joined. 0: something else. */
+/* The convolutions whose outputs form a norm's input: one, or two that are joined. Returns 0 for
+ * anything else. */
 static int sources_of(const struct graph *g, int32_t node, int32_t source[2])
 {
     const struct node *n = &g->nodes[node];
@@ -123,7 +126,8 @@ static enum status make_moments(struct making *m)
     }
     if (p->moments_count == 0) return ST_OK;
     void *memory = NULL;
-    enum status s = p->b->ops->alloc(p->b, p->moments_count * sizeof *p->moments, &memory, m->err);
+    enum status s =
+        p->b->ops->device.alloc(p->b, p->moments_count * sizeof *p->moments, &memory, m->err);
     if (s) return s;
     double *at = p->moments = memory;
     for (uint32_t i = 0; i < g->n_nodes; i++) {
@@ -172,7 +176,7 @@ static enum status make(struct making *m, const struct program_options *o)
     if (!p->steps || !p->is_skipped || !has_scalars || !p->values.label || !p->values.condition)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for a program of %u nodes",
                          p->g->n_nodes);
-    s = p->b->ops->alloc(p->b, p->plan.arena_bytes, &p->arena, err);
+    s = p->b->ops->device.alloc(p->b, p->plan.arena_bytes, &p->arena, err);
     if (s) return s;
     m->maker.g = p->g;
     m->maker.condition = p->values.condition;
@@ -211,9 +215,9 @@ enum status program_new(struct program **out, struct backend *b, const struct gr
                         const struct param_source *src, const struct program_options *o,
                         struct error *err)
 {
-    if (!b->ops->has_dtype(b, o->dtype))
-        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot compute in %s", b->ops->name,
-                         dtype_name(o->dtype));
+    if (!b->ops->device.has_dtype(b, o->dtype))
+        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot compute in %s",
+                         b->ops->device.name, dtype_name(o->dtype));
     if (o->conditions && o->n_conditions == 0)
         return error_set(err, ST_BAD_PARAMETER, "a folded program needs at least one set");
     struct folded folded = { 0 };
@@ -221,15 +225,15 @@ enum status program_new(struct program **out, struct backend *b, const struct gr
     for (uint32_t i = 0; !s && i < g->n_nodes; i++)
         s = supports_op(b, g->nodes[i].op, OP_FOR_INFERENCE, err);
     if (!s && o->conditions) s = fold_init(&folded, b, g, src, o->conditions, o->n_conditions, err);
-    /* Where the back end has passes of several sizes, the largest that finds memory. */
-    uint32_t rows = o->most_rows ? o->most_rows : b->ops->rows_per_batch(b);
+    /* Where the back end has several sizes of a batch execution, the largest that memory allows. */
+    uint32_t rows = o->most_rows ? o->most_rows : b->ops->device.rows_per_batch(b);
     while (!s) {
         struct error why = { 0 };
         s = program_of(out, b, g, o->conditions ? &folded : NULL, src, o, rows, &why);
         if (!s) break;
         uint32_t less = rows;
-        if (s == ST_NO_MEMORY_NOW && rows > 1 && b->ops->batch_rows)
-            less = b->ops->batch_rows(b, rows / 2);
+        if (s == ST_NO_MEMORY_NOW && rows > 1 && b->ops->device.batch_rows)
+            less = b->ops->device.batch_rows(b, rows / 2);
         s = less < rows ? ST_OK : error_set(err, s, "%s", why.detail);
         rows = less;
     }
@@ -241,11 +245,11 @@ void program_free(struct program *p)
 {
     if (!p) return;
     const struct backend_ops *ops = p->b->ops;
-    if (ops->execution_forget) ops->execution_forget(p->b, p);
+    if (ops->device.execution_forget) ops->device.execution_forget(p->b, p);
     for (uint32_t i = 0; p->steps && i < p->g->n_nodes; i++)
         op_release(&p->steps[i], p->b);
-    ops->free(p->b, p->arena);
-    ops->free(p->b, p->moments);
+    ops->device.free(p->b, p->arena);
+    ops->device.free(p->b, p->moments);
     plan_done(&p->plan);
     graph_free(p->g);
     free(p->steps);

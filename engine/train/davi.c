@@ -54,7 +54,7 @@ static enum status check(const struct davi *d, struct error *err)
             return error_set(err, ST_BAD_FILE,
                              "a network without a learned variance cannot be trained");
     }
-    if (!d->generator->b->ops->host_memory)
+    if (!d->generator->b->ops->device.host_memory)
         return error_set(err, ST_UNSUPPORTED, "training needs a back end in the host's memory");
     if (!generator_probe(d->generator->g))
         return error_set(err, ST_BAD_FILE, "the generator has no output_blocks");
@@ -84,7 +84,7 @@ static enum status take_memory(struct davi *d, struct error *err)
         total += (parts[i].count + 15) / 16 * 16;
     void *memory = NULL;
     struct backend *b = d->generator->b;
-    enum status s = b->ops->alloc(b, total * sizeof(float), &memory, err);
+    enum status s = b->ops->device.alloc(b, total * sizeof(float), &memory, err);
     if (s) return s;
     d->memory = memory;
     float *at = memory;
@@ -128,7 +128,7 @@ enum status davi_init(struct davi *out, const struct davi_options *o, struct tra
 void davi_done(struct davi *d)
 {
     generator_done(&d->answer);
-    if (d->generator) d->generator->b->ops->free(d->generator->b, d->memory);
+    if (d->generator) d->generator->b->ops->device.free(d->generator->b, d->memory);
     *d = (struct davi){ 0 };
 }
 

@@ -19,9 +19,9 @@ enum status direct_init(struct direct *out, const struct direct_options *o,
     enum status s = generator_init(&d.answer, generator, o->schedule, o->form, err);
     if (s) return s;
     void *memory = NULL;
-    s = generator->b->ops->alloc(generator->b,
-                                 (d.answer.count + energy_scratch(in->w, in->h)) * sizeof(float),
-                                 &memory, err);
+    s = generator->b->ops->device.alloc(
+        generator->b, (d.answer.count + energy_scratch(in->w, in->h)) * sizeof(float), &memory,
+        err);
     if (s) {
         generator_done(&d.answer);
         return s;
@@ -36,7 +36,7 @@ enum status direct_init(struct direct *out, const struct direct_options *o,
 
 void direct_done(struct direct *d)
 {
-    if (d->answer.net) d->answer.net->b->ops->free(d->answer.net->b, d->memory);
+    if (d->answer.net) d->answer.net->b->ops->device.free(d->answer.net->b, d->memory);
     generator_done(&d->answer);
     *d = (struct direct){ 0 };
 }

@@ -60,7 +60,7 @@ static enum status draw_images(struct trainer *t, uint64_t step, uint32_t micro,
             .channels = 3,
             .dst = to + (size_t)i * t->side * t->side * 3,
         };
-        s = t->b->ops->normals(t->b, &a, err);
+        s = t->b->ops->net.normals(t->b, &a, err);
     }
     return s;
 }

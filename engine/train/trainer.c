@@ -235,7 +235,7 @@ static enum status take_memory(struct trainer *t, struct error *err)
                   { &t->dy, 2 * count } };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         void *memory = NULL;
-        enum status s = t->b->ops->alloc(t->b, parts[i].count * sizeof(float), &memory, err);
+        enum status s = t->b->ops->device.alloc(t->b, parts[i].count * sizeof(float), &memory, err);
         if (s) return s;
         *parts[i].to = memory;
     }
@@ -357,8 +357,9 @@ enum status trainer_init(struct trainer *t, const struct train_options *o,
     if (!s) s = engine_open(&t->engine, &o->engine, err);
     if (s) return s;
     t->b = t->engine->backend;
-    if (!t->b->ops->gradients || !t->b->ops->host_memory)
-        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot train", t->b->ops->name);
+    if (!t->b->ops->gradients || !t->b->ops->device.host_memory)
+        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot train",
+                         t->b->ops->device.name);
     s = make_nets(t, err);
     if (!s) fill_tasks(t);
     if (!s) s = take_memory(t, err);
@@ -380,7 +381,7 @@ void trainer_done(struct trainer *t)
     direct_done(&t->direct);
     float *const all[] = { t->z, t->noise, t->x_t, t->y, t->dy };
     for (size_t i = 0; t->b && i < sizeof all / sizeof *all; i++)
-        t->b->ops->free(t->b, all[i]);
+        t->b->ops->device.free(t->b, all[i]);
     for (int i = 0; i < NETS; i++)
         trainable_done(&t->nets[i]);
     model_info_done(&t->info);

@@ -154,7 +154,7 @@ static enum status sample_rows(struct validation *v, const struct trainer *t, ui
                                             .h = v->side,
                                             .channels = 3,
                                             .dst = v->z + i * v->each };
-            s = t->b->ops->normals(t->b, &a, err);
+            s = t->b->ops->net.normals(t->b, &a, err);
         }
         const struct generator_input in = {
             .y_in = v->y_in + (task * v->crops + first) * v->each,

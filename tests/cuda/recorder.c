@@ -150,31 +150,31 @@ static enum status binary(struct backend *b, const struct tensor *x, const struc
 }
 
 static const struct backend_ops recorder_ops = {
-    .name = "recorder",
-    .host_memory = true,
-    .has_dtype = has_dtype,
-    .best_dtype = best_dtype,
-    .rows_per_batch = rows_per_batch,
-    .alloc = take,
-    .free = give,
-    .conv_plan = note_conv,
-    .conv_plan_free = conv_free,
-    .linear_plan = note_linear,
-    .linear_plan_free = linear_free,
-    .linear = linear,
-    .attention_plan = note_attention,
-    .attention_plan_free = attention_free,
-    .timestep = timestep,
-    .label = label,
-    .conv = conv,
-    .attention = attention,
-    .group_norm = group_norm,
-    .add_channel = binary,
+    .device.name = "recorder",
+    .device.host_memory = true,
+    .device.has_dtype = has_dtype,
+    .device.best_dtype = best_dtype,
+    .device.rows_per_batch = rows_per_batch,
+    .device.alloc = take,
+    .device.free = give,
+    .net.conv_plan = note_conv,
+    .net.conv_plan_free = conv_free,
+    .net.linear_plan = note_linear,
+    .net.linear_plan_free = linear_free,
+    .net.linear = linear,
+    .net.attention_plan = note_attention,
+    .net.attention_plan_free = attention_free,
+    .net.timestep = timestep,
+    .net.label = label,
+    .net.conv = conv,
+    .net.attention = attention,
+    .net.group_norm = group_norm,
+    .net.add_channel = binary,
 #define OP(name, traits, what)
-#define UNARY_OP(name, function, traits, what)  .function = unary,
-#define BINARY_OP(name, function, traits, what) .function = binary,
+#define UNARY_OP(name, function, traits, what)  .net.function = unary,
+#define BINARY_OP(name, function, traits, what) .net.function = binary,
 #include "engine/graph/ops.def"
-    .norm_resamples = true, /* as the back end whose plans are asked about */
+    .net.norm_resamples = true, /* as the back end whose plans are asked about */
 };
 
 void recorder_init(struct recorder *r, uint32_t rows)
