@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
 #include "engine/nets/unet.h"
 #include "engine/train/trainer.h"
 
@@ -60,7 +60,7 @@ static enum status make_images(struct rehearsal *r, struct error *err)
     struct backend *b = r->engine->backend;
     void *memory = NULL;
     r->count = (size_t)r->o->batch * r->side * r->side * LOSS_CHANNELS;
-    enum status s = b->ops->alloc(b, (PARTS + 2) * r->count * sizeof(float), &memory, err);
+    enum status s = b->ops->device.alloc(b, (PARTS + 2) * r->count * sizeof(float), &memory, err);
     if (s) return s;
     float *at = r->memory = memory;
     for (int i = 0; i < PARTS; i++, at += r->count)
@@ -109,7 +109,7 @@ static void done(struct rehearsal *r)
     davi_done(&r->davi);
     for (int i = 0; i < NETS; i++)
         trainable_done(&r->nets[i]);
-    if (r->engine) r->engine->backend->ops->free(r->engine->backend, r->memory);
+    if (r->engine) r->engine->backend->ops->device.free(r->engine->backend, r->memory);
     engine_close(r->engine);
     free(r->schedule);
 }

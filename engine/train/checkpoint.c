@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
 #include "proto/digest.h"
 #include "proto/safetensors.h"
 

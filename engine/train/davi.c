@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
 
 /* ---- making and freeing ---- */
 
@@ -87,7 +87,7 @@ static enum status take_memory(struct davi *d, struct error *err)
     d->taps = malloc((size_t)d->rows * BLUR_TAPS * sizeof *d->taps);
     if (!d->taps)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for the taps of %u rows", d->rows);
-    enum status s = b->ops->alloc(b, total * sizeof(float), &memory, err);
+    enum status s = b->ops->device.alloc(b, total * sizeof(float), &memory, err);
     if (s) return s;
     d->memory = memory;
     float *at = memory;
@@ -131,7 +131,7 @@ enum status davi_init(struct davi *out, const struct davi_options *o, struct tra
 void davi_done(struct davi *d)
 {
     generator_done(&d->answer);
-    if (d->generator) d->generator->b->ops->free(d->generator->b, d->memory);
+    if (d->generator) d->generator->b->ops->device.free(d->generator->b, d->memory);
     free(d->taps);
     *d = (struct davi){ 0 };
 }

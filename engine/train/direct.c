@@ -19,7 +19,7 @@ enum status direct_init(struct direct *out, const struct direct_options *o,
     if (s) return s;
     void *memory = NULL;
     const size_t scratch = o->energy > 0 ? b->ops->losses->energy_scratch(in->w, in->h) : 0;
-    s = b->ops->alloc(b, (d.answer.count + scratch) * sizeof(float), &memory, err);
+    s = b->ops->device.alloc(b, (d.answer.count + scratch) * sizeof(float), &memory, err);
     if (s) {
         generator_done(&d.answer);
         return s;
@@ -34,7 +34,7 @@ enum status direct_init(struct direct *out, const struct direct_options *o,
 
 void direct_done(struct direct *d)
 {
-    if (d->answer.net) d->answer.net->b->ops->free(d->answer.net->b, d->memory);
+    if (d->answer.net) d->answer.net->b->ops->device.free(d->answer.net->b, d->memory);
     generator_done(&d->answer);
     *d = (struct direct){ 0 };
 }

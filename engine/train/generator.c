@@ -46,8 +46,8 @@ enum status generator_init(struct generator *out, struct trainable *net, const s
     const size_t in_count = form.noise_channels ? 2 * g.count : 0;
     const size_t out_count = g.rows * g.px * g.out_channels;
     void *memory = NULL;
-    status = net->b->ops->alloc(net->b, (2 * g.count + in_count + 2 * out_count) * sizeof(float),
-                                &memory, err);
+    status = net->b->ops->device.alloc(
+        net->b, (2 * g.count + in_count + 2 * out_count) * sizeof(float), &memory, err);
     if (status) return status;
     g.memory = g.x_q = memory;
     g.pred = g.x_q + g.count;
@@ -60,7 +60,7 @@ enum status generator_init(struct generator *out, struct trainable *net, const s
 
 void generator_done(struct generator *g)
 {
-    if (g->net) g->net->b->ops->free(g->net->b, g->memory);
+    if (g->net) g->net->b->ops->device.free(g->net->b, g->memory);
     *g = (struct generator){ 0 };
 }
 

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "engine/graph/gradients.h"
+#include "engine/graph/backend/gradients.h"
 
 /* ---- the ops that a run needs ---- */
 
@@ -48,13 +48,13 @@ static bool has_op(const struct loss_ops *ops, size_t offset)
 /* The host computes A and its adjoint where it may touch the back end's memory. */
 static bool has_host_loops(const struct backend *b, size_t offset)
 {
-    return b->ops->host_memory && (offset == offsetof(struct loss_ops, operate) ||
-                                   offset == offsetof(struct loss_ops, adjoint));
+    return b->ops->device.host_memory && (offset == offsetof(struct loss_ops, operate) ||
+                                          offset == offsetof(struct loss_ops, adjoint));
 }
 
 enum status losses_check(const struct backend *b, unsigned needs, struct error *err)
 {
-    const char *name = b->ops->name;
+    const char *name = b->ops->device.name;
     if (!b->ops->gradients)
         return error_set(err, ST_UNSUPPORTED, "the back end %s cannot train: it has no gradients",
                          name);

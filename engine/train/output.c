@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
 #include "engine/train/trainer.h"
 #include "proto/training_log.h"
 

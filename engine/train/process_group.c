@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
 #include "engine/train/trainer.h"
 
 enum status process_group_join(struct trainer *t, struct error *err)
@@ -87,7 +87,7 @@ enum status process_group_abandon(struct trainer *t, enum status s, struct error
 static enum status sum_gradients(struct trainer *t, struct trainable *l, struct error *err)
 {
     const size_t bytes = l->layout.count * sizeof *l->gradients;
-    if (t->b->ops->host_memory) {
+    if (t->b->ops->device.host_memory) {
         t->process_group.sum_floats(t->process_group.ctx, l->gradients, l->layout.count);
         return ST_OK;
     }

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
 #include "engine/train/trainer.h"
 
 /* A run whose loss is larger, or not finite, does not recover: losses begin near 1. */
@@ -62,7 +62,7 @@ static enum status draw_images(struct trainer *t, uint64_t step, uint32_t micro,
             .channels = 3,
             .dst = to + (size_t)i * t->side * t->side * 3,
         };
-        s = t->b->ops->normals(t->b, &a, err);
+        s = t->b->ops->net.normals(t->b, &a, err);
     }
     return s;
 }

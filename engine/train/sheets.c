@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
 #include "engine/train/trainer.h"
 #include "proto/atomic_file.h"
 #include "proto/codec.h"

@@ -260,12 +260,12 @@ static enum status take_memory(struct trainer *t, struct error *err)
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         void *memory = NULL;
         if (!parts[i].count) continue;
-        enum status s = t->b->ops->alloc(t->b, parts[i].count * sizeof(float), &memory, err);
+        enum status s = t->b->ops->device.alloc(t->b, parts[i].count * sizeof(float), &memory, err);
         if (s) return s;
         *parts[i].to = memory;
     }
     if (is_prior) return ST_OK;
-    enum status s = t->b->ops->alloc(t->b, count / 3, &mask, err);
+    enum status s = t->b->ops->device.alloc(t->b, count / 3, &mask, err);
     if (!s) t->images.observed_mask = mask;
     return s;
 }
@@ -410,7 +410,7 @@ void trainer_done(struct trainer *t)
                           t->z,        t->noise,           t->x_t,         t->y,
                           t->dy };
     for (size_t i = 0; t->b && i < sizeof all / sizeof *all; i++)
-        t->b->ops->free(t->b, all[i]);
+        t->b->ops->device.free(t->b, all[i]);
     for (int i = 0; i < NETS; i++)
         trainable_done(&t->nets[i]);
     model_info_done(&t->info);

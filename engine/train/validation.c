@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "engine/davi/conditions.h"
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
 #include "engine/nets/unet.h"
 #include "engine/train/trainer.h"
 #include "proto/training_log.h"
@@ -83,7 +83,7 @@ static double best_before(const char *folder)
 static enum status take_images(struct validation *v, size_t bytes, float **out, struct error *err)
 {
     void *memory = NULL;
-    enum status s = v->b->ops->alloc(v->b, bytes, &memory, err);
+    enum status s = v->b->ops->device.alloc(v->b, bytes, &memory, err);
     if (!s) *out = memory;
     return s;
 }
@@ -126,8 +126,8 @@ void validation_close(struct validation *v)
     free(v->x);
     free(v->y_in);
     free(v->samples);
-    v->b->ops->free(v->b, v->device_y_in);
-    v->b->ops->free(v->b, v->device_z);
+    v->b->ops->device.free(v->b, v->device_y_in);
+    v->b->ops->device.free(v->b, v->device_z);
     free(v);
 }
 
@@ -168,7 +168,7 @@ static enum status sample_rows(struct validation *v, const struct trainer *t, ui
                                             .h = v->side,
                                             .channels = 3,
                                             .dst = v->device_z + i * v->each };
-            s = t->b->ops->normals(t->b, &a, err);
+            s = t->b->ops->net.normals(t->b, &a, err);
         }
         const struct generator_input in = {
             .y_in = v->device_y_in,

@@ -187,6 +187,6 @@ int main(void)
     };
     if (cpu_backend_open(&cpu, 2, NULL)) return 1;
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    cpu->ops->close(cpu);
+    cpu->ops->device.close(cpu);
     return failed;
 }

@@ -386,9 +386,9 @@ static void both_steps_are_the_published_ones(void **state)
         bool good = t.g.worst <= tolerance && t.worst_update <= update_tolerance;
         (void)printf("%-28s %s: worst relative error %.2e (%s, of %u), tolerance %.0e; updates off "
                      "by %.1e lr, tolerance %.0e (%u left out as noise)%s\n",
-                     strrchr(found.gl_pathv[i], '/') + 1, b->ops->name, t.g.worst, t.g.worst_name,
-                     t.g.compared, tolerance, t.worst_update, update_tolerance, t.noise,
-                     good ? "" : "  FAILED");
+                     strrchr(found.gl_pathv[i], '/') + 1, b->ops->device.name, t.g.worst,
+                     t.g.worst_name, t.g.compared, tolerance, t.worst_update, update_tolerance,
+                     t.noise, good ? "" : "  FAILED");
         failed += !good;
         close_training(&t);
     }
@@ -418,6 +418,6 @@ int main(void)
     if (reference_backend_open(&b, &err)) return 1;
 #endif
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    b->ops->close(b);
+    b->ops->device.close(b);
     return failed;
 }

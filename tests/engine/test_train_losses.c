@@ -119,7 +119,7 @@ static void a_back_end_without_an_op_is_refused_where_it_is_needed(void **state)
     struct backend_ops ops = *cpu[0]->ops;
     struct loss_ops losses = *ops.losses;
     struct backend half = { &ops };
-    ops.name = "half";
+    ops.device.name = "half";
     accepted(&half, all);
     ops.losses = &losses;
     losses.energy = NULL;
@@ -132,7 +132,7 @@ static void a_back_end_without_an_op_is_refused_where_it_is_needed(void **state)
     refused(&half, NEED_DAVI, "hybrid");
     accepted(&half, direct | NEED_REGRESSION);
     losses = *cpu[0]->ops->losses;
-    ops.host_memory = false; /* then the host's operators are no help */
+    ops.device.host_memory = false; /* then the host's operators are no help */
     refused(&half, NEED_ADJOINT, "operate");
     losses.operate = reference->ops->losses->operate;
     refused(&half, NEED_ADJOINT, "adjoint");
