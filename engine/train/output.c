@@ -11,7 +11,7 @@
 
 #include "engine/graph/backend/device.h"
 #include "engine/train/trainer.h"
-#include "proto/training_log.h"
+#include "proto/messages/training_log.h"
 
 /* ---- the model ---- */
 

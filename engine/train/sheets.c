@@ -8,7 +8,7 @@
 #include "engine/graph/backend/device.h"
 #include "engine/train/trainer.h"
 #include "proto/atomic_file.h"
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 
 enum { GAP = 2 }; /* px between images */
 

@@ -11,7 +11,7 @@
 #include "engine/graph/backend/device.h"
 #include "engine/nets/unet.h"
 #include "engine/train/trainer.h"
-#include "proto/training_log.h"
+#include "proto/messages/training_log.h"
 
 enum { ROWS = 4, COLUMNS = 5 };
 static const uint64_t seed_of_all = 20241125; /* of every draw, whatever the run's own seed */

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/training_log.h"
+#include "proto/messages/training_log.h"
 
 static struct training_provenance prior_run(void)
 {

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "engine/graph/scalar.h"
-#include "proto/dtype.h"
+#include "proto/models/dtype.h"
 #include "proto/error.h"
 
 struct backend;
