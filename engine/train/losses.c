@@ -141,11 +141,12 @@ static struct rows_operator rows_operator_of(const struct consistency *c, float 
     const struct operator_traits *op = operator_of(c->op);
     for (uint32_t n = 0; op->taps && n < c->rows; n++)
         op->taps(operation_of(c, n).level, c->taps + (size_t)n * BLUR_TAPS);
-    return (struct rows_operator){ .op = c->op,
-                                   .rows = c->rows,
+    return (struct rows_operator){ .rows = c->rows,
                                    .w = c->w,
                                    .h = c->h,
-                                   .observed_mask = c->observed_mask,
+                                   .scale = op->scale,
+                                   .is_gray = op->is_gray,
+                                   .observed_mask = op->needs_mask ? c->observed_mask : NULL,
                                    .taps = op->taps ? c->taps : NULL,
                                    .scratch = scratch };
 }

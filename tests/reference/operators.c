@@ -1,11 +1,6 @@
 /* A and its adjoint of the linear tasks (engine/README.md section 4), value by value in double. */
 #include "tests/reference/losses.h"
 
-static uint32_t scale_of(enum operator_kind op)
-{
-    return op == OPERATOR_POOL4 ? 4 : op == OPERATOR_POOL2 ? 2 : 1;
-}
-
 /* Value (row, column, channel) of an image [h][w][3], 0 beyond its edges. */
 static double value_at(const struct rows_operator *a, const float *x, int64_t row, int64_t column,
                        uint32_t c)
@@ -28,7 +23,7 @@ static double blurred(const struct rows_operator *a, const float *taps, const fl
 static double block_mean(const struct rows_operator *a, const float *x, uint32_t row,
                          uint32_t column, uint32_t c)
 {
-    const uint32_t s = scale_of(a->op);
+    const uint32_t s = a->scale;
     double sum = 0;
     for (uint32_t i = 0; i < s * s; i++)
         sum += value_at(a, x, (int64_t)row * s + i / s, (int64_t)column * s + i % s, c);
@@ -42,9 +37,8 @@ static double symmetric(const struct rows_operator *a, uint32_t n, const float *
                         uint32_t column, uint32_t c)
 {
     const size_t at = ((size_t)n * a->h + row) * a->w + column;
-    if (a->op == OPERATOR_BLUR)
-        return blurred(a, a->taps + (size_t)n * BLUR_TAPS, x, row, column, c);
-    if (a->op == OPERATOR_MASK && !a->observed_mask[at]) return 0;
+    if (a->taps) return blurred(a, a->taps + (size_t)n * BLUR_TAPS, x, row, column, c);
+    if (a->observed_mask && !a->observed_mask[at]) return 0;
     return value_at(a, x, row, column, c);
 }
 
@@ -53,7 +47,7 @@ enum status reference_operate(struct backend *b, const struct rows_operator *a, 
 {
     (void)b;
     (void)err;
-    const uint32_t s = scale_of(a->op);
+    const uint32_t s = a->scale;
     for (uint32_t n = 0; n < a->rows; n++) {
         const float *image = x + (size_t)n * a->h * a->w * LOSS_CHANNELS;
         for (uint32_t row = 0; row < a->h / s; row++)
@@ -63,9 +57,9 @@ enum status reference_operate(struct backend *b, const struct rows_operator *a, 
                     const double v = s > 1 ? block_mean(a, image, row, column, c)
                                            : symmetric(a, n, image, row, column, c);
                     gray += gray_of[c] * v;
-                    if (a->op != OPERATOR_GRAY) *y++ = (float)v;
+                    if (!a->is_gray) *y++ = (float)v;
                 }
-                if (a->op == OPERATOR_GRAY) *y++ = (float)gray;
+                if (a->is_gray) *y++ = (float)gray;
             }
     }
     return ST_OK;
@@ -74,7 +68,7 @@ enum status reference_operate(struct backend *b, const struct rows_operator *a, 
 static double spread(const struct rows_operator *a, const float *y, uint32_t row, uint32_t column,
                      uint32_t c)
 {
-    const uint32_t s = scale_of(a->op), h = a->h / s, w = a->w / s;
+    const uint32_t s = a->scale, h = a->h / s, w = a->w / s;
     if (row / s >= h || column / s >= w) return 0;
     return (double)y[((size_t)(row / s) * w + column / s) * LOSS_CHANNELS + c] / (s * s);
 }
@@ -84,15 +78,15 @@ enum status reference_adjoint(struct backend *b, const struct rows_operator *a, 
 {
     (void)b;
     (void)err;
-    const uint32_t s = scale_of(a->op);
-    const size_t each = (size_t)(a->h / s) * (a->w / s) * (a->op == OPERATOR_GRAY ? 1 : 3);
+    const uint32_t s = a->scale;
+    const size_t each = (size_t)(a->h / s) * (a->w / s) * (a->is_gray ? 1 : 3);
     for (uint32_t n = 0; n < a->rows; n++, y += each)
         for (uint32_t row = 0; row < a->h; row++)
             for (uint32_t column = 0; column < a->w; column++)
                 for (uint32_t c = 0; c < LOSS_CHANNELS; c++)
-                    *x++ = (float)(s > 1 ? spread(a, y, row, column, c)
-                                   : a->op == OPERATOR_GRAY
-                                       ? gray_of[c] * (double)y[(size_t)row * a->w + column]
-                                       : symmetric(a, n, y, row, column, c));
+                    *x++ =
+                        (float)(s > 1        ? spread(a, y, row, column, c)
+                                : a->is_gray ? gray_of[c] * (double)y[(size_t)row * a->w + column]
+                                             : symmetric(a, n, y, row, column, c));
     return ST_OK;
 }

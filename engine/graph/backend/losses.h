@@ -114,14 +114,16 @@ struct ikl_args {
     float *field;                     /* [rows][px][3] */
 };
 
-/* A of `rows` images of one linear task (section 4). y: [rows][h / s][w / s][c], s = 2 and 4 for
- * the POOLs else 1, c = 1 for GRAY else 3. */
+/* A of `rows` images, linear (engine/README.md section 4): the means of blocks (scale > 1), gray, a
+ * mask, a blur, or where no member says so the identity; at most one of these. y: [rows][h /
+ * scale][w / scale][3], or of gray [rows][h][w][1]. */
 struct rows_operator {
-    enum operator_kind op;
-    uint32_t rows, w, h;          /* of x */
-    const uint8_t *observed_mask; /* [rows][h][w] nonzero where measured; MASK only */
-    const float *taps;            /* host [rows][BLUR_TAPS]; BLUR only */
-    float *scratch;               /* [h][w][3]; BLUR only */
+    uint32_t rows, w, h;          /* of x: [rows][h][w][3] */
+    uint32_t scale;               /* means of scale x scale px: 1, 2 or 4 */
+    bool is_gray;                 /* 0.3333 R + 0.3334 G + 0.3333 B */
+    const uint8_t *observed_mask; /* [rows][h][w]: 0 where it is zero; NULL: no mask */
+    const float *taps; /* host [rows][BLUR_TAPS]: separable, zeros beyond the edge; NULL: no blur */
+    float *scratch;    /* [h][w][3] */
 };
 
 /* mean (x - pred)^2; with a mask a tenth of it plus the mean over the observed values. */
