@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/graph/backend.h"
 #include "engine/graph/backend/gradients.h"
 
 #define EXPECT_OK(call)                                                                            \
