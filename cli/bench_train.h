@@ -1,7 +1,7 @@
-/* bench_train.h - david bench --train: times the steps of training.
+/* bench_train.h - david bench --train: times of the training steps.
  *
- * For each batch size: a step of a prior and an iteration of DAVI; `o` gives everything but the
- * kind and the batch size. Prints to stdout. */
+ * For each batch size it times a prior's step and an iteration of DAVI; `o` has all options except
+ * the kind and the batch. Prints to stdout. */
 #ifndef DAVID_CLI_BENCH_TRAIN_H
 #define DAVID_CLI_BENCH_TRAIN_H
 

@@ -1,4 +1,5 @@
-/* david train: a prior from photographs, a restorer from a prior; and david sample, to see what a prior knows. */
+/* david train: a prior from photographs, a restorer from a prior; david sample: samples of a
+ * prior. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -39,7 +40,7 @@ struct telling {
     uint64_t last_ns;
 };
 
-/* The values that tell a person most, where there are such. */
+/* The values of the progress line on a terminal. */
 static bool is_for_people(const char *name)
 {
     static const char *const names[] = { "mse",         "vb",    "score_mse", "discriminator",
@@ -121,7 +122,8 @@ static int run(const struct command *c, const struct train_options *o, struct te
     sigaction(SIGINT, &stop, NULL);
     enum status s = train_run(o, &events, &r, &err);
     if (t->is_terminal) fputs("\r\033[K", stderr);
-    if (r.is_told_elsewhere) return EXIT_SUCCESS; /* else mpirun would not let the other finish */
+    if (r.is_told_elsewhere)
+        return EXIT_SUCCESS; /* a failure here would make mpirun end the process that reports */
     if (r.left_out)
         fprintf(stderr, "david train: %u of %u images were left out\n", r.left_out, r.images);
     if (s) {

@@ -1,4 +1,4 @@
-/* The CPU behind engine/graph/gradients.h: checks shapes and hands all rows to the loops of backward.h. Convolutions are in
+/* The CPU behind engine/graph/backend/gradients.h: checks shapes and hands all rows to the loops of backward.h. Convolutions are in
  * backward_conv.c. */
 #include "engine/cpu/backward.h"
 

@@ -7,7 +7,7 @@
 #define DAVID_CPU_BACKWARD_H
 
 #include "engine/cpu/internal.h"
-#include "engine/graph/gradients.h"
+#include "engine/graph/backend/gradients.h"
 
 enum {
     IM2COL_PIXELS = 72,  /* output pixels of one piece of a gathering convolution */

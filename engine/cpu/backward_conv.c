@@ -192,7 +192,7 @@ enum status cpu_trained_conv_new(struct backend *b, const struct trained_conv_de
     bool kernel = d->kernel == 1 || d->kernel == 3 || d->kernel == 4;
     enum status s = cpu_expect(kernel && (d->stride == 1 || d->stride == 2) && d->h > 0 &&
                                    d->w > 0 && d->ic > 0 && d->oc > 0 && d->x_ld >= d->ic &&
-                                   d->y_ld >= d->oc && b->ops->has_dtype(b, d->dtype),
+                                   d->y_ld >= d->oc && b->ops->device.has_dtype(b, d->dtype),
                                "a convolution that cannot be", err);
     if (s) return s;
     struct trained_conv *c = calloc(1, sizeof *c);

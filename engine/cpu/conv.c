@@ -123,12 +123,13 @@ enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const fl
                           const float *bias, struct conv_plan **out, struct error *err)
 {
     struct cpu_backend *cpu = (struct cpu_backend *)b;
-    enum status s = cpu_expect(
-        (d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
-            d->conditions > 0 && d->h > 0 && d->w > 0 && d->ic > 0 && d->oc > 0 &&
-            b->ops->has_dtype(b, d->dtype) && (!d->prologue.norm || cpu_supports_prologue(b, d)) &&
-            d->x_ld >= d->ic && d->y_ld >= d->oc && (d->r_ld == 0 || d->r_ld >= d->oc),
-        "a convolution that cannot be", err);
+    enum status s =
+        cpu_expect((d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
+                       d->conditions > 0 && d->h > 0 && d->w > 0 && d->ic > 0 && d->oc > 0 &&
+                       b->ops->device.has_dtype(b, d->dtype) &&
+                       (!d->prologue.norm || cpu_supports_prologue(b, d)) && d->x_ld >= d->ic &&
+                       d->y_ld >= d->oc && (d->r_ld == 0 || d->r_ld >= d->oc),
+                   "a convolution that cannot be", err);
     if (s) return s;
     struct conv_plan *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution's plan");

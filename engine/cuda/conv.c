@@ -105,11 +105,11 @@ enum status cuda_conv_plan(struct backend *b, const struct conv_desc *d, const f
 {
     struct cuda_backend *c = cuda_of(b);
     struct dnn_op op;
-    enum status s =
-        cuda_expect((d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
-                        d->ic > 0 && d->oc > 0 && d->conditions > 0 && d->x_ld >= d->ic &&
-                        d->y_ld >= d->oc && !d->prologue.norm && b->ops->has_dtype(b, d->dtype),
-                    "a convolution that cannot be", err);
+    enum status s = cuda_expect((d->kernel == 1 || d->kernel == 3) &&
+                                    (d->stride == 1 || d->stride == 2) && d->ic > 0 && d->oc > 0 &&
+                                    d->conditions > 0 && d->x_ld >= d->ic && d->y_ld >= d->oc &&
+                                    !d->prologue.norm && b->ops->device.has_dtype(b, d->dtype),
+                                "a convolution that cannot be", err);
     if (s) return s;
     struct conv_plan *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution's plan");
@@ -241,7 +241,7 @@ enum status cuda_attention_plan(struct backend *b, const struct attention_desc *
     struct cuda_backend *c = cuda_of(b);
     struct dnn_op op;
     enum status s = cuda_expect(d->h > 0 && d->w > 0 && d->heads > 0 && d->head_channels > 0 &&
-                                    b->ops->has_dtype(b, d->dtype),
+                                    b->ops->device.has_dtype(b, d->dtype),
                                 "an attention that cannot be", err);
     if (s) return s;
     struct attention_plan *p = calloc(1, sizeof *p);

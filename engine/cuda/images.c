@@ -1,4 +1,4 @@
-/* Images in the device's memory: engine/graph/images.h by the kernels of our own. Shapes are engine/davi's, and checked there. */
+/* Images in the device's memory: engine/graph/backend/images.h by the kernels of our own. Shapes are engine/davi's, and checked there. */
 #include "engine/cuda/internal.h"
 
 /* A sixteenth of the device, and never more than some thousand images of 256x256 need. */

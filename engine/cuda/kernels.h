@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#include "engine/graph/images.h"
+#include "engine/graph/backend/images.h"
 #include "engine/graph/tensor.h"
 
 /* ---- the network's feature maps ---- */

@@ -142,9 +142,9 @@ static enum status arrive(struct restoration *r, uint32_t stream_slot, struct er
     struct backend *b = d->pool->backend;
     const struct image_ops *ops = b->ops->images;
     const size_t bytes = values_of(r) * sizeof(int64_t);
-    enum status s = b->ops->send(b, stream_slot, d->pixels, r->s.img ? r->s.img->pixels : r->s.y->y,
-                                 given_bytes(r), err);
-    if (!s) s = b->ops->send(b, stream_slot, d->tables, r->tables, r->tables_bytes, err);
+    enum status s = b->ops->device.send(
+        b, stream_slot, d->pixels, r->s.img ? r->s.img->pixels : r->s.y->y, given_bytes(r), err);
+    if (!s) s = b->ops->device.send(b, stream_slot, d->tables, r->tables, r->tables_bytes, err);
     if (!s) s = ops->clear(b, d->acc, bytes, err);
     if (!s && d->sum) s = ops->clear(b, d->sum, bytes, err);
     if (!s && d->sum2) s = ops->clear(b, d->sum2, bytes, err);
@@ -224,7 +224,7 @@ static enum status finish(struct restoration *r, uint32_t stream_slot, struct er
     if (!s) s = ops->round(b, &f, r->shape.depth, d->out + d->returned.mean, err);
     if (!s && d->sum2)
         s = ops->deviation(b, &f, numbers + STD_LARGEST, (uint8_t *)d->out + d->returned.std, err);
-    return s ? s : b->ops->receive(b, stream_slot, d->back, d->out, d->returned.total, err);
+    return s ? s : b->ops->device.receive(b, stream_slot, d->back, d->out, d->returned.total, err);
 }
 
 enum status image_pool_put(struct restoration *r, uint64_t row, uint32_t stream_slot, uint32_t i,
@@ -266,8 +266,8 @@ enum status image_pool_check(struct image_pool *h, uint32_t stream_slot, uint32_
 enum status image_pool_report(struct image_pool *h, uint32_t stream_slot, uint32_t n,
                               struct error *err)
 {
-    return h->backend->ops->receive(h->backend, stream_slot, h->host_bad[stream_slot],
-                                    h->bad[stream_slot], n * sizeof(uint32_t), err);
+    return h->backend->ops->device.receive(h->backend, stream_slot, h->host_bad[stream_slot],
+                                           h->bad[stream_slot], n * sizeof(uint32_t), err);
 }
 
 bool image_pool_is_bad(const struct image_pool *h, uint32_t stream_slot, uint32_t i)
@@ -305,10 +305,10 @@ void image_pool_close(struct image_pool *h)
 {
     if (!h) return;
     const struct backend_ops *ops = h->backend->ops;
-    ops->free(h->backend, h->device);
-    ops->free(h->backend, h->bad[0]);
-    ops->host_free(h->backend, h->host);
-    ops->host_free(h->backend, h->host_bad[0]);
+    ops->device.free(h->backend, h->device);
+    ops->device.free(h->backend, h->bad[0]);
+    ops->device.host_free(h->backend, h->host);
+    ops->device.host_free(h->backend, h->host_bad[0]);
     pthread_mutex_destroy(&h->lock);
     free(h);
 }
@@ -319,10 +319,10 @@ static enum status take_memory(struct image_pool *h, struct error *err)
     const struct backend_ops *ops = b->ops;
     const size_t flags = h->rows * sizeof(uint32_t);
     void *device = NULL, *host = NULL, *bad = NULL, *host_bad = NULL;
-    enum status s = ops->alloc(b, h->device_free.bytes, &device, err);
-    if (!s) s = ops->alloc(b, SAMPLER_STREAM_SLOTS * flags, &bad, err);
-    if (!s) s = ops->host_alloc(b, h->host_free.bytes, &host, err);
-    if (!s) s = ops->host_alloc(b, SAMPLER_STREAM_SLOTS * flags, &host_bad, err);
+    enum status s = ops->device.alloc(b, h->device_free.bytes, &device, err);
+    if (!s) s = ops->device.alloc(b, SAMPLER_STREAM_SLOTS * flags, &bad, err);
+    if (!s) s = ops->device.host_alloc(b, h->host_free.bytes, &host, err);
+    if (!s) s = ops->device.host_alloc(b, SAMPLER_STREAM_SLOTS * flags, &host_bad, err);
     h->device = device;
     h->host = host;
     for (uint32_t i = 0; i < SAMPLER_STREAM_SLOTS; i++) {
@@ -361,8 +361,8 @@ static enum status restore_once(struct image_pool *h, enum task_id task, const s
         if (!s) s = image_pool_put(r, i, 0, 0, tile, err);
     }
     if (!s) s = image_pool_report(h, 0, 1, err);
-    if (!s) s = h->backend->ops->wait(h->backend, 0, err);
-    if (s && h->backend->ops->finish) (void)h->backend->ops->finish(h->backend, NULL);
+    if (!s) s = h->backend->ops->device.wait(h->backend, 0, err);
+    if (s && h->backend->ops->device.finish) (void)h->backend->ops->device.finish(h->backend, NULL);
     restoration_free(r);
     return s;
 }
@@ -372,7 +372,7 @@ static enum status warm(struct image_pool *h, struct error *err)
 {
     struct image img[2] = { { 0 }, { 0 } }, mask = { 0 };
     void *tile = NULL;
-    enum status s = h->backend->ops->alloc(
+    enum status s = h->backend->ops->device.alloc(
         h->backend, (size_t)3 * RESTORE_MIN_SIDE * RESTORE_MIN_SIDE * sizeof(float), &tile, err);
     if (!s) s = image_init(&img[0], RESTORE_MIN_SIDE, RESTORE_MIN_SIDE, 3, 8, err);
     if (!s) s = image_init(&img[1], RESTORE_MIN_SIDE, RESTORE_MIN_SIDE, 3, 16, err);
@@ -382,7 +382,7 @@ static enum status warm(struct image_pool *h, struct error *err)
     if (!s) memset(mask.pixels, 0, image_bytes(&mask));
     for (int i = 0; i < 2 * TASK_COUNT && !s; i++)
         s = restore_once(h, (enum task_id)(i / 2), &img[i % 2], &mask, tile, err);
-    h->backend->ops->free(h->backend, tile);
+    h->backend->ops->device.free(h->backend, tile);
     image_done(&img[0]);
     image_done(&img[1]);
     image_done(&mask);
@@ -392,7 +392,7 @@ static enum status warm(struct image_pool *h, struct error *err)
 enum status image_pool_open(struct image_pool **out, struct backend *b, uint32_t rows,
                             struct error *err)
 {
-    if (!b->ops->images || b->ops->stream_slots < SAMPLER_STREAM_SLOTS) return ST_OK;
+    if (!b->ops->images || b->ops->device.stream_slots < SAMPLER_STREAM_SLOTS) return ST_OK;
     struct image_pool *h = calloc(1, sizeof *h);
     if (!h) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a image_pool of images");
     if (pthread_mutex_init(&h->lock, NULL)) {

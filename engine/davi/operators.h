@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/graph/images.h"
+#include "engine/graph/backend/images.h"
 #include "proto/images/image.h"
 
 struct task_desc {

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/graph/images.h" /* BLEND_ONE */
+#include "engine/graph/backend/images.h" /* BLEND_ONE */
 
 struct tile_axis {
     uint32_t length, tile, overlap; /* px; overlap < tile */

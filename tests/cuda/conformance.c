@@ -154,6 +154,6 @@ int run_conformance(const char *name, const struct CMUnitTest *tests, size_t cou
         return 1;
     }
     int failed = _cmocka_run_group_tests(name, tests, count, NULL, NULL);
-    oracle->ops->close(oracle);
+    oracle->ops->device.close(oracle);
     return failed;
 }

@@ -49,9 +49,9 @@ static void one_case(const struct attention_case *t, enum dtype dt)
     d.qkv_ld = wx.ld;
     d.y_ld = wy.ld;
     struct attention_plan *p = NULL;
-    EXPECT_OK(oracle->ops->attention_plan(oracle, &d, &p, &err));
-    EXPECT_OK(oracle->ops->attention(oracle, p, &wx, &wy, &err));
-    oracle->ops->attention_plan_free(oracle, p);
+    EXPECT_OK(oracle->ops->net.attention_plan(oracle, &d, &p, &err));
+    EXPECT_OK(oracle->ops->net.attention(oracle, p, &wx, &wy, &err));
+    oracle->ops->net.attention_plan_free(oracle, p);
 
     struct run run = { { .qkv = x, .heads = t->heads, .new_order = t->new_order } };
     in_every_order(t->name, &y, run_attention, &run);

@@ -86,9 +86,10 @@ static void one_case(const struct conv_case *t, enum dtype dt)
     d.y_ld = wy.ld;
     d.r_ld = t->residual ? wr.ld : 0;
     struct conv_plan *p = NULL;
-    EXPECT_OK(oracle->ops->conv_plan(oracle, &d, weight, bias, &p, &err));
-    EXPECT_OK(oracle->ops->conv(oracle, p, &wx, t->residual ? &wr : NULL, &wy, condition, &err));
-    oracle->ops->conv_plan_free(oracle, p);
+    EXPECT_OK(oracle->ops->net.conv_plan(oracle, &d, weight, bias, &p, &err));
+    EXPECT_OK(
+        oracle->ops->net.conv(oracle, p, &wx, t->residual ? &wr : NULL, &wy, condition, &err));
+    oracle->ops->net.conv_plan_free(oracle, p);
 
     struct run run = { { .x = x,
                          .kernel = t->kernel,

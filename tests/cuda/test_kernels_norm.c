@@ -149,7 +149,7 @@ static void one_case(const struct norm_case *t, enum dtype dt)
     want.condition = condition;
     want.scale_shift = t->scale_shift ? &wide_ss : NULL;
     want.silu = t->silu;
-    EXPECT_OK(oracle->ops->group_norm(oracle, &want, &err));
+    EXPECT_OK(oracle->ops->net.group_norm(oracle, &want, &err));
 
     struct tensor got = t->in_place ? tensor_copy(&x) : tensor_copy(&y);
     in_every_order(t->name, &got, run_norm, &r);

@@ -36,8 +36,8 @@ static void resampled(const struct shape *t, enum dtype dt, bool up)
     struct resampling r = { tensor_make(dt, t->n, xs * h, xs * w, t->c, t->c + t->x_more, 1), up };
     struct tensor y = tensor_make(dt, t->n, ys * h, ys * w, t->c, t->c + t->y_more, 2);
     struct tensor wx = tensor_wide(&r.x), wy = tensor_wide(&y);
-    EXPECT_OK(up ? oracle->ops->upsample(oracle, &wx, &wy, &err)
-                 : oracle->ops->downsample(oracle, &wx, &wy, &err));
+    EXPECT_OK(up ? oracle->ops->net.upsample(oracle, &wx, &wy, &err)
+                 : oracle->ops->net.downsample(oracle, &wx, &wy, &err));
     in_every_order(t->name, &y, run_resample, &r);
     expect_near(t->name, &y, &wy, up ? 0 : tolerance_of(dt, 0));
     struct tensor *all[] = { &r.x, &y, &wx, &wy };
@@ -100,8 +100,8 @@ static void permuted(const struct cell_case *t, enum dtype dt, bool to_cells)
     memset(r.x.data, 0xff, dtype_size(dt));
     struct tensor wx = tensor_wide(&r.x), wy = tensor_wide(&y);
     ((float *)wx.data)[0] = 77;
-    EXPECT_OK(to_cells ? oracle->ops->space_to_depth(oracle, &wx, &wy, &err)
-                       : oracle->ops->depth_to_space(oracle, &wx, &wy, &err));
+    EXPECT_OK(to_cells ? oracle->ops->net.space_to_depth(oracle, &wx, &wy, &err)
+                       : oracle->ops->net.depth_to_space(oracle, &wx, &wy, &err));
     in_every_order(t->name, &y, run_permute, &r);
     expect_same(t->name, y.data, r.x.data, dtype_size(dt)); /* the first number stays the first */
     const float first = 77;

@@ -40,15 +40,16 @@ static void ask_oracle(const struct embedding *a, const struct tensor *y)
     struct linear_plan *p = NULL;
     e.data = a->e;
     switch (a->op) {
-    case TIMESTEP: EXPECT_OK(oracle->ops->timestep(oracle, a->t, y, &err)); break;
-    case LABEL: EXPECT_OK(oracle->ops->label(oracle, a->weight, a->label, y, &err)); break;
+    case TIMESTEP: EXPECT_OK(oracle->ops->net.timestep(oracle, a->t, y, &err)); break;
+    case LABEL: EXPECT_OK(oracle->ops->net.label(oracle, a->weight, a->label, y, &err)); break;
     case LINEAR:
-        EXPECT_OK(oracle->ops->linear_plan(oracle, a->c, a->wide, a->weight, a->bias, &p, &err));
-        EXPECT_OK(oracle->ops->linear(oracle, p, &x, y, &err));
-        oracle->ops->linear_plan_free(oracle, p);
+        EXPECT_OK(
+            oracle->ops->net.linear_plan(oracle, a->c, a->wide, a->weight, a->bias, &p, &err));
+        EXPECT_OK(oracle->ops->net.linear(oracle, p, &x, y, &err));
+        oracle->ops->net.linear_plan_free(oracle, p);
         break;
-    case SILU: EXPECT_OK(oracle->ops->silu(oracle, &x, y, &err)); break;
-    case ADD: EXPECT_OK(oracle->ops->add(oracle, &x, &e, y, &err)); break;
+    case SILU: EXPECT_OK(oracle->ops->net.silu(oracle, &x, y, &err)); break;
+    case ADD: EXPECT_OK(oracle->ops->net.add(oracle, &x, &e, y, &err)); break;
     case OPS: break;
     }
 }
@@ -205,9 +206,9 @@ static void the_sampler_adds_noise_of_each_row(void **state)
             for (uint32_t r = 0; r < 3; r++) {
                 struct tensor x = tensor_row(&s.x, r), z = tensor_row(&s.eps, r),
                               to = tensor_row(&want, r);
-                EXPECT_OK(oracle->ops->sampler_in(oracle, x.data, z.data,
-                                                  mode >= 2 ? rows[r].hz : 0.3f, to.data,
-                                                  (size_t)5 * w * 3, &err));
+                EXPECT_OK(oracle->ops->net.sampler_in(oracle, x.data, z.data,
+                                                      mode >= 2 ? rows[r].hz : 0.3f, to.data,
+                                                      (size_t)5 * w * 3, &err));
             }
             in_every_order("sampler_in", &y, run_in, &s);
             expect_near("sampler_in", &y, &want, 2e-7);
@@ -234,9 +235,9 @@ static void the_sampler_sets_noise_beside_each_row(void **state)
             for (uint32_t r = 0; r < 3; r++) {
                 struct tensor x = tensor_row(&s.x, r), z = tensor_row(&s.eps, r),
                               to = tensor_row(&want, r);
-                EXPECT_OK(oracle->ops->sampler_join(oracle, x.data, z.data,
-                                                    by_row ? rows[r].hz : 0.3f, to.data,
-                                                    (size_t)5 * w, &err));
+                EXPECT_OK(oracle->ops->net.sampler_join(oracle, x.data, z.data,
+                                                        by_row ? rows[r].hz : 0.3f, to.data,
+                                                        (size_t)5 * w, &err));
             }
             in_every_order("sampler_join", &y, run_join, &s);
             expect_same("sampler_join", y.data, want.data, tensor_bytes(&y)); /* one product each */
@@ -258,7 +259,7 @@ static void sampler_ends(enum dtype dt, bool in_place, bool linear, size_t x_ld)
     struct tensor wide = tensor_wide(&s.eps),
                   y = in_place ? tensor_copy(&s.x) : tensor_make(DT_F32, 2, 5, 7, 3, 3, 4),
                   want = tensor_copy(&y);
-    EXPECT_OK(oracle->ops->sampler_out(oracle, &s.x, &wide, s.std, linear, &want, &err));
+    EXPECT_OK(oracle->ops->net.sampler_out(oracle, &s.x, &wide, s.std, linear, &want, &err));
     in_every_order("sampler_out", &y, run_out, &s);
     expect_near("sampler_out", &y, &want, 1e-6);
     unsigned clamped = 0;

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/graph/backward.h"
+#include "engine/graph/op_run.h"
 #include "engine/graph/program.h"
 #include "engine/nets/unet.h"
 #include "tests/engine/archs.h"
@@ -50,7 +52,7 @@ static void net_done(struct net *n)
     free(n->x);
     free(n->y);
     graph_free(n->g);
-    n->b->ops->close(n->b);
+    n->b->ops->device.close(n->b);
 }
 
 static struct program *program_of(const struct net *n, struct program_options o)
@@ -123,7 +125,7 @@ static enum status resampling_norm(struct backend *b, const struct group_norm_ar
                                    struct error *err)
 {
     struct group_norm_args norm = *a;
-    if (!a->resample) return unfused->group_norm(b, a, err);
+    if (!a->resample) return unfused->net.group_norm(b, a, err);
     const size_t count = (size_t)a->x.n * a->x.h * a->x.w * a->x.c;
     assert_ptr_not_equal(a->x.data, a->y.data);
     norm.resample = RESAMPLE_NONE;
@@ -131,11 +133,11 @@ static enum status resampling_norm(struct backend *b, const struct group_norm_ar
     norm.y.ld = a->x.c;
     norm.y.data = malloc(count * sizeof(float));
     assert_non_null(norm.y.data);
-    enum status s = unfused->group_norm(b, &norm, err);
+    enum status s = unfused->net.group_norm(b, &norm, err);
     const bool is_up = a->resample == RESAMPLE_UP;
-    if (!s) s = (is_up ? unfused->upsample : unfused->downsample)(b, &norm.y, &a->y, err);
+    if (!s) s = (is_up ? unfused->net.upsample : unfused->net.downsample)(b, &norm.y, &a->y, err);
     if (!s && a->x_too)
-        s = (is_up ? unfused->upsample : unfused->downsample)(b, &a->x, a->x_too, err);
+        s = (is_up ? unfused->net.upsample : unfused->net.downsample)(b, &a->x, a->x_too, err);
     free(norm.y.data);
     resampled_norms++;
     siblings += a->x_too != NULL;
@@ -149,8 +151,8 @@ static void norms_that_resample_change_no_byte(void **state)
         struct net n = net_of(&archs[i]);
         struct backend_ops ops = *n.b->ops;
         unfused = n.b->ops;
-        ops.norm_resamples = true;
-        ops.group_norm = resampling_norm;
+        ops.net.norm_resamples = true;
+        ops.net.group_norm = resampling_norm;
         float *fused = malloc(ROWS * n.y_row * sizeof *fused);
         assert_non_null(fused);
         for (int folded = 0; folded < 2; folded++) {
@@ -340,6 +342,69 @@ static void a_missing_parameter_fails_the_whole(void **state)
     }
 }
 
+/* One function of a back end at a time is taken away; the program, or the tape, is refused by the op's name. */
+static void a_network_with_an_op_that_the_back_end_lacks_is_refused(void **state)
+{
+    (void)state;
+    struct net n = net_of(&archs[2]);
+    const struct backend_ops *all = n.b->ops;
+    const struct gradient_ops *all_gradients = all->gradients;
+    struct gradient_ops gradients = *all_gradients;
+    struct backend_ops ops = *all;
+    const struct program_options o = { .dtype = DT_F32 }, folded = { .dtype = DT_F32,
+                                                                     .conditions = conditions,
+                                                                     .n_conditions = 1 };
+    const struct backward_options training = { .rows = 1, .dtype = DT_F32 };
+    struct program *p = NULL;
+    struct tape *tape = NULL;
+    float *params = NULL; /* of a tape that is never made */
+    struct error err = { 0 };
+
+    ops.gradients = &gradients;
+    n.b->ops = &ops;
+    ops.net.upsample = NULL;
+    assert_int_equal(program_new(&p, n.b, n.g, &hashes, &o, &err), ST_UNSUPPORTED);
+    assert_string_equal(err.detail, "the back end reference has no op UPSAMPLE");
+    err = (struct error){ 0 };
+    assert_int_equal(program_new(&p, n.b, n.g, &hashes, &folded, &err), ST_UNSUPPORTED);
+    assert_string_equal(err.detail, "the back end reference has no op UPSAMPLE");
+    err = (struct error){ 0 };
+    assert_int_equal(tape_new(&tape, n.b, n.g, params, &training, &err), ST_UNSUPPORTED);
+    assert_string_equal(err.detail, "the back end reference has no op UPSAMPLE for training");
+
+    ops.net.upsample = all->net.upsample;
+    gradients.conv_weights = NULL;
+    err = (struct error){ 0 };
+    assert_int_equal(tape_new(&tape, n.b, n.g, params, &training, &err), ST_UNSUPPORTED);
+    assert_string_equal(err.detail, "the back end reference has no gradient of the op CONV");
+    assert_null(p);
+    assert_null(tape);
+
+    /* Inference needs no gradient. */
+    p = program_of(&n, o);
+    program_free(p);
+    n.b->ops = all;
+    net_done(&n);
+}
+
+/* ops.def against the back end that has every op and every gradient: what an op's gradient reads is a trait of it. */
+static void every_op_of_the_table_has_what_its_traits_say(void **state)
+{
+    (void)state;
+    const uint32_t reads = OP_READS_DY | OP_READS_X | OP_READS_OTHER | OP_READS_Y;
+    struct backend *b = NULL;
+    assert_int_equal(reference_backend_open(&b, NULL), ST_OK);
+    for (int op = 0; op < OP_COUNT; op++) {
+        assert_int_equal(supports_op(b, (enum op)op, OP_FOR_TRAINING, NULL), ST_OK);
+        assert_int_equal(supports_op(b, (enum op)op, OP_FOR_GRADIENT, NULL) == ST_OK,
+                         (op_traits((enum op)op) & reads) != 0);
+        if (op_traits((enum op)op) & OP_DX_IN_PLACE)
+            assert_true(op_traits((enum op)op) & OP_IN_PLACE);
+    }
+    assert_int_equal(supports_op(b, OP_BATCH_NORM, OP_FOR_INFERENCE, NULL), ST_UNSUPPORTED);
+    b->ops->device.close(b);
+}
+
 static void time_is_accounted_per_op(void **state)
 {
     (void)state;
@@ -370,6 +435,8 @@ int main(void)
         cmocka_unit_test(impossible_inputs_are_refused),
         cmocka_unit_test(what_a_network_is_told_must_be_said),
         cmocka_unit_test(a_missing_parameter_fails_the_whole),
+        cmocka_unit_test(a_network_with_an_op_that_the_back_end_lacks_is_refused),
+        cmocka_unit_test(every_op_of_the_table_has_what_its_traits_say),
         cmocka_unit_test(time_is_accounted_per_op),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -48,10 +48,10 @@ static enum status list_ops(struct ledger *l, const struct unet_arch *arch, uint
     enum status s = unet_build(&g, arch, side, side, err);
     if (!s) s = program_new(&p, b, g, &src, &o, err);
     const size_t values = (size_t)batch * side * side * arch_input_channels(arch);
-    if (!s) s = b->ops->alloc(b, values * sizeof(float), &x, err);
+    if (!s) s = b->ops->device.alloc(b, values * sizeof(float), &x, err);
     const struct program_io io = { .x = x, .y = x };
     if (!s) s = program_run(p, &io, batch, err);
-    b->ops->free(b, x);
+    b->ops->device.free(b, x);
     program_free(p);
     graph_free(g);
     return s;

@@ -171,7 +171,7 @@ static void one_size_gives_the_same_bytes_from_start_to_start(void **state)
     static uint8_t once[IMAGES * BYTES], again[IMAGES * BYTES], alone[BYTES];
     struct serving s = serving_of(true);
     (void)state;
-    assert_int_equal(s.e->backend->ops->batch_rows(s.e->backend, 1), MAX_BATCH);
+    assert_int_equal(s.e->backend->ops->device.batch_rows(s.e->backend, 1), MAX_BATCH);
     restore_all(&s, once);
     restore_alone(&s, 20, alone);
     assert_memory_equal(alone, once + (size_t)20 * BYTES, BYTES);

@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-#include "engine/graph/gradients.h"
+#include "engine/graph/backend/gradients.h"
 #include "tests/reference/reference.h"
 
 extern const struct gradient_ops reference_gradients;

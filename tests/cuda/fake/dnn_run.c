@@ -41,10 +41,10 @@ void dnn_forget_weights(void)
     while (weights) {
         struct packed *w = weights;
         weights = w->next;
-        cpu->ops->conv_plan_free(cpu, w->plan);
+        cpu->ops->net.conv_plan_free(cpu, w->plan);
         free(w);
     }
-    if (cpu) cpu->ops->close(cpu);
+    if (cpu) cpu->ops->device.close(cpu);
     cpu = NULL;
 }
 
@@ -139,7 +139,8 @@ static struct conv_plan *pack(const struct view *w, const struct conv_desc *d)
                 kcrs[(o * d->ic + i) * taps + t] = krsc[(o * taps + t) * d->ic + i];
     p->birth = birth;
     p->d = *d;
-    if (the_cpu()->ops->conv_plan(cpu, d, kcrs, NULL, &p->plan, &err)) fake_die("%s", err.detail);
+    if (the_cpu()->ops->net.conv_plan(cpu, d, kcrs, NULL, &p->plan, &err))
+        fake_die("%s", err.detail);
     p->next = weights;
     weights = p;
     free(krsc);
@@ -181,7 +182,8 @@ static float *convolve(const struct run *r, const struct descriptor *op)
     float *in = read_image(&x), *out = floats((size_t)(y.dim[0] * y.dim[1] * y.dim[2] * y.dim[3]));
     const struct tensor from = image(in, x.dim), to = image(out, y.dim);
     struct conv_plan *plan = pack(&w, &d);
-    if (the_cpu()->ops->conv(cpu, plan, &from, NULL, &to, NULL, &err)) fake_die("%s", err.detail);
+    if (the_cpu()->ops->net.conv(cpu, plan, &from, NULL, &to, NULL, &err))
+        fake_die("%s", err.detail);
     free(in);
     return out;
 }
@@ -232,10 +234,10 @@ static void attend(const struct run *r, const struct descriptor *op)
     struct tensor qkv = { in, DT_F32, (uint32_t)rows, d.h, 1, (uint32_t)(3 * c), 3 * c };
     struct tensor to = { out, DT_F32, (uint32_t)rows, d.h, 1, (uint32_t)c, c };
     struct attention_plan *plan = NULL;
-    if (the_cpu()->ops->attention_plan(cpu, &d, &plan, &err) ||
-        cpu->ops->attention(cpu, plan, &qkv, &to, &err))
+    if (the_cpu()->ops->net.attention_plan(cpu, &d, &plan, &err) ||
+        cpu->ops->net.attention(cpu, plan, &qkv, &to, &err))
         fake_die("%s", err.detail);
-    cpu->ops->attention_plan_free(cpu, plan);
+    cpu->ops->net.attention_plan_free(cpu, plan);
     for (size_t n = 0; n < rows; n++)
         for (size_t p = 0; p < px; p++)
             for (size_t h = 0; h < heads; h++)

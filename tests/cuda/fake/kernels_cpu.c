@@ -101,7 +101,7 @@ static struct tensor resampled(struct tensor *x, const struct tensor *like, bool
         dtype_from_f32(&rounded, like->dtype, v, 1);
         dtype_to_f32(v, &rounded, like->dtype, 1);
     }
-    must((up ? ops->upsample : ops->downsample)(the_cpu(), x, &y, &err), &err);
+    must((up ? ops->net.upsample : ops->net.downsample)(the_cpu(), x, &y, &err), &err);
     free(x->data);
     return y;
 }
@@ -125,7 +125,7 @@ static void run_norm(void *job)
                                        .condition = a->condition,
                                        .scale_shift = a->scale_shift ? &ss : NULL,
                                        .silu = a->silu };
-    must(the_cpu()->ops->group_norm(the_cpu(), &n, &err), &err);
+    must(the_cpu()->ops->net.group_norm(the_cpu(), &n, &err), &err);
     const bool is_up = a->resample == RESAMPLE_UP;
     if (a->x_too.data) {
         struct tensor too = resampled(&x, &a->x_too, is_up);
@@ -172,7 +172,8 @@ static void run_permute(void *job)
     struct error err = { 0 };
     struct tensor x = widened(&a->x, "pixels or cells"), y = tight(&a->y);
     const struct backend_ops *ops = the_cpu()->ops;
-    must((a->up ? ops->depth_to_space : ops->space_to_depth)(the_cpu(), &x, &y, &err), &err);
+    must((a->up ? ops->net.depth_to_space : ops->net.space_to_depth)(the_cpu(), &x, &y, &err),
+         &err);
     free(x.data);
     narrow(&a->y, &y, "cells or pixels");
 }
@@ -250,9 +251,10 @@ static void run_conv(void *job)
                                  .r_ld = a->has_residual ? oc : 0 };
     struct conv_plan *p = NULL;
     const struct backend_ops *ops = the_cpu()->ops;
-    must(ops->conv_plan(the_cpu(), &d, weight, a->bias, &p, &err), &err);
-    must(ops->conv(the_cpu(), p, &x, a->has_residual ? &r : NULL, &y, a->condition, &err), &err);
-    ops->conv_plan_free(the_cpu(), p);
+    must(ops->net.conv_plan(the_cpu(), &d, weight, a->bias, &p, &err), &err);
+    must(ops->net.conv(the_cpu(), p, &x, a->has_residual ? &r : NULL, &y, a->condition, &err),
+         &err);
+    ops->net.conv_plan_free(the_cpu(), p);
     free(weight);
     free(x.data);
     free(r.data);
@@ -279,9 +281,9 @@ static void run_attention(void *job)
                                       .y_ld = y.ld };
     struct attention_plan *p = NULL;
     const struct backend_ops *ops = the_cpu()->ops;
-    must(ops->attention_plan(the_cpu(), &d, &p, &err), &err);
-    must(ops->attention(the_cpu(), p, &qkv, &y, &err), &err);
-    ops->attention_plan_free(the_cpu(), p);
+    must(ops->net.attention_plan(the_cpu(), &d, &p, &err), &err);
+    must(ops->net.attention(the_cpu(), p, &qkv, &y, &err), &err);
+    ops->net.attention_plan_free(the_cpu(), p);
     free(qkv.data);
     narrow(&a->y, &y, "an attention's y");
 }
@@ -314,7 +316,7 @@ static void run_timestep(void *job)
     struct error err = { 0 };
     const struct tensor y = vector(a->y, a->n, a->oc, "an embedding");
     (void)vector(a->x, a->n, 1, "times");
-    must(the_cpu()->ops->timestep(the_cpu(), a->x, &y, &err), &err);
+    must(the_cpu()->ops->net.timestep(the_cpu(), a->x, &y, &err), &err);
 }
 
 int gpu_timestep(const float *t, uint32_t n, uint32_t c, float *y, void *stream)
@@ -350,9 +352,9 @@ static void run_linear(void *job)
     const struct backend_ops *ops = the_cpu()->ops;
     (void)vector(a->weight, a->ic, a->oc, "weights");
     (void)vector(a->bias, 1, a->oc, "biases");
-    must(ops->linear_plan(the_cpu(), a->ic, a->oc, a->weight, a->bias, &p, &err), &err);
-    must(ops->linear(the_cpu(), p, &x, &y, &err), &err);
-    ops->linear_plan_free(the_cpu(), p);
+    must(ops->net.linear_plan(the_cpu(), a->ic, a->oc, a->weight, a->bias, &p, &err), &err);
+    must(ops->net.linear(the_cpu(), p, &x, &y, &err), &err);
+    ops->net.linear_plan_free(the_cpu(), p);
 }
 
 int gpu_linear(const float *weight, const float *bias, const float *x, float *y, uint32_t n,
@@ -370,7 +372,7 @@ static void run_silu(void *job)
     struct error err = { 0 };
     const struct tensor x = vector(a->x, 1, (uint32_t)a->count, "SiLU's x"),
                         y = vector(a->y, 1, (uint32_t)a->count, "SiLU's y");
-    must(the_cpu()->ops->silu(the_cpu(), &x, &y, &err), &err);
+    must(the_cpu()->ops->net.silu(the_cpu(), &x, &y, &err), &err);
 }
 
 int gpu_silu(const float *x, float *y, size_t count, void *stream)
@@ -386,7 +388,7 @@ static void run_add(void *job)
     const struct tensor x = vector(a->x, 1, (uint32_t)a->count, "a sum's x"),
                         e = vector(a->e, 1, (uint32_t)a->count, "a sum's e"),
                         y = vector(a->y, 1, (uint32_t)a->count, "a sum's y");
-    must(the_cpu()->ops->add(the_cpu(), &x, &e, &y, &err), &err);
+    must(the_cpu()->ops->net.add(the_cpu(), &x, &e, &y, &err), &err);
 }
 
 int gpu_add(const float *x, const float *e, float *y, size_t count, void *stream)
@@ -414,7 +416,7 @@ static void run_normals(void *job)
                                         .h = a->h,
                                         .channels = a->channels,
                                         .dst = a->dst + i * row };
-        must(the_cpu()->ops->normals(the_cpu(), &n, &err), &err);
+        must(the_cpu()->ops->net.normals(the_cpu(), &n, &err), &err);
     }
 }
 
@@ -433,8 +435,8 @@ static void run_sampler_in(void *job)
     for (uint32_t i = 0; i < a->n; i++) {
         const struct gpu_row *rows = (const struct gpu_row *)(const void *)a->label;
         const size_t at = i * a->count;
-        must(the_cpu()->ops->sampler_in(the_cpu(), a->x + at, a->e + at, rows ? rows[i].hz : a->hz,
-                                        a->y + at, a->count, &err),
+        must(the_cpu()->ops->net.sampler_in(the_cpu(), a->x + at, a->e + at,
+                                            rows ? rows[i].hz : a->hz, a->y + at, a->count, &err),
              &err);
     }
 }
@@ -462,9 +464,9 @@ static void run_sampler_join(void *job)
     (void)vector(a->y, a->n, (uint32_t)(6 * pixels), "x");
     for (uint32_t i = 0; i < a->n; i++) {
         const struct gpu_row *rows = (const struct gpu_row *)(const void *)a->label;
-        must(the_cpu()->ops->sampler_join(the_cpu(), a->x + i * 3 * pixels, a->e + i * 3 * pixels,
-                                          rows ? rows[i].hz : a->hz, a->y + i * 6 * pixels, pixels,
-                                          &err),
+        must(the_cpu()->ops->net.sampler_join(the_cpu(), a->x + i * 3 * pixels,
+                                              a->e + i * 3 * pixels, rows ? rows[i].hz : a->hz,
+                                              a->y + i * 6 * pixels, pixels, &err),
              &err);
     }
 }
@@ -495,7 +497,7 @@ static void run_sampler_out(void *job)
     struct tensor eps = widened(&a->eps, "eps");
     expect(&a->x, "x");
     expect(&a->x0, "x0");
-    must(the_cpu()->ops->sampler_out(the_cpu(), &a->x, &eps, a->std, a->linear, &a->x0, &err),
+    must(the_cpu()->ops->net.sampler_out(the_cpu(), &a->x, &eps, a->std, a->linear, &a->x0, &err),
          &err);
     free(eps.data);
 }

@@ -364,11 +364,11 @@ static void heads_that_no_kernel_takes_are_refused_at_the_load(void **state)
         d.qkv_ld = (size_t)3 * ch;
         d.y_ld = ch;
         const enum status want = ch > GPU_HEAD_CHANNELS_MAX ? ST_UNSUPPORTED : ST_OK;
-        assert_int_equal(b->ops->attention_plan(b, &d, &p, &err), want);
-        if (!want) b->ops->attention_plan_free(b, p);
+        assert_int_equal(b->ops->net.attention_plan(b, &d, &p, &err), want);
+        if (!want) b->ops->net.attention_plan_free(b, p);
     }
     assert_non_null(strstr(err.detail, "257 channels"));
-    b->ops->close(b);
+    b->ops->device.close(b);
     expect_nothing_left("wide heads", 0);
 }
 

@@ -1,20 +1,29 @@
-/* gradients.h - what a back end must be able to do so that networks can be trained on it: the gradient of every op of
- * backend.h, the few passes that only training has, and the walks of an optimiser.
+/* gradients.h - what a back end computes in training: the gradient of every op of ops.h, the
+ * forward passes that only training has, and the optimiser.
  *
- * Parameters and their gradients are F32 in memory of the back end, in the layout of the checkpoints ([oc][ic][k][k]). They
- * belong to the caller and change from step to step, so layers take them when they run; only a convolution packs its own
- * (conv_pack, after every change). Gradients of feature maps have the feature maps' dtype, all sums are F32 or better. A gradient of
- * a parameter is always added to what stands there, and NULL means that it is not wanted. Unlike in backend.h the rows of a
- * tensor run together. Run functions allocate nothing; threads and errors as in backend.h. Nothing may be left NULL. */
-#ifndef DAVID_GRAPH_GRADIENTS_H
-#define DAVID_GRAPH_GRADIENTS_H
+ * Parameters and their gradients are F32 in memory of the back end, in the layout of the
+ * checkpoints ([oc][ic][k][k]). They belong to the caller and change after every update, so an op
+ * takes them when it runs; only a convolution packs its own (conv_pack). Gradients of feature maps
+ * have the feature maps' dtype; all sums are F32 or better. The gradient of a parameter is added to
+ * what is there; NULL: it is not wanted. Unlike in ops.h, all rows of a tensor run together.
+ * Functions that run an op allocate nothing. Threads and errors as in backend.h. A back end that
+ * trains has every function; a tape is refused where one that it needs is NULL (supports_op of
+ * op_run.h). */
+#ifndef DAVID_GRAPH_BACKEND_GRADIENTS_H
+#define DAVID_GRAPH_BACKEND_GRADIENTS_H
 
-#include "engine/graph/backend.h"
+#include <stdbool.h>
+
+#include "engine/graph/backend/ops.h"
+#include "engine/graph/tensor.h"
+#include "proto/error.h"
+
+struct backend;
 
 struct trained_conv;
 struct trained_attention;
 
-/* Where a gradient goes: dst = g, or dst += g. dst.data NULL: it is not wanted. */
+/* The destination of a gradient g: dst = g, or dst += g. dst.data NULL: it is not wanted. */
 struct into {
     struct tensor dst;
     bool add;
@@ -26,26 +35,28 @@ struct trained_conv_desc {
     uint32_t stride;       /* 1 or 2; output (h + 2 (kernel / 2) - kernel) / stride + 1 */
     enum dtype dtype;
     size_t x_ld, y_ld, r_ld; /* as in conv_desc; r_ld 0: no residual */
-    size_t dy_ld, dx_ld;     /* dx_ld 0: the gradient of x is never asked for */
-    bool dx_add;             /* it is added to what is there */
+    size_t dy_ld, dx_ld;     /* dx_ld 0: the gradient of x is never wanted */
+    bool dx_add;             /* the gradient of x is added to what is there */
 };
 
-/* Group norm as it ran (y is not looked at), its output's gradient, and where those of its inputs go. */
+/* A group norm as it ran (y is not read), the gradient of its output, and the destinations of those
+ * of its inputs. */
 struct group_norm_gradient_args {
-    struct group_norm_args forward; /* set: NULL */
-    const double *moments;          /* as group_norm left them; NULL: they are found again */
-    struct tensor dy;               /* what is in it is lost */
-    struct into dx;                 /* dst may be dy, where it is not added to */
+    struct group_norm_args forward; /* condition: NULL */
+    const double *moments;          /* as group_norm wrote them; NULL: they are computed again */
+    struct tensor dy;               /* overwritten */
+    struct into dx;                 /* dst may be dy where `add` is false */
     struct into dscale_shift;       /* [n][1][1][2c] F32 */
     float *dgamma, *dbeta;          /* [c] */
 };
 
-/* Batch norm: its sums are taken apart from their use, so that those of several processes can be added in between. */
+/* A batch norm. Its sums are computed in a function of their own, so that those of several
+ * processes can be added before use. */
 struct batch_norm_args {
     struct tensor x;           /* [n][h][w][c] */
     const float *gamma, *beta; /* [c] */
     const double *sums;        /* host: [2][c], of x and of its square */
-    double count;              /* of the pixels that they are sums over, n h w of all processes */
+    double count;              /* pixels that the sums are over: n h w of all processes */
     float eps;
 };
 
@@ -62,8 +73,9 @@ struct gradient_ops {
     enum status (*conv_new)(struct backend *b, const struct trained_conv_desc *d,
                             struct trained_conv **out, struct error *err);
     void (*conv_free)(struct backend *b, struct trained_conv *c); /* takes NULL */
-    size_t (*conv_bytes)(const struct trained_conv *c);           /* of what is packed */
-    /* weight: [oc][ic][kernel][kernel], bias: [oc]; read during the call only, and used until the next. */
+    size_t (*conv_bytes)(const struct trained_conv *c);           /* of its packed weights */
+    /* weight: [oc][ic][kernel][kernel], bias: [oc]; both are read only during the call. The packed
+     * copy serves until the next call. */
     enum status (*conv_pack)(struct backend *b, struct trained_conv *c, const float *weight,
                              const float *bias, struct error *err);
     /* y = conv(x) + bias (+ residual); residual may be y itself. */
@@ -91,7 +103,8 @@ struct gradient_ops {
                                   float *dtable, struct error *err);
 
     /* ---- feature maps ---- */
-    /* As backend_ops.group_norm (set: NULL), of all rows; moments: [n][groups][2], mean and 1 / sqrt(variance + eps). */
+    /* As net_ops.group_norm (condition: NULL), of all rows; moments: [n][groups][2], mean and 1 /
+     * sqrt(variance + eps). */
     enum status (*group_norm)(struct backend *b, const struct group_norm_args *a, double *moments,
                               struct error *err);
     enum status (*group_norm_gradient)(struct backend *b, const struct group_norm_gradient_args *a,
@@ -109,10 +122,11 @@ struct gradient_ops {
     /* dy: [n][h][w][c] -> dx: [n][2h][2w][c], a quarter each */
     enum status (*downsample_gradient)(struct backend *b, const struct tensor *dy,
                                        const struct into *dx, struct error *err);
-    /* dst (+)= x, of one shape, converted: slices of a concat, sums, casts. */
+    /* dst (+)= x of the same shape, converted: for slices of a concat, sums and casts. */
     enum status (*copy_into)(struct backend *b, const struct tensor *x, const struct into *dst,
                              struct error *err);
-    /* de: [n][1][1][c] F32 (+)= dy: [n][h][w][c] summed over the feature map; of add_channel. */
+    /* The gradient of add_channel: de: [n][1][1][c] F32 (+)= dy: [n][h][w][c] summed over the
+     * pixels. */
     enum status (*channel_sums)(struct backend *b, const struct tensor *dy, const struct into *de,
                                 struct error *err);
 
@@ -122,11 +136,12 @@ struct gradient_ops {
                                    struct error *err);
     enum status (*batch_norm)(struct backend *b, const struct batch_norm_args *a,
                               const struct tensor *y, struct error *err);
-    /* dsums: host [2][c], of dy and of dy times the normed x; they are also what is added to dbeta and dgamma. */
+    /* dsums: host [2][c], of dy and of dy times the normed x; they are also added to dbeta and
+     * dgamma. */
     enum status (*batch_norm_gradient_sums)(struct backend *b, const struct batch_norm_args *a,
                                             const struct tensor *dy, double *dsums, float *dgamma,
                                             float *dbeta, struct error *err);
-    /* dx may be dy, where it is not added to. dsums as a->sums: of all processes. */
+    /* dx may be dy where `add` is false. dsums, like a->sums: of all processes. */
     enum status (*batch_norm_gradient)(struct backend *b, const struct batch_norm_args *a,
                                        const struct tensor *dy, const double *dsums,
                                        const struct into *dx, struct error *err);
@@ -138,7 +153,7 @@ struct gradient_ops {
                                        const struct tensor *dy, const struct into *dx,
                                        struct error *err);
 
-    /* ---- the optimiser's walks over F32 ---- */
+    /* ---- the optimiser: arrays of F32 ---- */
     /* p <- p (1 - lr wd) - lr m^ / (sqrt(v^) + eps): engine/README.md section 5. */
     enum status (*adamw)(struct backend *b, const struct adamw_args *a, struct error *err);
     /* average <- decay average + (1 - decay) x */
@@ -147,7 +162,7 @@ struct gradient_ops {
     enum status (*fill)(struct backend *b, float *x, size_t count, float value, struct error *err);
     /* x <- by x */
     enum status (*scale)(struct backend *b, float *x, size_t count, float by, struct error *err);
-    /* out: host; a sum in a fixed order; not finite where one of x is not. */
+    /* out: host; summed in a fixed order; not finite if a value of x is not. */
     enum status (*sum_squares)(struct backend *b, const float *x, size_t count, double *out,
                                struct error *err);
 };

@@ -1,11 +1,13 @@
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
 
 #include <string.h>
+
+#include "engine/graph/backend.h"
 
 enum status device_copy_in(struct backend *b, void *device, const void *host, size_t bytes,
                            struct error *err)
 {
-    if (!b->ops->host_memory) return b->ops->copy_in(b, device, host, bytes, err);
+    if (!b->ops->device.host_memory) return b->ops->device.copy_in(b, device, host, bytes, err);
     memcpy(device, host, bytes);
     return ST_OK;
 }
@@ -13,7 +15,7 @@ enum status device_copy_in(struct backend *b, void *device, const void *host, si
 enum status device_copy_out(struct backend *b, void *host, const void *device, size_t bytes,
                             struct error *err)
 {
-    if (!b->ops->host_memory) return b->ops->copy_out(b, host, device, bytes, err);
+    if (!b->ops->device.host_memory) return b->ops->device.copy_out(b, host, device, bytes, err);
     memcpy(host, device, bytes);
     return ST_OK;
 }
@@ -22,11 +24,11 @@ enum status device_upload(struct backend *b, const void *host, size_t bytes, voi
                           struct error *err)
 {
     void *p = NULL;
-    enum status s = b->ops->alloc(b, bytes, &p, err);
+    enum status s = b->ops->device.alloc(b, bytes, &p, err);
     if (s) return s;
     s = device_copy_in(b, p, host, bytes, err);
     if (s) {
-        b->ops->free(b, p);
+        b->ops->device.free(b, p);
         return s;
     }
     *out = p;
