@@ -29,6 +29,7 @@ LINEAR = {**PATCH, "output": "linear"}
 BESIDE = {**LINEAR, "noise": "channels"}
 BARE = {**BESIDE, "attention_resolutions": "", "middle_attention": False}
 PLAIN = {**BARE, "resblock_updown": False}
+TOLD_T_ALONE = {**PLAIN, "noise": "added"}  # a prior
 REGRESSION = ["--objective", "regression"]
 PRIOR = ["--lr", "4e-4"]  # what DAVI's row needs: trained as long as the others, not scored
 
@@ -47,7 +48,7 @@ ROWS = [
      "+ plain resampling (long run's network)"),
     ("then as long again of energy + regression", PLAIN, ["--objective", "energy,regression:0.5", "--h", "1", "--lr", "5e-4"],
      "+ plain resampling (long run's network)"),
-    ("prior", PLAIN, PRIOR, None),
+    ("prior", TOLD_T_ALONE, PRIOR, None),
     ("then as long again of DAVI", PLAIN, ["--objective", "davi", "--h", "1", "--lr", "1e-4", "--prior", "prior"],
      "+ plain resampling (long run's network)"),
     ("then as long again of DAVI + regression", PLAIN,

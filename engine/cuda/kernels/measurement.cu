@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(THREADS)
 
 extern "C" int gpu_extract(const struct extract_args *a, void *stream)
 {
-    return launch(cut, dim3(blocks_of(a->tile, THREADS), a->tile), THREADS, 0, stream, *a);
+    return launch(extract, dim3(blocks_of(a->tile, THREADS), a->tile), THREADS, 0, stream, *a);
 }
 
 extern "C" size_t gpu_residual_scratch(size_t px)
