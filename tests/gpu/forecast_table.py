@@ -1,6 +1,8 @@
-"""Compares engine/cuda/FORECAST.md with what the program `forecast` counts: forecast_table.py FORECAST [--write].
+"""Compares engine/cuda/FORECAST.md with the counts of the program `forecast`.
 
-FORECAST is the program; --write replaces the tables instead."""
+forecast_table.py FORECAST [--write]: FORECAST is the program; --write replaces the tables
+instead.
+"""
 
 import json
 import pathlib

@@ -16,7 +16,7 @@ TASK_FIELDS = 15
 
 
 def rows(path, macro, fields):
-    """The rows of a .def table: names and texts in order, as many as `fields`."""
+    """The rows of a .def table: names and texts in order, with `fields` fields each."""
     text = re.sub(r"/\*.*?\*/", "", pathlib.Path(path).read_text(), flags=re.S)
     field = r'\s*("(?:[^"\\]|\\.)*"|[^,()"]+)\s*'
     found = re.findall(rf"^{macro}\({','.join([field] * fields)}\)", text, re.M)
