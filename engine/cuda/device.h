@@ -40,9 +40,8 @@ struct gpu {
     /* Earlier workspaces and scratches: recorded graphs may still point at them. */
     void **outgrown;
     uint32_t n_outgrown;
-    atomic_bool fault_comes,
-        /* Whoever sets fault_comes writes `fault`; it may be read once is_faulty is set. */
-        is_faulty;
+    /* The thread that sets fault_comes writes `fault`; others read it once is_faulty is set. */
+    atomic_bool fault_comes, is_faulty;
     struct error fault;
     uint64_t allocations; /* in total; tests check that serving adds none */
 };
