@@ -1,5 +1,5 @@
-/* The gradient ops of the CPU back end: checks shapes and passes all rows to the loops of
- * backward.h. Convolutions are in backward_conv.c. */
+/* The CPU behind engine/graph/gradients.h: checks shapes and hands all rows to the loops of backward.h. Convolutions are in
+ * backward_conv.c. */
 #include "engine/cpu/backward.h"
 
 #include <math.h>

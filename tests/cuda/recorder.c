@@ -27,7 +27,7 @@ static uint32_t rows_per_batch(struct backend *b)
 static enum status take(struct backend *b, size_t bytes, void **out, struct error *err)
 {
     (void)b;
-    void *p = malloc(bytes ? bytes : 1); /* pages that are never accessed cost nothing */
+    void *p = malloc(bytes ? bytes : 1); /* pages that nobody touches cost nothing */
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for %zu bytes", bytes);
     *out = p;
     return ST_OK;
@@ -91,7 +91,7 @@ static void attention_free(struct backend *b, struct attention_plan *p)
     (void)p;
 }
 
-/* Run by constant folding; its values do not affect any plan. */
+/* What folding runs; its values reach no plan. */
 
 static enum status linear(struct backend *b, struct linear_plan *p, const struct tensor *x,
                           const struct tensor *y, struct error *err)
@@ -165,7 +165,7 @@ static const struct backend_ops recorder_ops = {
     .label = label,
     .silu = silu,
     .add = add,
-    .norm_resamples = true, /* as in the back end whose plans are checked */
+    .norm_resamples = true, /* as the back end whose plans are asked about */
 };
 
 void recorder_init(struct recorder *r, uint32_t rows)
