@@ -1,5 +1,5 @@
 target_sources(david_engine PRIVATE cpu/backend.c cpu/conv.c cpu/bf16_shape.c cpu/isa.c)
-# One source, compiled once per instruction set; isa.c selects a set at start.
+# One source, compiled once per instruction set; isa.c chooses at start.
 set(DAVID_ISA_FLAGS_sse -march=x86-64-v2)
 set(DAVID_ISA_FLAGS_avx2 -march=x86-64-v3)
 set(DAVID_ISA_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512)

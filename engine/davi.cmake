@@ -3,6 +3,6 @@ target_sources(david_engine PRIVATE arch.c engine.c model.c network.c threads.c
   davi/operators/blur.c davi/operators/gray.c davi/operators/identity.c davi/operators/jpeg.c
   davi/operators/mask.c davi/operators/pool.c
   davi/sampler.c davi/conditions.c davi/schedule.c davi/free_list.c davi/tiles.c)
-# Loops over rows of images: -O3 vectorises them.
+# Rows of images are plain loops: let the compiler make vectors of them.
 set_source_files_properties(davi/operators/blur.c davi/operators/gray.c davi/operators/mask.c
   davi/operators/pool.c davi/restoration.c PROPERTIES COMPILE_OPTIONS -O3)

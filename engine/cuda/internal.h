@@ -107,7 +107,7 @@ void timer_rest(struct timer *t); /* frees its memory until the next use; takes 
 enum status timer_time(void *ctx, const struct dnn_op *op, struct dnn_plan *p, uint32_t n,
                        uint64_t *ns, struct error *err);
 
-/* Defined in images.c. */
+/* feature maps.c */
 extern const struct image_ops cuda_images;
 
 /* Defined in nvml.c: reads NVIDIA's management library, which is opened at the first call; false

@@ -145,7 +145,7 @@ int gpu_sampler_join(const float *y_in, const float *z, const struct gpu_row *ro
 int gpu_sampler_out(const struct tensor *x, const struct tensor *eps, float std, bool linear,
                     const struct tensor *x0, void *stream);
 
-/* ---- images on the device: the same arithmetic and the same bytes as on the host ---- */
+/* ---- feature maps on the device (engine/graph/feature maps.h): same arithmetic and the same bytes as engine/davi on the host ---- */
 
 int gpu_extract(const struct extract_args *a, void *stream);
 int gpu_find_bad(const float *x, uint32_t n, size_t count, uint32_t *bad, void *stream);
@@ -157,7 +157,7 @@ int gpu_mean(const struct finished *f, float *x, void *stream);
 int gpu_round(const struct finished *f, uint32_t depth, void *pixels, void *stream);
 /* pixels may be NULL: only the largest is wanted. 128-bit integers as on the host. */
 int gpu_deviation(const struct finished *f, double *largest, uint8_t *pixels, void *stream);
-/* Bits of enum operator_kind: the operators that it supports. */
+/* Bits of enum operator_kind: those that it has. */
 enum {
     GPU_OPERATORS = 1 << OPERATOR_BLUR | 1 << OPERATOR_POOL4 | 1 << OPERATOR_POOL2 |
                     1 << OPERATOR_MASK | 1 << OPERATOR_IDENTITY | 1 << OPERATOR_GRAY

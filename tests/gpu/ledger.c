@@ -237,7 +237,7 @@ void ledger_turn(struct ledger *l, bool on)
 {
     l->is_on = on;
     l->count = 0;
-    /* An op inside a recording is not run. */
+    /* An op that was recorded is not run. */
     l->ops.execution_begin = on ? NULL : l->under->execution_begin;
 }
 

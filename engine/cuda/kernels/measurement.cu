@@ -1,7 +1,6 @@
-/* A measurement on the device: extracts tiles of the network's input from it, and computes the
- * residual of a restored image. Arithmetic and bytes are those of the host: every product and every
- * sum is rounded on its own, so nothing here may be fused; the intrinsics ensure that whatever the
- * compiler's options are. */
+/* A measurement on the device: tiles of the network's input are cut from it, and what A makes of a restored image is compared with
+ * it. Arithmetic and bytes are those of engine/davi (restoration.c, operators.c): every product and sum is rounded by itself, so nothing
+ * here may be fused; the intrinsics say so whatever the compiler is told. */
 #include "engine/cuda/kernels/memory.cuh"
 #include "engine/graph/philox.h"
 
@@ -34,7 +33,7 @@ DEVICE void observed_at(const struct observed &m, uint32_t x, uint32_t y, float 
                          __fmul_rn(0.3333f, v[2]));
 }
 
-/* ---- extraction ---- */
+/* ---- cutting ---- */
 
 /* The pixel inside [0, n) that is at `at` when a line of n pixels is continued by reflection. */
 DEVICE uint32_t reflected(uint32_t at, uint32_t n)

@@ -126,7 +126,7 @@ extern "C" int gpu_operator(const struct operator_args *a, void *stream)
     case OPERATOR_IDENTITY:
         return launch(masked, dim3(blocks_of(count, THREADS)), THREADS, 0, stream, a->x,
                       a->op == OPERATOR_MASK ? a->observed_mask : nullptr, a->y, count, a->c);
-    case OPERATOR_JPEG: break; /* only on the host */
+    case OPERATOR_JPEG: break; /* on the host alone */
     }
     return cudaErrorInvalidValue;
 }

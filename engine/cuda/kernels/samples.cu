@@ -1,6 +1,5 @@
-/* Restored tiles and finished samples on the device: the fixed-point blend and the images made from
- * it. The same integers and, since doubles are rounded at each step, the same images as on the
- * host. */
+/* Restored tiles and finished samples on the device: the fixed-point blend and what is made of it (engine/davi/restoration.c and
+ * restoration_output.c). The same integers and, since double is rounded step by step, the same images as on the host. */
 #include "engine/cuda/kernels/memory.cuh"
 
 namespace
