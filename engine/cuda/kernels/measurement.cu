@@ -44,7 +44,7 @@ DEVICE uint32_t reflected(uint32_t at, uint32_t n)
     return r < n ? r : period - r;
 }
 
-/* Bilinear: pixel `at` reads `low` and `high`, with weight w on the second. Parts of 2 * scale are
+/* Bilinear: pixel `at` reads `low` and `high` with weight w on the second; parts of 2 scale are
  * exact in integers. */
 struct between {
     uint32_t low, high;
