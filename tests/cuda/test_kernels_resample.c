@@ -63,8 +63,8 @@ static const struct cell_case {
     uint32_t pixel_more, cell_more;
 } cells[] = {
     { "one cell", 1, 1, 1, 3, 2, 0, 0 },
-    { "a image", 2, 5, 7, 3, 2, 0, 0 },
-    { "a image and noise", 3, 4, 9, 6, 2, 0, 0 },
+    { "an image", 2, 5, 7, 3, 2, 0, 0 },
+    { "an image and noise", 3, 4, 9, 6, 2, 0, 0 },
     { "cells of four", 2, 3, 5, 3, 4, 0, 0 },
     { "cells of four, six channels", 2, 3, 5, 6, 4, 0, 0 },
     { "pixels apart", 2, 4, 6, 3, 2, 5, 0 },

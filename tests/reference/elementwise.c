@@ -154,7 +154,7 @@ enum status reference_add_channel(struct backend *b, const struct tensor *x, con
 {
     (void)b;
     enum status s = expect(same_shape(x, y) && e->n == x->n && e->c == x->c,
-                           "a sum of a image and an embedding that do not fit", err);
+                           "a sum of an image and an embedding of different shapes", err);
     for (uint32_t n = 0; !s && n < x->n; n++)
         for (uint32_t i = 0; i < x->h * x->w; i++)
             for (uint32_t c = 0; c < x->c; c++)

@@ -109,7 +109,7 @@ static float *read_image(const struct view *v)
                 if (v->stride[1] == 1)
                     dtype_to_f32(at, element(v, n, 0, h, w), v->dtype, (size_t)d[1]);
                 else
-                    fake_die("a image of cuDNN whose channels are not side by side");
+                    fake_die("an image of cuDNN whose channels are not contiguous");
     return out;
 }
 

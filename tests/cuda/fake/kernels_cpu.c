@@ -151,7 +151,7 @@ struct resampling {
 static void run_resample(void *job)
 {
     const struct resampling *a = job;
-    struct tensor x = widened(&a->x, "a image"), y = resampled(&x, &a->y, a->up);
+    struct tensor x = widened(&a->x, "an image"), y = resampled(&x, &a->y, a->up);
     narrow(&a->y, &y, "a resampled image");
 }
 
