@@ -1,6 +1,7 @@
-/* bench_train.h - david bench --train: the steps of training, timed and printed.
+/* bench_train.h - david bench --train: times the steps of training.
  *
- * For each batch size a prior's step and an iteration of DAVI; `o` says all but the kind and the batch. Prints to stdout. */
+ * For each batch size: a step of a prior and an iteration of DAVI; `o` gives everything but the
+ * kind and the batch size. Prints to stdout. */
 #ifndef DAVID_CLI_BENCH_TRAIN_H
 #define DAVID_CLI_BENCH_TRAIN_H
 

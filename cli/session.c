@@ -60,11 +60,8 @@ enum status session_run(struct session *s, struct restoration *r, bool is_shown,
 
 struct level_text level_text(double level)
 {
-    struct level_text t = { "null", "" };
-    if (level > 0) {
-        (void)snprintf(t.json, sizeof t.json, "%.9g", level);
-        (void)snprintf(t.words, sizeof t.words, ", level %g", level);
-    }
+    struct level_text t = { "" };
+    if (level > 0) (void)snprintf(t.words, sizeof t.words, ", level %g", level);
     return t;
 }
 

@@ -16,8 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "proto/dtype.h"
 #include "proto/error.h"
+#include "proto/models/dtype.h"
 
 /* ---- ops ---- */
 

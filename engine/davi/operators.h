@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "engine/graph/images.h"
-#include "proto/image.h"
+#include "proto/images/image.h"
 
 struct task_desc {
     const char *name;

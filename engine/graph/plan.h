@@ -10,7 +10,7 @@
 #include <stddef.h>
 
 #include "engine/graph/graph.h"
-#include "proto/dtype.h"
+#include "proto/models/dtype.h"
 
 struct plan_options {
     uint32_t rows;    /* in one pass */

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "proto/dtype.h"
+#include "proto/models/dtype.h"
 
 enum resample { RESAMPLE_NONE, RESAMPLE_UP, RESAMPLE_DOWN }; /* nearest x2, 2x2 average */
 

@@ -6,7 +6,7 @@
 #define DAVID_NETS_UNET_H
 
 #include "engine/graph/graph.h"
-#include "proto/model_info.h"
+#include "proto/models/model_info.h"
 
 enum status unet_build(struct graph **out, const struct unet_arch *arch, uint32_t height,
                        uint32_t width, struct error *err);

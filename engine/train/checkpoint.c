@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 #include "engine/graph/device.h"
-#include "proto/digest.h"
-#include "proto/safetensors.h"
+#include "proto/models/digest.h"
+#include "proto/models/safetensors.h"
 
 enum { ARRAYS = 4, MOST_TENSORS = CHECKPOINT_NETS * ARRAYS, NAME_MAX_CHARS = 64 };
 static const char prefix[] = "step-", suffix[] = ".safetensors";

@@ -7,11 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 
 enum { LARGEST_FILE_BYTES = 1 << 28, LARGEST_PHOTO_PX = 1 << 28 };
 
@@ -43,10 +42,8 @@ struct dataset {
 
 static bool is_image(const char *name)
 {
-    const char *dot = strrchr(name, '.');
-    return name[0] != '.' && dot &&
-           (strcasecmp(dot, ".png") == 0 || strcasecmp(dot, ".jpg") == 0 ||
-            strcasecmp(dot, ".jpeg") == 0);
+    enum image_format format;
+    return name[0] != '.' && image_format_of_name(&format, name);
 }
 
 static int by_name(const void *a, const void *b)
@@ -80,7 +77,8 @@ static enum status list(struct dataset *d, struct error *err)
     }
     closedir(dir);
     if (!s && d->count == 0)
-        return error_set(err, ST_BAD_FILE, "%s: no PNG or JPEG file in it", d->folder);
+        return error_set(err, ST_BAD_FILE, "%s: no %s file in it", d->folder,
+                         image_format_names().text);
     if (!s) qsort(d->files, d->count, sizeof *d->files, by_name);
     return s;
 }

@@ -11,8 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "proto/digest.h"
 #include "proto/error.h"
+#include "proto/models/digest.h"
 
 struct dataset;
 

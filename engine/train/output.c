@@ -14,7 +14,7 @@
 #include "engine/graph/device.h"
 #include "engine/train/trainer.h"
 #include "proto/atomic_file.h"
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 
 /* ---- the model ---- */
 

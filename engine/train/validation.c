@@ -10,7 +10,7 @@
 #include "engine/nets/unet.h"
 #include "engine/train/trainer.h"
 #include "proto/atomic_file.h"
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 
 enum { ROWS = 4, COLUMNS = 5 };
 static const uint64_t seed_of_all = 20241125; /* of every draw, whatever the run's own seed */

@@ -15,7 +15,7 @@
 #include <time.h>
 
 #include "engine/nets/unet.h"
-#include "proto/unet_arch.h"
+#include "proto/models/unet_arch.h"
 
 enum { MAX_RUNS = 99 };
 

@@ -13,7 +13,7 @@
 #include "engine/cuda/plans.h"
 #include "engine/graph/program.h"
 #include "engine/nets/unet.h"
-#include "proto/safetensors.h"
+#include "proto/models/safetensors.h"
 #include "tests/cuda/recorder.h"
 
 enum { MAX_OPS = 2 * RECORDER_MAX, JSON_MAX = 8192 };

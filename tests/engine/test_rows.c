@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "engine/train/rows.h"
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 #include "tests/engine/restorations.h"
 
 enum { SIDE = 64, ROWS = 48, CELL = 8 };

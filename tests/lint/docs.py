@@ -61,20 +61,20 @@ def main():
         wrong.append("README.md: settings or tasks differ from their tables: run tests/lint/docs.py --write")
     commands = re.findall(r'^\s*\{ "(\w+)", cmd_', pathlib.Path("cli/main.c").read_text(), re.M)
     wrong += [f"README.md: no word of `david {c}`" for c in commands if f"david {c}" not in text]
-    api = json.loads(pathlib.Path("proto/openapi.yaml").read_text())
+    api = json.loads(pathlib.Path("proto/messages/openapi.json").read_text())
     restore = api["paths"]["/restore"]["post"]
     unused = {"200", "401", "403"}
     for name, code, title in rows("proto/status.def", "STATUS", 3):
         if code not in unused and title not in restore["responses"].get(code, {}).get("description", ""):
-            wrong.append(f"proto/openapi.yaml: /restore does not list {code}: {title}")
+            wrong.append(f"proto/messages/openapi.json: /restore does not list {code}: {title}")
     form = restore["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     query = {p["name"]: p["schema"] for p in restore["parameters"]}
     names = [t[1] for t in tasks()]
     for where, listed in ("query", query["task"]["enum"]), ("form", form["task"]["enum"]):
-        if listed != names + ["auto"]:
-            wrong.append(f"proto/openapi.yaml: the {where}'s tasks are {listed}, the table has {names}")
+        if listed != names:
+            wrong.append(f"proto/messages/openapi.json: the {where}'s tasks are {listed}, the table has {names}")
     if query != {name: form[name] for name in form if name not in ("image", "mask")}:
-        wrong.append("proto/openapi.yaml: the fields of the form are not the parameters of the query")
+        wrong.append("proto/messages/openapi.json: the fields of the form are not the parameters of the query")
     wrong += [f"README.md: no word of the parameter {p}" for p in query if p != "task" and f"`{p}`" not in text]
     if not (commands and names):
         wrong.append("the tables could not be read")

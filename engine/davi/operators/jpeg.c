@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "engine/davi/operators/rows.h"
-#include "proto/jpeg_rows.h"
+#include "proto/images/jpeg_rows.h"
 
 struct trip {
     struct row_source from;
