@@ -1,5 +1,5 @@
-/* The CPU behind engine/graph/backend.h: checks shapes, runs the loops of kernels.h row by row, so that a row's bytes never
- * depend on the batch it came in. */
+/* The CPU back end: checks shapes and runs the loops of kernels.h row by row, so that a row's bytes
+ * never depend on its batch. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,7 +146,7 @@ static enum status linear(struct backend *b, struct linear_plan *p, const struct
 
 struct attention_plan {
     struct attention_desc d;
-    size_t packed, stride; /* floats */
+    size_t packed, stride; /* in floats */
 };
 
 static void attention_plan_free(struct backend *b, struct attention_plan *p)
@@ -210,7 +210,7 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
     enum status s = cpu_expect(same_shape(x, y) && a->groups > 0 && x->c % a->groups == 0 &&
                                    x->dtype == y->dtype && has_dtype(b, x->dtype),
                                "a group norm whose groups do not divide the channels", err);
-    /* A norm has no plan: the first of its width may grow the scratch. */
+    /* A norm has no plan: the first norm of its width may grow the scratch. */
     if (!s) s = cpu_scratch_reserve(cpu, cpu_norm_scratch(x->c), err);
     for (uint32_t n = 0; !s && n < x->n; n++) {
         size_t condition = a->condition ? a->condition[n] : 0;
@@ -306,7 +306,7 @@ static enum status depth_to_space(struct backend *b, const struct tensor *x, con
     return patch(b, x, y, false, err);
 }
 
-/* x (+ e) into channels first .. of y. */
+/* Copies x (+ e) into the channels from `first` of y. */
 static void copy(struct backend *b, const struct tensor *x, const struct tensor *e,
                  const struct tensor *y, uint32_t first)
 {
@@ -362,7 +362,8 @@ static enum status cast(struct backend *b, const struct tensor *x, const struct 
     return s;
 }
 
-/* The angle is rounded to float32 as in the published code: at t = 999 the rounding is visible beside exact arithmetic. */
+/* The angle is rounded to float32 as in the published code: at t = 999 the difference from exact
+ * arithmetic is visible. */
 static enum status timestep(struct backend *b, const float *t, const struct tensor *y,
                             struct error *err)
 {

@@ -1,4 +1,5 @@
-/* Attention: every number of channels that a lane may have to keep, both orders, pixels that fill no block of keys. */
+/* Attention: every number of channels that a lane may have to keep, both channel orders, numbers of
+ * pixels that do not fill a block of keys. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,7 @@ static const struct attention_case {
     const char *name;
     uint32_t n, h, w, heads, ch, more;
     bool new_order;
-    float loud; /* scores are this much larger */
+    float loud; /* factor on the scores */
 } cases[] = {
     { "one pixel", 1, 1, 1, 1, 8, 0, false, 1 },
     { "legacy order", 2, 8, 8, 4, 32, 0, false, 1 },

@@ -1,4 +1,4 @@
-/* The own convolutions: three channels in, three out, and any other, in and out of every dtype. */
+/* Our own convolutions: three channels in, three out, and any other, in and out of every dtype. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,7 +47,7 @@ static void run_conv(void *ctx, const struct tensor *y)
     EXPECT_LAUNCH(gpu_conv(&a, NULL));
 }
 
-/* [oc][ic][k][k] to [k][k][ic][oc]. */
+/* Reorders [oc][ic][k][k] to [k][k][ic][oc]. */
 static float *turned(const float *weight, const struct conv_case *t)
 {
     const size_t taps = (size_t)t->kernel * t->kernel;

@@ -64,7 +64,7 @@ static void embeddings_agree(void **state)
         a.x = floats((size_t)a.n * a.c, 1, 60, 0); /* the whole range of SiLU */
         a.e = floats((size_t)a.n * a.c, 2, 1, 0);
         a.weight =
-            floats((size_t)a.c * (a.wide + 3), 3, 1, 0); /* as a table: three rows and more */
+            floats((size_t)a.c * (a.wide + 3), 3, 1, 0); /* used as a table: three rows and more */
         a.bias = floats(a.wide, 4, 1, 0);
         a.t = floats(3, 5, 0, 0);
         memcpy(a.t, times, sizeof times);
@@ -106,7 +106,7 @@ static void run_normals(void *ctx, const struct tensor *y)
     EXPECT_LAUNCH(gpu_normals(&a, NULL));
 }
 
-/* Row r of a batch: its own seed, sample and place. */
+/* Row r of a batch: its own seed, sample and position. */
 static struct gpu_row row_of(const struct tile_position *p, uint32_t r)
 {
     return (struct gpu_row){ .seed = 0x123456789abcdef0u + r * 0x100000001u,
@@ -156,7 +156,7 @@ static void normals_agree_within_2e_6_wherever_they_begin(void **state)
     assert_true(worst <= 2e-6);
 }
 
-/* ---- in and out ---- */
+/* ---- sampler input and output ---- */
 
 struct step {
     struct tensor x, eps;
@@ -240,7 +240,8 @@ static void the_sampler_sets_noise_beside_each_row(void **state)
                                                         (size_t)5 * w, &err));
             }
             in_every_order("sampler_join", &y, run_join, &s);
-            expect_same("sampler_join", y.data, want.data, tensor_bytes(&y)); /* one product each */
+            /* one multiplication each */
+            expect_same("sampler_join", y.data, want.data, tensor_bytes(&y));
             struct tensor *all[] = { &s.x, &s.eps, &y, &want };
             for (size_t i = 0; i < sizeof all / sizeof *all; i++)
                 tensor_free(all[i]);
@@ -248,7 +249,7 @@ static void the_sampler_sets_noise_beside_each_row(void **state)
         }
 }
 
-/* x: three channels, or the first three of six, as they stand where the noise is beside them. */
+/* x: three channels, or the first three of six, in place where the noise is beside them. */
 static void sampler_ends(enum dtype dt, bool in_place, bool linear, size_t x_ld)
 {
     struct step s = { .x = tensor_make(DT_F32, 2, 5, 7, 3, x_ld, 1),

@@ -1,11 +1,13 @@
-/* What a card does with david's networks; one JSON object a line.
+/* Speed of david's networks on a card; one JSON object a line.
  *
  *   gpu_bench peak    [--side 8192] [--copy-mib 1024]
  *   gpu_bench network [--arch ffhq256] [--batch 1,8,32] [--dtype bf16] [--runs 20] [--repeats 20]
  *
- * peak: a matrix product of side^3 as a 1x1 convolution, and a copy. network: the folded network as it is served, its recorded passes one after the
- * other (`network`; alone_ms: one pass and a wait); each op again and again, so that its images may come from the cache (`op`, `ops`); 8-bit
- * images to 8-bit images, a batch of them together through engine_run (`restore`). The back end: tests/engine/back_end.h. Hash weights. */
+ * peak: a matrix product of side^3 as a 1x1 convolution, and a copy. network: the folded network as
+ * it is served. `network`: its recorded batch executions one after the other (alone_ms: one
+ * execution and a wait). `op`, `ops`: each op repeatedly, so that its images may come from the
+ * cache. `restore`: 8-bit images to 8-bit images, a batch of them through engine_run. The back end:
+ * tests/engine/back_end.h. Hash weights. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -49,7 +51,7 @@ static double median(double *v, uint32_t n)
     return (v[(n - 1) / 2] + v[n / 2]) / 2;
 }
 
-/* NAN where the back end does not know. */
+/* NAN where the back end does not report it. */
 static double memory_used(struct backend *b)
 {
     struct device_gauges g = { .memory_used_bytes = NAN };
@@ -206,9 +208,9 @@ static enum status time_ops(const struct options *o, struct net *n, struct backe
     return s;
 }
 
-/* ---- the card itself ---- */
+/* ---- peak rates of the card ---- */
 
-/* side pixels, side channels in and out: a product of three sides. */
+/* side pixels, side channels in and out: a matrix product of side^3. */
 static enum status time_product(struct backend *b, const struct options *o, double *ms,
                                 struct error *err)
 {
@@ -252,7 +254,7 @@ static enum status time_product(struct backend *b, const struct options *o, doub
     return s;
 }
 
-/* F32 to BF16: 6 bytes a number, none of them twice. */
+/* F32 to BF16: 6 bytes per number, each number once. */
 static enum status time_copy(struct backend *b, const struct options *o, double *ms,
                              struct error *err)
 {
@@ -346,7 +348,7 @@ static enum status time_restorations(const struct options *o, struct engine *e, 
     return s;
 }
 
-/* One load of the plans serves all three. */
+/* One load of the plans is used by all three. */
 static enum status bench_network(const struct options *o, struct error *err)
 {
     static struct ledger ledger;
@@ -376,7 +378,7 @@ static enum status bench_network(const struct options *o, struct error *err)
     return s;
 }
 
-/* ---- which ---- */
+/* ---- command line ---- */
 
 static bool parse(struct options *o, int argc, char **argv)
 {

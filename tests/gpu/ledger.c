@@ -6,7 +6,8 @@
 
 #include "engine/cuda/kernels.h"
 
-static struct ledger *ledger; /* the one; a back end that is watched does not know it */
+/* The active ledger; a back end that is watched does not know it. */
+static struct ledger *ledger;
 
 static double now_ns(void)
 {
@@ -15,7 +16,7 @@ static double now_ns(void)
     return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
 }
 
-/* What was asked for is done. */
+/* The work that was issued is complete. */
 static enum status place_restorations(struct backend *b, struct error *err)
 {
     return ledger->repeats && b->ops->device.finish ? b->ops->device.finish(b, err) : ST_OK;
@@ -32,7 +33,8 @@ static enum status note(const struct entry *e, enum status s, double from, struc
     return ST_OK;
 }
 
-/* Where the ledger is on, does `call` as often as the ledger says, writes `entry` down, returns. */
+/* Where the ledger is on, repeats `call` as often as the ledger's setting says, records `entry` and
+ * returns. */
 #define NOTED(entry, call)                                                                         \
     do {                                                                                           \
         if (!ledger->is_on) return ledger->under->net.call;                                        \
@@ -194,7 +196,7 @@ static enum status cast(struct backend *b, const struct tensor *x, const struct 
     NOTED(e, cast(b, x, y, err));
 }
 
-/* ---- whose ---- */
+/* ---- installation ---- */
 
 static void take_ops(struct ledger *l, struct backend *b)
 {

@@ -1,16 +1,22 @@
-"""Documents in step with the tables: README's settings are server/config.def's, its tasks engine/davi/tasks.def's, its commands the
-program's; the API description lists every task, parameter and status. Run from the top folder; --write puts the tables into README.md."""
+"""Documents agree with the tables and the tree.
+
+README's settings are those of server/config.def, its tasks those of engine/davi/tasks.def, its commands the
+program's. The API description lists every task, parameter and status. Lines of Markdown are not too long, and the
+files that documents name exist (markdown.py). Run from the top folder; --write puts the tables into README.md.
+"""
 
 import json
 import pathlib
 import re
 import sys
 
+import markdown
+
 TASK_FIELDS = 15
 
 
 def rows(path, macro, fields):
-    """The rows of a .def table: names and texts in order, as many as `fields`."""
+    """The rows of a .def table: names and texts in order, with `fields` fields each."""
     text = re.sub(r"/\*.*?\*/", "", pathlib.Path(path).read_text(), flags=re.S)
     field = r'\s*("(?:[^"\\]|\\.)*"|[^,()"]+)\s*'
     found = re.findall(rf"^{macro}\({','.join([field] * fields)}\)", text, re.M)
@@ -49,7 +55,8 @@ def main():
     if "--write" in sys.argv:
         readme.write_text(whole)
         return 0
-    wrong = []
+    markdown.self_check()
+    wrong = markdown.complaints(".")
     if whole != text:
         wrong.append("README.md: settings or tasks differ from their tables: run tests/lint/docs.py --write")
     commands = re.findall(r'^\s*\{ "(\w+)", cmd_', pathlib.Path("cli/main.c").read_text(), re.M)

@@ -3,7 +3,8 @@
 
 #include <stdlib.h>
 
-/* Two rows in a pass, unlike the CPU's one: a last pass with a row missing is tested here. */
+/* Two rows per execution, unlike the CPU's one: a last execution with a missing row is tested
+ * here. */
 enum { ROWS_PER_PASS = 2 };
 
 enum status expect(bool ok, const char *what, struct error *err)

@@ -1,4 +1,5 @@
-/* What a plan of the fake cuDNN computes: the operations of its graph on the CPU back end, in F32, rounded where a tensor is narrower. */
+/* Runs a plan of the fake cuDNN: the operations of its graph on the CPU back end, in F32, rounded
+ * where a tensor has 16 bits. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +14,11 @@ struct run {
     struct descriptor *plan;
     int64_t n, uid[MAX_TENSORS];
     void *pointer[MAX_TENSORS];
-    float scale; /* by value: as it was when the run was asked for */
+    float scale; /* by value: its value when the run was issued */
     void *workspace;
 };
 
-/* ---- the CPU behind it ---- */
+/* ---- the CPU back end ---- */
 
 struct packed {
     uint64_t birth;
@@ -108,7 +109,7 @@ static float *read_image(const struct view *v)
                 if (v->stride[1] == 1)
                     dtype_to_f32(at, element(v, n, 0, h, w), v->dtype, (size_t)d[1]);
                 else
-                    fake_die("a image of cuDNN whose channels are not side by side");
+                    fake_die("an image of cuDNN whose channels are not contiguous");
     return out;
 }
 
@@ -188,7 +189,7 @@ static float *convolve(const struct run *r, const struct descriptor *op)
     return out;
 }
 
-/* values += b, which is a image or one value a channel; written where y is in memory. */
+/* values += b, which is an image or one value per channel; written to y where y is in memory. */
 static void add(const struct run *r, const struct descriptor *op, float *values)
 {
     const struct view b = view_of(r, dnn_child(op, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, 0)),
@@ -202,7 +203,7 @@ static void add(const struct run *r, const struct descriptor *op, float *values)
     if (y.data) write_image(&y, values);
 }
 
-/* Queries, keys and values by heads: [n][heads][pixels][channels]. */
+/* Queries, keys and values, one head after the other: [n][heads][pixels][channels]. */
 static void attend(const struct run *r, const struct descriptor *op)
 {
     struct error err = { 0 };
@@ -301,7 +302,7 @@ cudnnStatus_t dnn_execute(cudnnHandle_t handle, struct descriptor *plan,
     memcpy(r->uid, uids->values, (size_t)r->n * sizeof *r->uid);
     memcpy(r->pointer, pointers->values, (size_t)r->n * sizeof *r->pointer);
     memcpy(&r->workspace, workspace->values, sizeof r->workspace);
-    /* A tensor by value is read now; it is the one that an attention has. */
+    /* A tensor by value is read now; only an attention has one, its scale. */
     const struct descriptor *config = dnn_child(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, 0);
     const struct descriptor *graph = dnn_child(dnn_child(config, CUDNN_ATTR_ENGINECFG_ENGINE, 0),
                                                CUDNN_ATTR_ENGINE_OPERATION_GRAPH, 0);

@@ -1,5 +1,6 @@
-/* The launchers of engine/cuda/kernels.h on the CPU back end: what the fake device runs where the emulated kernels would take too long. Each
- * launch is kept with a copy of its arguments, as a real one is. Computed in F32, rounded where a tensor is narrower. */
+/* The launchers of engine/cuda/kernels.h on the CPU back end, for tests in which the emulated
+ * kernels would take too long. Each launch is stored with a copy of its arguments, like a real one.
+ * Computed in F32, rounded where a tensor has 16 bits. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +10,7 @@
 
 static struct backend *the_cpu(void)
 {
-    static struct backend *cpu; /* lives as long as the process */
+    static struct backend *cpu; /* never freed */
     struct error err = { 0 };
     if (!cpu && cpu_backend_open(&cpu, 1, &err)) fake_die("the CPU back end: %s", err.detail);
     return cpu;
@@ -86,10 +87,10 @@ static void narrow(const struct tensor *t, struct tensor *f, const char *what)
 
 size_t gpu_norm_scratch(const struct tensor *x, uint32_t groups)
 {
-    return (size_t)x->n * groups; /* some, so that it is asked for */
+    return (size_t)x->n * groups; /* more than 0, so that a scratch is allocated */
 }
 
-/* What comes after a rounding to `like`'s dtype; x is freed. */
+/* The operations after rounding to `like`'s dtype; x is freed. */
 static struct tensor resampled(struct tensor *x, const struct tensor *like, bool up)
 {
     struct error err = { 0 };
@@ -150,7 +151,7 @@ struct resampling {
 static void run_resample(void *job)
 {
     const struct resampling *a = job;
-    struct tensor x = widened(&a->x, "a image"), y = resampled(&x, &a->y, a->up);
+    struct tensor x = widened(&a->x, "an image"), y = resampled(&x, &a->y, a->up);
     narrow(&a->y, &y, "a resampled image");
 }
 
