@@ -1,8 +1,8 @@
 # david as a container image: `docker build --target cpu .` or `--target cuda .`
 #
-# BASE is Debian 12. CUDA names an image of the same glibc or an older one that holds a CUDA toolkit of 12.8 or later and cuDNN 9.13
-# or later, as NVIDIA's own lay them out; run the result with the NVIDIA container toolkit (--gpus all). Where there is no GPU it
-# runs on the CPU and says why. Settings: DAVID_* variables; see README.md.
+# BASE is Debian 12. CUDA is an image with the same glibc or an older one that contains a CUDA toolkit of 12.8 or later
+# and cuDNN 9.13 or later, in the layout of NVIDIA's own images. Run the result with the NVIDIA container toolkit
+# (--gpus all). Without a GPU it runs on the CPU and logs the reason. Settings: DAVID_* variables; see README.md.
 ARG BASE=docker.io/library/debian:bookworm-slim
 ARG CUDA=docker.io/nvidia/cuda:13.0.1-cudnn-devel-ubuntu22.04
 
@@ -16,8 +16,8 @@ RUN cmake -S /source -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release -DDAVID_TESTS
     && cmake --build /build && cmake --install /build --prefix /usr/local --strip
 
 FROM ${CUDA} AS toolkit
-# cuDNN's headers are links through /etc/alternatives there: they are followed, and so are the libraries, under the names that
-# are asked for at run time. cuDNN opens the last three by itself.
+# cuDNN's headers are links through /etc/alternatives in that image: the links are followed, and so are those of the
+# libraries, under the names that are opened at run time. cuDNN opens the last three itself.
 RUN mkdir -p /cudnn/include /cudnn/lib \
     && cp -L /usr/include/cudnn*.h /cudnn/include/ \
     && cd /usr/local/cuda/lib64 \
@@ -25,7 +25,8 @@ RUN mkdir -p /cudnn/include /cudnn/lib \
         libnvrtc-builtins.so.[0-9][0-9].[0-9] /cudnn/lib/
 
 FROM build-base AS build-cuda
-# The toolkit is lent, not copied: it has gigabytes. Its place is known by number, since its plain name is a link of that image.
+# The toolkit is mounted, not copied: it has gigabytes. Its path has a version number, since the plain name is a link
+# in that image.
 RUN --mount=type=bind,from=toolkit,source=/,target=/toolkit \
     cmake -S /source -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release -DDAVID_TESTS=OFF -DDAVID_CUDA=ON \
         -DCUDAToolkit_ROOT="$(echo /toolkit/usr/local/cuda-*.*)" -DCUDNN_ROOT=/toolkit/cudnn \
@@ -56,7 +57,7 @@ RUN ldconfig
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER david
 
-# Last, so that it is what a plain `docker build .` makes.
+# Last, so that a plain `docker build .` makes this target.
 FROM run-base AS cpu
 COPY --from=build-cpu /usr/local/bin/david /usr/local/bin/david
 COPY --from=build-cpu /usr/local/share/david/ /usr/local/share/david/

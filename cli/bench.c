@@ -1,4 +1,4 @@
-/* david bench: how fast a network runs here, with hash weights (times do not depend on values). */
+/* david bench: times a network with hash weights (times do not depend on the values). */
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -10,7 +10,7 @@
 #include "cli/files.h"
 #include "cli/progress.h"
 #include "cli/session.h"
-#include "proto/safetensors.h"
+#include "proto/models/safetensors.h"
 
 static const char about[] =
     "Times the folded network, as restorations run it, with hash weights: the median of the runs\n"
@@ -31,7 +31,7 @@ struct bench {
 };
 
 struct timing {
-    double ms, min_ms; /* of a batch: the median, the fastest */
+    double ms, min_ms; /* of a batch: median and minimum */
     size_t n_ops;
     const char *ops[MOST_OPS];
     uint64_t op_ns[MOST_OPS];
@@ -81,36 +81,78 @@ done:
     return s;
 }
 
-static void print_timing(const struct timing *t, const struct bench *b, uint32_t batch,
-                         bool is_first)
+/* The rates of a batch size. */
+struct rates {
+    double ms_per_image, min_ms_per_image, images_per_second, gflop_per_second;
+    uint64_t flop_per_image;
+    size_t peak_bytes;
+    double shares[MOST_OPS]; /* part of the time in each op */
+};
+
+static struct rates rates_of(const struct timing *t, const struct bench *b, uint32_t batch)
 {
-    const double each = t->ms / batch;
-    const uint64_t flop = network_flop(b->net);
-    const size_t peak =
-        network_bytes(b->net) + batch * (size_t)b->h * b->w *
-                                    (network_input_channels(b->net) + network_channels(b->net)) *
-                                    sizeof(float);
+    const uint32_t channels = network_input_channels(b->net) + network_channels(b->net);
+    struct rates r = { .ms_per_image = t->ms / batch,
+                       .min_ms_per_image = t->min_ms / batch,
+                       .flop_per_image = network_flop(b->net) };
+    r.images_per_second = 1000 / r.ms_per_image;
+    r.gflop_per_second = (double)r.flop_per_image / r.ms_per_image / 1e6;
+    r.peak_bytes = network_bytes(b->net) + batch * (size_t)b->h * b->w * channels * sizeof(float);
     uint64_t total = 0;
     for (size_t i = 0; i < t->n_ops; i++)
         total += t->op_ns[i];
-    if (b->is_json)
-        printf("%s{\"batch\":%u,\"ms_per_image\":%.6g,\"min_ms_per_image\":%.6g,"
-               "\"images_per_second\":%.6g,\"gflop_per_second\":%.6g,\"flop_per_image\":%" PRIu64
-               ",\"peak_bytes\":%zu,\"shares\":{",
-               is_first ? "" : ",", batch, each, t->min_ms / batch, 1000 / each,
-               (double)flop / each / 1e6, flop, peak);
-    else
-        printf("batch %u: %.2f ms an image (fastest %.2f), %.3f images/s, %.1f GFLOP/s, %.1f MiB\n",
-               batch, each, t->min_ms / batch, 1000 / each, (double)flop / each / 1e6,
-               (double)peak / 1048576);
-    for (size_t i = 0; i < t->n_ops; i++) {
-        double share = total ? (double)t->op_ns[i] / (double)total : 0;
-        if (b->is_json)
-            printf("%s\"%s\":%.4f", i ? "," : "", t->ops[i], share);
-        else
-            printf("    %-12s %5.1f %%\n", t->ops[i], 100 * share);
+    for (size_t i = 0; i < t->n_ops; i++)
+        r.shares[i] = total ? (double)t->op_ns[i] / (double)total : 0;
+    return r;
+}
+
+static json_t *timing_value(const struct timing *t, const struct bench *b, uint32_t batch)
+{
+    const struct rates r = rates_of(t, b, batch);
+    json_t *shares = json_object();
+    bool ok = shares != NULL;
+    for (size_t i = 0; i < t->n_ops; i++)
+        ok = ok && !json_object_set_new(shares, t->ops[i], json_of_number(r.shares[i]));
+    if (!ok) {
+        json_decref(shares);
+        return NULL;
     }
-    if (b->is_json) fputs("}}", stdout);
+    return json_pack(
+        "{s:i, s:o, s:o, s:o, s:o, s:I, s:I, s:o}", "batch", (int)batch, "ms_per_image",
+        json_of_number(r.ms_per_image), "min_ms_per_image", json_of_number(r.min_ms_per_image),
+        "images_per_second", json_of_number(r.images_per_second), "gflop_per_second",
+        json_of_number(r.gflop_per_second), "flop_per_image", (json_int_t)r.flop_per_image,
+        "peak_bytes", (json_int_t)r.peak_bytes, "shares", shares);
+}
+
+static void print_timing(const struct timing *t, const struct bench *b, uint32_t batch)
+{
+    const struct rates r = rates_of(t, b, batch);
+    printf("batch %u: %.2f ms an image (fastest %.2f), %.3f images/s, %.1f GFLOP/s, %.1f MiB\n",
+           batch, r.ms_per_image, r.min_ms_per_image, r.images_per_second, r.gflop_per_second,
+           (double)r.peak_bytes / 1048576);
+    for (size_t i = 0; i < t->n_ops; i++)
+        printf("    %-12s %5.1f %%\n", t->ops[i], 100 * r.shares[i]);
+}
+
+static enum status print_json(const struct timing *t, const struct bench *b,
+                              const struct engine_facts *f, const uint32_t *batches, size_t n,
+                              struct error *err)
+{
+    struct rusage usage = { 0 };
+    getrusage(RUSAGE_SELF, &usage);
+    json_t *results = json_array();
+    for (size_t i = 0; results && i < n; i++)
+        if (json_array_append_new(results, timing_value(&t[i], b, batches[i]))) {
+            json_decref(results);
+            results = NULL;
+        }
+    return json_print(json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:I, s:o}", "backend",
+                                f->backend, "dtype", f->dtype, "isa", f->isa, "threads", f->threads,
+                                "height", (int)b->h, "width", (int)b->w, "runs", (int)b->runs,
+                                "rss_peak_bytes", (json_int_t)usage.ru_maxrss * 1024, "results",
+                                results),
+                      err);
 }
 
 static enum status choose_arch(struct unet_arch *out, const char *arch, const char *model,
@@ -144,19 +186,11 @@ static enum status run(struct bench *b, struct engine *e, const uint32_t *batche
         s = time_batch(&t[i], b, batches[i], err);
     progress_end(&b->progress);
     if (s) return s;
-    struct rusage usage = { 0 };
-    getrusage(RUSAGE_SELF, &usage);
-    if (b->is_json)
-        printf("{\"backend\":\"%s\",\"dtype\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"height\":%u,"
-               "\"width\":%u,\"runs\":%u,\"rss_peak_bytes\":%lld,\"results\":[",
-               f->backend, f->dtype, f->isa, f->threads, b->h, b->w, b->runs,
-               (long long)usage.ru_maxrss * 1024);
-    else
-        printf("%s, %s, %s, %d threads, %ux%u px, median of %u\n", f->backend, f->dtype, f->isa,
-               f->threads, b->h, b->w, b->runs);
+    if (b->is_json) return print_json(t, b, f, batches, n, err);
+    printf("%s, %s, %s, %d threads, %ux%u px, median of %u\n", f->backend, f->dtype, f->isa,
+           f->threads, b->h, b->w, b->runs);
     for (size_t i = 0; i < n; i++)
-        print_timing(&t[i], b, batches[i], i == 0);
-    if (b->is_json) fputs("]}\n", stdout);
+        print_timing(&t[i], b, batches[i]);
     return ST_OK;
 }
 

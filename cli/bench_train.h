@@ -1,6 +1,7 @@
-/* bench_train.h - david bench --train: the steps of training, timed and printed.
+/* bench_train.h - david bench --train: times of the training steps.
  *
- * For each batch size a prior's step and an iteration of DAVI; `o` says all but the kind and the batch. Prints to stdout. */
+ * For each batch size it times a prior's step and an iteration of DAVI; `o` has all options except
+ * the kind and the batch. Prints to stdout. */
 #ifndef DAVID_CLI_BENCH_TRAIN_H
 #define DAVID_CLI_BENCH_TRAIN_H
 

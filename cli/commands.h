@@ -1,4 +1,5 @@
-/* commands.h - the subcommands of david: argv[0] is the subcommand's name; the result is the exit code (0, 1, 2). */
+/* commands.h - the subcommands of david: argv[0] is the subcommand's name; they return the exit
+ * code (0, 1, 2). */
 #ifndef DAVID_CLI_COMMANDS_H
 #define DAVID_CLI_COMMANDS_H
 

@@ -9,25 +9,24 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "engine/engine.h"
-#include "proto/digest.h"
-#include "proto/state_dict.h"
+#include "proto/models/digest.h"
+#include "proto/models/state_dict.h"
 
 static const char about[] =
-    "Makes a model file OUT of a checkpoint: a .pt of PyTorch (never executed, only read) or a\n"
+    "Makes the model file OUT from a checkpoint: a .pt of PyTorch (read, never executed) or a\n"
     ".safetensors. A .pt holds no architecture: --arch names it. Without --task the result is a\n"
-    "prior; with --task it is a restorer of these tasks: NAME, or NAME:SIGMA:H, with commas. Of a\n"
-    "model file (without --arch) all is kept that no option changes: so weights are stored "
-    "smaller\n"
-    "and tiles chosen anew.";
+    "prior; with --task it is a restorer of these tasks: NAME, or NAME:SIGMA:H, with commas. A\n"
+    "model file (without --arch) keeps everything that no option changes: --dtype stores its\n"
+    "weights in less space, --tile gives it other tiles.";
 
-/* The tensors of a file, from either format; names without the checkpoint's prefix. */
+/* The tensors of a file of either format; their names lack the checkpoint's prefix. */
 struct source {
     struct torch_zip *zip;
     struct safetensors *st;
     struct state_dict state_dict;
     struct st_tensor *tensors;
     size_t n;
-    enum dtype dtype; /* to be written */
+    enum dtype dtype; /* of the output */
     struct progress progress;
 };
 
@@ -68,7 +67,7 @@ static enum status source_open(struct source *src, const char *path, const char 
     return ST_OK;
 }
 
-/* safetensors_write's fill: tensor i in the dtype to be written. */
+/* The fill callback of safetensors_write(): tensor i in the dtype of the output. */
 static enum status source_fill(void *ctx, size_t i, void *dst, struct error *err)
 {
     struct source *src = ctx;
@@ -93,7 +92,7 @@ done:
     return s;
 }
 
-/* What the file says of itself, or a prior of the architecture that was named. */
+/* The metadata of the file, or that of a prior of the named architecture. */
 static enum status choose_info(struct model_info *out, const struct source *src, const char *arch,
                                struct error *err)
 {
@@ -133,7 +132,9 @@ static void parse_tasks(struct model_info *info, const char *command, const char
     }
 }
 
-/* before: the file's own provenance, which stays in it; NULL. */
+/* Malloc'd JSON text. before: the file's own provenance, which the text includes, or NULL. The text
+ * is spliced, because jansson would write its numbers with other digits; no other part needs an
+ * escape. */
 static char *provenance(const char *path, const char *key, const char *before, struct error *err)
 {
     char digest[DIGEST_HEX], *text = NULL;
@@ -148,7 +149,7 @@ static char *provenance(const char *path, const char *key, const char *before, s
     return text;
 }
 
-/* The digest is that of the file as it now lies on the disk. */
+/* The digest is that of the file on the disk. */
 static enum status report(bool is_json, const char *path, const struct st_tensor *tensors, size_t n,
                           struct error *err)
 {
@@ -158,11 +159,14 @@ static enum status report(bool is_json, const char *path, const struct st_tensor
     if (s) return s;
     for (size_t i = 0; i < n; i++)
         parameters += tensors[i].count;
-    fprintf(is_json ? stdout : stderr,
-            is_json ? "{\"digest\":\"%s\",\"parameters\":%" PRIu64
-                      ",\"tensors\":%zu,\"dtype\":\"%s\"}\n"
-                    : "digest %s, %" PRIu64 " parameters in %zu tensors, %s\n",
-            digest, parameters, n, dtype_name(tensors[0].dtype));
+    const char *dtype = dtype_name(tensors[0].dtype);
+    if (is_json)
+        return json_print(json_pack("{s:s, s:I, s:I, s:s}", "digest", digest, "parameters",
+                                    (json_int_t)parameters, "tensors", (json_int_t)n, "dtype",
+                                    dtype),
+                          err);
+    fprintf(stderr, "digest %s, %" PRIu64 " parameters in %zu tensors, %s\n", digest, parameters, n,
+            dtype);
     return ST_OK;
 }
 
@@ -180,7 +184,7 @@ int cmd_convert(int argc, char **argv)
         { "tile", OPTION_COUNT, &tile, "PX", "side of a tile (image_size)", 8, 4096, NULL },
         { "overlap", OPTION_COUNT, &overlap, "PX", "of neighbouring tiles (tile / 4, even)", 0,
           4096, &has_overlap },
-        { "margin", OPTION_COUNT, &margin, "PX", "mirrored around a image before it is cut (0)", 0,
+        { "margin", OPTION_COUNT, &margin, "PX", "mirrored around an image before it is cut (0)", 0,
           4096, &has_margin },
         { "schedule", OPTION_TEXT, &schedule, "S", "davi or linear (the file's, else davi)", 0, 0,
           NULL },

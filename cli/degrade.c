@@ -1,4 +1,4 @@
-/* david degrade: a measurement y = A x + n of a image. */
+/* david degrade: a measurement y = A x + n of an image. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -24,7 +24,7 @@ int cmd_degrade(int argc, char **argv)
         { "sigma", OPTION_NUMBER, &sigma, "S", "of the noise, units of [-1,1] (the task's)", 0, 10,
           NULL },
         { "level", OPTION_NUMBER, &level, "L", level_of.text, 0, 100, &has_level },
-        { "seed", OPTION_SEED, &seed, "N", "of the noise (drawn, and told on stderr)", 0, 0,
+        { "seed", OPTION_SEED, &seed, "N", "of the noise (drawn, and printed on stderr)", 0, 0,
           &has_seed },
         { "mask", OPTION_TEXT, &mask_file, "M.png",
           "white = missing, for a task that takes a mask (or alpha 0 in IN = missing)", 0, 0,
@@ -62,11 +62,15 @@ int cmd_degrade(int argc, char **argv)
         if (!s) s = image_write(out, &clipped, &err);
     }
     if (s) goto done;
-    if (is_json)
-        printf("{\"task\":\"%s\",\"sigma\":%.9g,\"level\":%s,\"seed\":\"%" PRIu64
-               "\",\"width\":%u,\"height\":%u,\"channels\":%u}\n",
-               known.name, sigma, level_text(level).json, seed, y.width, y.height, y.channels);
-    else
+    if (is_json) {
+        char text[24];
+        (void)snprintf(text, sizeof text, "%" PRIu64, seed);
+        s = json_print(json_pack("{s:s, s:o, s:o, s:s, s:i, s:i, s:i}", "task", known.name, "sigma",
+                                 json_of_number(sigma), "level", json_of_level(level), "seed", text,
+                                 "width", (int)y.width, "height", (int)y.height, "channels",
+                                 (int)y.channels),
+                       &err);
+    } else
         fprintf(stderr, "task %s, sigma %g%s, seed %" PRIu64 ", %ux%u px\n", known.name, sigma,
                 level_text(level).words, seed, y.width, y.height);
 done:

@@ -9,14 +9,15 @@
 #include "cli/commands.h"
 #include "cli/files.h"
 #include "cli/session.h"
-#include "proto/digest.h"
-#include "proto/model_info.h"
+#include "proto/models/digest.h"
+#include "proto/models/model_info.h"
 
 static const char about[] =
     "Tells what david finds here: back ends, processor, GPU and driver, libraries, models, and\n"
     "what --backend auto and --dtype auto would take and why. Exits 1 where auto finds nothing.";
 
-static bool is_json, is_first;
+static bool is_json;
+static json_t *facts; /* of --json, printed at the end; NULL where memory is out */
 
 /* One fact: a line of text, or a member of the JSON object. */
 static void report(const char *key, const char *value)
@@ -25,11 +26,12 @@ static void report(const char *key, const char *value)
         printf("%-11s %s\n", key, value);
         return;
     }
-    fputs(is_first ? "{" : ",", stdout);
-    is_first = false;
-    json_text(stdout, key);
-    putchar(':');
-    json_text(stdout, value);
+    json_t *name = json_of_text(key); /* a file's name may hold any bytes */
+    if (!name || json_object_set_new(facts, json_string_value(name), json_of_text(value))) {
+        json_decref(facts);
+        facts = NULL;
+    }
+    json_decref(name);
 }
 
 static void report_processor(void)
@@ -180,12 +182,13 @@ static void report_models(void)
 
 int cmd_doctor(int argc, char **argv)
 {
+    struct error err = { 0 };
     const struct option_row rows[] = {
         { "json", OPTION_FLAG, &is_json, NULL, "one JSON object", 0, 0, NULL },
     };
     const struct command c = { "doctor", "", about, rows, sizeof rows / sizeof *rows, 0, 0 };
     options_parse(&c, argc, argv);
-    is_first = true;
+    if (is_json) facts = json_object();
     report("david", DAVID_VERSION);
     report_processor();
     report_gpu();
@@ -194,7 +197,7 @@ int cmd_doctor(int argc, char **argv)
     report_engine("cpu");
     report_engine("cuda");
     report_models();
-    if (is_json) puts("}");
+    if (is_json && json_print(facts, &err)) return report_error(c.name, &err);
     const int code = finish_stdout(c.name);
     return can_restore ? code : EXIT_FAILED;
 }

@@ -14,12 +14,12 @@
 #include "cli/progress.h"
 #include "cli/score.h"
 #include "cli/session.h"
-#include "proto/model_folder.h"
+#include "proto/models/model_folder.h"
 
 static const char about[] =
     "Degrades (nothing clipped), restores and scores the PNG and JPEG files of a folder, in "
     "natural\n"
-    "order. The restoration is told sigma and level where the model was trained for a range of "
+    "order. The restoration gets sigma and level where the model was trained for a range of "
     "them;\n"
     "image i (from 0) has seed N + i for its noise and its sample. inpaint: the hole is\n"
     "--mask, else a centred rectangle of half the width and height. Scores are of the 8-bit "
@@ -33,12 +33,11 @@ static const char about[] =
 
 struct run {
     const char *task, *data, *out;
-    double sigma, level;           /* of the measurement */
-    double told_sigma, told_level; /* of the restoration; 0: the model's own */
+    double sigma, level;             /* of the measurement */
+    double given_sigma, given_level; /* given to the restoration; 0: the model's own */
     uint64_t seed;
     struct image mask; /* pixels NULL: none given */
     struct session session;
-    bool is_json;
 };
 
 struct scores {
@@ -66,10 +65,8 @@ static enum status names_read(char ***out, size_t *count, const char *folder, st
     DIR *d = opendir(folder);
     if (!d) return error_set(err, ST_IO, "%s: %s", folder, strerror(errno));
     for (struct dirent *e; !s && (e = readdir(d));) {
-        if (e->d_name[0] == '.' ||
-            !(has_extension(e->d_name, ".png") || has_extension(e->d_name, ".jpg") ||
-              has_extension(e->d_name, ".jpeg")))
-            continue;
+        enum image_format format;
+        if (e->d_name[0] == '.' || !image_format_of_name(&format, e->d_name)) continue;
         char **more = realloc(names, (n + 1) * sizeof *names);
         if (more) names = more;
         if (!more || !(names[n] = strdup(e->d_name)))
@@ -78,7 +75,8 @@ static enum status names_read(char ***out, size_t *count, const char *folder, st
             n++;
     }
     closedir(d);
-    if (!s && n == 0) s = error_set(err, ST_IO, "%s: no PNG or JPEG file in it", folder);
+    if (!s && n == 0)
+        s = error_set(err, ST_IO, "%s: no %s file in it", folder, image_format_names().text);
     if (s) {
         names_free(names, n);
         return s;
@@ -89,7 +87,7 @@ static enum status names_read(char ***out, size_t *count, const char *folder, st
     return ST_OK;
 }
 
-/* [h][w][3] in [-1,1]; gray three times, alpha dropped. */
+/* [h][w][3] in [-1,1]; gray is repeated three times, alpha dropped. */
 static float *rgb_of(const struct image *img)
 {
     const size_t px = (size_t)img->width * img->height;
@@ -183,8 +181,8 @@ static enum status evaluate(struct run *run, struct scores *out, const char *nam
     const struct restore_params p = { .task = run->task,
                                       .seed = seed,
                                       .h = -1,
-                                      .sigma = run->told_sigma,
-                                      .level = run->told_level,
+                                      .sigma = run->given_sigma,
+                                      .level = run->given_level,
                                       .samples = 1 };
     if (snprintf(path, sizeof path, "%s/%s", run->data, name) >= (int)sizeof path)
         return error_set(err, ST_IO, "%s: the path is too long", run->data);
@@ -214,100 +212,118 @@ done:
     return s;
 }
 
-static void print_scores(FILE *f, const struct scores *v, bool is_json)
+static void print_scores(const struct scores *v)
 {
-    static const char *const keys[SCORES] = { "psnr",       "ssim",         "input_psnr",
-                                              "input_ssim", "residual_rms", "ms_per_image" };
     const double values[SCORES] = { v->psnr,       v->ssim,     v->input_psnr,
                                     v->input_ssim, v->residual, v->ms };
-    for (int i = 0; i < SCORES; i++) {
-        if (!is_json) {
-            fprintf(f, i == 1 || i == 3 || i == 4 ? " %10.4f" : " %10.2f", values[i]);
-            continue;
-        }
-        fprintf(f, "%s\"%s\":", i ? "," : "", keys[i]);
-        json_number(f, values[i]);
-    }
+    for (int i = 0; i < SCORES; i++)
+        printf(i == 1 || i == 3 || i == 4 ? " %10.4f" : " %10.2f", values[i]);
+    putchar('\n');
 }
 
-static enum status evaluate_all(struct run *run, FILE *f, char **names, size_t n, struct error *err)
+static json_t *scores_value(const struct scores *v)
 {
-    struct scores sum = { 0 };
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "psnr", json_of_number(v->psnr), "ssim",
+                     json_of_number(v->ssim), "input_psnr", json_of_number(v->input_psnr),
+                     "input_ssim", json_of_number(v->input_ssim), "residual_rms",
+                     json_of_number(v->residual), "ms_per_image", json_of_number(v->ms));
+}
+
+/* Appends {"name": ..., and the scores} to `images`. */
+static enum status add_image(json_t *images, const char *name, const struct scores *v,
+                             struct error *err)
+{
+    json_t *image = json_pack("{s:o}", "name", json_of_text(name)), *scores = scores_value(v);
+    enum status s = ST_OK;
+    if (!image || !scores || json_object_update(image, scores) || json_array_append(images, image))
+        s = error_set(err, ST_NO_MEMORY_NOW, "no memory for the scores");
+    json_decref(image);
+    json_decref(scores);
+    return s;
+}
+
+/* Appends the scores of every image to `images` (--json), or prints them as a table where it is
+ * NULL; `mean` receives their means. */
+static enum status evaluate_all(struct run *run, struct scores *mean, json_t *images, char **names,
+                                size_t n, struct error *err)
+{
     struct progress progress;
     progress_begin(&progress, "images", n);
-    if (run->is_json)
-        fputs("{\"images\":[", f);
-    else
-        fprintf(f, "%-24s %10s %10s %10s %10s %10s %10s\n", "image", "PSNR", "SSIM", "input PSNR",
-                "input SSIM", "residual", "ms");
+    if (!images)
+        printf("%-24s %10s %10s %10s %10s %10s %10s\n", "image", "PSNR", "SSIM", "input PSNR",
+               "input SSIM", "residual", "ms");
     for (size_t i = 0; i < n; i++) {
         struct scores v = { 0 };
         struct error why = { 0 };
         enum status s = evaluate(run, &v, names[i], run->seed + i, &why);
         progress_end(&progress);
         if (s) return error_set(err, s, "%s: %s", names[i], why.detail);
-        if (run->is_json) {
-            fputs(i ? ",{\"name\":" : "{\"name\":", f);
-            json_text(f, names[i]);
-            putc(',', f);
-        } else
-            fprintf(f, "%-24s", names[i]);
-        print_scores(f, &v, run->is_json);
-        fputs(run->is_json ? "}" : "\n", f);
-        sum.psnr += v.psnr / (double)n;
-        sum.ssim += v.ssim / (double)n;
-        sum.input_psnr += v.input_psnr / (double)n;
-        sum.input_ssim += v.input_ssim / (double)n;
-        sum.residual += v.residual / (double)n;
-        sum.ms += v.ms / (double)n;
+        if (images) {
+            s = add_image(images, names[i], &v, err);
+            if (s) return s;
+        } else {
+            printf("%-24s", names[i]);
+            print_scores(&v);
+        }
+        mean->psnr += v.psnr / (double)n;
+        mean->ssim += v.ssim / (double)n;
+        mean->input_psnr += v.input_psnr / (double)n;
+        mean->input_ssim += v.input_ssim / (double)n;
+        mean->residual += v.residual / (double)n;
+        mean->ms += v.ms / (double)n;
         progress_show(&progress, i + 1);
     }
     progress_end(&progress);
-    if (run->is_json) {
-        fputs("],\"mean\":{", f);
-        print_scores(f, &sum, true);
-        const struct engine_facts *e = engine_describe(run->session.engine);
-        fprintf(f,
-                "},\"count\":%zu,\"task\":\"%s\",\"sigma\":%.9g,\"level\":%s,\"seed\":\"%" PRIu64
-                "\",\"model\":\"%s\",\"backend\":\"%s\",\"dtype\":\"%s\",\"threads\":%d}\n",
-                n, run->task, run->sigma, level_text(run->level).json, run->seed,
-                model_digest(run->session.model), e->backend, e->dtype, e->threads);
-    } else {
-        fprintf(f, "%-24s", "mean");
-        print_scores(f, &sum, false);
-        putc('\n', f);
-    }
     return ST_OK;
 }
 
-/* One JSON object is printed whole or not at all: an error on the way leaves stdout empty. */
-static enum status evaluate_whole(struct run *run, char **names, size_t n, struct error *err)
+static enum status evaluate_to_table(struct run *run, char **names, size_t n, struct error *err)
 {
-    char *text = NULL;
-    size_t len = 0;
-    FILE *f = open_memstream(&text, &len);
-    if (!f) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the scores");
-    enum status s = evaluate_all(run, f, names, n, err);
-    if (fclose(f) && !s) s = error_set(err, ST_NO_MEMORY_NOW, "no memory for the scores");
-    if (!s) fwrite(text, 1, len, stdout);
-    free(text);
-    return s;
+    struct scores mean = { 0 };
+    enum status s = evaluate_all(run, &mean, NULL, names, n, err);
+    if (s) return s;
+    printf("%-24s", "mean");
+    print_scores(&mean);
+    return ST_OK;
 }
 
-/* What is measured, and what of it the restoration is told. */
+/* Prints the object completely or not at all: after an error stdout is empty. */
+static enum status evaluate_to_json(struct run *run, char **names, size_t n, struct error *err)
+{
+    struct scores mean = { 0 };
+    char seed[24];
+    json_t *images = json_array();
+    if (!images) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the scores");
+    enum status s = evaluate_all(run, &mean, images, names, n, err);
+    if (s) {
+        json_decref(images);
+        return s;
+    }
+    const struct engine_facts *e = engine_describe(run->session.engine);
+    (void)snprintf(seed, sizeof seed, "%" PRIu64, run->seed);
+    return json_print(json_pack("{s:o, s:o, s:I, s:s, s:o, s:o, s:s, s:s, s:s, s:s, s:i}", "images",
+                                images, "mean", scores_value(&mean), "count", (json_int_t)n, "task",
+                                run->task, "sigma", json_of_number(run->sigma), "level",
+                                json_of_level(run->level), "seed", seed, "model",
+                                model_digest(run->session.model), "backend", e->backend, "dtype",
+                                e->dtype, "threads", e->threads),
+                      err);
+}
+
+/* Chooses sigma and level of the measurement, and those that the restoration is given. */
 static enum status choose_degradation(struct run *run, struct error *err)
 {
     const struct model_task *t = model_find_task(run->session.model, run->task);
-    if (!t) return ST_OK; /* the first restoration says what the model offers */
+    if (!t) return ST_OK; /* the first restoration reports the tasks that the model has */
     if (run->sigma < 0) run->sigma = t->sigma;
     if (run->level == 0) run->level = t->level;
-    if (t->level_range[0] < t->level_range[1]) run->told_level = run->level;
+    if (t->level_range[0] < t->level_range[1]) run->given_level = run->level;
     if (t->sigma_range[0] == t->sigma_range[1]) return ST_OK;
     if (run->sigma == 0 && t->sigma_range[0] > 0)
         return error_set(err, ST_BAD_PARAMETER,
                          "sigma = 0 is not in %g..%g, what the model's task %s was trained for",
                          t->sigma_range[0], t->sigma_range[1], t->name);
-    run->told_sigma = fmax(run->sigma, DBL_MIN); /* 0 would be the model's own */
+    run->given_sigma = fmax(run->sigma, DBL_MIN); /* 0 would select the model's own */
     return ST_OK;
 }
 
@@ -317,7 +333,7 @@ int cmd_eval(int argc, char **argv)
     struct run run = { .sigma = -1 };
     const char *model = NULL, *mask_file = NULL;
     uint32_t threads = 0, limit = 0;
-    bool has_level = false;
+    bool has_level = false, is_json = false;
     const struct level_help level_of = level_help(" (the model's)");
     const struct option_row rows[] = {
         { "task", OPTION_TEXT, &run.task, "T", task_names, 0, 0, NULL },
@@ -332,7 +348,7 @@ int cmd_eval(int argc, char **argv)
         { "limit", OPTION_COUNT, &limit, "N", "only the first N images", 1, 1000000, NULL },
         { "out", OPTION_TEXT, &run.out, "DIR", "keep the images as PNG", 0, 0, NULL },
         ENGINE_ROWS(engine, threads),
-        { "json", OPTION_FLAG, &run.is_json, NULL, "one JSON object", 0, 0, NULL },
+        { "json", OPTION_FLAG, &is_json, NULL, "one JSON object", 0, 0, NULL },
     };
     const struct command c = { "eval", "", about, rows, sizeof rows / sizeof *rows, 0, 0 };
     options_parse(&c, argc, argv);
@@ -352,8 +368,7 @@ int cmd_eval(int argc, char **argv)
     if (!s) s = choose_degradation(&run, &err);
     if (!s) {
         const size_t used = limit && limit < n ? limit : n;
-        s = run.is_json ? evaluate_whole(&run, names, used, &err)
-                        : evaluate_all(&run, stdout, names, used, &err);
+        s = (is_json ? evaluate_to_json : evaluate_to_table)(&run, names, used, &err);
     }
     session_close(&run.session);
     image_done(&run.mask);

@@ -1,9 +1,7 @@
-/* Images in and out, and JSON texts. */
 #include "cli/files.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -43,13 +41,14 @@ enum status output_format(enum image_format *out, const char *path, struct error
         return error_set(err, ST_BAD_PARAMETER,
                          "the image is not for a terminal: name a file or redirect the output");
     }
-    if (has_extension(path, ".png"))
-        *out = IMAGE_PNG;
-    else if (has_extension(path, ".jpg") || has_extension(path, ".jpeg"))
-        *out = IMAGE_JPEG;
-    else
-        return error_set(err, ST_BAD_PARAMETER, "%s: the output is .png, .jpg or - (PNG)", path);
-    return output_check(path, err);
+    if (image_format_of_name(out, path)) return output_check(path, err);
+    char extensions[64] = "";
+    for (int f = 0; f < IMAGE_FORMAT_COUNT; f++) {
+        const size_t used = strlen(extensions);
+        (void)snprintf(extensions + used, sizeof extensions - used, "%s%s", f ? ", " : "",
+                       image_formats[f].extensions[0]);
+    }
+    return error_set(err, ST_BAD_PARAMETER, "%s: the output is %s or - (PNG)", path, extensions);
 }
 
 static enum status read_all(void **bytes, size_t *len, const char *path, struct error *err)
@@ -123,48 +122,14 @@ enum status image_write(const char *path, const struct image *img, struct error 
     return s;
 }
 
-/* Bytes of the character at `c`: 1 to 4, or 0 where it is not UTF-8 (overlong, a surrogate, cut short, over U+10FFFF). */
-static size_t utf8_length(const unsigned char *c)
+enum status json_print(json_t *object, struct error *err)
 {
-    if (*c < 0x80) return 1;
-    const size_t len = *c >= 0xF0 ? 4 : *c >= 0xE0 ? 3 : 2;
-    if (*c < 0xC2 || *c > 0xF4) return 0;
-    for (size_t i = 1; i < len; i++)
-        if ((c[i] & 0xC0) != 0x80) return 0;
-    if ((*c == 0xE0 && c[1] < 0xA0) || (*c == 0xED && c[1] > 0x9F) || (*c == 0xF0 && c[1] < 0x90) ||
-        (*c == 0xF4 && c[1] > 0x8F))
-        return 0;
-    return len;
-}
-
-void json_text(FILE *f, const char *text)
-{
-    if (!text) {
-        fputs("null", f);
-        return;
-    }
-    putc('"', f);
-    for (const unsigned char *c = (const unsigned char *)text; *c;) {
-        const size_t len = utf8_length(c);
-        if (*c == '"' || *c == '\\')
-            fprintf(f, "\\%c", *c);
-        else if (*c < 0x20)
-            fprintf(f, "\\u%04x", *c);
-        else if (len)
-            fwrite(c, 1, len, f);
-        else
-            fputs("\\ufffd", f);
-        c += len ? len : 1;
-    }
-    putc('"', f);
-}
-
-void json_number(FILE *f, double v)
-{
-    if (isfinite(v))
-        fprintf(f, "%.9g", v);
-    else
-        fputs("null", f);
+    size_t len = 0;
+    char *text = json_to_text(&len, object);
+    if (!text) return error_set(err, ST_NO_MEMORY_NOW, "no memory for the JSON");
+    (void)puts(text); /* finish_stdout() reports what could not be written */
+    free(text);
+    return ST_OK;
 }
 
 int finish_stdout(const char *command)

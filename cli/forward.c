@@ -8,7 +8,7 @@
 #include "cli/commands.h"
 #include "cli/files.h"
 #include "cli/session.h"
-#include "proto/safetensors.h"
+#include "proto/models/safetensors.h"
 
 static const char about[] =
     "Runs the network of a model file on a file of tensors: x [N,3,H,W], t [N] (0..999); writes y\n"
@@ -56,7 +56,7 @@ static enum status read_labels(struct inputs *in, const struct st_tensor *label,
     return s;
 }
 
-/* *out stays NULL where the file has no such tensor. */
+/* *out stays NULL where the file lacks the tensor. */
 static enum status read_numbers(float **out, const struct safetensors *st, const char *name,
                                 uint32_t n, struct error *err)
 {
@@ -97,15 +97,20 @@ static enum status inputs_read(struct inputs *in, const struct safetensors *st, 
     return s || !label ? s : read_labels(in, label, err);
 }
 
-static void report(bool is_json, const struct engine_facts *f, const struct st_tensor *y)
+static enum status report(bool is_json, const struct engine_facts *f, const struct st_tensor *y,
+                          struct error *err)
 {
-    fprintf(is_json ? stdout : stderr,
-            is_json ? "{\"shape\":[%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64
-                      "],\"backend\":\"%s\",\"dtype\":\"%s\",\"isa\":\"%s\",\"threads\":%d}\n"
-                    : "y [%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64
-                      "], %s, %s, %s, %d threads\n",
+    if (is_json)
+        return json_print(json_pack("{s:[I, I, I, I], s:s, s:s, s:s, s:i}", "shape",
+                                    (json_int_t)y->shape[0], (json_int_t)y->shape[1],
+                                    (json_int_t)y->shape[2], (json_int_t)y->shape[3], "backend",
+                                    f->backend, "dtype", f->dtype, "isa", f->isa, "threads",
+                                    f->threads),
+                          err);
+    fprintf(stderr, "y [%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 "], %s, %s, %s, %d threads\n",
             y->shape[0], y->shape[1], y->shape[2], y->shape[3], f->backend, f->dtype, f->isa,
             f->threads);
+    return ST_OK;
 }
 
 int cmd_forward(int argc, char **argv)
@@ -159,7 +164,7 @@ int cmd_forward(int argc, char **argv)
                                  .count = count,
                                  .data = y };
     if (!s) s = safetensors_write(out_file, &t, 1, NULL, 0, NULL, NULL, &err);
-    if (!s) report(is_json, engine_describe(engine), &t);
+    if (!s) s = report(is_json, engine_describe(engine), &t, &err);
 done:
     free(y);
     network_free(net);

@@ -1,4 +1,4 @@
-/* david: one table of subcommands. */
+/* david: the table of subcommands. */
 #include <stdio.h>
 #include <string.h>
 
@@ -16,16 +16,17 @@ static const struct {
 #ifdef DAVID_HAS_SERVE
     { "serve", cmd_serve, "the service: restorations over HTTP", true },
 #endif
-    { "restore", cmd_restore, "restore a image", true },
-    { "degrade", cmd_degrade, "simulate a measurement of a image", false },
+    { "restore", cmd_restore, "restore an image", true },
+    { "degrade", cmd_degrade, "simulate a measurement of an image", false },
     { "eval", cmd_eval, "degrade, restore and score a folder of images", true },
     { "forward", cmd_forward, "run the raw network on tensors", true },
     { "train", cmd_train, "train a prior, or a restorer from one", true },
     { "sample", cmd_sample, "draw samples of a prior", true },
-    { "convert", cmd_convert, "make a model file of a checkpoint", false },
-    { "inspect", cmd_inspect, "what a model file is", false },
-    { "bench", cmd_bench, "how fast the network runs here", true },
-    { "doctor", cmd_doctor, "what this machine and build have, and what auto takes", false },
+    { "convert", cmd_convert, "make a model file from a checkpoint", false },
+    { "inspect", cmd_inspect, "print what a model file holds", false },
+    { "bench", cmd_bench, "time the network on this machine", true },
+    { "doctor", cmd_doctor, "print what this machine and build offer, and what auto selects",
+      false },
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -35,7 +36,7 @@ static int help(void)
            "Restores degraded images with one evaluation of a network.\n\nCommands:\n");
     for (size_t i = 0; i < COMMANDS; i++)
         printf("  %-9s %s\n", commands[i].name, commands[i].what);
-    printf("\ndavid COMMAND --help tells more; david --version tells the version.\n"
+    printf("\nSee david COMMAND --help for its options; david --version prints the version.\n"
            "Exit codes: 0 done, 1 failed, 2 wrong usage.\n");
     return finish_stdout("");
 }
@@ -59,7 +60,7 @@ int main(int argc, char **argv)
         puts("david " DAVID_VERSION);
         return finish_stdout("");
     }
-    if (strcmp(argv[1], "help") == 0) { /* as git has it */
+    if (strcmp(argv[1], "help") == 0) { /* `david help COMMAND`, as in git */
         char flag[] = "--help";
         char *args[] = { argc > 2 ? argv[2] : NULL, flag, NULL };
         return argc > 2 ? run(2, args, argv) : help();

@@ -6,11 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/safetensors.h"
+#include "proto/models/safetensors.h"
 
 enum { LARGEST_SIDE = 1 << 16 };
 
-/* File order is [c][h][w], the engine's is [h][w][c]. */
+/* The file's order is [c][h][w], the engine's [h][w][c]. */
 static void to_planes(float *dst, const float *src, size_t px, size_t channels)
 {
     for (size_t c = 0; c < channels; c++)

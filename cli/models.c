@@ -1,4 +1,4 @@
-/* Where models are: a path, or a name in the models folder. */
+/* Finds models: by path, or by name in the models folder. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "cli/files.h"
-#include "proto/model_folder.h"
+#include "proto/models/model_folder.h"
 
 static bool is_kind(const char *path, mode_t kind)
 {
@@ -50,7 +50,7 @@ enum status models_folder(char out[PATH_MAX], struct error *err)
                      "beside the program");
 }
 
-/* The file that the daemon serves under this name: the newest of its versions, else the file of its name. */
+/* The file that the daemon serves under this name: the newest version, else NAME.safetensors. */
 static bool find(char out[PATH_MAX], const char *folder, const char *name)
 {
     char versions[PATH_MAX], version[MODEL_NAME_MAX];

@@ -1,4 +1,4 @@
-/* Options: one table a subcommand; help, parsing and checks all come from it. */
+/* Options: help, parsing and checks all follow from the command's table. */
 #include "cli/options.h"
 
 #include <ctype.h>
@@ -55,7 +55,7 @@ static void print_help(const struct command *c)
     printf("  %-22s %s\n", "--help", "this text");
 }
 
-/* Digits only: strtoull takes signs and spaces, which no count here has. */
+/* Accepts digits only: strtoull alone would accept signs and spaces. */
 static bool whole_number(uint64_t *out, const char *text, const char **end)
 {
     if (!isdigit((unsigned char)*text)) return false;

@@ -1,4 +1,4 @@
-/* david restore: one image (or a float measurement) through the daemon's own engine. */
+/* david restore: restores one image (or float measurement) with the daemon's engine. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -32,39 +32,35 @@ static const char *task_name(const struct model *m, const struct restore_params 
     return p->task ? p->task : model_describe(m)->tasks[0].name;
 }
 
-static void report(FILE *f, bool is_json, const struct session *s, const struct restore_params *p,
-                   const struct restoration_result *r)
+static void print_text(const struct session *s, const struct restore_params *p,
+                       const struct restoration_result *r)
 {
-    const char *task = task_name(s->model, p);
-    if (!is_json) {
-        fprintf(f,
-                "task %s, seed %" PRIu64
-                ", h %g, sigma %g%s, %ux%u px, residual %.5f (expected %.5f)",
-                task, p->seed, r->h, r->sigma, level_text(r->level).words, r->width, r->height,
-                r->residual_rms, r->sigma);
-        if (p->output == OUTPUT_STD) fprintf(f, ", std scale %.6g", r->std_scale);
-        fputc('\n', f);
-        return;
+    fprintf(stderr,
+            "task %s, seed %" PRIu64 ", h %g, sigma %g%s, %ux%u px, residual %.5f (expected %.5f)",
+            task_name(s->model, p), p->seed, r->h, r->sigma, level_text(r->level).words, r->width,
+            r->height, r->residual_rms, r->sigma);
+    if (p->output == OUTPUT_STD) fprintf(stderr, ", std scale %.6g", r->std_scale);
+    fputc('\n', stderr);
+}
+
+static enum status print_json(const struct session *s, const struct restore_params *p,
+                              const struct restoration_result *r, struct error *err)
+{
+    char seed[24];
+    (void)snprintf(seed, sizeof seed, "%" PRIu64, p->seed);
+    json_t *facts =
+        json_pack("{s:o, s:o, s:s, s:o, s:o, s:o, s:i, s:i, s:i, s:o, s:o}", "task",
+                  json_of_text(task_name(s->model, p)), "model",
+                  json_of_text(model_digest(s->model)), "seed", seed, "h", json_of_number(r->h),
+                  "sigma", json_of_number(r->sigma), "level", json_of_level(r->level), "samples",
+                  (int)p->samples, "width", (int)r->width, "height", (int)r->height, "residual_rms",
+                  json_of_number(r->residual_rms), "residual_expected", json_of_number(r->sigma));
+    if (facts && p->output == OUTPUT_STD &&
+        json_object_set_new(facts, "std_scale", json_of_number(r->std_scale))) {
+        json_decref(facts);
+        facts = NULL;
     }
-    fputs("{\"task\":", f);
-    json_text(f, task);
-    fputs(",\"model\":", f);
-    json_text(f, model_digest(s->model));
-    fprintf(f, ",\"seed\":\"%" PRIu64 "\",\"h\":", p->seed);
-    json_number(f, r->h);
-    fputs(",\"sigma\":", f);
-    json_number(f, r->sigma);
-    fprintf(f, ",\"level\":%s", level_text(r->level).json);
-    fprintf(f, ",\"samples\":%u,\"width\":%u,\"height\":%u,\"residual_rms\":", p->samples, r->width,
-            r->height);
-    json_number(f, r->residual_rms);
-    fputs(",\"residual_expected\":", f);
-    json_number(f, r->sigma);
-    if (p->output == OUTPUT_STD) {
-        fputs(",\"std_scale\":", f);
-        json_number(f, r->std_scale);
-    }
-    fputs("}\n", f);
+    return json_print(facts, err);
 }
 
 int cmd_restore(int argc, char **argv)
@@ -83,7 +79,7 @@ int cmd_restore(int argc, char **argv)
     const struct option_row rows[] = {
         { "task", OPTION_TEXT, &p.task, "T", task_help, 0, 0, NULL },
         { "model", OPTION_TEXT, &model, "FILE|NAME", "the model (default)", 0, 0, NULL },
-        { "seed", OPTION_SEED, &p.seed, "N", "of the sample (drawn, and told on stderr)", 0, 0,
+        { "seed", OPTION_SEED, &p.seed, "N", "of the sample (drawn, and printed on stderr)", 0, 0,
           &has_seed },
         { "samples", OPTION_COUNT, &p.samples, "K", "samples of mean and std (8)", 1, 4096,
           &has_samples },
@@ -129,7 +125,11 @@ int cmd_restore(int argc, char **argv)
     if (!s) s = session_run(&session, r, true, &err);
     if (!s) s = restoration_image(r, p.output, 0, &restored, &err);
     if (!s) s = image_write(out, &restored, &err);
-    if (!s) report(is_json ? stdout : stderr, is_json, &session, &p, restoration_facts(r));
+    if (s) goto done;
+    if (is_json)
+        s = print_json(&session, &p, restoration_facts(r), &err);
+    else
+        print_text(&session, &p, restoration_facts(r));
 done:
     restoration_free(r);
     session_close(&session);

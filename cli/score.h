@@ -1,8 +1,9 @@
-/* score.h - how near a restored image is to the true one: PSNR and SSIM on [-1,1].
+/* score.h - PSNR and SSIM of a restored image against the true one, on [-1,1].
  *
- * PSNR = 20 log10(2 / RMSE) over all values. SSIM: Gaussian window 11 x 11 of sigma 1.5, weights summing to 1, biased local
- * moments, K1 = 0.01, K2 = 0.03, data range 2, windows that lie wholly inside the image, mean over positions, then over
- * channels (RGB, each by itself). Double arithmetic. Images are [h][w][c]. Pure functions. */
+ * PSNR = 20 log10(2 / RMSE) over all values. SSIM: Gaussian window 11 x 11 of sigma 1.5 with
+ * weights that sum to 1, biased local moments, K1 = 0.01, K2 = 0.03, data range 2, windows that lie
+ * completely inside the image, mean over positions, then over channels (R, G and B separately).
+ * Double arithmetic. Images are [h][w][c]. Pure functions. */
 #ifndef DAVID_CLI_SCORE_H
 #define DAVID_CLI_SCORE_H
 

@@ -69,11 +69,8 @@ struct level_help level_help(const char *more)
 
 struct level_text level_text(double level)
 {
-    struct level_text t = { "null", "" };
-    if (level > 0) {
-        (void)snprintf(t.json, sizeof t.json, "%.9g", level);
-        (void)snprintf(t.words, sizeof t.words, ", level %g", level);
-    }
+    struct level_text t = { "" };
+    if (level > 0) (void)snprintf(t.words, sizeof t.words, ", level %g", level);
     return t;
 }
 

@@ -1,6 +1,8 @@
-/* session.h - an engine with one model on it, and a restoration run to its end: what restore and eval share.
+/* session.h - an engine with one model, and complete runs of restorations; shared by restore and
+ * eval.
  *
- * The calls are the daemon's own (engine.h), so a image comes out the same here and there. One thread. */
+ * The calls are those of the daemon (engine.h), so that an image has the same bytes in both. One
+ * thread. */
 #ifndef DAVID_CLI_SESSION_H
 #define DAVID_CLI_SESSION_H
 
@@ -12,7 +14,8 @@ struct session {
     struct model *model;
 };
 
-/* The rows of an option table that choose an engine; `o` is a struct engine_options, threads_ a uint32_t. */
+/* The rows of an option table that select an engine; `o` is a struct engine_options, `threads_` a
+ * uint32_t. */
 #define ENGINE_ROWS(o, threads_)                                                                      \
     { "backend", OPTION_TEXT, &(o).backend, "B", "auto, cpu or cuda (auto)", 0, 0, NULL },            \
         { "dtype", OPTION_TEXT, &(o).dtype, "D", "auto, f32, tf32, bf16 or f16 (auto)", 0, 0, NULL }, \
@@ -29,12 +32,12 @@ struct session {
             1, 1024, NULL                                                                             \
     }
 
-/* name: a file or a model's name; NULL: "default". */
+/* name: a file, or the name of a model; NULL: "default". */
 enum status session_open(struct session *out, const struct engine_options *o, const char *name,
                          struct error *err);
 void session_close(struct session *s); /* takes a zeroed struct */
 
-/* Every row of `r`; progress on a terminal where `is_shown`. */
+/* Runs all tile jobs of `r`; shows progress on a terminal where `is_shown`. */
 enum status session_run(struct session *s, struct restoration *r, bool is_shown, struct error *err);
 
 /* Help of --level: what the level of each task is, then `more`. */
@@ -43,9 +46,9 @@ struct level_help {
 };
 struct level_help level_help(const char *more);
 
-/* A level in an answer; 0: the task has none. */
+/* A level in a line of text; 0: the task has none. */
 struct level_text {
-    char json[24], words[32]; /* "3" or "null"; ", level 3" or "" */
+    char words[32]; /* ", level 3" or "" */
 };
 struct level_text level_text(double level);
 

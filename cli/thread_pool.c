@@ -1,4 +1,5 @@
-/* Spins of waiting threads: libgomp reads its settings before main does, so they are set by starting again. */
+/* Spinning of waiting threads. libgomp reads its settings before main runs, so the program sets
+ * them and starts itself again. */
 #include "cli/thread_pool.h"
 
 #include <limits.h>
@@ -7,9 +8,11 @@
 #include <time.h>
 #include <unistd.h>
 
-/* How often libgomp's waiting threads look before they sleep. Its own default is milliseconds: where anything else wants the
- * processors (another process, or our codec workers), the team then burns the time that the thread it waits for would need. Not
- * looking at all makes every small op pay for a wake-up. Some 40 us lose little either way; a look's length is the processor's. */
+/* How often libgomp's waiting threads poll before they sleep. libgomp's default takes milliseconds:
+ * where other threads need the processors (another process, or our codec workers), the pool then
+ * uses up the time that the awaited thread needs. Without polling, every small op pays for a
+ * wake-up. About 40 us costs little in both cases; the duration of one poll depends on the
+ * processor. */
 static long spin_count(void)
 {
     enum { LOOKS = 10000, SPIN_NS = 40000 };
@@ -38,5 +41,5 @@ void restart_with_thread_pool_settings(char **argv)
     (void)snprintf(count, sizeof count, "%ld", spin_count());
     if (n <= 0 || setenv("GOMP_SPINCOUNT", count, 0)) return;
     path[n] = '\0';
-    (void)execv(path, argv); /* returns on failure only; then it runs as it is */
+    (void)execv(path, argv); /* returns on failure only; the program then runs with the defaults */
 }

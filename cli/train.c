@@ -1,4 +1,5 @@
-/* david train: a prior from photographs, a restorer from a prior; and david sample, to see what a prior knows. */
+/* david train: a prior from photographs, a restorer from a prior; david sample: samples of a
+ * prior. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -39,7 +40,7 @@ struct telling {
     uint64_t last_ns;
 };
 
-/* The values that tell a person most, where there are such. */
+/* The values of the progress line on a terminal. */
 static bool is_for_people(const char *name)
 {
     static const char *const names[] = { "mse",         "vb",    "score_mse", "discriminator",
@@ -53,14 +54,13 @@ static void progress(void *ctx, const struct train_progress *p)
 {
     struct telling *t = ctx;
     if (t->is_json) {
-        printf("{\"step\":%" PRIu64 ",\"steps\":%" PRIu64 ",\"images_per_second\":%.6g"
-               ",\"processor_seconds\":%.1f",
-               p->step, p->steps, p->images_per_second, (double)clock() / CLOCKS_PER_SEC);
-        for (uint32_t i = 0; i < p->n_values; i++) {
-            printf(",\"%s\":", p->values[i].name);
-            json_number(stdout, p->values[i].value);
-        }
-        puts("}");
+        json_t *line = json_pack("{s:I, s:I, s:o, s:o}", "step", (json_int_t)p->step, "steps",
+                                 (json_int_t)p->steps, "images_per_second",
+                                 json_of_number(p->images_per_second), "processor_seconds",
+                                 json_of_number((double)clock() / CLOCKS_PER_SEC));
+        for (uint32_t i = 0; line && i < p->n_values; i++)
+            (void)json_object_set_new(line, p->values[i].name, json_of_number(p->values[i].value));
+        (void)json_print(line, NULL);
         (void)fflush(stdout);
     }
     const uint64_t now = clock_ns();
@@ -77,16 +77,18 @@ static void validation(void *ctx, const struct train_validation *v)
 {
     const struct telling *t = ctx;
     if (t->is_json) {
-        printf("{\"step\":%" PRIu64 ",\"score\":%.4f,\"best\":%s,\"validation\":{", v->step,
-               v->score, v->is_best ? "true" : "false");
-        for (uint32_t i = 0; i < v->n_tasks; i++) {
+        json_t *scores = json_object();
+        for (uint32_t i = 0; scores && i < v->n_tasks; i++) {
             const struct train_task_score *k = &v->tasks[i];
-            printf("%s\"%s\":{\"psnr\":%.4f,\"mean_psnr\":%.4f,\"coverage\":", i ? "," : "",
-                   k->name, k->psnr, k->mean_psnr);
-            json_number(stdout, k->coverage);
-            putchar('}');
+            (void)json_object_set_new(scores, k->name,
+                                      json_pack("{s:o, s:o, s:o}", "psnr", json_of_number(k->psnr),
+                                                "mean_psnr", json_of_number(k->mean_psnr),
+                                                "coverage", json_of_number(k->coverage)));
         }
-        puts("}}");
+        (void)json_print(json_pack("{s:I, s:o, s:b, s:o}", "step", (json_int_t)v->step, "score",
+                                   json_of_number(v->score), "best", (int)v->is_best, "validation",
+                                   scores),
+                         NULL);
         (void)fflush(stdout);
         return;
     }
@@ -120,7 +122,8 @@ static int run(const struct command *c, const struct train_options *o, struct te
     sigaction(SIGINT, &stop, NULL);
     enum status s = train_run(o, &events, &r, &err);
     if (t->is_terminal) fputs("\r\033[K", stderr);
-    if (r.is_told_elsewhere) return EXIT_SUCCESS; /* else mpirun would not let the other finish */
+    if (r.is_told_elsewhere)
+        return EXIT_SUCCESS; /* a failure here would make mpirun end the process that reports */
     if (r.left_out)
         fprintf(stderr, "david train: %u of %u images were left out\n", r.left_out, r.images);
     if (s) {
@@ -309,9 +312,14 @@ int cmd_sample(int argc, char **argv)
     o.prior = path;
     if (!s) s = prior_sample(&img, &o, &err);
     if (!s) s = image_write(out, &img, &err);
-    if (!s && is_json)
-        printf("{\"count\":%u,\"steps\":%u,\"seed\":\"%" PRIu64 "\",\"width\":%u,\"height\":%u}\n",
-               o.count, o.steps, o.seed, img.width, img.height);
+    if (!s && is_json) {
+        char seed[24];
+        (void)snprintf(seed, sizeof seed, "%" PRIu64, o.seed);
+        s = json_print(json_pack("{s:i, s:i, s:s, s:i, s:i}", "count", (int)o.count, "steps",
+                                 (int)o.steps, "seed", seed, "width", (int)img.width, "height",
+                                 (int)img.height),
+                       &err);
+    }
     image_done(&img);
     return s ? report_error(c.name, &err) : finish_stdout(c.name);
 }

@@ -1,4 +1,6 @@
-"""beside.py OUT IN... - images side by side in one PNG, each brought to the height of the tallest by whole pixels."""
+"""beside.py OUT IN... - writes images side by side into one PNG, each enlarged by a whole factor
+to the height of the tallest.
+"""
 
 import sys
 

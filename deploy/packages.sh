@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# packages.sh - sourced: install_packages LIST... makes the Debian packages named in the files be there.
+# packages.sh - sourced: install_packages LIST... installs the Debian packages that the files list.
 #
-# Installs only what is missing, so it needs neither root nor a network where all is installed.
+# It installs only missing packages, so it needs neither root nor a network where all are installed.
 
 install_packages() {
     local wanted missing=() name
@@ -16,7 +16,7 @@ install_packages() {
         return 1
     fi
     echo "installing ${#missing[@]} packages: ${missing[*]}" >&2
-    # RUNLEVEL=1: packages with a service of their own (prometheus) must not start it.
+    # RUNLEVEL=1: packages with a service (prometheus) must not start it.
     DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 &&
         DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
             apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >&2

@@ -3,9 +3,10 @@
 #
 #   deploy/quickstart.sh [--keep]
 #
-# Installs packages (as root), builds into build/, starts the daemon with the shipped model on a free port, sends it the
-# degraded photographs of deploy/photos, writes what comes back and before/after images to build/quickstart, stops.
-#   --keep   leaves the daemon running and says where
+# Installs packages (as root), builds into build/, starts the daemon with the shipped model on a free port, posts the
+# degraded photographs of deploy/photos, writes the restored images and before/after images to build/quickstart,
+# stops the daemon.
+#   --keep   leaves the daemon running and prints its address
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -55,7 +56,7 @@ say "start"
 "$build/david" serve --listen 127.0.0.1:0 --models "$top/models" --state "$out/state" \
     </dev/null >"$log" 2>&1 &
 pid=$!
-# The daemon was given port 0: the kernel's choice stands in /proc/net/tcp, found by the socket's inode.
+# The daemon was started with port 0: the kernel's choice is in /proc/net/tcp, found by the socket's inode.
 port_of() {
     local inode
     for inode in $(find "/proc/$1/fd" -lname 'socket:*' -printf '%l\n' 2>/dev/null | tr -dc '0-9\n'); do

@@ -1,7 +1,8 @@
-# Writes OUT, a header with DAVID_BUILD_ID: the digest of the sources from which the engine and its plugins are built, and of how.
-# cmake -DOUT=… -DTREE=… -DHOW=… -P build_id.cmake. The file keeps its time where nothing has changed.
+# Writes OUT, a header with DAVID_BUILD_ID: the digest of the sources of the engine and its plugins, and of the
+# build's settings. cmake -DOUT=… -DTREE=… -DHOW=… -P build_id.cmake. The file keeps its modification time where
+# nothing has changed.
 file(GLOB_RECURSE sources ${TREE}/engine/*.c ${TREE}/engine/*.h ${TREE}/engine/*.def ${TREE}/engine/*.cu ${TREE}/engine/*.cuh
-  ${TREE}/proto/dtype.* ${TREE}/proto/error.* ${TREE}/proto/status.def)
+  ${TREE}/proto/models/dtype.* ${TREE}/proto/error.* ${TREE}/proto/status.def)
 list(SORT sources)
 set(all "${HOW}")
 foreach(source ${sources})

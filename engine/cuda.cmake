@@ -1,5 +1,6 @@
-# The CUDA plugin, libdavid_cuda.so: AUTO builds it where the toolkit and cuDNN are found, ON demands them, OFF leaves it out.
-# CUDAToolkit_ROOT and CUDNN_ROOT name other places than the usual ones. Without a toolkit everything else builds.
+# The CUDA plugin, libdavid_cuda.so: AUTO builds it where the toolkit and cuDNN are found, ON requires them, OFF
+# leaves it out. CUDAToolkit_ROOT and CUDNN_ROOT override the usual locations. Without a toolkit everything else
+# builds.
 set(DAVID_CUDA_ARCHITECTURES "80;89;90;100;120" CACHE STRING "compute capabilities that the kernels are compiled for")
 set(DAVID_CUDA_MISSING "")
 if(DAVID_CUDA STREQUAL "OFF")
@@ -7,7 +8,7 @@ if(DAVID_CUDA STREQUAL "OFF")
 else()
   set(cuda_places ${CUDAToolkit_ROOT} ENV CUDA_PATH /usr/local/cuda)
   find_program(DAVID_NVCC nvcc HINTS ${cuda_places} PATH_SUFFIXES bin)
-  if(DAVID_NVCC) # wherever it is, the rest of its toolkit is beside it
+  if(DAVID_NVCC) # the rest of the toolkit is beside it
     file(REAL_PATH ${DAVID_NVCC} nvcc_itself)
     cmake_path(GET nvcc_itself PARENT_PATH nvcc_folder)
     list(APPEND cuda_places ${nvcc_folder}/..)
@@ -42,24 +43,25 @@ if(DAVID_CUDA_MISSING)
 endif()
 message(STATUS "CUDA plugin: ${DAVID_NVCC}, ${DAVID_CUDNN_LIBRARY}")
 
-# The toolkit as C sees it. Its headers are not ours to warn about.
+# The toolkit for C code. Warnings in its headers are disabled.
 add_library(david_cuda_toolkit INTERFACE)
 target_include_directories(david_cuda_toolkit SYSTEM INTERFACE ${DAVID_CUDART_INCLUDE} ${DAVID_CUDNN_INCLUDE})
 target_link_libraries(david_cuda_toolkit INTERFACE ${DAVID_CUDNN_LIBRARY} ${DAVID_CUDART_LIBRARY} Threads::Threads rt
   ${CMAKE_DL_LIBS} m)
 
-# What the tests of plans link: cuDNN as the plugin uses it, without a device.
+# Linked by the tests of plans: cuDNN as the plugin uses it, without a device.
 add_library(david_cuda_plans STATIC cuda/cudnn_graph.c cuda/cudnn_candidates.c cuda/cudnn_operations.c cuda/cudnn_parts.c
   cuda/plans.c)
 target_link_libraries(david_cuda_plans PUBLIC david_cuda_toolkit david_proto)
 set_target_properties(david_cuda_plans PROPERTIES C_VISIBILITY_PRESET hidden)
 
-# The kernels. Not CMake's CUDA language: it would bring the C compiler's warnings to nvcc, and a device to the configuration.
+# The kernels. Not CMake's CUDA language: it would pass the C compiler's warnings to nvcc, and need a device at
+# configuration.
 set(codes "")
 foreach(architecture ${DAVID_CUDA_ARCHITECTURES})
   list(APPEND codes "-gencode=arch=compute_${architecture},code=sm_${architecture}")
 endforeach()
-list(GET DAVID_CUDA_ARCHITECTURES -1 newest) # and later cards from its assembly
+list(GET DAVID_CUDA_ARCHITECTURES -1 newest) # PTX for later cards
 list(APPEND codes "-gencode=arch=compute_${newest},code=compute_${newest}")
 set(DAVID_NVCC_FLAGS -std=c++17 -O3 -lineinfo --threads 2 -Xcompiler=-fPIC,-fvisibility=hidden,-O2 ${codes})
 file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/kernels/*.cu)

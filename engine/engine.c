@@ -23,21 +23,22 @@ static enum status choose_dtype(enum dtype *out, struct backend *b, const char *
         enum dtype dtype;
     } names[] = { { "f32", DT_F32 }, { "bf16", DT_BF16 }, { "f16", DT_F16 } };
     /* TF32 is F32 in memory; the back end was opened with it. */
-    if (name && strcmp(name, "tf32") == 0 && strcmp(b->ops->name, "cuda") == 0) {
+    if (name && strcmp(name, "tf32") == 0 && strcmp(b->ops->device.name, "cuda") == 0) {
         *out = DT_F32;
         return ST_OK;
     }
     if (is_auto(name)) {
-        *out = b->ops->best_dtype(b);
+        *out = b->ops->device.best_dtype(b);
         return ST_OK;
     }
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (strcmp(name, names[i].name) != 0 || !b->ops->has_dtype(b, names[i].dtype)) continue;
+        if (strcmp(name, names[i].name) != 0 || !b->ops->device.has_dtype(b, names[i].dtype))
+            continue;
         *out = names[i].dtype;
         return ST_OK;
     }
     return error_set(err, ST_UNSUPPORTED, "dtype = %.32s: the %s back end of this machine lacks it",
-                     name, b->ops->name);
+                     name, b->ops->device.name);
 }
 
 static const char *dtype_option(enum dtype t, const char *asked)
@@ -79,11 +80,13 @@ enum status engine_on(struct engine **out, struct backend *backend, const struct
     e->engines = o->engines ? o->engines : 1;
     f->threads = o->threads ? o->threads : threads_available();
     f->max_batch = o->max_batch ? o->max_batch : DEFAULT_MAX_BATCH;
-    f->in_flight = backend->ops->stream_slots >= SAMPLER_STREAM_SLOTS ? SAMPLER_STREAM_SLOTS : 1;
-    snprintf(f->backend, sizeof f->backend, "%s", backend->ops->name);
+    f->in_flight =
+        backend->ops->device.stream_slots >= SAMPLER_STREAM_SLOTS ? SAMPLER_STREAM_SLOTS : 1;
+    snprintf(f->backend, sizeof f->backend, "%s", backend->ops->device.name);
     snprintf(f->dtype, sizeof f->dtype, "%s", dtype_option(e->dtype, o->dtype));
     snprintf(f->isa, sizeof f->isa, "%s",
-             backend->ops->isa ? backend->ops->isa(backend) : backend->ops->name);
+             backend->ops->device.isa ? backend->ops->device.isa(backend)
+                                      : backend->ops->device.name);
     snprintf(f->reason, sizeof f->reason, "backend %s (%s), dtype %s (%s)", f->backend,
              is_auto(o->backend) ? "auto: the best of this build" : "as asked", f->dtype,
              !is_auto(o->dtype)   ? "as asked"
@@ -93,7 +96,7 @@ enum status engine_on(struct engine **out, struct backend *backend, const struct
     return ST_OK;
 done:
     free(e);
-    backend->ops->close(backend);
+    backend->ops->device.close(backend);
     return s;
 }
 
@@ -128,7 +131,7 @@ void engine_close(struct engine *e)
 {
     if (!e) return;
     image_pool_close(e->image_pool);
-    e->backend->ops->close(e->backend);
+    e->backend->ops->device.close(e->backend);
     pthread_mutex_destroy(&e->device);
     free(e);
 }
@@ -141,7 +144,8 @@ const struct engine_facts *engine_describe(const struct engine *e)
 bool engine_gauges(const struct engine *e, struct engine_gauges *out)
 {
     struct device_gauges g;
-    if (!e->backend->ops->gauges || !e->backend->ops->gauges(e->backend, &g)) return false;
+    if (!e->backend->ops->device.gauges || !e->backend->ops->device.gauges(e->backend, &g))
+        return false;
     *out = (struct engine_gauges){ .busy = g.busy,
                                    .memory_used_bytes = g.memory_used_bytes,
                                    .memory_total_bytes = g.memory_total_bytes,
@@ -434,7 +438,8 @@ enum status engine_begin(struct engine *e, struct model *m, struct tile_job *row
             pthread_mutex_lock(&e->device);
             s = begin_execution(m, f.stream_slot, f.rows, (uint32_t)f.n, err);
             /* Nothing may use the memory of the lost rows any more. */
-            if (s && e->backend->ops->finish) (void)e->backend->ops->finish(e->backend, NULL);
+            if (s && e->backend->ops->device.finish)
+                (void)e->backend->ops->device.finish(e->backend, NULL);
             pthread_mutex_unlock(&e->device);
         }
         if (s) lose(f.rows, n - i, s);

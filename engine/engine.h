@@ -16,9 +16,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "proto/dtype.h"
-#include "proto/image.h"
-#include "proto/model_info.h"
+#include "proto/images/image.h"
+#include "proto/models/dtype.h"
+#include "proto/models/model_info.h"
 
 /* ---- engine ---- */
 struct engine;

@@ -14,7 +14,7 @@
 #include "engine/davi/sampler.h"
 #include "engine/engine.h"
 #include "engine/graph/process_group.h"
-#include "proto/digest.h"
+#include "proto/models/digest.h"
 
 struct engine {
     struct backend *backend;

@@ -214,10 +214,10 @@ static enum status make_program(struct model *m, const struct graph *g,
         const uint32_t rows = program_rows(m->program);
         s = sampler_init(&m->sampler, b, m->program, &m->info, &why);
         if (!s) break;
-        if (s != ST_NO_MEMORY_NOW || rows == 1 || !b->ops->batch_rows ||
-            b->ops->batch_rows(b, rows / 2) == rows)
+        if (s != ST_NO_MEMORY_NOW || rows == 1 || !b->ops->device.batch_rows ||
+            b->ops->device.batch_rows(b, rows / 2) == rows)
             return error_set(err, s, "%s", why.detail);
-        o->most_rows = b->ops->batch_rows(b, rows / 2);
+        o->most_rows = b->ops->device.batch_rows(b, rows / 2);
         program_free(m->program);
         m->program = NULL;
         s = program_new(&m->program, b, g, src, o, err);
@@ -383,9 +383,10 @@ enum status model_warm(struct model *m, struct error *err)
     pthread_mutex_lock(&m->engine->device);
     sampler_turn(sampler, 0);
     for (uint32_t size, n = 1; !s && n <= sampler->rows; n = size + 1) {
-        size = b->ops->batch_rows ? b->ops->batch_rows(m->engine->backend, n) : sampler->rows;
+        size = b->ops->device.batch_rows ? b->ops->device.batch_rows(m->engine->backend, n)
+                                         : sampler->rows;
         if (size > sampler->rows) size = sampler->rows;
-        const int times = b->ops->execution_begin ? LOADED_AND_RECORDED : 1;
+        const int times = b->ops->device.execution_begin ? LOADED_AND_RECORDED : 1;
         for (int k = 0; !s && k < times; k++) {
             memset(sampler_row(sampler, 0), 0, size * floats * sizeof(float));
             for (uint32_t i = 0; !s && i < size; i++) {

@@ -1,4 +1,5 @@
-# The team of a training run under mpirun, libdavid_mpi.so: built where Open MPI's headers are found. Everything else builds without.
+# The process group of a training run under mpirun, libdavid_mpi.so: built where Open MPI's headers are found.
+# Everything else builds without them.
 if(DAVID_ENGINE_ONLY)
   return()
 endif()

@@ -51,8 +51,8 @@ static enum status make(struct network **out, struct engine *e, const struct une
     void *x = NULL, *y = NULL;
     enum status s = program_new(&n->program, b, g, src, &o, err);
     if (!s) n->rows = program_rows(n->program);
-    if (!s) s = b->ops->alloc(b, n->rows * px * in * sizeof(float), &x, err);
-    if (!s) s = b->ops->alloc(b, n->rows * px * n->channels * sizeof(float), &y, err);
+    if (!s) s = b->ops->device.alloc(b, n->rows * px * in * sizeof(float), &x, err);
+    if (!s) s = b->ops->device.alloc(b, n->rows * px * n->channels * sizeof(float), &y, err);
     pthread_mutex_unlock(&e->device);
     n->x = x;
     n->y = y;
@@ -116,8 +116,8 @@ void network_free(struct network *n)
     struct backend *b = n->engine->backend;
     pthread_mutex_lock(&n->engine->device);
     program_free(n->program);
-    b->ops->free(b, n->x);
-    b->ops->free(b, n->y);
+    b->ops->device.free(b, n->x);
+    b->ops->device.free(b, n->y);
     pthread_mutex_unlock(&n->engine->device);
     free(n->host);
     free(n);
@@ -153,18 +153,20 @@ static enum status run_execution(struct network *net, const struct network_input
 {
     struct backend *b = net->engine->backend;
     const size_t px = (size_t)net->h * net->w, ic = net->in_channels, c = net->channels;
-    const bool shared = b->ops->host_memory;
+    const bool shared = b->ops->device.host_memory;
     float *in = shared ? net->x : net->host;
     for (uint32_t i = 0; i < n; i++)
         to_nhwc(in + i * px * ic, of->x + (first + i) * px * ic, px, ic);
-    enum status s = shared ? ST_OK : b->ops->copy_in(b, net->x, in, n * px * ic * sizeof *in, err);
+    enum status s =
+        shared ? ST_OK : b->ops->device.copy_in(b, net->x, in, n * px * ic * sizeof *in, err);
     struct program_io io = { .x = net->x, .y = net->y };
     if (!net->folded) io.t = of->t + first;
     if (net->wants_sigma) io.sigma = of->sigma + first;
     if (net->wants_level) io.level = of->level + first;
     if (net->num_classes) io.label = of->label + first;
     if (!s) s = program_run(net->program, &io, n, err);
-    if (!s && !shared) s = b->ops->copy_out(b, net->host, net->y, n * px * c * sizeof *y, err);
+    if (!s && !shared)
+        s = b->ops->device.copy_out(b, net->host, net->y, n * px * c * sizeof *y, err);
     for (uint32_t i = 0; !s && i < n; i++)
         to_nchw(y + i * px * c, (shared ? net->y : net->host) + i * px * c, px, c);
     return s;

@@ -1,4 +1,4 @@
-# Plugins and the program know each other by a build id, made anew with every build.
+# The program accepts only plugins with its own build id, which every build computes.
 set(build_id_header ${CMAKE_CURRENT_BINARY_DIR}/generated/engine/graph/build_id.h)
 add_custom_target(david_build_id_header BYPRODUCTS ${build_id_header} VERBATIM
   COMMAND ${CMAKE_COMMAND} -DOUT=${build_id_header} -DTREE=${CMAKE_SOURCE_DIR}

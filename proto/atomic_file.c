@@ -35,7 +35,7 @@ void atomic_file_abort(struct atomic_file *f)
     free(f);
 }
 
-/* The folder of `path` is opened and the last component kept as the target's name. */
+/* Opens the folder of `path` and keeps the last component as the target's name. */
 static enum status open_folder(struct atomic_file *f, const char *path, struct error *err)
 {
     char *folder = NULL;
@@ -65,7 +65,8 @@ static enum status create_temp(struct atomic_file *f, struct error *err)
         char *name = NULL;
         if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
             return io_error(f, "draw a temporary name", errno, err);
-        /* The name is cut so that a target of the longest legal name still has a legal temporary one. */
+        /* A target of the longest legal name must still have a legal temporary name: hence the
+         * cut. */
         if (asprintf(&name, ".%.200s.%016" PRIx64 ".tmp", f->target, random) < 0)
             return error_set(err, ST_NO_MEMORY_NOW, "no memory to write %s", f->path);
         f->fd = openat(f->dir, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -98,7 +99,7 @@ enum status atomic_file_open(struct atomic_file **out, const char *path, struct 
             s = error_set(err, ST_IO, "%s is there and is not a regular file", path);
             goto done;
         }
-        resolved = realpath(path, NULL); /* a link stays a link: its target is replaced */
+        resolved = realpath(path, NULL); /* follows a symbolic link: its target is replaced */
     }
     s = open_folder(f, resolved ? resolved : path, err);
     if (s) goto done;
@@ -146,7 +147,7 @@ enum status atomic_file_commit(struct atomic_file *f, struct error *err)
     }
     free(f->temp);
     f->temp = NULL;
-    /* Some file systems cannot fsync a folder (EINVAL); they have nothing to be flushed then. */
+    /* Some file systems cannot fsync a directory (EINVAL); there is nothing to flush then. */
     if (fsync(f->dir) != 0 && errno != EINVAL) s = io_error(f, "fsync its folder", errno, err);
 done:
     atomic_file_abort(f);

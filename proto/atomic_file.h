@@ -1,9 +1,11 @@
-/* atomic_file.h - a file that is there whole or not at all.
+/* atomic_file.h - files that are written completely or not at all.
  *
- * Bytes go to a hidden temporary name beside the target; atomic_file_commit() fsyncs it, renames it over the target and
- * fsyncs the directory, so a reader sees the old file or the new one and a crash leaves at most a `.NAME.*.tmp`. A
- * symbolic link as target is followed; anything else that is not a regular file is refused. commit and abort both end
- * the handle; abort removes the temporary file. Errors: ST_IO with the path and the system's reason. One thread a handle. */
+ * Bytes go to a hidden temporary name beside the target. atomic_file_commit() fsyncs the file,
+ * renames it over the target and fsyncs the directory: a reader sees the old file or the new one,
+ * and a crash leaves at most a `.NAME.*.tmp`. A symbolic link as target is followed; anything else
+ * that is not a regular file is refused. commit and abort both free the handle; abort removes the
+ * temporary file. Errors: ST_IO with the path and the system's reason. A handle belongs to one
+ * thread. */
 #ifndef DAVID_PROTO_ATOMIC_FILE_H
 #define DAVID_PROTO_ATOMIC_FILE_H
 

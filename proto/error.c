@@ -32,7 +32,7 @@ const char *status_name(enum status s)
     return status_table[bounded(s)].name;
 }
 
-/* In parentheses: for the analyzer the header has a macro of this name. */
+/* In parentheses, because error.h defines a macro of this name for the analyzer. */
 enum status(error_set)(struct error *err, enum status s, const char *format, ...)
 {
     if (err && err->status == ST_OK) {

@@ -1,9 +1,9 @@
-/* error.h - how a fallible function says what went wrong.
+/* error.h - how a fallible function reports an error.
  *
- * Fallible functions return enum status and take `struct error *err` last (NULL allowed). The first error wins:
- * a later error_set() on the same struct keeps the first text and status. The text names what it was, what the
- * limit is and what the limit is called; it never holds secrets, image data or file contents.
- * Owned by the caller, usually on its stack; not shared between threads. */
+ * Fallible functions return enum status and take `struct error *err` last (NULL allowed). The first
+ * error wins: a later error_set() on the same struct keeps the first text and status. The text
+ * gives the value, the limit and the limit's name; it never holds secrets, image data or file
+ * contents. The caller owns the struct, usually on its stack; threads do not share it. */
 #ifndef DAVID_PROTO_ERROR_H
 #define DAVID_PROTO_ERROR_H
 
@@ -20,13 +20,14 @@ struct error {
 };
 
 int status_http(enum status s);          /* the HTTP code */
-const char *status_title(enum status s); /* one fixed line, for people */
+const char *status_title(enum status s); /* one fixed line of text */
 const char *status_name(enum status s);  /* "TOO_MANY_PX" */
 
-/* Returns `s` in every case, so that `return error_set(...)` reads well. */
+/* Returns `s` in every case, so that callers write `return error_set(...)`. */
 enum status error_set(struct error *err, enum status s, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-#ifdef __clang_analyzer__ /* sees one file at a time: tell it the line above */
+/* the analyzer sees one file at a time and must know that `s` is returned */
+#ifdef __clang_analyzer__
 #define error_set(err, s, ...) ((void)error_set(err, s, __VA_ARGS__), (s))
 #endif
 

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "proto/config_text.h"
+#include "proto/messages/config_text.h"
 
 enum {
     CONFIG_SPARE_FILES = 128

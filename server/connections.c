@@ -7,7 +7,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 
-#include "proto/messages.h"
+#include "proto/messages/messages.h"
 #include "server/clock.h"
 #include "server/log.h"
 #include "server/routes.h"

@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "proto/config_text.h"
+#include "proto/messages/config_text.h"
 
 enum { BACKLOG = 1024 };
 

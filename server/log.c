@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "proto/query.h"
+#include "proto/utf8.h"
 
 static const char *const names[] = { "debug", "info", "warn", "error" };
 static atomic_int threshold = LOG_LEVEL_INFO;

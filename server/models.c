@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "proto/messages.h"
+#include "proto/messages/messages.h"
 #include "server/log.h"
 
 struct models {

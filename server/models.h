@@ -9,7 +9,7 @@
 #include <stdio.h>
 
 #include "engine/engine.h"
-#include "proto/model_folder.h"
+#include "proto/models/model_folder.h"
 #include "server/memory.h"
 
 enum { MODELS_MAX = 64, ENGINES_MAX = 16 };

@@ -8,8 +8,9 @@
 #include <strings.h>
 #include <sys/random.h>
 
-#include "proto/config_text.h"
-#include "proto/query.h"
+#include "proto/messages/config_text.h"
+#include "proto/messages/query.h"
+#include "proto/utf8.h"
 
 static const char *const outputs[] = {
     [OUTPUT_IMAGE] = "image", [OUTPUT_MEAN] = "mean", [OUTPUT_STD] = "std", [OUTPUT_ALL] = "all"
@@ -196,10 +197,10 @@ enum status parameters_complete(struct parameters *p, bool wants_json, uint64_t 
     return ST_OK;
 }
 
-enum accepted accept_choose(const char *accept)
+enum image_format accept_choose(bool *wants_json, const char *accept)
 {
-    static const char *const types[] = { "image/png", "image/jpeg", "application/json" };
-    double best[3] = { 0, 0, 0 };
+    enum { JSON = IMAGE_FORMAT_COUNT, TYPES };
+    double best[TYPES] = { 0 };
     for (const char *p = accept; *p;) {
         size_t n = strcspn(p, ",");
         const char *end = p + n, *type = p + strspn(p, " \t");
@@ -208,12 +209,16 @@ enum accepted accept_choose(const char *accept)
             len++;
         const char *q = memmem(p, n, "q=", 2);
         double weight = q ? strtod(q + 2, NULL) : 1;
-        for (unsigned i = 0; i < 3; i++)
-            if (strlen(types[i]) == len && strncasecmp(type, types[i], len) == 0 &&
-                weight > best[i])
+        for (int i = 0; i < TYPES; i++) {
+            const char *offered = i == JSON ? "application/json" : image_formats[i].media_type;
+            if (strlen(offered) == len && strncasecmp(type, offered, len) == 0 && weight > best[i])
                 best[i] = weight;
+        }
         p = *end ? end + 1 : end;
     }
-    if (best[2] > best[0] && best[2] > best[1]) return ACCEPTED_JSON;
-    return best[1] > best[0] ? ACCEPTED_JPEG : ACCEPTED_PNG;
+    int format = 0;
+    for (int i = 1; i < IMAGE_FORMAT_COUNT; i++)
+        if (best[i] > best[format]) format = i;
+    *wants_json = best[JSON] > best[format];
+    return (enum image_format)format;
 }

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "engine/engine.h"
+#include "proto/images/codec.h"
 
 struct parameters {
     unsigned given; /* bits, by place in the table of names */
@@ -28,8 +29,8 @@ enum status parameters_read_query(struct parameters *p, const char *query, struc
 enum status parameters_complete(struct parameters *p, bool wants_json, uint64_t max_samples,
                                 struct error *err);
 
-/* What Accept prefers of what there is. */
-enum accepted { ACCEPTED_PNG, ACCEPTED_JPEG, ACCEPTED_JSON };
-enum accepted accept_choose(const char *accept);
+/* The image format that Accept prefers, the first of formats.def where it prefers none. *wants_json:
+ * it prefers JSON to every format. */
+enum image_format accept_choose(bool *wants_json, const char *accept);
 
 #endif

@@ -3,7 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "proto/messages.h"
+#include "proto/messages/messages.h"
 
 void reply_header(struct reply *r, const char *name, const char *format, ...)
 {

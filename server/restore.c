@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/codec.h"
-#include "proto/messages.h"
-#include "proto/multipart.h"
+#include "proto/images/codec.h"
+#include "proto/messages/messages.h"
+#include "proto/messages/multipart.h"
 #include "server/clock.h"
 #include "server/log.h"
 #include "server/parameters.h"
@@ -21,7 +21,8 @@ struct request {
     struct http_call *call; /* ours until the answer */
     atomic_uint references; /* the way's own, and the watch's while it cancels */
     atomic_bool is_cancelled;
-    bool is_multipart, wants_jpeg, wants_json;
+    bool is_multipart, wants_json;
+    enum image_format format; /* of the answer, where it is one image */
     struct parameters parameters;
     struct restore_params params;
     struct served_model *served;
@@ -165,9 +166,7 @@ static enum status admit(struct server *s, struct http_call *call, struct error 
     r->call = call;
     r->deadline_ns = NO_DEADLINE;
     atomic_init(&r->references, 1);
-    enum accepted a = accept_choose(call->accept);
-    r->wants_json = a == ACCEPTED_JSON;
-    r->wants_jpeg = a == ACCEPTED_JPEG;
+    r->format = accept_choose(&r->wants_json, call->accept);
     r->is_multipart = multipart_is(call->content_type);
     atomic_fetch_add(&s->working, 1);
     parameters_init(&r->parameters);
@@ -427,9 +426,8 @@ static enum status encode(struct request *r, struct reply *reply, struct error *
         };
         s = encode_all(r, &m, reply, err);
     } else {
-        enum image_format format = r->wants_jpeg ? IMAGE_JPEG : IMAGE_PNG;
-        reply->type = image_formats[format].media_type;
-        s = encode_image(r, p->output, 0, format, &reply->body, &reply->len, err);
+        reply->type = image_formats[r->format].media_type;
+        s = encode_image(r, p->output, 0, r->format, &reply->body, &reply->len, err);
     }
     if (s) return s;
     r->encode_ns = clock_now_ns() - from;

@@ -6,8 +6,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "proto/messages.h"
-#include "proto/openapi.h"
+#include "proto/messages/messages.h"
+#include "proto/messages/openapi.h"
 #include "server/restore.h"
 #include "server/server.h"
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# run.sh - everything a change must pass: packages, build, sanitizers, fuzzing, lint, service.
+# run.sh - all tests that a change must pass: packages, build, sanitizers, fuzzing, lint, service.
 #
 #   tests/run.sh [--deploy] [--full] [--labels REGEX] [--build DIR]
 #
 # Builds into build/ (sanitizer and fuzz builds below it) and ends with ctest's summary of all of it.
 #   --deploy   also the label `deploy`: container image, systemd unit, Prometheus (about five minutes more)
 #   --full     all labels, also `slow`
-#   --labels   only tests with such a label, as ctest -L takes it
+#   --labels   only tests with such a label, in the syntax of ctest -L
 # DAVID_REQUIRE_CUDA=1 makes a skipped CUDA test a failure.
 set -euo pipefail
 

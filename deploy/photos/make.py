@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""make.py DAVID - the degraded photographs beside this file and README's image, out of NAME.jpg.
+"""make.py DAVID - makes the degraded photographs of this folder and README's image from
+NAME.jpg.
 
-Each NAME.TASK.png is what `david degrade --task TASK --seed N NAME.jpg NAME.TASK.png` makes; before-after.jpg shows them
-above what `david restore --task TASK --seed N` returns. DAVID is the program (build/david). Needs Pillow."""
+Each NAME.TASK.png is the output of `david degrade --task TASK --seed N NAME.jpg
+NAME.TASK.png`; before-after.jpg shows them above the output of `david restore --task TASK
+--seed N`. DAVID is the program (build/david). Needs Pillow.
+"""
 
 import pathlib
 import subprocess
@@ -31,7 +34,7 @@ def main(david):
             run(david, "degrade", "--task", task, "--seed", seed, HERE / f"{name}.jpg", degraded)
             run(david, "restore", "--task", task, "--seed", seed, degraded, restored)
             for row, image in enumerate((degraded, restored)):
-                # A small measurement is shown by whole pixels.
+                # A small measurement is enlarged by a whole factor.
                 cut = Image.open(image).convert("RGB").resize(cell, Image.NEAREST)
                 sheet.paste(cut, (column * step[0], row * step[1]))
     sheet.save(HERE / "before-after.jpg", quality=85, subsampling=0, optimize=True)

@@ -1,5 +1,6 @@
-/* Attention over the pixels of one feature map: keys and values are packed once per head, then blocks of queries meet them.
- * Only [ATTENTION_QUERIES][pixels] of the products exist at a time. */
+/* Attention over the pixels of one feature map. Keys and values are packed once per head; then
+ * blocks of queries are multiplied by them. Only [ATTENTION_QUERIES][pixels] of the products are
+ * held at a time. */
 #include <math.h>
 #include <omp.h>
 
@@ -50,7 +51,7 @@ INLINE void pack_head(const struct attention_job *j, const struct shape *s, bool
                  c < s->ch ? vload(j->qkv, i * ld + s->v + c, s->ch - c, bf16) : vsplat(0));
 }
 
-/* In place: e^(x - max); the sum comes back. Lanes are summed in a fixed order. */
+/* Writes e^(x - max) in place and returns the sum. Lanes are summed in a fixed order. */
 INLINE float softmax_row(float *x, size_t n)
 {
     float most = vmost(x, n), total = 0;

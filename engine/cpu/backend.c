@@ -1,10 +1,11 @@
-/* The CPU behind engine/graph/backend.h: checks shapes, runs the loops of kernels.h row by row, so that a row's bytes never
- * depend on the batch it came in. */
+/* The CPU back end: checks shapes and runs the loops of kernels.h row by row, so that a row's bytes
+ * never depend on its batch. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/cpu/backward.h"
+#include "engine/cpu/losses.h"
 #include "engine/graph/backend/images.h"
 
 enum status(cpu_expect)(bool ok, const char *what, struct error *err)
@@ -146,7 +147,7 @@ static enum status linear(struct backend *b, struct linear_plan *p, const struct
 
 struct attention_plan {
     struct attention_desc d;
-    size_t packed, stride; /* floats */
+    size_t packed, stride; /* in floats */
 };
 
 static void attention_plan_free(struct backend *b, struct attention_plan *p)
@@ -210,7 +211,7 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
     enum status s = cpu_expect(same_shape(x, y) && a->groups > 0 && x->c % a->groups == 0 &&
                                    x->dtype == y->dtype && has_dtype(b, x->dtype),
                                "a group norm whose groups do not divide the channels", err);
-    /* A norm has no plan: the first of its width may grow the scratch. */
+    /* A norm has no plan: the first norm of its width may grow the scratch. */
     if (!s) s = cpu_scratch_reserve(cpu, cpu_norm_scratch(x->c), err);
     for (uint32_t n = 0; !s && n < x->n; n++) {
         size_t condition = a->condition ? a->condition[n] : 0;
@@ -306,7 +307,7 @@ static enum status depth_to_space(struct backend *b, const struct tensor *x, con
     return patch(b, x, y, false, err);
 }
 
-/* x (+ e) into channels first .. of y. */
+/* Copies x (+ e) into the channels from `first` of y. */
 static void copy(struct backend *b, const struct tensor *x, const struct tensor *e,
                  const struct tensor *y, uint32_t first)
 {
@@ -362,7 +363,8 @@ static enum status cast(struct backend *b, const struct tensor *x, const struct 
     return s;
 }
 
-/* The angle is rounded to float32 as in the published code: at t = 999 the rounding is visible beside exact arithmetic. */
+/* The angle is rounded to float32 as in the published code: at t = 999 the difference from exact
+ * arithmetic is visible. */
 static enum status timestep(struct backend *b, const float *t, const struct tensor *y,
                             struct error *err)
 {
@@ -448,44 +450,45 @@ static enum status sampler_out(struct backend *b, const struct tensor *x, const 
 }
 
 static const struct backend_ops cpu_ops = {
-    .name = "cpu",
-    .host_memory = true,
-    .close = cpu_close,
-    .isa = isa,
-    .has_dtype = has_dtype,
-    .best_dtype = best_dtype,
-    .rows_per_batch = rows_per_batch,
-    .alloc = alloc,
-    .free = release,
-    .conv_plan = cpu_conv_plan,
-    .conv_plan_free = cpu_conv_plan_free,
-    .conv_plan_bytes = cpu_conv_plan_bytes,
-    .conv = cpu_conv,
-    .supports_prologue = cpu_supports_prologue,
-    .conv_with_prologue = cpu_conv_with_prologue,
-    .linear_plan = linear_plan,
-    .linear_plan_free = linear_plan_free,
-    .linear = linear,
-    .attention_plan = attention_plan,
-    .attention_plan_free = attention_plan_free,
-    .attention = attention,
-    .group_norm = group_norm,
-    .upsample = upsample,
-    .downsample = downsample,
-    .space_to_depth = space_to_depth,
-    .depth_to_space = depth_to_space,
-    .concat = concat,
-    .add_channel = add_channel,
-    .timestep = timestep,
-    .label = label,
-    .silu = silu,
-    .add = add,
-    .cast = cast,
-    .normals = normals,
-    .sampler_in = sampler_in,
-    .sampler_join = sampler_join,
-    .sampler_out = sampler_out,
+    .device.name = "cpu",
+    .device.host_memory = true,
+    .device.close = cpu_close,
+    .device.isa = isa,
+    .device.has_dtype = has_dtype,
+    .device.best_dtype = best_dtype,
+    .device.rows_per_batch = rows_per_batch,
+    .device.alloc = alloc,
+    .device.free = release,
+    .net.conv_plan = cpu_conv_plan,
+    .net.conv_plan_free = cpu_conv_plan_free,
+    .net.conv_plan_bytes = cpu_conv_plan_bytes,
+    .net.conv = cpu_conv,
+    .net.supports_prologue = cpu_supports_prologue,
+    .net.conv_with_prologue = cpu_conv_with_prologue,
+    .net.linear_plan = linear_plan,
+    .net.linear_plan_free = linear_plan_free,
+    .net.linear = linear,
+    .net.attention_plan = attention_plan,
+    .net.attention_plan_free = attention_plan_free,
+    .net.attention = attention,
+    .net.group_norm = group_norm,
+    .net.upsample = upsample,
+    .net.downsample = downsample,
+    .net.space_to_depth = space_to_depth,
+    .net.depth_to_space = depth_to_space,
+    .net.concat = concat,
+    .net.add_channel = add_channel,
+    .net.timestep = timestep,
+    .net.label = label,
+    .net.silu = silu,
+    .net.add = add,
+    .net.cast = cast,
+    .net.normals = normals,
+    .net.sampler_in = sampler_in,
+    .net.sampler_join = sampler_join,
+    .net.sampler_out = sampler_out,
     .gradients = &cpu_gradients,
+    .losses = &cpu_losses,
     .images = &cpu_images,
 };
 

@@ -1,4 +1,4 @@
-/* The CPU behind engine/graph/gradients.h: checks shapes and hands all rows to the loops of backward.h. Convolutions are in
+/* The CPU behind engine/graph/backend/gradients.h: checks shapes and hands all rows to the loops of backward.h. Convolutions are in
  * backward_conv.c. */
 #include "engine/cpu/backward.h"
 
@@ -23,7 +23,7 @@ static bool same_shape(const struct tensor *a, const struct tensor *b)
     return a->n == b->n && a->h == b->h && a->w == b->w && a->c == b->c;
 }
 
-/* Of the same shape and type, or not wanted. */
+/* True if dx has x's shape and type, or is not wanted. */
 static bool fits(const struct tensor *x, const struct tensor *dx)
 {
     return !dx->data || (same_shape(x, dx) && x->dtype == dx->dtype);
@@ -137,7 +137,8 @@ static struct norm_gradient_job norm_job(struct cpu_backend *cpu, const struct g
                                        .threads = cpu->threads };
 }
 
-/* A norm has no plan: the first of its size may grow the scratch. Moments that nobody keeps come last. */
+/* A norm has no plan: the first norm of its size may grow the scratch. Moments that the caller does
+ * not keep come last in it. */
 static enum status norm_scratch(struct cpu_backend *cpu, struct norm_gradient_job *j,
                                 struct error *err)
 {
@@ -181,7 +182,7 @@ static enum status group_norm_gradient(struct backend *b, const struct group_nor
         "a group norm's gradient of other shapes", err);
     if (s) return s;
     struct norm_gradient_job j = norm_job(cpu, f);
-    j.moments = (double *)a->moments; /* only read, where they are known */
+    j.moments = (double *)a->moments; /* read only where they are known */
     j.known_moments = a->moments != NULL;
     j.dy = a->dy.data;
     j.dx = a->dx.dst.data;
@@ -200,7 +201,7 @@ static enum status group_norm_gradient(struct backend *b, const struct group_nor
 
 struct trained_attention {
     struct attention_desc d;
-    size_t stride; /* floats a thread */
+    size_t stride; /* floats per thread */
 };
 
 static void attention_free(struct backend *b, struct trained_attention *a)
@@ -316,7 +317,7 @@ static struct batch_job batch_job(struct cpu_backend *cpu, const struct tensor *
                                .threads = cpu->threads };
 }
 
-/* Room for the sums' pieces, and before them for three constants a channel. */
+/* Reserves scratch for the partial sums, preceded by three constants per channel. */
 static enum status batch_scratch(struct cpu_backend *cpu, const struct tensor *x, struct error *err)
 {
     return cpu_scratch_reserve(cpu, (x->n * 2 * BACKWARD_CHUNKS + 3) * padded(x->c), err);

@@ -1,27 +1,29 @@
-/* backward.h - the loops of the CPU back end that only training needs, one table per instruction set.
+/* backward.h - the loops of the CPU back end that only training needs, one table per instruction
+ * set.
  *
- * As kernels.h, but for all rows of a tensor at once, and for one thread count: pieces are summed in an order that follows from
- * the shapes and from `threads`. Storage is F32 or BF16 (`dtype`), sums and parameters F32, embeddings F32. Nothing is
- * allocated; scratch comes from the caller, 64-byte aligned. Shapes have been checked by the caller. */
+ * As kernels.h, with two differences: a function computes all rows of a tensor at once, and the
+ * order of its sums follows from the shapes and from `threads`. Storage is F32 or BF16 (`dtype`);
+ * sums, parameters and embeddings are F32. Nothing is allocated; the caller provides scratch,
+ * aligned to 64 bytes, and has checked the shapes. */
 #ifndef DAVID_CPU_BACKWARD_H
 #define DAVID_CPU_BACKWARD_H
 
 #include "engine/cpu/internal.h"
-#include "engine/graph/gradients.h"
+#include "engine/graph/backend/gradients.h"
 
 enum {
-    IM2COL_PIXELS = 72,  /* output pixels of one piece of a gathering convolution */
-    GATHER_TAPS = 16,    /* most places that one reads */
-    IM2COL_NARROW = 2,   /* output channels for which a panel does not pay */
+    IM2COL_PIXELS = 72,  /* output pixels of one piece of an im2col convolution */
+    GATHER_TAPS = 16,    /* the most taps of an im2col convolution */
+    IM2COL_NARROW = 2,   /* up to so many output channels a panel does not pay */
     WEIGHTS_BAND = 2048, /* pixels that are packed at a time for a weight gradient */
     WEIGHTS_BLOCKS = 4, /* blocks of input channels that share the packed gradients of the output */
-    BACKWARD_CHUNKS = 16, /* pieces of a row whose sums are taken apart */
-    ATTENTION_BLOCK = 48, /* queries whose softmax exists at a time */
+    BACKWARD_CHUNKS = 16, /* pieces of a row with partial sums of their own */
+    ATTENTION_BLOCK = 48, /* queries whose softmax is held at a time */
     SQUARES_PIECE = 4096  /* numbers whose squares are summed in F32 */
 };
 
-/* y[i][j] of a lattice of output pixels = sum over taps of x[i in_step + dy][j in_step + dx] W_tap (+ bias) (+ residual). A
- * convolution of any stride, or one part of a transposed one. */
+/* y[i][j] of a lattice of output pixels = sum over taps of x[i in_step + dy][j in_step + dx] W_tap
+ * (+ bias) (+ residual): a convolution of any stride, or one phase of a transposed one. */
 struct im2col_job {
     uint32_t n;
     const void *x;
@@ -31,18 +33,19 @@ struct im2col_job {
     uint32_t taps, in_step;
     int32_t dy[GATHER_TAPS], dx[GATHER_TAPS];
     const float *weight; /* [o / nr][taps * c][nr], zero beyond o */
-    /* im2col_amx alone: [o / 32][depth / 32][2][16 pairs][16][2]; depth: taps * c in whole tiles */
+    /* Only im2col_amx: [o / 32][depth / 32][2][16 pairs][16][2]; depth: taps * c rounded up to
+     * whole tiles. */
     const uint16_t *tiles;
     size_t depth;
     const float *bias; /* [o] or NULL */
     const void *residual;
     void *y;
-    uint32_t rows, cols, o;        /* of the lattice */
-    uint32_t y0, x0, step, oh, ow; /* its origin and step in y, and the size of y */
+    uint32_t rows, cols, o;        /* size of the lattice */
+    uint32_t y0, x0, step, oh, ow; /* origin and step of the lattice in y; size of y */
     size_t y_ld, r_ld;
     float *scratch;
-    size_t
-        scratch_stride; /* IM2COL_PIXELS * taps * c; of im2col_amx as im2col_amx_scratch() says */
+    /* In floats: IM2COL_PIXELS * taps * c; im2col_amx: im2col_amx_scratch(). */
+    size_t scratch_stride;
     int threads;
 };
 
@@ -56,8 +59,8 @@ struct weights_job {
     int threads;
 };
 
-/* Weights into a plan's packing. The one of (o, i, tap) is at o o_step + i i_step + tap; turned: the last tap comes first. `tap`: these
- * alone, in this order. */
+/* Packs weights into a plan. The weight of (o, i, tap) is at o o_step + i i_step + tap; `turned`:
+ * the taps are read in reverse order. `tap`: only these taps, in this order. */
 struct pack_job {
     enum way way;
     const struct bf16_shape *bf16;
@@ -70,15 +73,16 @@ struct pack_job {
     int threads;
 };
 
-struct norm_gradient_job { /* forward: y is dx, there is no dy and none of the other gradients */
+/* For the forward pass, y is dx, dy is NULL and so are the other gradients. */
+struct norm_gradient_job {
     uint32_t n, c, groups;
     size_t pixels;
     enum dtype dtype;
     const void *x;
-    void *dy;           /* lost */
+    void *dy;           /* overwritten */
     void *dx;           /* NULL: not wanted */
     double *moments;    /* [n][groups][2] */
-    bool known_moments; /* they are given; else they are found and left there */
+    bool known_moments; /* true: moments is an input; false: it is computed and stored */
     size_t x_ld, dy_ld, dx_ld, ss_ld, dss_ld;
     bool add, add_ss, silu;
     float eps;
@@ -96,7 +100,8 @@ struct batch_job {
     void *out;
     size_t x_ld, dy_ld, out_ld;
     bool add;
-    /* out = x scale + offset (+ dy by_dy), all [c]; sums of x and x^2, or of dy and dy (x scale + offset) */
+    /* out = x scale + offset (+ dy by_dy), all [c]. The sums are of x and x^2, or of dy and dy (x
+     * scale + offset). */
     const float *scale, *offset, *by_dy;
     double *sums;   /* [2][c] */
     float *scratch; /* n * BACKWARD_CHUNKS * 2 * c */
@@ -123,7 +128,7 @@ struct linear_gradient_job {
     int threads;
 };
 
-/* Two feature maps of n rows of `pixels`, walked together; resampling: h, w of the smaller one. */
+/* Two feature maps of n rows of `pixels`, read together. Resampling: h, w of the smaller one. */
 struct elementwise_job {
     uint32_t n, h, w, c;
     enum dtype from, to;
@@ -138,11 +143,12 @@ struct elementwise_job {
 struct gradient_kernels {
     uint32_t vec, mr, nr;
     size_t (*weights_scratch)(const struct trained_conv_desc *d, int threads);
-    size_t (*attention_scratch)(const struct attention_desc *d); /* floats a thread */
+    size_t (*attention_scratch)(const struct attention_desc *d); /* floats per thread */
     void (*im2col)(const struct im2col_job *j);
-    /* The same of BF16 on the tile registers, for more than IM2COL_NARROW output channels; NULL: there are none. */
+    /* The same in BF16 on the tile registers, for more than IM2COL_NARROW output channels; NULL:
+     * the set has no tile registers. */
     void (*im2col_amx)(const struct im2col_job *j);
-    size_t (*im2col_amx_scratch)(const struct im2col_job *j); /* floats a thread */
+    size_t (*im2col_amx_scratch)(const struct im2col_job *j); /* floats per thread */
     void (*weights)(const struct weights_job *j);
     void (*pack)(const struct pack_job *j);
     void (*group_norm)(const struct norm_gradient_job *j);
@@ -168,12 +174,12 @@ const struct gradient_kernels *cpu_gradient_kernels_avx2(void);
 const struct gradient_kernels *cpu_gradient_kernels_avx512(void);
 const struct gradient_kernels *cpu_gradient_kernels_amx(void);
 
-/* The table that goes with the back end's own. */
+/* The table of the back end's instruction set. */
 const struct gradient_kernels *cpu_gradient_kernels(const struct cpu_backend *cpu);
 
 extern const struct gradient_ops cpu_gradients;
 
-/* backward_conv.c */
+/* Defined in backward_conv.c. */
 enum status cpu_trained_conv_new(struct backend *b, const struct trained_conv_desc *d,
                                  struct trained_conv **out, struct error *err);
 void cpu_trained_conv_free(struct backend *b, struct trained_conv *c);

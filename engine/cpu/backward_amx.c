@@ -1,8 +1,9 @@
-/* Gradient of a convolution's weights on the tile registers. For each tap it is a product of matrices over the pixels: x with its
- * channels as rows and pixels along them, dy with pairs of pixels side by side. A wave of bands of feature maps is packed by all
- * threads together; then blocks of 32 by 32 channels are summed over the wave, tap by tap, and added to the weights. As in
- * backward_weights.c x has its border, one plane for each phase of a stride, and dy is zero where a plane has its border, so
- * that a tap is an offset. */
+/* Gradient of a convolution's weights on the tile registers. For each tap it is a matrix product
+ * over the pixels: x has channels as rows and pixels along them, dy has pairs of pixels
+ * interleaved. All threads together pack a wave of bands of feature maps; then blocks of 32 by 32
+ * channels are summed over the wave, tap by tap, and added to the weights. As in
+ * backward_weights.c, x has a border and one plane per phase of a stride, and dy is zero where a
+ * plane has its border, so that a tap is an offset. */
 #include <immintrin.h>
 #include <omp.h>
 
@@ -11,26 +12,26 @@
 #include "engine/cpu/tile_registers.h"
 
 enum {
-    LINE = 32,            /* pixels that one instruction sums over; 64 bytes */
+    LINE = 32,            /* pixels summed by one instruction; 64 bytes */
     PART = 16,            /* channels of a tile */
-    BLOCK = 2 * PART,     /* channels of a block of weights, each way */
+    BLOCK = 2 * PART,     /* channels of a block of weights, in both directions */
     BAND = 2048,          /* pixels of a band */
-    GROUP = 4096,         /* pixels of the bands that one tap goes over before the next tap does */
-    WAVE_BYTES = 8 << 20, /* of packed feature maps */
+    GROUP = 4096,         /* pixels of the bands that one tap covers before the next tap starts */
+    WAVE_BYTES = 8 << 20, /* bytes of packed feature maps */
     NOWHERE = -1
 };
 
-/* How a convolution is cut. Rows and pixels are those of dy. */
+/* How a convolution is partitioned. Rows and pixels are those of dy. */
 struct partition {
-    size_t ow, oh, reach, width; /* reach: a plane's rows and columns beyond those of dy */
-    size_t rows, bands;          /* of a band; bands of a feature map */
+    size_t ow, oh, reach, width; /* reach: rows and columns of a plane beyond those of dy */
+    size_t rows, bands;          /* rows of a band; bands of a feature map */
     size_t pixels;               /* of a band of dy, in whole lines */
-    size_t pitch;                /* pixels from one channel of x to the next */
+    size_t pitch;                /* pixels between two channels of x */
     size_t planes, taps;
-    size_t x_parts, dy_parts;   /* of PART channels */
-    size_t x_band, dy_band;     /* elements */
-    size_t wave;                /* bands */
-    size_t x_blocks, dy_blocks; /* of BLOCK channels */
+    size_t x_parts, dy_parts;   /* in units of PART channels */
+    size_t x_band, dy_band;     /* elements of a band */
+    size_t wave;                /* in bands */
+    size_t x_blocks, dy_blocks; /* in units of BLOCK channels */
 };
 
 static size_t round_to(size_t n, size_t to)
@@ -52,7 +53,7 @@ static struct partition partition_of(const struct trained_conv_desc *d)
     c.rows = (c.oh + c.bands - 1) / c.bands;
     c.bands = (c.oh + c.rows - 1) / c.rows;
     c.pixels = round_to(c.rows * c.width, LINE);
-    /* An odd number of lines spreads the channels over the sets of the cache. */
+    /* An odd number of lines spreads the channels over the cache's sets. */
     c.pitch = round_to(c.pixels + c.reach * c.width + c.reach, LINE);
     if (c.pitch / LINE % 2 == 0) c.pitch += LINE;
     c.x_parts = (d->ic + PART - 1) / PART;
@@ -66,13 +67,15 @@ static struct partition partition_of(const struct trained_conv_desc *d)
     return c;
 }
 
-/* Sums of one block, [channel of x][tap][channel of dy]; room for the last transposition to read beyond. */
+/* Sums of one block, [channel of x][tap][channel of dy], with padding that the last transposition
+ * may read. */
 static size_t sums_floats(const struct partition *c)
 {
     return (BLOCK * c->taps + PART) * BLOCK;
 }
 
-/* Units of work on a block: more than one where there are fewer blocks than threads. */
+/* Parts into which a block's sum is split: more than one where there are fewer blocks than
+ * threads. */
 static size_t splits_of(const struct partition *c, int threads)
 {
     size_t blocks = c->x_blocks * c->dy_blocks, wanted = 2 * (size_t)threads;
@@ -81,13 +84,13 @@ static size_t splits_of(const struct partition *c, int threads)
 }
 
 struct memory {
-    uint16_t *x, *dy; /* [wave] of bands */
+    uint16_t *x, *dy; /* [wave]: one entry per band */
     float *bias;      /* [wave][dy_parts][PART] */
-    float *sums;      /* [blocks][splits], or [threads] where nothing is split */
+    float *sums;      /* [blocks][splits], or [threads] where no block is split */
     int32_t *places;  /* [threads][pitch] */
 };
 
-/* What each part takes, in floats. */
+/* Size of each part of the scratch, in floats. */
 struct memory_need {
     size_t x, dy, bias, sums, places;
 };
@@ -123,7 +126,7 @@ size_t ISA_FN(weights_amx_scratch)(const struct trained_conv_desc *d, int thread
 
 /* ---- packing ---- */
 
-/* Rows to columns, of 16 by 16 numbers. */
+/* Transposes 16 by 16 numbers. */
 INLINE void transpose16(__m512i r[16])
 {
     __m512i t[16];
@@ -166,14 +169,14 @@ INLINE __m512i pixel_or_zero(const uint16_t *x, int32_t place, size_t ld, __mmas
     return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, x + (size_t)place * ld));
 }
 
-/* Two pixels' channels, side by side. */
+/* The channels of two pixels, interleaved. */
 INLINE __m512i pair(const uint16_t *x, const int32_t *places, size_t ld, __mmask16 m)
 {
     __m512i second = _mm512_slli_epi32(pixel_or_zero(x, places[1], ld, m), 16);
     return _mm512_or_si512(pixel_or_zero(x, places[0], ld, m), second);
 }
 
-/* Where the pixels of a plane lie in the feature map. */
+/* Finds the offsets of a plane's pixels in the feature map. */
 static void find_places(const struct weights_job *j, const struct partition *c, int32_t *places,
                         size_t y0, size_t plane)
 {
@@ -242,15 +245,15 @@ static void pack_dy(const struct weights_job *j, const struct partition *c, uint
 
 /* The registers: 0-3 sums, 4-5 x, 6-7 dy. */
 
-/* The tiles of a block: one or two each way. */
+/* The tiles of a block: one or two in each direction. */
 struct tiles {
-    const uint16_t *x, *dy; /* of the wave's first band */
-    size_t x_step, dy_step; /* bytes: from row to row of a tile */
+    const uint16_t *x, *dy; /* of the first band of the wave */
+    size_t x_step, dy_step; /* bytes between the rows of a tile */
     size_t x_next, dy_next; /* elements to the second tile */
     bool two_x, two_dy;
 };
 
-/* One band's lines into the sums. */
+/* Adds one band's lines to the sums. */
 INLINE void add_lines(const struct tiles *t, const uint16_t *x, const uint16_t *dy, size_t lines,
                       bool two_x, bool two_dy)
 {
@@ -294,7 +297,7 @@ INLINE void zero_sums(void)
     _tile_zero(3);
 }
 
-/* Bands from .. to of the wave, group by group, in each of them tap by tap. */
+/* Sums the bands from .. to of the wave, group by group, and tap by tap within a group. */
 INLINE void sum_bands(const struct partition *c, const struct trained_conv_desc *d,
                       const struct tiles *t, size_t from, size_t to, float *sums, bool two_x,
                       bool two_dy)
@@ -342,7 +345,7 @@ static void sum_block(const struct partition *c, const struct trained_conv_desc 
         sum_bands(c, d, &t, from, to, sums, false, false);
 }
 
-/* sums: [channel of x][tap][channel of dy] to dweight[channel of dy][channel of x][tap] */
+/* Adds sums, [channel of x][tap][channel of dy], to dweight[channel of dy][channel of x][tap]. */
 static void put_away(const struct weights_job *j, const struct partition *c, const float *sums,
                      size_t x_block, size_t dy_block)
 {
@@ -378,7 +381,7 @@ static void add_into(float *to, const float *from, size_t count)
 /* ---- all of it, by all threads ---- */
 
 struct wave {
-    size_t first, bands; /* of all the feature maps' */
+    size_t first, bands; /* over all feature maps */
 };
 
 static void pack_wave(const struct weights_job *j, const struct partition *c,

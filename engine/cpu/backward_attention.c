@@ -1,5 +1,6 @@
-/* Gradient of attention, head by head: for a block of queries the softmax p is computed again, then ds = p (dy v^T - sum p dy v^T);
- * dq = ds k, and the block's parts of dk = ds^T q and dv = p^T dy are added up. Everything is F32. */
+/* Gradient of attention, head by head. For a block of queries the softmax p is computed again, then
+ * ds = p (dy v^T - sum p dy v^T) and dq = ds k; the block's parts of dk = ds^T q and dv = p^T dy
+ * are accumulated. Everything is F32. */
 #include <math.h>
 #include <omp.h>
 
@@ -7,10 +8,11 @@
 #include "engine/cpu/backward_tables.h"
 #include "engine/cpu/outer.h"
 
-/* One head's matrices. Pixels are padded with zeros, to whole panels and to what the micro kernels read. */
+/* One head's matrices. Pixels are padded with zeros to whole panels and to what the micro kernels
+ * read. */
 struct head {
-    size_t pixels, keys, rows; /* keys: in whole panels; rows: at least that */
-    size_t ch, wide;           /* wide: ch in whole panels */
+    size_t pixels, keys, rows; /* keys: rounded up to whole panels; rows: at least keys */
+    size_t ch, wide;           /* wide: ch rounded up to whole panels */
     float *q, *k, *v, *dy;     /* [rows][wide]; q times 1 / sqrt(ch) */
     float *dk, *dv;            /* [rows][wide] */
     float *kt, *vt;            /* [keys / NR][ch][NR]: panels of k^T and v^T */
@@ -61,7 +63,7 @@ INLINE void unpack(float *to, const struct head *h, const void *from, size_t at,
                    by * vload(from, at + i * ld + c, h->ch - c, bf16), false);
 }
 
-/* [rows][wide] to panels of its transpose. */
+/* Packs [rows][wide] into panels of its transpose. */
 static void pack_transposed(float *to, const struct head *h, const float *from)
 {
     for (size_t i = 0; i < h->keys; i++)
@@ -76,7 +78,7 @@ static void pack_panels(float *to, const struct head *h, const float *from)
             memcpy(to + (c * h->rows + i * NR), from + i * h->wide + c, NR * sizeof *to);
 }
 
-/* out[count][keys] = a[count][ch] times the transpose that `panels` holds. */
+/* out[count][keys] = a[count][ch] times the transpose held in `panels`. */
 static void products(float *out, const struct head *h, const float *a, size_t count,
                      const float *panels)
 {
@@ -86,7 +88,7 @@ static void products(float *out, const struct head *h, const float *a, size_t co
                   h->rows, false);
 }
 
-/* Scores and dy v^T of one query to p and ds, in place; zero where there is no key. */
+/* Turns the scores and dy v^T of one query into p and ds, in place; zero where there is no key. */
 static void softmax_gradient(const struct head *h, float *p, float *ds)
 {
     const float most = vmost(p, h->pixels);

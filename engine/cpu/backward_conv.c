@@ -1,6 +1,7 @@
-/* Convolutions whose weights change. The forward pass is conv.c's where it has the shape, and so is the gradient of the input where
- * there is no stride: that is the convolution with the kernel turned around and its channels exchanged. Everything else gathers
- * (backward_im2col.c): a transposed convolution of stride s is s * s convolutions, one for each phase of its output. */
+/* Convolutions whose weights change. The forward pass uses conv.c where it supports the shape. So
+ * does the gradient of the input where the stride is 1: it is the convolution with the kernel
+ * reversed and the channels exchanged. Everything else uses im2col (backward_im2col.c): a
+ * transposed convolution of stride s is s * s convolutions, one for each phase of its output. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +11,7 @@
 enum { MOST_PHASES = 4 };
 
 struct im2col_conv {
-    struct im2col_job job;     /* but for the feature maps and the scratch */
+    struct im2col_job job;     /* without the feature maps and the scratch */
     uint32_t tap[GATHER_TAPS]; /* of the kernel */
     void *weight;
     size_t bytes; /* of weight */
@@ -22,7 +23,7 @@ struct trained_conv {
     struct trained_conv_desc d;
     uint32_t oh, ow;
     struct conv_desc forward_desc, data_desc;
-    struct conv_plan *forward, *data; /* NULL: by gathering */
+    struct conv_plan *forward, *data; /* NULL: by im2col */
     bool forward_by_im2col, data_by_im2col;
     struct im2col_conv forward_im2col, phases[MOST_PHASES];
     uint32_t n_phases;
@@ -81,7 +82,8 @@ static void plan_forward(struct trained_conv *c)
     }
 }
 
-/* Pixels (py + s i, px + s j) of dx: the taps k with (p + pad - k) divisible by s, read at i + (p + pad - k) / s. */
+/* Pixels (py + s i, px + s j) of dx: the taps k with (p + pad - k) divisible by s, read at i + (p +
+ * pad - k) / s. */
 static void plan_phase(struct trained_conv *c, uint32_t py, uint32_t px)
 {
     const struct trained_conv_desc *d = &c->d;
@@ -192,7 +194,7 @@ enum status cpu_trained_conv_new(struct backend *b, const struct trained_conv_de
     bool kernel = d->kernel == 1 || d->kernel == 3 || d->kernel == 4;
     enum status s = cpu_expect(kernel && (d->stride == 1 || d->stride == 2) && d->h > 0 &&
                                    d->w > 0 && d->ic > 0 && d->oc > 0 && d->x_ld >= d->ic &&
-                                   d->y_ld >= d->oc && b->ops->has_dtype(b, d->dtype),
+                                   d->y_ld >= d->oc && b->ops->device.has_dtype(b, d->dtype),
                                "a convolution that cannot be", err);
     if (s) return s;
     struct trained_conv *c = calloc(1, sizeof *c);
@@ -233,7 +235,8 @@ size_t cpu_trained_conv_bytes(const struct trained_conv *c)
     return bytes;
 }
 
-/* The weights as an output channel finds them: of the forward pass, or of the gradient, whose outputs are x's channels. */
+/* The weights in the order of an output channel: of the forward pass, or of the gradient of the
+ * input, whose output channels are x's channels. */
 static struct pack_job pack_job(const struct cpu_backend *cpu, const struct trained_conv *c,
                                 const float *weight, bool forward)
 {

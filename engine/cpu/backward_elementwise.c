@@ -1,11 +1,12 @@
-/* Gradients that walk over a feature map or an embedding once, the optimiser's walks, and the table of this instruction set. */
+/* Gradients that read a feature map or an embedding once, the optimiser's loops, and the table of
+ * this instruction set. */
 #include <math.h>
 
 #include "engine/cpu/backward.h"
 #include "engine/cpu/backward_tables.h"
 #include "engine/cpu/sigmoid.h"
 
-/* Calls `walk` with the dtypes as constants. */
+/* Calls `loop` with the dtypes as constants. */
 #define BY_DTYPE(job, loop, i)                                                                     \
     do {                                                                                           \
         if ((job)->from == DT_BF16) {                                                              \
@@ -41,10 +42,10 @@ static void copy_into(const struct elementwise_job *j)
         BY_DTYPE(j, copy_into_pixel, i);
 }
 
-/* The first of the four pixels that belong to pixel i of the smaller feature map. */
+/* The first of the four pixels that correspond to pixel i of the smaller feature map. */
 INLINE size_t first_of_four(const struct elementwise_job *j, size_t i)
 {
-    size_t row = i / j->w, x = i % j->w; /* rows of all feature maps, one below the other */
+    size_t row = i / j->w, x = i % j->w; /* over the rows of all feature maps, stacked */
     return row * 2 * (2 * (size_t)j->w) + 2 * x;
 }
 
@@ -83,7 +84,7 @@ static void downsample(const struct elementwise_job *j)
         BY_DTYPE(j, downsample_pixel, i);
 }
 
-/* x where the sign is positive, slope x elsewhere. */
+/* x where `sign` is positive, slope x elsewhere. */
 INLINE void leaky_pixel(const struct elementwise_job *j, size_t i, bool from, bool to)
 {
     for (size_t c = 0; c < j->c; c += VEC) {
@@ -100,7 +101,7 @@ static void leaky_relu(const struct elementwise_job *j)
         BY_DTYPE(j, leaky_pixel, i);
 }
 
-/* sums of chunk k of the pixels of row n */
+/* Sums of chunk k of the pixels of row n. */
 INLINE void sum_chunk(const struct elementwise_job *j, float *sums, size_t from, size_t to,
                       bool bf16)
 {
@@ -135,7 +136,7 @@ static void channel_sums(const struct elementwise_job *j, float *scratch)
         }
 }
 
-/* x is dy here; y is dx. */
+/* Here x is dy, and y is dx. */
 static void silu_gradient(const struct elementwise_job *j, const float *x, size_t ld)
 {
 #pragma omp parallel for schedule(static) num_threads(j->threads)
@@ -193,7 +194,7 @@ static void linear(const struct linear_gradient_job *j)
     }
 }
 
-/* ---- the optimiser: padded arrays, so whole vectors ---- */
+/* ---- the optimiser: the arrays are padded to whole vectors ---- */
 
 INLINE vf vroot(vf x)
 {
@@ -240,7 +241,7 @@ static void scale(float *x, size_t count, float by, int threads)
         vstore(x, i, count - i, by * vload(x, i, count - i, false), false);
 }
 
-/* Pieces of fixed size, added in their order; scratch: a double for each. */
+/* Pieces of a fixed size, added in order; scratch: one double per piece. */
 static double sum_squares(const float *x, size_t count, double *scratch, int threads)
 {
     size_t pieces = (count + SQUARES_PIECE - 1) / SQUARES_PIECE;
@@ -263,8 +264,8 @@ static double sum_squares(const float *x, size_t count, double *scratch, int thr
     return total;
 }
 
-/* ---- weights of convolutions: on the tile registers where there are any and the feature maps are theirs; else, of large feature maps, by
- * Winograd ---- */
+/* ---- weights of convolutions: on the tile registers where the set has them and the feature maps
+ * are BF16; else, of large feature maps, by Winograd ---- */
 
 static size_t weights_scratch(const struct trained_conv_desc *d, int threads)
 {

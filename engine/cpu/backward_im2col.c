@@ -1,12 +1,13 @@
-/* Convolution of any stride, and the parts of a transposed one: what an output pixel reads is put in one row, and blocks of rows
- * meet panels of packed weights. For the shapes that conv.c does not have. */
+/* Convolution of any stride, and the phases of a transposed one: the inputs of an output pixel are
+ * copied into one row (im2col), and blocks of rows are multiplied by panels of packed weights. For
+ * the shapes that conv.c does not support. */
 #include <omp.h>
 
 #include "engine/cpu/backward.h"
 #include "engine/cpu/backward_tables.h"
 #include "engine/cpu/vec.h"
 
-enum { COPIED_AT_ONCE = 64 }; /* floats from which on a call pays */
+enum { COPIED_AT_ONCE = 64 }; /* from so many floats on a call of memcpy pays */
 
 INLINE void copy_floats(float *dst, const void *src, size_t at, size_t n, bool bf16)
 {
@@ -18,7 +19,7 @@ INLINE void copy_floats(float *dst, const void *src, size_t at, size_t n, bool b
         vstore(dst, i, n - i, vload(src, at + i, n - i, bf16), false);
 }
 
-/* Lattice pixels first .. first + count of row n, as [count][taps * c]. */
+/* Writes lattice pixels first .. first + count of row n, as [count][taps * c]. */
 INLINE void put_side_by_side(const struct im2col_job *j, float *a, uint32_t n, size_t first,
                              size_t count, bool bf16)
 {
@@ -72,8 +73,8 @@ INLINE void piece(const struct im2col_job *j, float *scratch, uint32_t n, size_t
     }
 }
 
-/* A few output channels of many taps and channels are that many products of long vectors: x is read where it stands, its
- * neighbours' pixels from the cache. w: [o][taps * c] */
+/* A few output channels of many taps and channels are dot products of long vectors: x is read in
+ * place, and its neighbours' pixels come from the cache. w: [o][taps * c]. */
 INLINE void narrow_pixel(const struct im2col_job *j, const float *w, uint32_t n, size_t r, float *c,
                          bool bf16)
 {

@@ -1,5 +1,6 @@
-/* What backward_im2col.c does, on the tile registers: what a block of output pixels reads is put side by side, a row of whole tiles for
- * each, and pairs of tiles of it meet panels of packed weights. A block goes over the pixels of all feature maps. */
+/* The same as backward_im2col.c on the tile registers: the inputs of a block of output pixels are
+ * copied into rows of whole tiles, and pairs of tiles are multiplied by panels of packed weights. A
+ * block may span the pixels of several feature maps. */
 #include <immintrin.h>
 #include <omp.h>
 
@@ -10,11 +11,12 @@
 
 enum {
     PAIR = 2 * BF16_PIXELS,
-    BLOCK_BYTES = 1 << 20, /* of a block's rows: with a panel of weights it shares a core's cache */
+    /* Bytes of a block's rows: they share a core's cache with a panel of weights. */
+    BLOCK_BYTES = 1 << 20,
     MOST_PIXELS = 512
 };
 
-/* Elements from row to row: the odd cache line spreads them over the sets of the cache. */
+/* Elements between two rows: the odd cache line spreads them over the cache's sets. */
 static size_t pitch_of(const struct im2col_job *j)
 {
     return j->depth + BF16_DEPTH;
@@ -41,7 +43,7 @@ INLINE struct lattice_pixel pixel_of(const struct im2col_job *j, size_t i)
     return (struct lattice_pixel){ i / each, i % each / j->cols, i % each % j->cols };
 }
 
-/* Elements, 32 at a time. */
+/* Copies n elements, 32 at a time. */
 INLINE void copy(uint16_t *to, const uint16_t *from, size_t n)
 {
     for (size_t i = 0; i < n; i += 32) {
@@ -66,7 +68,7 @@ static void put_side_by_side(const struct im2col_job *j, uint16_t *to, size_t i)
     memset(to, 0, (size_t)(end - to) * sizeof *to);
 }
 
-/* c[32][32]: 32 pixels times a panel. `half`: it has no more than 16 channels. */
+/* c[32][32] = 32 pixels times a panel. `half`: the panel has at most 16 channels. */
 INLINE void multiply(const struct im2col_job *j, const uint16_t *a, const uint16_t *w, float *c,
                      bool half)
 {
@@ -132,7 +134,7 @@ void ISA_FN(im2col_amx)(const struct im2col_job *j)
 {
     size_t all = (size_t)j->n * j->rows * j->cols, most = block_pixels(j);
     size_t blocks = (all + most - 1) / most, threads = (size_t)j->threads;
-    blocks = (blocks + threads - 1) / threads * threads; /* as many for each thread */
+    blocks = (blocks + threads - 1) / threads * threads; /* the same number for each thread */
     size_t each = ((all + blocks - 1) / blocks + PAIR - 1) / PAIR * PAIR;
 #pragma omp parallel num_threads(j->threads)
     {

@@ -1,5 +1,7 @@
-/* Gradients of norms. Group norm: with u what SiLU is taken of and x^ the normed x, a row needs the sums of du and du x^ over
- * each channel; from those follow the parameters' gradients and, group by group, what is taken off every pixel. Batch norm: the same over all rows, its sums taken by the caller in between. */
+/* Gradients of norms. Group norm: u is the input of SiLU, x^ the normalised x. A row needs the sums
+ * of du and of du x^ over each channel. The parameters' gradients follow from them and, per group,
+ * what is subtracted from every pixel. Batch norm: the same over all rows; between its two passes
+ * the caller adds up the sums. */
 #include <math.h>
 
 #include "engine/cpu/backward.h"
@@ -13,7 +15,7 @@ INLINE vf silu_slope(vf u)
     return s + s * u * (1.0f - s);
 }
 
-/* One row's scratch: constants of its channels, and the sums of its chunks. All [ld]. */
+/* One row's scratch: constants of its channels, and the sums of its chunks. Each is [ld]. */
 struct row {
     size_t ld, chunks;
     float *shift, *rstd; /* x^ = (x - shift) rstd + centre */
@@ -53,11 +55,12 @@ static struct row row_of(const struct norm_gradient_job *j, uint32_t n)
                          .sums = at + 9 * ld };
 }
 
-/* A walk takes up to SPAN vectors of channels at a time through a chunk's pixels, so that it reads feature maps line after line. */
+/* A pass over a chunk's pixels covers up to SPAN vectors of channels at a time, so that it reads
+ * whole cache lines in order. */
 enum { SPAN = 4 };
 
-/* Calls walk(j, row, n, chunk, first channel, vectors, bf16) with the last two constants; only a span of one may end in a vector that is
- * not full. */
+/* Calls loop(j, row, n, chunk, first channel, vectors, bf16) with the last two as constants. Only a
+ * span of one vector may end in a partial vector. */
 #define BY_SPAN(loop, j, r, n, k, bf16)                                                            \
     for (size_t c = 0; c < (j)->c;) {                                                              \
         if ((j)->c - c >= SPAN * VEC) {                                                            \
@@ -87,7 +90,7 @@ INLINE void span_store(void *p, size_t pixel, size_t ld, const struct norm_gradi
 }
 
 struct chunk {
-    size_t first, from, to; /* pixels: of the row, of the chunk */
+    size_t first, from, to; /* first pixel of the row; pixels of the chunk */
 };
 
 INLINE struct chunk chunk_of(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
@@ -98,7 +101,7 @@ INLINE struct chunk chunk_of(const struct norm_gradient_job *j, const struct row
                            first + (k + 1) * j->pixels / r->chunks };
 }
 
-/* The sums of chunk k of each channel, of x - shift and its square. */
+/* For each channel of chunk k, the sums of x - shift and of its square. */
 INLINE void moments_span(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
                          size_t k, size_t c, size_t width, bool bf16)
 {
@@ -130,7 +133,7 @@ static void total(const struct row *r, size_t c, double *sum, double *other)
     }
 }
 
-/* Mean and 1 / spread of each group of row n, from its channels' sums. */
+/* Mean and 1 / standard deviation of each group of row n, from its channels' sums. */
 static void find_moments(const struct norm_gradient_job *j, const struct row *r, uint32_t n)
 {
     uint32_t width = j->c / j->groups;
@@ -146,7 +149,7 @@ static void find_moments(const struct norm_gradient_job *j, const struct row *r,
                 else
                     spread += (square - sum * sum / count) / count + (m - mean) * (m - mean);
             }
-        if (spread < 0) spread = 0; /* rounding; a NaN stays one */
+        if (spread < 0) spread = 0; /* rounding; a NaN stays a NaN */
         out[0] = mean;
         out[1] = 1.0 / sqrt(spread / width + (double)j->eps);
     }
@@ -169,7 +172,7 @@ static void norm_constants(const struct norm_gradient_job *j, const struct row *
     }
 }
 
-/* Sums of du and du x^; du takes the place of dy, for the walk that follows. */
+/* Sums of du and du x^. du replaces dy for the pass that follows. */
 INLINE void gradient_span(const struct norm_gradient_job *j, const struct row *r, uint32_t n,
                           size_t k, size_t c, size_t width, bool bf16)
 {
@@ -256,7 +259,7 @@ INLINE void put_span(const struct norm_gradient_job *j, const struct row *r, uin
         }
 }
 
-/* The last vector of a row's constants may reach beyond the channels. */
+/* The last vector of a row's constants may extend beyond the channels. */
 static void clear(const struct norm_gradient_job *j, const struct row *r, uint32_t n)
 {
     memset(r->shift, 0, 9 * r->ld * sizeof *r->shift);
@@ -278,7 +281,8 @@ static void add_parameters(const struct norm_gradient_job *j)
     }
 }
 
-/* Calls walk(j, row, n, chunk, bf16) for every chunk of every row; by all threads of a team. */
+/* Calls loop(j, row, n, chunk, bf16) for every chunk of every row, divided among the team's
+ * threads. */
 #define BY_CHUNK(loop)                                                                             \
     _Pragma("omp for schedule(static)") for (size_t i = 0; i < j->n * chunks; i++)                 \
     {                                                                                              \
@@ -290,7 +294,8 @@ static void add_parameters(const struct norm_gradient_job *j)
             BY_SPAN(loop, j, &r, n, i % chunks, false)                                             \
     }
 
-/* By a team: every row's moments, where they are not known, and the constants that follow from them. */
+/* Run by the whole team: every row's moments, unless they are known, and the constants that follow
+ * from them. */
 static void prepare(const struct norm_gradient_job *j, size_t chunks)
 {
     if (!j->known_moments) BY_CHUNK(moments_span)
@@ -323,8 +328,8 @@ INLINE void forward_span(const struct norm_gradient_job *j, const struct row *r,
         }
 }
 
-/* Where every thread gets as many rows as the others it takes them whole, one after the other: what the first walk has read the
- * second finds in the cache. Sums are the same. */
+/* Where every thread gets the same number of rows, it takes whole rows one after the other: the
+ * second pass then finds in the cache what the first one read. The sums are the same. */
 static bool by_whole_rows(const struct norm_gradient_job *j)
 {
     return j->n % (uint32_t)j->threads == 0;
@@ -409,7 +414,7 @@ void ISA_FN(group_norm_gradient)(const struct norm_gradient_job *j)
 
 /* ---- batch norm ---- */
 
-/* The value that is summed with itself (forward) or with dy: x, or its normed form. */
+/* The value that is multiplied by itself (forward) or by dy: x, or its normalised form. */
 INLINE void batch_chunk(const struct batch_job *j, float *sum, size_t from, size_t to, bool bf16)
 {
     size_t ld = padded(j->c);

@@ -1,12 +1,12 @@
-/* Packing of weights that change at every step: as conv.c and bf16_shape.c pack them, but many output channels at a time and by all
- * threads. The weights may be those of the gradient of the input, the kernel turned around and the channels exchanged; that is
- * a matter of the steps by which they are read. */
+/* Packs weights that change at every step: in the layout of conv.c and bf16_shape.c, but many
+ * output channels at a time and with all threads. For the gradient of the input, the kernel is
+ * reversed and the channels are exchanged; only the strides of the reads differ. */
 #include "engine/cpu/backward.h"
 #include "engine/cpu/backward_tables.h"
 #include "engine/cpu/bf16_shape.h"
 #include "engine/cpu/vec.h"
 
-/* p[0], p[step], ..: n lanes, the others zero. */
+/* p[0], p[step], ...: n lanes, the others zero. */
 INLINE vf gather_lanes(const float *p, size_t step, size_t n)
 {
 #ifdef __AVX512F__
@@ -22,7 +22,7 @@ INLINE vf gather_lanes(const float *p, size_t step, size_t n)
 #endif
 }
 
-/* Where tap t is found: turned around, it is the last that comes first. */
+/* Where tap t is read: reversed, the last tap comes first. */
 INLINE size_t tap_of(const struct pack_job *j, size_t t)
 {
     if (j->tap) return j->tap[t];
@@ -44,7 +44,7 @@ static void pack_direct(const struct pack_job *j, size_t panel)
     }
 }
 
-/* One dimension of G g: the points of winograd.c. */
+/* One dimension of G g, with the points of winograd.c. */
 INLINE void transform(vf out[6], vf g0, vf g1, vf g2)
 {
     const float na = -2.0f / 3.0f,
@@ -86,7 +86,7 @@ static void pack_winograd(const struct pack_job *j, size_t panel)
 }
 
 #if VEC == 16
-/* Two neighbours of the depth, side by side in BF16. */
+/* Interleaves two neighbours of the depth in BF16. */
 INLINE void put_pair(uint16_t *to, vf first, vf second)
 {
     vu low = __builtin_convertvector(vround_bf16(first), vu);
@@ -94,7 +94,7 @@ INLINE void put_pair(uint16_t *to, vf first, vf second)
     vput((void *)to, (vf)(low | high << 16));
 }
 
-/* The weights at depth k of tap `tap` for output channels o .. */
+/* The weights at depth k of tap `tap` for output channels o, o + 1, ... */
 INLINE vf depth_of(const struct pack_job *j, size_t o, size_t k, size_t tap)
 {
     size_t i = j->bf16->unrolled ? k % j->ic : k, t = j->bf16->unrolled ? k / j->ic : tap;
@@ -118,7 +118,8 @@ static void pack_bf16(const struct pack_job *j, size_t panel)
             }
 }
 #else
-static void pack_bf16(const struct pack_job *j, size_t panel) /* no such convolution here */
+/* this instruction set has no such convolution */
+static void pack_bf16(const struct pack_job *j, size_t panel)
 {
     (void)j;
     (void)panel;

@@ -1,5 +1,5 @@
-/* backward_tables.h - the training loops of one instruction set, as backward_elementwise.c of the same set gathers them. Only for
- * files compiled per set. */
+/* backward_tables.h - the training loops of one instruction set, from which backward_elementwise.c
+ * of the same set builds the table. Only for files compiled per set. */
 #ifndef DAVID_CPU_BACKWARD_TABLES_H
 #define DAVID_CPU_BACKWARD_TABLES_H
 

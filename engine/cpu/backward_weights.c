@@ -1,26 +1,28 @@
-/* Gradient of a convolution's weights: for each tap a sum of outer products over all pixels. A block of x's channels and a panel
- * of dy's are packed band by band, x with its border and, where there is a stride, one plane for each of its phases; a tap is
- * then an offset into a plane, and a band is one long sum. A 1x1 convolution of F32 reads both where they stand. The bands of
- * all feature maps are shared out where there are few blocks and panels: each share has sums of its own, added in their order. */
+/* Gradient of a convolution's weights: for each tap a sum of outer products over all pixels. A
+ * block of x's channels and a panel of dy's are packed band by band. The packed x has a border and,
+ * where there is a stride, one plane per phase; so a tap is an offset into a plane, and a band is
+ * one long sum. A 1x1 convolution in F32 reads both in place. Where there are few blocks and
+ * panels, the bands of all feature maps are divided into shares; each share has sums of its own,
+ * added in order. */
 #include <omp.h>
 
 #include "engine/cpu/backward.h"
 #include "engine/cpu/backward_tables.h"
 #include "engine/cpu/outer.h"
 
-enum { AT_ONCE = 128 }; /* pixels whose products are summed before the sums are put away */
+enum { AT_ONCE = 128 }; /* pixels summed in registers before the sums are stored */
 
-/* How a convolution is cut. Rows and pixels are those of dy. */
+/* How a convolution is partitioned. Rows and pixels are those of dy. */
 struct partition {
     size_t ow;
-    size_t reach;       /* a plane's rows and columns beyond those of dy */
+    size_t reach;       /* rows and columns of a plane beyond those of dy */
     size_t width;       /* of a plane */
-    size_t rows, bands; /* of a band; bands of a feature map */
+    size_t rows, bands; /* rows of a band; bands of a feature map */
     size_t plane;       /* floats */
     size_t planes;
     size_t taps;
     size_t panels;         /* of NR channels of dy */
-    size_t blocks, groups; /* of MR channels of x; of blocks that share the packed dy */
+    size_t blocks, groups; /* of MR channels of x; groups of blocks that share the packed dy */
 };
 
 static struct partition partition_of(const struct trained_conv_desc *d)
@@ -47,14 +49,15 @@ static size_t round_up(size_t n)
     return (n + 15) / 16 * 16;
 }
 
-/* Shares of the bands: enough that no thread has to wait long for another. */
+/* Number of shares of the bands: enough to balance the threads. */
 static size_t shares_of(const struct partition *c, int threads)
 {
     size_t pieces = c->panels * c->groups, wanted = 4 * (size_t)threads;
     return pieces < wanted ? (wanted + pieces - 1) / pieces : 1;
 }
 
-/* Floats that a thread packs into: dy of a band, and planes of x, whose last pixel may be written beyond. */
+/* Floats that a thread packs: dy of a band, and planes of x, whose last pixel may be written beyond
+ * its end. */
 static size_t packed_dy(const struct partition *c)
 {
     return round_up(c->rows * c->width * NR);
@@ -79,7 +82,7 @@ size_t ISA_FN(weights_scratch)(const struct trained_conv_desc *d, int threads)
     return packed_floats(&c) * (size_t)threads + sums_floats(&c) * places;
 }
 
-/* Rows y0 .. of dy's panel, with zeros in the columns where a plane has its border. */
+/* Packs rows y0, ... of dy's panel, with zeros in the columns where a plane has its border. */
 INLINE void pack_dy(const struct weights_job *j, const struct partition *c, float *to, uint32_t n,
                     size_t y0, size_t rows, size_t o0, bool bf16)
 {
@@ -101,8 +104,8 @@ INLINE void pack_dy(const struct weights_job *j, const struct partition *c, floa
     }
 }
 
-/* One pixel's channels; what lies beyond the block is written over by the next pixel. `whole`: a vector may be read beyond the
- * channels, since there is a pixel after this one. */
+/* Packs one pixel's channels; the next pixel overwrites what is written beyond the block. `whole`:
+ * a vector may be read beyond the channels, since another pixel follows. */
 INLINE void pack_pixel(const struct weights_job *j, float *to, size_t at, size_t left, bool whole,
                        bool bf16)
 {
@@ -141,7 +144,7 @@ INLINE void pack_x(const struct weights_job *j, const struct partition *c, float
     }
 }
 
-/* Rows of pixels, `step` floats apart, that stand packed or where they were. */
+/* Rows of pixels, `step` floats apart: packed, or in place. */
 struct rows {
     const float *at;
     size_t step;
@@ -174,7 +177,7 @@ static void sum_band(const struct weights_job *j, const struct partition *c, str
     }
 }
 
-/* sums: [taps][MR][NR] into dweight[o0 ..][c0 ..][taps] */
+/* Adds sums, [taps][MR][NR], to dweight[o0 ..][c0 ..][taps]. */
 static void put_away(const struct weights_job *j, const struct partition *c, const float *sums,
                      size_t o0, size_t c0)
 {
@@ -210,7 +213,8 @@ static void put_piece_away(const struct weights_job *j, const struct partition *
         j->dbias[p->o0 + o] += bias[o];
 }
 
-/* Whether a band of both feature maps may be read where it stands, a vector beyond its channels: not the last one. */
+/* True if a band of both feature maps may be read in place, one vector beyond its channels: all but
+ * the last band. */
 INLINE bool stands(const struct weights_job *j, size_t band, size_t all, bool bf16)
 {
     const struct trained_conv_desc *d = j->d;
@@ -218,7 +222,7 @@ INLINE bool stands(const struct weights_job *j, size_t band, size_t all, bool bf
            band + 1 < all;
 }
 
-/* Bands from .. to of all feature maps' into `sums`. */
+/* Sums the bands from .. to, counted over all feature maps, into `sums`. */
 INLINE void sum_piece(const struct weights_job *j, const struct partition *c, const struct piece *p,
                       size_t from, size_t to, float *packed, float *sums, bool bf16)
 {
@@ -229,7 +233,7 @@ INLINE void sum_piece(const struct weights_job *j, const struct partition *c, co
         size_t y0 = band % c->bands * c->rows;
         size_t rows = j->oh - y0 < c->rows ? j->oh - y0 : c->rows, pixels = rows * c->width;
         bool there = stands(j, band, j->n * c->bands, bf16);
-        size_t pixel = ((size_t)n * j->oh + y0) * c->ow; /* of both, where they stand */
+        size_t pixel = ((size_t)n * j->oh + y0) * c->ow; /* of both, in place */
         struct rows dy = { packed, NR }, x = { packed + packed_dy(c), MR };
         if (there)
             dy = (struct rows){ (const float *)j->dy + pixel * d->dy_ld + p->o0, d->dy_ld };

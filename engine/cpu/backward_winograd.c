@@ -1,7 +1,8 @@
-/* Gradient of the weights of a 3x3 convolution by Winograd's F(4x4, 3x3), the forward pass (winograd.c) turned around: with
- * y = A^T [(G g G^T) (B^T x B)] A for a tile, dg = G^T [sum over tiles of (A dy A^T) (B^T x B)] G, a quarter of the multiplications.
- * Every thread takes its share of all feature maps' tiles, wave by wave: a wave is transformed and stays in the cache while sums of
- * outer products are made of it, point by point. The threads' sums are added in their order. */
+/* Gradient of the weights of a 3x3 convolution by Winograd's F(4x4, 3x3), the transpose of the
+ * forward pass (winograd.c): with y = A^T [(G g G^T) (B^T x B)] A for a tile, dg = G^T [sum over
+ * tiles of (A dy A^T) (B^T x B)] G, a quarter of the multiplications. Every thread takes its share
+ * of all feature maps' tiles, wave by wave: a wave is transformed and stays in the cache while its
+ * outer products are summed, point by point. The threads' sums are added in order. */
 #include <omp.h>
 
 #include "engine/cpu/backward.h"
@@ -12,21 +13,22 @@
 #define B1 1.41421356237309504880f
 
 enum {
-    TILE = 4,  /* pixels of dy, each way */
+    TILE = 4,  /* pixels of dy, in each direction */
     PATCH = 6, /* of x */
     TAPS = 9,
-    WAVE_FLOATS = 320 << 10, /* of transformed tiles */
+    WAVE_FLOATS = 320 << 10, /* floats of transformed tiles */
     SUMS_FLOATS =
-        512 << 10,  /* the most that a thread's sums may take: they are gone over once a wave */
-    LEAST_SIDE = 16 /* of a feature map that pays */
+        /* The most floats of a thread's sums: each wave reads and writes all of them. */
+    512 << 10,
+    LEAST_SIDE = 16 /* the smallest side of a feature map for which this pays */
 };
 
 struct partition {
-    size_t oh, ow, across, tiles; /* tiles: of a feature map */
+    size_t oh, ow, across, tiles; /* tiles: per feature map */
     size_t x_ld, dy_ld;           /* channels, padded to whole blocks and vectors */
     size_t blocks, panels;
-    size_t wave;            /* tiles */
-    size_t x_step, dy_step; /* floats from point to point */
+    size_t wave;            /* in tiles */
+    size_t x_step, dy_step; /* floats between two points */
 };
 
 static size_t round_to(size_t n, size_t to)
@@ -36,7 +38,7 @@ static size_t round_to(size_t n, size_t to)
 
 static struct partition partition_of(const struct trained_conv_desc *d)
 {
-    struct partition c = { .oh = d->h, .ow = d->w }; /* a border of one all round: the same size */
+    struct partition c = { .oh = d->h, .ow = d->w }; /* a border of one pixel keeps the size */
     c.across = (c.ow + TILE - 1) / TILE;
     c.tiles = (c.oh + TILE - 1) / TILE * c.across;
     c.blocks = (d->ic + MR - 1) / MR;
@@ -45,7 +47,7 @@ static struct partition partition_of(const struct trained_conv_desc *d)
     c.dy_ld = c.panels * NR;
     c.wave = WAVE_FLOATS / (WINOGRAD_POINTS * (c.x_ld + c.dy_ld));
     if (c.wave < 16) c.wave = 16;
-    c.x_step = c.wave * c.x_ld + VEC; /* the points of a tile in different sets of the cache */
+    c.x_step = c.wave * c.x_ld + VEC; /* places the points of a tile in different cache sets */
     c.dy_step = c.wave * c.dy_ld + VEC;
     return c;
 }
@@ -62,8 +64,8 @@ bool ISA_FN(weights_takes_winograd)(const struct trained_conv_desc *d)
            d->ic >= VEC && d->oc >= VEC && sums_floats(&c) <= SUMS_FLOATS;
 }
 
-/* A thread's parts of the scratch: tiles of x and dy, [point][tile][channel]; sums of products, [point][channel of x][channel of dy],
- * and of dy. */
+/* A thread's parts of the scratch: tiles of x and dy, [point][tile][channel]; sums of products,
+ * [point][channel of x][channel of dy], and sums of dy. */
 struct memory {
     float *x, *dy, *sums, *bias;
 };
@@ -88,7 +90,7 @@ size_t ISA_FN(weights_winograd_scratch)(const struct trained_conv_desc *d, int t
     return thread_floats(&c) * (size_t)threads;
 }
 
-/* One dimension of B^T x: as in winograd.c. */
+/* One dimension of B^T x, as in winograd.c. */
 INLINE void x_1d(vf o[6], const vf x[6])
 {
     vf ea = x[4] - 2.0f * x[2], oa = A1 * (x[3] - 2.0f * x[1]);
@@ -125,8 +127,8 @@ INLINE void weight_1d(vf o[3], const vf m[6])
     o[2] = 0.5f * sa + 2.0f * sb + m[5];
 }
 
-/* A square of pixels of a feature map, from (y0, x0) on. `whole` below: all of it is inside, and so are
- * all vectors of channels. */
+/* A square of pixels of a feature map, from (y0, x0) on. `whole` (below): all of it is inside, and
+ * so are all vectors of channels. */
 struct square {
     const void *image;
     int64_t y0, x0, h, w;
@@ -195,7 +197,7 @@ INLINE void put_dy(const struct partition *c, const struct square *q, size_t cha
     }
 }
 
-/* Tile `i` of all feature maps' to place `slot` of the wave. */
+/* Transforms tile `i`, counted over all feature maps, into slot `slot` of the wave. */
 INLINE void transform(const struct weights_job *j, const struct partition *c,
                       const struct memory *m, size_t i, size_t slot, bool bf16)
 {
@@ -229,7 +231,7 @@ static void multiply(const struct partition *c, const struct memory *m, size_t t
                       m->sums + (point * c->x_ld + block * MR) * c->dy_ld + o, c->dy_ld);
 }
 
-/* Tiles from .. to of all feature maps'. */
+/* Sums tiles from .. to, counted over all feature maps. */
 INLINE void sum_tiles(const struct weights_job *j, const struct partition *c,
                       const struct memory *m, size_t from, size_t to, bool bf16)
 {
@@ -243,7 +245,7 @@ INLINE void sum_tiles(const struct weights_job *j, const struct partition *c,
     }
 }
 
-/* The sums of channel i of x at one point and a vector of dy's channels, of all threads. */
+/* The sum over all threads for channel i of x at one point, for a vector of dy's channels. */
 INLINE vf total(const struct weights_job *j, const struct partition *c, size_t point, size_t i,
                 size_t o)
 {
@@ -254,7 +256,7 @@ INLINE vf total(const struct weights_job *j, const struct partition *c, size_t p
     return sum;
 }
 
-/* The weights of one channel of x. */
+/* Stores the weights of one channel of x. */
 static void put_away(const struct weights_job *j, const struct partition *c, size_t i)
 {
     const struct trained_conv_desc *d = j->d;

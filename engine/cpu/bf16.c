@@ -1,6 +1,7 @@
-/* Convolution in BF16: the input, normed and padded on its way, stands in a tile_buffer that stays in L2, and pairs of tiles of it
- * meet panels of packed weights; on the tile registers (AMX) where the instruction set has them, else in vectors (AVX512-BF16).
- * Sums are F32, in an order that follows from the shape alone. */
+/* Convolution in BF16. The input, normalised and padded on the way, is held in a tile_buffer that
+ * stays in L2; pairs of its tiles are multiplied by panels of packed weights, on the tile registers
+ * (AMX) where the instruction set has them, else in vectors (AVX512-BF16). Sums are F32, in an
+ * order that follows from the shape alone. */
 #include <immintrin.h>
 #include <omp.h>
 
@@ -21,8 +22,9 @@ static void release_tiles(void)
 }
 #endif
 
-/* Lines first .. first + rows of the output; where there is a border the tile_buffer begins with the line above. `follows`: the
- * tile_buffer still holds the block before, whose last two lines are the first two here. */
+/* Fills lines first .. first + rows of the output; where there is a border the tile_buffer begins
+ * with the line above. `follows`: the tile_buffer still holds the previous block, whose last two
+ * lines are the first two of this one. */
 static void fill_tile_buffer(const struct conv_job *j, uint16_t *tile_buffer, size_t first,
                              size_t rows, bool follows)
 {
@@ -43,18 +45,19 @@ static void fill_tile_buffer(const struct conv_job *j, uint16_t *tile_buffer, si
     }
 }
 
-/* A line of a tile_buffer that is filled a pixel's 32 channels at a time, between multiplications. */
+/* A line of a tile_buffer that is filled between multiplications, 32 channels of a pixel at a
+ * time. */
 struct prefetch {
     const uint16_t *from;
     uint16_t *to;
-    size_t c, left; /* channel; pixels */
+    size_t c, left; /* current channel; remaining pixels */
 };
 
 struct block {
     size_t first, rows; /* lines of the output */
     size_t tiles;
-    const uint16_t *tap[9];    /* where the taps of its first pixel stand */
-    struct prefetch *prefetch; /* a line for the block after it */
+    const uint16_t *tap[9];    /* addresses of the taps of its first pixel */
+    struct prefetch *prefetch; /* a line of the next block */
 };
 
 INLINE size_t tile_origin(const struct bf16_shape *s, size_t tile)
@@ -64,8 +67,9 @@ INLINE size_t tile_origin(const struct bf16_shape *s, size_t tile)
     return tile / per_row * s->width + tile % per_row * BF16_PIXELS;
 }
 
-/* Products on their way out: two tiles of pixels by one panel, [32][32]. They are finished - bias, residual, rounding,
- * moments - row by row between the next pair's multiplications, which leave the vector units idle. */
+/* Finished sums: two tiles of pixels by one panel, [32][32]. Bias, residual, rounding and moments
+ * are applied row by row between the next pair's multiplications, which leave the vector units
+ * idle. */
 struct products {
     const float *c;
     uint16_t *y[2]; /* first pixel of each tile */
@@ -121,8 +125,8 @@ INLINE void fill_step(const struct conv_job *j, struct prefetch *f)
 }
 
 #ifdef __AMX_BF16__
-/* c[32][32] = two tiles of pixels times one panel, over all taps and channels; meanwhile the products of the pair before are
- * finished. `half`: the panel has no more than 16 channels. */
+/* c[32][32] = two tiles of pixels times one panel, over all taps and channels; in between, the
+ * previous pair's products are finished. `half`: the panel has at most 16 channels. */
 INLINE void multiply(const struct conv_job *j, const uint16_t *const *a0, const uint16_t *const *a1,
                      const uint16_t *w, float *c, bool half, const struct products *before,
                      struct prefetch *f, bool residual, bool moments)
@@ -160,9 +164,9 @@ INLINE void multiply(const struct conv_job *j, const uint16_t *const *a0, const 
     _tile_stored(3, c + BF16_PIXELS * BF16_PANEL + BF16_CHANNELS, ldc);
 }
 #else
-enum { ROWS = 8 }; /* of the input that meet a panel at a time: 16 sums stay in registers */
+enum { ROWS = 8 }; /* rows of the input per panel: 16 sums stay in registers */
 
-/* The same without tile registers, and without anything in between: here the vector units are not idle. */
+/* The same without tile registers, and without other work in between: the vector units are busy. */
 INLINE void multiply(const struct conv_job *j, const uint16_t *const *a0, const uint16_t *const *a1,
                      const uint16_t *w, float *c, bool half, const struct products *before,
                      struct prefetch *f, bool residual, bool moments)
@@ -217,7 +221,8 @@ INLINE float *partial_of(const struct conv_job *j, const struct block *b, size_t
     return j->partial ? j->partial + (2 * line * s->panels + panel) * BF16_PANEL : NULL;
 }
 
-/* A tile whose pixels are not side by side, or whose panel is not full: the same, pixel by pixel, at once. */
+/* A tile whose pixels are not contiguous, or whose panel is partial: finished pixel by pixel, at
+ * once. */
 static void finish_ragged(const struct conv_job *j, const struct block *b, const float *c,
                           size_t tile, size_t panel)
 {
@@ -272,7 +277,7 @@ static struct products products_of(const struct conv_job *j, const struct block 
     return p;
 }
 
-/* Pairs of tiles meet panels; `panels_outside` says which of the two loops is the outer one. */
+/* Multiplies pairs of tiles by panels; `panels_outside` selects the outer loop. */
 INLINE void run_pairs(const struct conv_job *j, const struct block *b, size_t from, size_t to,
                       bool residual, bool moments)
 {
@@ -350,7 +355,8 @@ static void run_whole(const struct conv_job *j)
         run_block(j, &b, panel, panel + 1);
 }
 
-/* Each thread takes blocks that lie below one another, so that a tile_buffer inherits the border from the one before. */
+/* Each thread takes vertically adjacent blocks, so that a tile_buffer keeps its border lines for
+ * the next block. */
 static void run_blocks(const struct conv_job *j)
 {
     const struct bf16_shape *s = j->bf16;
@@ -367,7 +373,7 @@ static void run_blocks(const struct conv_job *j)
     }
 }
 
-/* A line of the ring begins: its border is set, its pixels are still to come. */
+/* Begins a line of the ring: sets its border; its pixels follow. */
 static struct prefetch begin_line(const struct conv_job *j, size_t y, uint16_t *to)
 {
     const struct conv_desc *d = j->d;
@@ -377,8 +383,9 @@ static struct prefetch begin_line(const struct conv_job *j, size_t y, uint16_t *
     return (struct prefetch){ (const uint16_t *)j->x + y * d->w * d->x_ld, to + pitch, 0, d->w };
 }
 
-/* Row by row over a ring of four lines: while one row is computed, which takes three of them, the fourth is filled for the
- * next. Only a plain norm is done in between; other prologues fill their line at once. */
+/* Row by row over a ring of four lines: while one row is computed, which reads three lines, the
+ * fourth is filled for the next row. Only a plain norm is interleaved; other prologues fill their
+ * line at once. */
 static void run_flowing(const struct conv_job *j)
 {
     const struct bf16_shape *s = j->bf16;
@@ -402,13 +409,14 @@ static void run_flowing(const struct conv_job *j)
             fill_step(j, &f);
         if (y + 1 == end || (between && y + 2 < d->h)) continue;
         if (d->prologue.resample == RESAMPLE_UP && y % 2 == 1 && y + 2 < d->h)
-            memcpy(next, ring + (y + 2) % 4 * size, size * sizeof *ring); /* rows come in twos */
+            /* rows of an upsampled feature map come in pairs */
+            memcpy(next, ring + (y + 2) % 4 * size, size * sizeof *ring);
         else
             fill_line(j, (int64_t)y + 2, next);
     }
 }
 
-/* The lines' sums, added in their order. */
+/* Adds the lines' sums in order. */
 static void gather_moments(const struct conv_job *j)
 {
     const struct bf16_shape *s = j->bf16;

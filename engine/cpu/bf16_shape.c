@@ -2,7 +2,8 @@
 
 enum {
     CACHED_WEIGHT_BYTES = 768 << 10,
-    TILE_BUFFER_BYTES = 1000 << 10, /* with weights of that size it shares two megabytes of L2 */
+    /* at this size it shares two megabytes of L2 with the weights */
+    TILE_BUFFER_BYTES = 1000 << 10,
     FLOWING_WEIGHT_BYTES = 1300 << 10,
     WHOLE_TILE_BUFFER_BYTES = 1300 << 10,
     LINEAR_ROWS = 512
@@ -29,7 +30,7 @@ struct bf16_shape bf16_shape_of(const struct conv_desc *d, int threads)
     s.ow = s.padded ? ow : 1;
     s.width = s.padded ? ow + 2 : 1;
     s.exact = s.padded && ow % BF16_PIXELS == 0;
-    /* The odd cache line spreads the pixels over the sets of the cache. */
+    /* The odd cache line spreads the pixels over the cache's sets. */
     s.pitch = s.raw ? d->x_ld : s.k + BF16_DEPTH;
     s.weight_elements = (size_t)s.panels * s.taps * s.k * BF16_PANEL;
 

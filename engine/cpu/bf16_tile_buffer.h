@@ -1,5 +1,6 @@
-/* bf16_tile_buffer.h - what happens to the input of a convolution in BF16 on its way into a tile_buffer: norm, SiLU, resampling, border,
- * channels rounded up to whole tiles (bf16_shape.h). Only for bf16.c, which is compiled once per instruction set. */
+/* bf16_tile_buffer.h - writes the input of a BF16 convolution into a tile_buffer: norm, SiLU,
+ * resampling, border, channels rounded up to whole tiles (bf16_shape.h). Only for bf16.c, which is
+ * compiled once per instruction set. */
 #ifndef DAVID_CPU_BF16_TILE_BUFFER_H
 #define DAVID_CPU_BF16_TILE_BUFFER_H
 
@@ -20,7 +21,8 @@ INLINE __m512 widen(const uint16_t *x, __mmask16 m)
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, x)), 16));
 }
 
-/* x / (1 + e^-x) within 2^-13: the result is rounded to BF16's 2^-9. The polynomial is 2^f on [-1/2, 1/2] within 8e-5. */
+/* x / (1 + e^-x) within 2^-13; the result is rounded to BF16, 2^-9. The polynomial is 2^f on [-1/2,
+ * 1/2] within 8e-5. */
 INLINE __m512 rough_silu(__m512 x)
 {
     __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
@@ -54,7 +56,7 @@ INLINE __m512 prologue_mean(const struct conv_job *j, const uint16_t *x, size_t 
     return _mm512_mul_ps(_mm512_set1_ps(0.25f), _mm512_add_ps(top, low));
 }
 
-/* One pixel of a tile_buffer, and the same again at `sibling` where that is not NULL. */
+/* Writes one pixel of a tile_buffer, and a second copy at `sibling` where that is not NULL. */
 INLINE void fill_pixel(const struct conv_job *j, const uint16_t *x, size_t below, uint16_t *to,
                        uint16_t *sibling, bool norm, bool down)
 {
@@ -69,7 +71,7 @@ INLINE void fill_pixel(const struct conv_job *j, const uint16_t *x, size_t below
     }
 }
 
-/* Row y of the feature map that is convolved, with its border, or a row of zeros outside of it. */
+/* Writes row y of the convolved feature map with its border, or a row of zeros outside of it. */
 INLINE void fill_row(const struct conv_job *j, int64_t y, uint16_t *to, bool norm)
 {
     const struct conv_desc *d = j->d;
@@ -103,7 +105,7 @@ INLINE void fill_row(const struct conv_job *j, int64_t y, uint16_t *to, bool nor
     }
 }
 
-/* All taps of output pixel i, one after the other. */
+/* Writes all taps of output pixel i, contiguous. */
 static void fill_unrolled(const struct conv_job *j, size_t i, uint16_t *to)
 {
     const struct conv_desc *d = j->d;
@@ -111,7 +113,7 @@ static void fill_unrolled(const struct conv_job *j, size_t i, uint16_t *to)
     int64_t pad = d->kernel / 2, oy = (int64_t)(i / ow), ox = (int64_t)(i % ow);
     int64_t left = ox * d->stride - pad;
     if (d->x_ld == d->ic && left >= 0 &&
-        left + d->kernel <= d->w) { /* the taps of a row are one piece */
+        left + d->kernel <= d->w) { /* the taps of a row are contiguous in x */
         for (int64_t ky = 0; ky < d->kernel; ky++, n += (size_t)d->kernel * d->ic) {
             int64_t y = oy * d->stride + ky - pad;
             size_t bytes = (size_t)d->kernel * d->ic * sizeof *to;
@@ -136,7 +138,7 @@ static void fill_unrolled(const struct conv_job *j, size_t i, uint16_t *to)
     memset(to + n, 0, (j->bf16->k - n) * sizeof *to);
 }
 
-/* Line y of the output's own rows (a padded tile_buffer's is one of feature map, the others' a pixel). */
+/* Writes line y: of a padded tile_buffer a row of the feature map, of the others a pixel. */
 INLINE void fill_line(const struct conv_job *j, int64_t y, uint16_t *to)
 {
     const struct bf16_shape *s = j->bf16;

@@ -1,4 +1,5 @@
-/* Convolution plans: which of the three ways a shape goes (a fixed rule, never a measurement), and the packing of weights. */
+/* Convolution plans: which of the three algorithms a shape uses (a fixed rule, never a
+ * measurement), and the packing of weights. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,15 +10,17 @@ struct conv_plan {
     struct conv_desc d;
     enum way way;
     struct bf16_shape bf16;
-    /* direct: [oc / nr][kernel * kernel * ic][nr] F32; Winograd: [oc / nr][36][ic][nr] F32; AMX: as bf16_pack() */
+    /* Direct: [oc / nr][kernel * kernel * ic][nr] F32; Winograd: [oc / nr][36][ic][nr] F32; BF16:
+     * as in bf16_pack(). */
     void *weight;
     float *bias; /* [conditions][oc] */
-    /* Scratch, in floats: the prologue's constants, the sums that moments are made of, then a stride a thread. */
+    /* Scratch, in floats: the prologue's constants, the partial sums of moments, then one stride
+     * per thread. */
     size_t constants, partial, scratch_stride;
     size_t bytes; /* of weight and bias */
 };
 
-/* Winograd's weights are four times as large, so it pays only where a feature map has many pixels. */
+/* Winograd's weights are four times as large, so it pays only for feature maps of many pixels. */
 static bool wants_bf16(const struct conv_desc *d, const struct kernels *k)
 {
     return d->dtype == DT_BF16 && k->conv_bf16;
@@ -89,7 +92,7 @@ void cpu_conv_plan_free(struct backend *b, struct conv_plan *p)
     free(p);
 }
 
-/* Sets the plan's way and its scratch; bytes of packed weights. */
+/* Sets the plan's algorithm and its scratch; returns the bytes of packed weights. */
 static size_t choose_way(struct conv_plan *p, const struct cpu_backend *cpu)
 {
     const struct conv_desc *d = &p->d;
@@ -112,7 +115,8 @@ static size_t choose_way(struct conv_plan *p, const struct cpu_backend *cpu)
     return k * padded * sizeof(float);
 }
 
-/* A prologue is for BF16 tile_buffers alone: the other ways read their input more than once. */
+/* Only a BF16 tile_buffer supports a prologue: the other algorithms read their input more than
+ * once. */
 bool cpu_supports_prologue(struct backend *b, const struct conv_desc *d)
 {
     return wants_bf16(d, ((struct cpu_backend *)b)->k) && d->stride == 1 && d->ic >= BF16_DEPTH &&
@@ -123,12 +127,13 @@ enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const fl
                           const float *bias, struct conv_plan **out, struct error *err)
 {
     struct cpu_backend *cpu = (struct cpu_backend *)b;
-    enum status s = cpu_expect(
-        (d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
-            d->conditions > 0 && d->h > 0 && d->w > 0 && d->ic > 0 && d->oc > 0 &&
-            b->ops->has_dtype(b, d->dtype) && (!d->prologue.norm || cpu_supports_prologue(b, d)) &&
-            d->x_ld >= d->ic && d->y_ld >= d->oc && (d->r_ld == 0 || d->r_ld >= d->oc),
-        "a convolution that cannot be", err);
+    enum status s =
+        cpu_expect((d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
+                       d->conditions > 0 && d->h > 0 && d->w > 0 && d->ic > 0 && d->oc > 0 &&
+                       b->ops->device.has_dtype(b, d->dtype) &&
+                       (!d->prologue.norm || cpu_supports_prologue(b, d)) && d->x_ld >= d->ic &&
+                       d->y_ld >= d->oc && (d->r_ld == 0 || d->r_ld >= d->oc),
+                   "a convolution that cannot be", err);
     if (s) return s;
     struct conv_plan *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution's plan");
@@ -142,7 +147,7 @@ enum status cpu_conv_plan(struct backend *b, const struct conv_desc *d, const fl
         goto done;
     }
     size_t scratch = p->constants + p->partial + p->scratch_stride * (size_t)cpu->threads;
-    size_t norm = cpu_norm_scratch(d->ic); /* of the norm before it, which has no plan */
+    size_t norm = cpu_norm_scratch(d->ic); /* of the preceding norm, which has no plan */
     s = cpu_scratch_reserve(cpu, scratch > norm ? scratch : norm, err);
     if (s) goto done;
     memset(p->weight, 0, weights);
@@ -166,7 +171,7 @@ static bool fits(const struct tensor *t, uint32_t h, uint32_t w, uint32_t c, siz
     return t->h == h && t->w == w && t->c == c && t->ld == ld && t->dtype == dtype;
 }
 
-/* The sizes of x that the prologue makes d->h x d->w of. */
+/* True if the prologue turns x into d->h x d->w. */
 static bool fits_input(const struct conv_desc *d, const struct tensor *x)
 {
     uint32_t h = d->h, w = d->w;
@@ -192,7 +197,7 @@ struct norm_job cpu_norm_job(const struct cpu_backend *cpu, const struct tensor 
                               .threads = cpu->threads };
 }
 
-/* Row n's scale and offset, at the end of the constants' scratch. */
+/* Row n's scale and offset, at the end of the scratch for constants. */
 static void prologue_constants(const struct cpu_backend *cpu, const struct conv_plan *p,
                                const struct tensor *x, const struct prologue_args *prologue,
                                uint32_t n, struct conv_job *j)

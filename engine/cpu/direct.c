@@ -1,12 +1,12 @@
-/* Convolution as a product of matrices: a block of output pixels is unrolled (taps x channels) and multiplied by panels of
- * packed weights. For every shape that Winograd does not take. */
+/* Convolution as a matrix product: a block of output pixels is unrolled (taps x channels) and
+ * multiplied by panels of packed weights. For every shape that Winograd does not support. */
 #include <omp.h>
 
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/tables.h"
 #include "engine/cpu/vec.h"
 
-enum { K_BLOCK = 512, COPIED_AT_ONCE = 64 /* floats from which on a call pays */ };
+enum { K_BLOCK = 512, COPIED_AT_ONCE = 64 /* from so many floats on memcpy pays */ };
 
 INLINE void copy_floats(float *dst, const void *src, size_t n, bool bf16)
 {
@@ -18,7 +18,7 @@ INLINE void copy_floats(float *dst, const void *src, size_t n, bool bf16)
         vstore(dst, i, n - i, vload(src, i, n - i, bf16), false);
 }
 
-/* Pixels first .. first + rows of the output, as [rows][kernel * kernel * ic]. */
+/* Writes pixels first .. first + rows of the output, as [rows][kernel * kernel * ic]. */
 INLINE void unroll(const struct conv_job *j, float *a, size_t first, size_t rows, bool bf16)
 {
     const struct conv_desc *d = j->d;

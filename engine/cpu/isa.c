@@ -21,8 +21,8 @@ static bool has_avx512bf16(void)
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
 }
 
-/* CPUID leaf 7, subleaf 0: EDX bit 24 amx-tile, bit 22 amx-bf16. The eight kilobytes of tile registers are the process's only
- * after it has asked the kernel for them. */
+/* CPUID leaf 7, subleaf 0: EDX bit 24 amx-tile, bit 22 amx-bf16. A process may use the eight
+ * kilobytes of tile registers only after it has requested them from the Linux kernel. */
 static bool has_amx(void)
 {
     uint32_t a, b, c, d;

@@ -1,8 +1,9 @@
-/* isa.h - which instruction set the loops of this back end run on.
+/* isa.h - selects the instruction set of the CPU loops.
  *
- * One source is compiled once per set; the best one that the machine has is taken at start. DAVID_CPU_ISA
- * (sse, avx2, avx512, avx512bf16, amx) forces one: ST_UNSUPPORTED where the machine lacks it or the name is unknown. Pure but for getenv
- * and for AMX, whose registers the kernel must be asked for once. */
+ * One source is compiled once per set; the best set that the machine has is chosen at start.
+ * DAVID_CPU_ISA (sse, avx2, avx512, avx512bf16, amx) forces one: ST_UNSUPPORTED where the machine
+ * lacks it or the name is unknown. No side effects except getenv and AMX, whose registers a process
+ * must request from the Linux kernel once. */
 #ifndef DAVID_CPU_ISA_H
 #define DAVID_CPU_ISA_H
 

@@ -1,8 +1,10 @@
 /* kernels.h - the loops of the CPU back end, one table per instruction set.
  *
- * Every function works on ONE row (feature map), but for conv_direct and conv_winograd, which take several of one plan, and is bitwise independent of `threads`: work is cut into pieces that depend on
- * the shape alone and each piece is summed in a fixed order. Nothing is allocated: scratch comes from the caller, 64-byte
- * aligned. Storage is F32 or BF16 (`dtype`), arithmetic and statistics F32. Shapes have been checked by the caller. */
+ * Every function computes ONE row (feature map); conv_direct and conv_winograd take several rows of
+ * one plan. Results do not depend on `threads`, bit for bit: work is cut into pieces that depend on
+ * the shape alone, and each piece is summed in a fixed order. Nothing is allocated: the caller
+ * provides scratch, aligned to 64 bytes. Storage is F32 or BF16 (`dtype`), arithmetic and
+ * statistics are F32. The caller has checked the shapes. */
 #ifndef DAVID_CPU_KERNELS_H
 #define DAVID_CPU_KERNELS_H
 
@@ -11,10 +13,10 @@
 
 enum {
     DIRECT_PIXELS = 72,    /* output pixels of one piece of a direct convolution */
-    DIRECT_CHANNELS = 128, /* and its output channels */
+    DIRECT_CHANNELS = 128, /* output channels of one piece of a direct convolution */
     WINOGRAD_TILES = 36,   /* 4x4 tiles of one piece of a Winograd convolution */
     WINOGRAD_POINTS = 36,
-    NORM_CHUNKS = 64, /* pieces of a feature map whose statistics are summed apart */
+    NORM_CHUNKS = 64, /* pieces of a feature map, each with its own partial statistics */
     ATTENTION_QUERIES = 24
 };
 
@@ -22,18 +24,20 @@ struct bf16_shape;
 
 struct conv_job {
     const struct conv_desc *d;
-    const void *weight; /* packed as conv.c says; F32, for conv_bf16 BF16 */
+    const void *weight; /* packed as in conv.c; F32, for conv_bf16 BF16 */
     const float *bias;  /* [oc] */
     const void *x, *residual;
     void *y;
     float *scratch; /* threads * scratch_stride */
     size_t scratch_stride;
     int threads;
-    uint32_t rows; /* of x, residual and y; one behind the other. conv_bf16: 1 */
-    /* conv_bf16 alone: */
+    uint32_t rows; /* of x, residual and y, contiguous. conv_bf16: 1 */
+    /* Only for conv_bf16: */
     const struct bf16_shape *bf16;
-    const float *scale, *offset; /* prologue: [k] each, 0 beyond ic; NULL: none */
-    float *partial;  /* [partial_lines][2][panels * BF16_PANEL], zeroed; NULL: no moments wanted */
+    const float *scale, *offset; /* prologue: [k] each, 0 beyond ic; NULL: no prologue */
+    /* [partial_lines][2][panels * BF16_PANEL], zeroed by the caller; NULL: no moments are
+     * wanted. */
+    float *partial;
     double *moments; /* of y: [2][moments_ld] */
     size_t moments_ld;
 };
@@ -45,10 +49,12 @@ struct norm_job {
     size_t pixels, x_ld, y_ld;
     uint32_t c, groups;
     float eps;
-    const float *gamma, *beta, *scale_shift; /* [c], [c], NULL or [2c] */
+    /* gamma, beta: [c]; scale_shift: NULL or [2c]. */
+    const float *gamma, *beta, *scale_shift;
     bool silu;
-    const double *moments
-        [2]; /* of x, [2][moments_ld] each: channels below split, the rest; NULL: to be found */
+    /* Moments of x, [2][moments_ld] each: of the channels below split, and of the rest. NULL: they
+     * are computed from x. */
+    const double *moments[2];
     size_t moments_ld[2];
     uint32_t split;
     float *scratch; /* (2 * NORM_CHUNKS + 3) * (c rounded up to 16) */
@@ -59,13 +65,14 @@ struct attention_job {
     const struct attention_desc *d;
     const void *qkv;
     void *y;
-    float *packed; /* keys and values, as attention_packed_floats() says */
+    float *packed; /* keys and values, attention_packed_floats() floats */
     float *scratch;
-    size_t scratch_stride; /* ATTENTION_QUERIES * (pixels rounded up to nr + 2 * head_channels) */
+    /* In floats: ATTENTION_QUERIES * (pixels rounded up to nr + 2 * head_channels). */
+    size_t scratch_stride;
     int threads;
 };
 
-struct copy_job { /* y = x, or x + add[c]; converts */
+struct copy_job { /* y = x, or x + add[c]; converts between dtypes */
     const void *x;
     void *y;
     enum dtype from, to;
@@ -75,7 +82,7 @@ struct copy_job { /* y = x, or x + add[c]; converts */
     int threads;
 };
 
-struct resample_job { /* h, w: of the smaller feature map */
+struct resample_job { /* h, w: size of the smaller feature map */
     const void *x;
     void *y;
     enum dtype dtype;
@@ -84,14 +91,14 @@ struct resample_job { /* h, w: of the smaller feature map */
     int threads;
 };
 
-/* A feature map of pixels and one of cells of patch x patch of them; h, w: of the cells. */
+/* Between a feature map of pixels and one of cells of patch x patch pixels. h, w: in cells. */
 struct patch_job {
     const void *x;
     void *y;
     enum dtype dtype;
-    uint32_t h, w, c, patch; /* c: of a pixel */
+    uint32_t h, w, c, patch; /* c: channels of a pixel */
     size_t x_ld, y_ld;
-    bool to_cells; /* else to pixels */
+    bool to_cells; /* false: from cells to pixels */
     int threads;
 };
 
@@ -100,11 +107,11 @@ struct kernels {
     uint32_t vec;
     void (*conv_direct)(const struct conv_job *j);
     void (*conv_winograd)(const struct conv_job *j); /* 3x3, stride 1, ic % vec == 0 */
-    void (*conv_bf16)(const struct conv_job *j);     /* NULL where the set has no BF16 */
+    void (*conv_bf16)(const struct conv_job *j); /* NULL where the instruction set has no BF16 */
     void (*group_norm)(const struct norm_job *j);
-    /* to: [2][ld], the sums over the pixels of x and of its square. */
+    /* to: [2][ld], per channel the sums over the pixels of x and of x^2. */
     void (*moments)(const struct norm_job *j, double *to, size_t ld);
-    /* The norm as one multiplication and one addition a channel, for a convolution's prologue. x: BF16. */
+    /* The norm as one scale and one offset per channel, for a convolution's prologue. x: BF16. */
     void (*norm_constants)(const struct norm_job *j, float *scale, float *offset);
     void (*attention)(const struct attention_job *j);
     void (*copy)(const struct copy_job *j);

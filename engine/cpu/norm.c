@@ -1,13 +1,13 @@
-/* Group norm: per-channel sums over the feature map, from them a scale and an offset per channel, then one walk that applies
- * them. A convolution that norms its own input asks for the constants alone. */
+/* Group norm: per-channel sums over the feature map give a scale and an offset per channel; one
+ * pass applies them. A convolution that normalises its own input asks for the constants alone. */
 #include <math.h>
 
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/tables.h"
 #include "engine/cpu/vec.h"
 
-/* Sums of (x - shift) and its square over one chunk of pixels; shift = the feature map's first pixel, so that a mean far from
- * zero costs no digits. */
+/* Sums of (x - shift) and its square over one chunk of pixels. shift is the feature map's first
+ * pixel, so that a mean far from zero loses no digits. */
 INLINE void chunk_sums(const struct norm_job *j, const float *shift, float *sum, float *square,
                        size_t from, size_t to, bool bf16)
 {
@@ -30,7 +30,7 @@ INLINE void chunk_sums(const struct norm_job *j, const float *shift, float *sum,
     }
 }
 
-/* Where a feature map's sums are: per chunk about `shift`, or as moments about zero. */
+/* A feature map's sums: per chunk about `shift`, or as moments about zero. */
 struct sums {
     const float *chunk; /* [chunks][2][ld]; NULL: moments */
     size_t ld, chunks;
@@ -57,8 +57,8 @@ static void channel_moments(const struct norm_job *j, const struct sums *s, uint
     *spread = (square - sum * sum / n) / n;
 }
 
-/* y = scale[c] * (x - shift[c]) + offset[c]. The mean is taken off before anything is scaled: a small spread about a large
- * mean keeps its digits. shift may be where the sums' own shift stands. */
+/* y = scale[c] * (x - shift[c]) + offset[c]. The mean is subtracted before scaling, so that a small
+ * spread about a large mean keeps its digits. `shift` may alias the sums' own shift. */
 static void constants(const struct norm_job *j, const struct sums *s, float *shift, float *scale,
                       float *offset)
 {
@@ -74,12 +74,13 @@ static void constants(const struct norm_job *j, const struct sums *s, float *shi
             spread += v + (m - mean) * (m - mean);
         }
         spread = spread / width;
-        if (spread < 0) spread = 0; /* rounding; a NaN stays one */
+        if (spread < 0) spread = 0; /* rounding; a NaN stays a NaN */
         double rstd = 1.0 / sqrt(spread + (double)j->eps);
         float centre = (float)mean;
         for (uint32_t c = g * width; c < (g + 1) * width; c++) {
             double gamma = (double)j->gamma[c], beta = (double)j->beta[c];
-            if (j->scale_shift) { /* rounded where folding rounds: the two forms then agree to the bit */
+            /* rounds where constant folding rounds: both forms then agree to the bit */
+            if (j->scale_shift) {
                 double by = 1.0 + (double)j->scale_shift[c];
                 gamma = (double)(float)(gamma * by);
                 beta = (double)(float)(beta * by + (double)j->scale_shift[j->c + c]);
@@ -133,11 +134,12 @@ void ISA_FN(moments)(const struct norm_job *j, double *to, size_t ld)
     }
 }
 
-struct parts { /* of a job's scratch */
+struct parts { /* the parts of a job's scratch */
     float *shift, *scale, *offset;
 };
 
-/* shift, scale and offset of every channel, from the job's moments or from a walk over the feature map. */
+/* shift, scale and offset of every channel, from the job's moments or from a pass over the feature
+ * map. */
 static struct parts find_constants(const struct norm_job *j)
 {
     size_t ld = (j->c + 15) / 16 * 16, chunks = j->pixels < NORM_CHUNKS ? j->pixels : NORM_CHUNKS;

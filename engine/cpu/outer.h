@@ -1,6 +1,7 @@
 /* outer.h - sums of outer products, for files compiled once per instruction set.
  *
- * The other micro kernel (vec.h) walks along the rows of A; here A is read by columns, as sums over pixels are. */
+ * The other micro kernel (vec.h) reads A by rows; this one reads A by columns, as sums over pixels
+ * need it. */
 #ifndef DAVID_CPU_OUTER_H
 #define DAVID_CPU_OUTER_H
 

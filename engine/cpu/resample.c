@@ -1,4 +1,4 @@
-/* Loops that walk over a image once: copies, resampling. */
+/* Loops that read a feature map once: copies, resampling, cells of pixels. */
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/tables.h"
 #include "engine/cpu/vec.h"

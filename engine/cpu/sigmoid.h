@@ -1,7 +1,8 @@
 /* sigmoid.h - 1 / (1 + e^-u) for files compiled once per instruction set.
  *
- * A division of 16 numbers takes as long as all the rest of it, so where there is an approximate reciprocal that is taken and
- * made exact by one step of Newton's. Within 2e-7 + 1e-7 |u| of the true value, relatively; a NaN stays one. */
+ * A division of 16 numbers takes as long as everything else here. Where the instruction set has an
+ * approximate reciprocal, this uses it and refines it by one Newton step. The relative error is
+ * within 2e-7 + 1e-7 |u|; a NaN stays a NaN. */
 #ifndef DAVID_CPU_SIGMOID_H
 #define DAVID_CPU_SIGMOID_H
 
@@ -12,7 +13,8 @@
 
 INLINE vf vsigmoid(vf u)
 {
-    /* Beyond, the reciprocal's step would meet an infinity. min and max give the second where one is a NaN. */
+    /* Beyond these bounds the Newton step would see an infinity. min and max return the second
+     * operand where one is a NaN. */
     __m512 v =
         _mm512_max_ps(_mm512_set1_ps(-87.0f), _mm512_min_ps(_mm512_set1_ps(87.0f), (__m512)u));
     __m512 t = _mm512_mul_ps(v, _mm512_set1_ps(-1.44269504088896341f));

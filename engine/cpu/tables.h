@@ -1,11 +1,12 @@
-/* tables.h - the functions of one instruction set, as kernels.c of the same set gathers them. Only for files compiled per set. */
+/* tables.h - the functions of one instruction set, from which vectors.c of the same set builds the
+ * table. Only for files compiled per set. */
 #ifndef DAVID_CPU_TABLES_H
 #define DAVID_CPU_TABLES_H
 
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/vec.h"
 
-/* Row n of a job of several, whose output has `pixels`. */
+/* Row n of a job of several rows; `pixels`: of its output. */
 INLINE struct conv_job conv_row(const struct conv_job *j, size_t n, size_t pixels, bool bf16)
 {
     struct conv_job row = *j;

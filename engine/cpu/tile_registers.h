@@ -1,5 +1,6 @@
-/* tile_registers.h - AMX's eight tiles, all of 16 rows of 64 bytes. Only for files that are compiled for the set `amx`; a thread
- * configures its own before it uses them and releases them after. */
+/* tile_registers.h - configures AMX's eight tiles, all of 16 rows of 64 bytes. Only for files that
+ * are compiled for the set `amx`. A thread configures its own tiles before it uses them and
+ * releases them afterwards. */
 #ifndef DAVID_CPU_TILE_REGISTERS_H
 #define DAVID_CPU_TILE_REGISTERS_H
 
@@ -17,7 +18,8 @@ static inline void configure_tiles(void)
         config.bytes_per_row[i] = 64;
         config.rows[i] = 16;
     }
-    /* Not _tile_loadconfig: GCC 12's says that it reads the first 8 bytes alone, and the stores to the others could be dropped. */
+    /* Not _tile_loadconfig: GCC 12 declares that it reads only the first 8 bytes, so the compiler
+     * could drop the stores to the others. */
     __asm__ volatile("ldtilecfg %0" : : "m"(config));
 }
 

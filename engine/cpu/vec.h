@@ -1,8 +1,9 @@
-/* vec.h - vectors of the instruction set that the including file is compiled for.
+/* vec.h - vectors of the instruction set for which the including file is compiled.
  *
- * Only for files that engine/cpu.cmake compiles once per set (with ISA defined). `vf` is VEC floats; loads and stores take
- * any alignment, convert from and to BF16 where `bf16` is true (a constant after inlining), and handle the last n < VEC
- * elements of a row: missing lanes read as 0. */
+ * Only for files that engine/cpu.cmake compiles once per set (with ISA defined). `vf` is VEC
+ * floats. Loads and stores take any alignment, convert from and to BF16 where `bf16` is true (a
+ * constant after inlining), and handle the last n < VEC elements of a row: missing lanes read as
+ * 0. */
 #ifndef DAVID_CPU_VEC_H
 #define DAVID_CPU_VEC_H
 
@@ -61,7 +62,7 @@ INLINE vf vselect(vi mask, vf yes, vf no)
 
 INLINE vh vround_bf16(vf v)
 {
-#ifdef __AVX512BF16__ /* the same but for numbers below 2^-126, which become 0 */
+#ifdef __AVX512BF16__ /* the same, except that numbers below 2^-126 become 0 */
     return (vh)_mm512_cvtneps_pbh((__m512)v);
 #else
     vu u = (vu)v, up = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
@@ -83,7 +84,7 @@ INLINE void *at_mut(void *p, size_t i, bool bf16)
 INLINE vf vload_full(const void *p, size_t i, bool bf16)
 {
     if (!bf16) return vget((const float *)p + i);
-#ifdef __AVX512F__ /* GCC 12 makes two halves of the other */
+#ifdef __AVX512F__ /* GCC 12 splits the generic form into two halves */
     __m256i half = _mm256_loadu_si256((const void *)((const uint16_t *)p + i));
     return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
 #else
@@ -142,11 +143,11 @@ INLINE vf vround(vf x)
 {
     const float magic = 12582912.0f;
     vf t = x + magic;
-    __asm__("" : "+x"(t)); /* or the compiler may take the two sums for nothing */
+    __asm__("" : "+x"(t)); /* keeps the compiler from cancelling the two additions */
     return t - magic;
 }
 
-/* e^x within 2 ulp for -87 <= x <= 88; beyond, the value there. A NaN stays one. */
+/* e^x within 2 ulp for -87 <= x <= 88; beyond, x is clamped. A NaN stays a NaN. */
 INLINE vf vexp(vf x)
 {
     x = vselect(x > 88.0f, vsplat(88.0f), x);
@@ -169,7 +170,7 @@ INLINE vf vsilu(vf x)
     return x / (1.0f + vexp(-x));
 }
 
-/* The largest of x[0 .. n); n > 0. A NaN that comes first is it. */
+/* The largest of x[0 .. n); n > 0. Returns a NaN only if x[0] is one. */
 INLINE float vmost(const float *x, size_t n)
 {
     float most = x[0];

@@ -1,4 +1,4 @@
-/* Embeddings, noise and the sampler's step; and the table of this instruction set. */
+/* Embeddings, noise and the sampler's step; the table of this instruction set. */
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/tables.h"
 #include "engine/cpu/vec.h"
@@ -65,7 +65,7 @@ INLINE vf unit(vu word)
     return (__builtin_convertvector((vi)(word >> 9), vf) + 0.5f) * (1.0f / 8388608.0f);
 }
 
-/* cos and sin of 2 pi u: the nearest quarter turn is taken off exactly. */
+/* cos and sin of 2 pi u: the nearest quarter turn is subtracted exactly. */
 INLINE void vsincos(vf u, vf *sine, vf *cosine)
 {
     vf quarter = vround(u * 4.0f), r = (u - 0.25f * quarter) * 6.28318530717958647692f, z = r * r;
@@ -80,7 +80,8 @@ INLINE void vsincos(vf u, vf *sine, vf *cosine)
     *cosine = (vf)((vu)b ^ ((((vu)turn + 1) & 2) << 30));
 }
 
-/* One row of one channel: words of VEC counters are drawn, then turned into normals together. */
+/* One row of one channel: draws the words of VEC counters, then turns them into normals
+ * together. */
 static void normals_row(const struct normals_args *a, uint32_t row, uint32_t channel)
 {
     float *dst = a->dst + (size_t)row * a->w * a->channels + channel;
@@ -140,7 +141,7 @@ void ISA_FN(sampler_join)(const float *y_in, const float *z, float hz, float *x,
         }
 }
 
-/* Images are packed to VEC numbers at a time, since their pixels have three. */
+/* Images are packed into groups of VEC numbers, since their pixels have three channels. */
 void ISA_FN(sampler_out)(const struct tensor *x, const struct tensor *eps, float std, bool linear,
                          const struct tensor *x0, int threads)
 {
@@ -155,7 +156,7 @@ void ISA_FN(sampler_out)(const struct tensor *x, const struct tensor *eps, float
                    std * ((const float *)eps->data)[pixel * eps->ld + c];
         }
         if (linear) {
-            for (size_t i = 0; i < n; i++) /* a NaN stays one: it is looked for later */
+            for (size_t i = 0; i < n; i++) /* a NaN stays a NaN: the caller checks for it */
                 v[i] = v[i] < -1 ? -1 : v[i] > 1 ? 1 : v[i];
         } else {
             vf twice = 2.0f * vget(v);

@@ -1,6 +1,7 @@
-/* 3x3 convolution by F(4x4, 3x3) (Lavin and Gray, CVPR 2016): 36 products of matrices in place of 144 multiplications a tile.
- * The interpolation points are 0, +-sqrt(1/2), +-sqrt(2) and infinity: their powers stay near 1, which costs less accuracy
- * than the usual 0, +-1, +-2. A piece is WINOGRAD_TILES tiles: transformed, multiplied panel by panel, transformed back. */
+/* 3x3 convolution by F(4x4, 3x3) (Lavin and Gray, CVPR 2016): 36 matrix products replace 144
+ * multiplications per tile. The interpolation points are 0, +-sqrt(1/2), +-sqrt(2) and infinity:
+ * their powers stay near 1, which loses less accuracy than the usual 0, +-1, +-2. A piece is
+ * WINOGRAD_TILES tiles: transformed, multiplied panel by panel, transformed back. */
 #include <omp.h>
 
 #include "engine/cpu/kernels.h"
@@ -32,7 +33,7 @@ INLINE void output_1d(vf o[4], vf m0, vf m1, vf m2, vf m3, vf m4, vf m5)
     o[3] = 0.5f * da + 2.0f * db + m5;
 }
 
-/* Tile t of the feature map into v[36][WINOGRAD_TILES][ic] at `slot`. */
+/* Transforms tile t of the feature map into v[36][WINOGRAD_TILES][ic] at `slot`. */
 INLINE void input_tile(const struct conv_job *j, float *v, size_t t, size_t slot, bool bf16)
 {
     const struct conv_desc *d = j->d;
@@ -67,7 +68,8 @@ INLINE void input_tile(const struct conv_job *j, float *v, size_t t, size_t slot
     }
 }
 
-/* m[36][WINOGRAD_TILES][NR] at `slot` to the 4x4 pixels of tile t, channels oc0 .. oc0 + NR. */
+/* Transforms m[36][WINOGRAD_TILES][NR] at `slot` into the 4x4 pixels of tile t, channels oc0 .. oc0
+ * + NR. */
 INLINE void output_tile(const struct conv_job *j, const float *m, size_t t, size_t slot, size_t oc0,
                         bool bf16)
 {

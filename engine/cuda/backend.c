@@ -1,4 +1,5 @@
-/* A GPU behind engine/graph/backend.h: checks shapes, asks for kernels in order on one stream, waits for nothing but copies. */
+/* The CUDA back end: checks shapes and launches kernels in order on one stream; it waits for copies
+ * only. */
 #include "engine/cuda/internal.h"
 
 #include <stdio.h>
@@ -16,7 +17,7 @@ static bool same_shape(const struct tensor *a, const struct tensor *b)
     return a->n == b->n && a->h == b->h && a->w == b->w && a->c == b->c;
 }
 
-/* y: x, doubled or halved. */
+/* True if y has x's shape, doubled or halved. */
 static bool is_resampled(const struct tensor *x, const struct tensor *y, enum resample how)
 {
     const struct tensor *small = how == RESAMPLE_UP ? x : y, *large = how == RESAMPLE_UP ? y : x;
@@ -35,7 +36,7 @@ static enum status launched(struct cuda_backend *c, int e, const char *what, str
     return gpu_check(&c->gpu, e, what, err);
 }
 
-/* ---- what it is ---- */
+/* ---- properties ---- */
 
 static const char *isa(struct backend *b)
 {
@@ -224,7 +225,8 @@ static enum status group_norm(struct backend *b, const struct group_norm_args *a
                 (!too || (a->resample && same_shape(&a->y, too) && too->dtype == a->x.dtype)) &&
                 (!ss || (is_vector(ss) && ss->c == 2 * a->x.c && ss->n == a->x.n)),
             "a group norm whose groups do not divide the channels", err);
-    /* A norm has no plan: the first of its size may grow the scratch, which no recording ever is. */
+    /* A norm has no plan: the first norm of its size may grow the scratch; a first run is never
+     * recorded. */
     if (!s) s = gpu_reserve_scratch(&c->gpu, gpu_norm_scratch(&a->x, a->groups) * 4, err);
     if (!s) s = cuda_values(c, a->condition, a->x.n, &condition, err);
     if (s) return s;
@@ -270,7 +272,7 @@ static enum status downsample(struct backend *b, const struct tensor *x, const s
     return resample(b, x, y, false, err);
 }
 
-/* Of a feature map of pixels and one of cells of them. */
+/* Checks a feature map of pixels and one of cells of them. */
 static enum status permute(struct backend *b, const struct tensor *pixels,
                            const struct tensor *cells, bool to_cells, struct error *err)
 {
@@ -302,7 +304,8 @@ static enum status depth_to_space(struct backend *b, const struct tensor *x, con
     return permute(b, y, x, false, err);
 }
 
-/* x (+ e) into channels first .. of y; nothing where it stands there already. */
+/* Copies x (+ e) into the channels from `first` of y; does nothing where x already is that part of
+ * y. */
 static enum status copy(struct cuda_backend *c, const struct tensor *x, const struct tensor *e,
                         const struct tensor *y, uint32_t first, struct error *err)
 {
@@ -406,7 +409,7 @@ static enum status sampler_out(struct backend *b, const struct tensor *x, const 
                         err);
 }
 
-/* ---- birth and death ---- */
+/* ---- open and close ---- */
 
 static void cuda_close(struct backend *b)
 {
@@ -424,60 +427,61 @@ static void cuda_close(struct backend *b)
 }
 
 static const struct backend_ops cuda_ops = {
-    .name = "cuda",
-    .host_memory = false,
-    .close = cuda_close,
-    .isa = isa,
-    .has_dtype = has_dtype,
-    .best_dtype = best_dtype,
-    .rows_per_batch = rows_per_batch,
-    .batch_rows = cuda_batch_rows,
-    .execution_begin = cuda_execution_begin,
-    .execution_end = cuda_execution_end,
-    .execution_forget = cuda_execution_forget,
-    .finish = finish,
-    .alloc = alloc,
-    .free = release,
-    .copy_in = copy_in,
-    .copy_out = copy_out,
-    .stream_slots = MAX_STREAM_SLOTS,
-    .host_alloc = cuda_host_alloc,
-    .host_free = cuda_host_free,
-    .send = cuda_send,
-    .receive = cuda_receive,
-    .wait = cuda_wait,
-    .gauges = gauges,
-    .conv_plan = cuda_conv_plan,
-    .conv_plan_free = cuda_conv_plan_free,
-    .conv_plan_bytes = cuda_conv_plan_bytes,
-    .conv = cuda_conv,
-    .linear_plan = linear_plan,
-    .linear_plan_free = linear_plan_free,
-    .linear = linear,
-    .attention_plan = cuda_attention_plan,
-    .attention_plan_free = cuda_attention_plan_free,
-    .attention = cuda_attention,
-    .group_norm = group_norm,
-    .norm_resamples = true,
-    .upsample = upsample,
-    .downsample = downsample,
-    .space_to_depth = space_to_depth,
-    .depth_to_space = depth_to_space,
-    .concat = concat,
-    .add_channel = add_channel,
-    .timestep = timestep,
-    .label = label,
-    .silu = silu,
-    .add = add,
-    .cast = cast,
-    .normals = normals,
-    .sampler_in = sampler_in,
-    .sampler_join = sampler_join,
-    .sampler_out = sampler_out,
+    .device.name = "cuda",
+    .device.host_memory = false,
+    .device.close = cuda_close,
+    .device.isa = isa,
+    .device.has_dtype = has_dtype,
+    .device.best_dtype = best_dtype,
+    .device.rows_per_batch = rows_per_batch,
+    .device.batch_rows = cuda_batch_rows,
+    .device.execution_begin = cuda_execution_begin,
+    .device.execution_end = cuda_execution_end,
+    .device.execution_forget = cuda_execution_forget,
+    .device.finish = finish,
+    .device.alloc = alloc,
+    .device.free = release,
+    .device.copy_in = copy_in,
+    .device.copy_out = copy_out,
+    .device.stream_slots = MAX_STREAM_SLOTS,
+    .device.host_alloc = cuda_host_alloc,
+    .device.host_free = cuda_host_free,
+    .device.send = cuda_send,
+    .device.receive = cuda_receive,
+    .device.wait = cuda_wait,
+    .device.gauges = gauges,
+    .net.conv_plan = cuda_conv_plan,
+    .net.conv_plan_free = cuda_conv_plan_free,
+    .net.conv_plan_bytes = cuda_conv_plan_bytes,
+    .net.conv = cuda_conv,
+    .net.linear_plan = linear_plan,
+    .net.linear_plan_free = linear_plan_free,
+    .net.linear = linear,
+    .net.attention_plan = cuda_attention_plan,
+    .net.attention_plan_free = cuda_attention_plan_free,
+    .net.attention = cuda_attention,
+    .net.group_norm = group_norm,
+    .net.norm_resamples = true,
+    .net.upsample = upsample,
+    .net.downsample = downsample,
+    .net.space_to_depth = space_to_depth,
+    .net.depth_to_space = depth_to_space,
+    .net.concat = concat,
+    .net.add_channel = add_channel,
+    .net.timestep = timestep,
+    .net.label = label,
+    .net.silu = silu,
+    .net.add = add,
+    .net.cast = cast,
+    .net.normals = normals,
+    .net.sampler_in = sampler_in,
+    .net.sampler_join = sampler_join,
+    .net.sampler_out = sampler_out,
     .images = &cuda_images,
 };
 
-/* Kernels are compiled for some cards, and for later ones than those: what is left is found here, where another back end can still be taken. */
+/* Kernels are compiled for certain cards and later ones. A card without kernels is detected here,
+ * where another back end can still be chosen. */
 static enum status has_kernels(struct cuda_backend *c, struct error *err)
 {
     const struct gpu_normals n = {
@@ -495,7 +499,8 @@ static enum status make(struct cuda_backend *c, const struct plugin_options *o, 
     struct dnn_selector selector = { .candidates = TIMED_OFFERS };
     snprintf(c->isa, sizeof c->isa, "sm_%d%d", c->gpu.major, c->gpu.minor);
     s = dnn_target_new(&c->target, c->gpu.dnn, NULL, err);
-    /* Times differ from start to start, and with them the engines: not where bytes must stay the same. */
+    /* Times differ from start to start, and so would the chosen engines: nothing is timed where the
+     * bytes must be the same. */
     if (!s && !o->one_size) s = timer_new(&c->timer, &c->gpu, err);
     selector.target = c->target;
     if (c->timer) {

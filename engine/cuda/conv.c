@@ -1,5 +1,5 @@
-/* Convolutions and attentions: cuDNN's plans where it has them, own kernels where it has not. A plan of ours takes any number of rows:
- * as many as fit the sizes of a batch execution at a time. */
+/* Convolutions and attentions: cuDNN's plans where it supports the op, own kernels elsewhere. A
+ * plan takes any number of rows, in pieces that match the sizes of a batch execution. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,10 +9,10 @@ struct conv_plan {
     struct conv_desc d;
     struct dnn_plans *plans; /* NULL: own kernel */
     void *weight;            /* cuDNN: [oc][k][k][ic] of dtype; own: [k][k][ic][oc] F32 */
-    void *bias;              /* [oc] of dtype, set 0; NULL where it is not needed */
+    void *bias;              /* [oc] of dtype, of condition 0; NULL where it is not needed */
     float *wide_bias;        /* [conditions][oc] F32 */
-    float *
-        no_bias; /* [oc] zeros: where rows differ in their bias, it is added after the convolution */
+    /* [oc] zeros: where the rows' biases differ, the bias is added after the convolution. */
+    float *no_bias;
     void *narrow_no_bias; /* the same in dtype */
     size_t bytes;
 };
@@ -87,7 +87,7 @@ done:
 
 /* ---- plans ---- */
 
-/* cuDNN's plans, or none and ST_OK where it has no engine for this. */
+/* Takes cuDNN's plans; none, and ST_OK, where it has no engine for this op. */
 static enum status take_plans(struct cuda_backend *c, const struct dnn_op *op, uint32_t rows,
                               struct dnn_plans **out, struct error *err)
 {
@@ -105,11 +105,11 @@ enum status cuda_conv_plan(struct backend *b, const struct conv_desc *d, const f
 {
     struct cuda_backend *c = cuda_of(b);
     struct dnn_op op;
-    enum status s =
-        cuda_expect((d->kernel == 1 || d->kernel == 3) && (d->stride == 1 || d->stride == 2) &&
-                        d->ic > 0 && d->oc > 0 && d->conditions > 0 && d->x_ld >= d->ic &&
-                        d->y_ld >= d->oc && !d->prologue.norm && b->ops->has_dtype(b, d->dtype),
-                    "a convolution that cannot be", err);
+    enum status s = cuda_expect((d->kernel == 1 || d->kernel == 3) &&
+                                    (d->stride == 1 || d->stride == 2) && d->ic > 0 && d->oc > 0 &&
+                                    d->conditions > 0 && d->x_ld >= d->ic && d->y_ld >= d->oc &&
+                                    !d->prologue.norm && b->ops->device.has_dtype(b, d->dtype),
+                                "a convolution that cannot be", err);
     if (s) return s;
     struct conv_plan *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a convolution's plan");
@@ -133,7 +133,8 @@ void cuda_conv_plan_free(struct backend *b, struct conv_plan *p)
         gpu_free(&c->gpu, all[i]);
     dnn_plans_put(c->plans, p->plans);
     free(p);
-    /* The last of all: no program is left, say because its passes had too many rows. What they needed must not narrow the next one. */
+    /* The last plan of all: no program is left, for example because its executions had too many
+     * rows. The workspace that they needed must not limit the next program. */
     if (--c->convolutions > 0) return;
     gpu_release_workspaces(&c->gpu);
     timer_rest(c->timer);
@@ -151,7 +152,7 @@ static char *row_of(const struct tensor *t, uint32_t n)
     return (char *)t->data + (size_t)n * t->h * t->w * t->ld * dtype_size(t->dtype);
 }
 
-/* The largest size of a batch execution that is at most `rows`. */
+/* The largest size of a batch execution that is not above `rows`. */
 static uint32_t piece_of(const struct dnn_plans *p, const struct cuda_backend *c, uint32_t rows)
 {
     if (dnn_plans_for(p, rows)) return rows;
@@ -241,14 +242,14 @@ enum status cuda_attention_plan(struct backend *b, const struct attention_desc *
     struct cuda_backend *c = cuda_of(b);
     struct dnn_op op;
     enum status s = cuda_expect(d->h > 0 && d->w > 0 && d->heads > 0 && d->head_channels > 0 &&
-                                    b->ops->has_dtype(b, d->dtype),
+                                    b->ops->device.has_dtype(b, d->dtype),
                                 "an attention that cannot be", err);
     if (s) return s;
     struct attention_plan *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for an attention's plan");
     p->d = *d;
     if (dnn_op_of_attention(&op, d, c->tf32)) s = take_plans(c, &op, 0, &p->plans, err);
-    /* Found here it is a model that cannot be had; found by the kernel it would be a fault. */
+    /* Here it is a model that is not supported; in the kernel it would be a fault. */
     if (!s && !p->plans && d->head_channels > GPU_HEAD_CHANNELS_MAX)
         s = error_set(
             err, ST_UNSUPPORTED,

@@ -1,10 +1,11 @@
-/* What the heuristics candidate, and which of it is left out. */
+/* The heuristics' candidates, and which of them are excluded. */
 #include <stdio.h>
 #include <string.h>
 
 #include "engine/cuda/cudnn_internal.h"
 
-/* Engines whose sums differ from run to run, or are taken in fewer bits than F32, or over transformed feature maps. */
+/* False for engines whose sums differ from run to run, have less precision than F32, or are taken
+ * over transformed feature maps. */
 static bool is_exact(const struct dnn_op *o, dnn_part_t engine)
 {
     cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
@@ -28,7 +29,8 @@ static bool is_exact(const struct dnn_op *o, dnn_part_t engine)
     return true;
 }
 
-/* A sum cut into parts ends in an order of its own: with the batch the parts would change, and so would the bits. */
+/* A split sum depends on how it is split, which may change with the batch size, and so would the
+ * bits. */
 static bool splits_sums(const struct dnn_knob *k)
 {
     switch (k->type) {
@@ -73,7 +75,8 @@ static void read_behavior(dnn_part_t engine, struct dnn_choice *c)
         if (notes[i] == CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION) c->is_compiled_at_run_time = true;
 }
 
-/* false: an engine that must not be used, or one that says too little of itself. */
+/* Returns false for an engine that must not be used, or that does not describe itself
+ * completely. */
 static bool read_choice(const struct dnn_op *o, dnn_part_t config, struct dnn_choice *c)
 {
     struct dnn_parts p = { .err = NULL };
@@ -90,7 +93,7 @@ static bool read_choice(const struct dnn_op *o, dnn_part_t config, struct dnn_ch
     return ok;
 }
 
-/* Adds what one way of writing the op is offered, up to `max` in all. */
+/* Adds the offers for one form of the op, up to `max` in all. */
 static enum status candidates_of(struct dnn_target *t, const struct dnn_op *op, uint32_t n,
                                  bool wide_bias, uint32_t max, struct dnn_choice *out,
                                  uint32_t *count, uint32_t *refused, struct error *err)
@@ -99,7 +102,7 @@ static enum status candidates_of(struct dnn_target *t, const struct dnn_op *op, 
     const uint32_t before = *count;
     enum status s = ST_OK;
     for (size_t m = 0; !s && *count == before && m < sizeof modes / sizeof *modes; m++) {
-        struct error why = { 0 }; /* the caller's stays clean where nothing is offered */
+        struct error why = { 0 }; /* the caller's error stays clean where nothing is offered */
         struct dnn_parts p = { .err = &why };
         dnn_part_t configs[DNN_MAX_OFFERS];
         dnn_part_t graph = dnn_graph_of(&p, op, n, wide_bias);
@@ -131,7 +134,8 @@ static bool is_tight(const struct dnn_op *o)
            (o->x_ld == o->ic && o->y_ld == o->oc && (o->r_ld == 0 || o->r_ld == o->oc));
 }
 
-/* Where feature maps are tight the precompiled engines are the better ones; where they are not, both ways must be timed. */
+/* Where feature maps are contiguous the precompiled engines are faster; where they are not, both
+ * forms must be timed. */
 enum status dnn_candidates(struct dnn_target *t, const struct dnn_op *op, uint32_t n,
                            struct dnn_choice out[DNN_MAX_OFFERS], uint32_t *count,
                            uint32_t *refused, struct error *err)

@@ -1,11 +1,13 @@
 /* cudnn_graph.h - the convolutions and attentions of a network as cuDNN graphs, in plain C.
  *
- * An op says what is computed, the batch apart; a choice is an engine of cuDNN with its knobs, a plain value; a plan is an op at
- * one batch with one choice, ready to run. The same choice makes the plans of every batch (the rule "One result" of
- * engine/README.md), and candidates that could not keep that rule are never made: nondeterministic engines, split sums, sums in
- * fewer bits. Plans are made for a device at hand, or for one that is only described, without any driver (checks).
- * Shapes are checked here: cuDNN takes a wrong number of channels for a grouped convolution. "Unsupported" is ST_UNSUPPORTED
- * or no candidates, never a crash. Plans own all their descriptors. One thread at a time per target. */
+ * An op is a computation without its batch size. A choice is an engine of cuDNN with its knobs, a
+ * plain value. A plan is an op at one batch size with one choice, ready to run. One choice makes
+ * the plans of all batch sizes (the rule "One result" of engine/README.md). Candidates that would
+ * break that rule are excluded: nondeterministic engines, split sums, sums in reduced precision.
+ * Plans are made for a present device, or without any driver for one that is only described (for
+ * tests). Shapes are checked here: cuDNN accepts a wrong number of channels for a grouped
+ * convolution. What cuDNN does not support is ST_UNSUPPORTED or an empty list of candidates, never
+ * a crash. Plans own all their descriptors. One thread at a time per target. */
 #ifndef DAVID_CUDA_CUDNN_GRAPH_H
 #define DAVID_CUDA_CUDNN_GRAPH_H
 
@@ -14,14 +16,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "proto/dtype.h"
 #include "proto/error.h"
+#include "proto/models/dtype.h"
 
-/* ---- what is computed ---- */
+/* ---- ops ---- */
 
 enum dnn_kind { DNN_CONV, DNN_ATTENTION };
 
-/* Images are NHWC with `ld` elements between pixels, as in graph/tensor.h. Zero what a kind does not name. */
+/* Images are NHWC with `ld` elements between pixels, as in graph/tensor.h. Members that a kind does
+ * not mention are zero. */
 struct dnn_op {
     enum dnn_kind kind;
     enum dtype dtype; /* of feature maps and weights: F32, F16, BF16; sums are F32 */
@@ -29,27 +32,30 @@ struct dnn_op {
     uint32_t h, w;    /* of the input feature map */
     /* DNN_CONV: y = conv(x) + bias (+ residual); weight: [oc][kernel][kernel][ic], bias: [oc] */
     uint32_t ic, oc, kernel, stride;
-    /* DNN_ATTENTION: x is qkv with 3 * heads * head_channels channels; scale 1 / sqrt(head_channels) */
+    /* DNN_ATTENTION: x is qkv with 3 * heads * head_channels channels; scale: 1 /
+     * sqrt(head_channels) */
     uint32_t heads, head_channels;
     bool new_order;
     size_t x_ld, y_ld;
-    size_t r_ld; /* of the residual; 0: none */
+    size_t r_ld; /* of the residual; 0: no residual */
 };
 
-/* ---- for whom ---- */
+/* ---- targets ---- */
 
 struct dnn_target;
-/* handle: a device at hand; NULL: the one that `deviceprop` describes (cuDNN's flat JSON). Both are borrowed. */
+/* handle: a present device; NULL: the device that `deviceprop` describes (cuDNN's flat JSON). Both
+ * are borrowed. */
 enum status dnn_target_new(struct dnn_target **out, cudnnHandle_t handle, const char *deviceprop,
                            struct error *err);
-void dnn_target_free(struct dnn_target *t); /* takes NULL; its plans are freed before */
+void dnn_target_free(struct dnn_target *t); /* takes NULL; free its plans first */
 
-/* ---- how ---- */
+/* ---- choices ---- */
 
 enum { DNN_MAX_KNOBS = 32, DNN_MAX_OFFERS = 24 };
 
-/* With a bias of the feature maps' type cuDNN has precompiled engines, which copy a feature map whose ld is not its channels into their workspace;
- * with an F32 bias it compiles one at run time, which takes any ld. */
+/* With a bias of the feature maps' type cuDNN has precompiled engines, which copy a feature map
+ * whose ld differs from its channels into their workspace. With an F32 bias it compiles an engine
+ * at run time, which supports any ld. */
 struct dnn_choice {
     int64_t engine;
     struct dnn_knob {
@@ -61,7 +67,8 @@ struct dnn_choice {
     bool is_compiled_at_run_time;
 };
 
-/* What the heuristics candidate for a batch of n, best first. *count may be 0. refused (may be NULL): how many were left out. */
+/* The heuristics' offers for a batch of n, best first. *count may be 0. refused (may be NULL): how
+ * many were excluded. */
 enum status dnn_candidates(struct dnn_target *t, const struct dnn_op *op, uint32_t n,
                            struct dnn_choice out[DNN_MAX_OFFERS], uint32_t *count,
                            uint32_t *refused, struct error *err);
@@ -71,20 +78,21 @@ void dnn_choice_print(const struct dnn_choice *c, char *out, size_t size);
 /* ---- plans ---- */
 
 struct dnn_plan;
-/* ST_UNSUPPORTED where this engine does not take this op at this batch. */
+/* ST_UNSUPPORTED where this engine does not support this op at this batch size. */
 enum status dnn_plan_new(struct dnn_plan **out, struct dnn_target *t, const struct dnn_op *op,
                          uint32_t n, const struct dnn_choice *choice, struct error *err);
 void dnn_plan_free(struct dnn_plan *p); /* takes NULL */
 size_t dnn_plan_workspace_bytes(const struct dnn_plan *p);
 
-/* Device memory. CONV: x, weight, the bias that the choice wants, residual where there is one, y. ATTENTION: x and y. */
+/* Device memory. CONV: x, weight, the bias that the choice uses, the residual if there is one, y.
+ * ATTENTION: x and y. */
 struct dnn_io {
     const void *x, *weight, *residual;
     const void *bias;       /* of the feature maps' type */
     const float *wide_bias; /* F32 */
     void *y, *workspace;
 };
-/* On the handle's stream; may be recorded into a CUDA graph. ST_DEVICE_FAULT */
+/* Runs on the handle's stream; may be recorded into a CUDA graph. Fails with ST_DEVICE_FAULT. */
 enum status dnn_plan_run(struct dnn_plan *p, cudnnHandle_t handle, const struct dnn_io *io,
                          struct error *err);
 

@@ -1,8 +1,9 @@
-/* cudnn_internal.h - what the files behind cudnn_graph.h share: cuDNN descriptors that are owned together.
+/* cudnn_internal.h - what the files behind cudnn_graph.h share: cuDNN descriptors with one owner.
  *
- * cuDNN's objects are made in one order: tensors, operations, graph, heuristics or engine, configuration, plan; each is finalized
- * before the next refers to it, and all live as long as the last. A struct dnn_parts owns them; after its first failure every
- * call on it does nothing, and that failure is its status. */
+ * cuDNN's objects are made in one order: tensors, operations, graph, heuristics or engine,
+ * configuration, plan. Each is finalized before the next refers to it, and all must exist as long
+ * as the last. A struct dnn_parts owns them. After its first failure every call on it does nothing,
+ * and that failure is its status. */
 #ifndef DAVID_CUDA_CUDNN_INTERNAL_H
 #define DAVID_CUDA_CUDNN_INTERNAL_H
 
@@ -16,7 +17,7 @@ struct dnn_parts {
     dnn_part_t all[DNN_MAX_PARTS];
     uint32_t count;
     enum status status;
-    struct error *err; /* of the call that makes parts; NULL: nobody asks */
+    struct error *err; /* of the call that makes parts; may be NULL */
 };
 
 void dnn_parts_done(struct dnn_parts *p); /* takes a zeroed struct */
@@ -27,7 +28,7 @@ void dnn_set(struct dnn_parts *p, dnn_part_t d, cudnnBackendAttributeName_t name
 void dnn_set_part(struct dnn_parts *p, dnn_part_t d, cudnnBackendAttributeName_t name,
                   dnn_part_t value);
 void dnn_finish(struct dnn_parts *p, dnn_part_t d, const char *what);
-/* Elements read; 0 where the attribute cannot be had. */
+/* The number of elements read; 0 where the attribute is not available. */
 int64_t dnn_get(dnn_part_t d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
                 int64_t max, void *out);
 
@@ -41,11 +42,11 @@ enum {
     DNN_KEY,
     DNN_VALUE,
     DNN_SCALE,
-    DNN_BETWEEN = 100 /* and up: never in memory */
+    DNN_BETWEEN = 100 /* and up: never written to memory */
 };
 
 enum status dnn_check_op(const struct dnn_op *o, uint32_t n, struct error *err);
-/* The op at a batch of n; its tensors have the identities above. */
+/* The op at a batch of n; its tensors have the identifiers above. */
 dnn_part_t dnn_graph_of(struct dnn_parts *p, const struct dnn_op *o, uint32_t n, bool wide_bias);
 
 struct dnn_target {

@@ -28,7 +28,8 @@ static dnn_part_t tensor(struct dnn_parts *p, const struct shape *s)
     return d;
 }
 
-/* n feature maps of h x w x c, `ld` elements between pixels: NCHW dimensions over NHWC memory. */
+/* n feature maps of h x w x c with `ld` elements between pixels: NCHW dimensions over NHWC
+ * memory. */
 static struct shape image(int64_t uid, enum dtype t, uint32_t n, uint32_t h, uint32_t w, uint32_t c,
                           size_t ld)
 {

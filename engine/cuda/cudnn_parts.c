@@ -1,4 +1,4 @@
-/* Descriptors owned together, and what cuDNN means by its statuses. */
+/* Descriptors with one owner, and the mapping of cuDNN's statuses. */
 #include "engine/cuda/cudnn_internal.h"
 
 void dnn_parts_done(struct dnn_parts *p)
@@ -7,14 +7,14 @@ void dnn_parts_done(struct dnn_parts *p)
         (void)cudnnBackendDestroyDescriptor(p->all[--p->count]);
 }
 
-/* What cuDNN means by its statuses: a graph that an engine does not take is no fault. */
+/* Maps cuDNN's statuses: a graph that an engine does not support is no fault. */
 static enum status status_of(cudnnStatus_t s)
 {
     if (s == CUDNN_STATUS_SUCCESS) return ST_OK;
     if (s == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED ||
         s == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)
         return ST_NO_MEMORY_NOW;
-    switch (s / 1000) { /* cuDNN 9 numbers its statuses by kind */
+    switch (s / 1000) { /* cuDNN 9 groups its statuses by thousands */
     case 2: return ST_INTERNAL;
     case 3: return ST_UNSUPPORTED;
     default: return ST_DEVICE_FAULT;
@@ -62,7 +62,7 @@ void dnn_finish(struct dnn_parts *p, dnn_part_t d, const char *what)
     if (!p->status) dnn_note(p, cudnnBackendFinalize(d), what);
 }
 
-/* Elements read; 0 where the attribute cannot be had. */
+/* The number of elements read; 0 where the attribute is not available. */
 int64_t dnn_get(dnn_part_t d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
                 int64_t max, void *out)
 {

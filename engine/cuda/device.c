@@ -34,7 +34,7 @@ enum status gpu_check(struct gpu *g, int cuda_error, const char *what, struct er
     char detail[256];
     if (e == cudaSuccess) return ST_OK;
     snprintf(detail, sizeof detail, "%s: %s: %s", what, cudaGetErrorName(e), cudaGetErrorString(e));
-    (void)cudaGetLastError(); /* an error that is not sticky must not be found again */
+    (void)cudaGetLastError(); /* an error that is not sticky must not be reported again */
     if (e == cudaErrorMemoryAllocation)
         return error_set(err, ST_NO_MEMORY_NOW, "GPU %d: %s", g->index, detail);
     return fault(g, detail, err);
@@ -45,11 +45,11 @@ enum status gpu_note_fault(struct gpu *g, const struct error *why, struct error 
     return fault(g, why->detail, err);
 }
 
-/* ---- birth ---- */
+/* ---- open and close ---- */
 
 int gpu_count(char *why, size_t size)
 {
-    int n = 0; /* untouched where there is no driver */
+    int n = 0; /* stays 0 where there is no driver */
     cudaError_t e = cudaGetDeviceCount(&n);
     if (e != cudaSuccess) {
         (void)cudaGetLastError();
@@ -77,7 +77,8 @@ static enum status ring_init(struct gpu *g, struct error *err)
     return s;
 }
 
-/* The library that is found at run time may be another than that of the headers. Attention as one operation is the newest thing asked of it. */
+/* At run time the library may be another one than that of the headers. Attention as one operation
+ * is the newest feature in use. */
 static enum status open_cudnn(struct gpu *g, struct error *err)
 {
     const size_t version = cudnnGetVersion();
@@ -141,7 +142,7 @@ enum status gpu_alloc(struct gpu *g, size_t bytes, void **out, struct error *err
 
 void gpu_free(struct gpu *g, void *p)
 {
-    /* What is still asked for may use it; after a fault neither call means anything. */
+    /* Kernels in flight may use it; after a fault neither call has a meaning. */
     if (!p) return;
     (void)cudaSetDevice(g->index);
     if (g->stream) (void)cudaStreamSynchronize(g->stream);
@@ -234,7 +235,7 @@ enum status gpu_send_values(struct gpu *g, const void *host, size_t bytes, void 
     if (!s && bytes > RING_SLOT_BYTES)
         s = error_set(err, ST_INTERNAL, "%zu bytes of values; a slot has %d", bytes,
                       RING_SLOT_BYTES);
-    /* The slot's last copy, RING_SLOTS sends ago, is almost always over. */
+    /* The slot's last copy, RING_SLOTS sends ago, is almost always complete. */
     if (!s) s = gpu_check(g, (int)cudaEventSynchronize(r->sent[slot]), "an event", err);
     if (s) return s;
     memcpy(from, host, bytes);

@@ -1,9 +1,11 @@
-/* device.h - one GPU: its streams, its memory, and whether it still answers.
+/* device.h - one GPU: its streams, its memory, and its health.
  *
- * Everything is asked for on the computing stream, in order, and nothing waits but what says so. A CUDA error that is not about memory is a
- * fault: the context is lost, the first one is remembered, and from then on every call is ST_DEVICE_FAULT. Memory comes and goes
- * while programs are made; a run takes none. Values that differ from run to run (sets, times, labels) travel through a ring of
- * pinned slots. One thread at a time; device_fault() and stream_slots' waits (stream_slots.h) from any. */
+ * All work is issued to the computing stream, in order; only functions that say so wait. A CUDA
+ * error other than out of memory is a fault: the context is lost, the first error is kept, and from
+ * then on every call returns ST_DEVICE_FAULT. Memory is allocated and freed while programs are
+ * made; a run allocates none. Values that differ from run to run (condition indices, times, labels)
+ * pass through a ring of pinned slots. One thread at a time; device_fault() and the waits of stream
+ * slots (stream_slots.c) may be called from any thread. */
 #ifndef DAVID_CUDA_DEVICE_H
 #define DAVID_CUDA_DEVICE_H
 
@@ -13,12 +15,12 @@
 
 #include "engine/cuda/plans.h"
 
-enum { CUDNN_LEAST = 91300 }; /* engine/cuda.cmake looks for it too */
+enum { CUDNN_LEAST = 91300 }; /* engine/cuda.cmake checks for it too */
 enum { RING_SLOTS = 8, RING_SLOT_BYTES = 16384, NAME_MAX_BYTES = 64 };
 
 struct ring {
     char *host;   /* pinned, [RING_SLOTS][RING_SLOT_BYTES] */
-    char *device; /* the same */
+    char *device; /* device memory of the same size */
     cudaEvent_t sent[RING_SLOTS];
     uint32_t next;
 };
@@ -26,34 +28,36 @@ struct ring {
 struct gpu {
     int index, major, minor;
     char name[NAME_MAX_BYTES];
-    char address[32]; /* on the PCI bus: how other libraries know it */
+    char address[32]; /* PCI bus address, by which other libraries identify the device */
     size_t total_bytes;
     cudaStream_t stream; /* computing */
     cudnnHandle_t dnn;
     struct ring ring;
-    void *workspace; /* of cuDNN's plans, shared: they run one after the other */
+    void *workspace; /* of cuDNN's plans; shared, since they run one after the other */
     size_t workspace_bytes;
-    float *scratch; /* of own kernels */
+    float *scratch; /* of our own kernels */
     size_t scratch_bytes;
-    void **outgrown; /* earlier workspaces and scratches: recorded passes may still point at them */
+    /* Earlier workspaces and scratches: recorded graphs may still point at them. */
+    void **outgrown;
     uint32_t n_outgrown;
-    atomic_bool fault_comes,
-        is_faulty; /* who sets fault_comes writes `fault`; it may be read once is_faulty */
+    /* The thread that sets fault_comes writes `fault`; others read it once is_faulty is set. */
+    atomic_bool fault_comes, is_faulty;
     struct error fault;
-    uint64_t allocations; /* ever; tests see that serving makes none */
+    uint64_t allocations; /* in total; tests check that serving adds none */
 };
 
-/* How many GPUs there are; 0 with the reason in `why` where none can be used. */
+/* The number of GPUs; 0, and the reason in `why`, where none can be used. */
 int gpu_count(char *why, size_t size);
 enum status gpu_init(struct gpu *g, int index, struct error *err);
 void gpu_done(struct gpu *g); /* takes a zeroed struct */
 
-/* ST_OK, ST_NO_MEMORY_NOW (the device goes on), or the fault. Every CUDA call goes through here, also those of kernels.h. */
+/* Returns ST_OK, ST_NO_MEMORY_NOW (the device goes on), or the fault. Every CUDA call is checked
+ * here, also those of kernels.h. */
 enum status gpu_check(struct gpu *g, int cuda_error, const char *what, struct error *err);
-enum status gpu_fault(const struct gpu *g, struct error *err); /* ST_OK while there is none */
-/* What every op starts with: no fault, and this thread means this device. */
+enum status gpu_fault(const struct gpu *g, struct error *err); /* ST_OK while there is no fault */
+/* Every op begins with it: checks that there is no fault and makes this the thread's device. */
 enum status gpu_enter(const struct gpu *g, struct error *err);
-/* Another library's call has failed for good, for the reason `why`. */
+/* Records that another library's call has failed for good, for the reason `why`. */
 enum status gpu_note_fault(struct gpu *g, const struct error *why, struct error *err);
 
 enum status gpu_alloc(struct gpu *g, size_t bytes, void **out, struct error *err);
@@ -61,18 +65,20 @@ void gpu_free(struct gpu *g, void *p); /* takes NULL */
 enum status gpu_copy_in(struct gpu *g, void *device, const void *host, size_t bytes,
                         struct error *err); /* returns when `host` may change */
 enum status gpu_copy_out(struct gpu *g, void *host, const void *device, size_t bytes,
-                         struct error *err);              /* returns when it is there */
-enum status gpu_finish(struct gpu *g, struct error *err); /* waits for everything asked for */
+                         struct error *err);              /* returns when the data has arrived */
+enum status gpu_finish(struct gpu *g, struct error *err); /* waits for all work that was issued */
 
-/* At least so much from now on. */
+/* Grows the workspace to at least `bytes`. */
 enum status gpu_reserve_workspace(struct gpu *g, size_t bytes, struct error *err);
 enum status gpu_reserve_scratch(struct gpu *g, size_t bytes, struct error *err);
 
-/* Gives both back, and those outgrown: nothing that was recorded points at them any more. */
+/* Frees the workspace and the scratch, and those outgrown: no recorded graph points at them any
+ * more. */
 void gpu_release_workspaces(struct gpu *g);
 
-/* A few values for the next kernels: copied now, on the device in order, at `to` or (NULL) somewhere until RING_SLOTS calls later. Not while a batch execution
- * is recorded. */
+/* Copies a few values for the next kernels; on the device the copy takes its place in the stream's
+ * order, at `to` or (NULL) at an address that stays valid for RING_SLOTS calls. Not while a batch
+ * execution is recorded. */
 enum status gpu_send_values(struct gpu *g, const void *host, size_t bytes, void *to,
                             const void **device /* may be NULL */, struct error *err);
 

@@ -1,4 +1,4 @@
-/* Passes: their sizes, their values, and their recordings as CUDA graphs. */
+/* Batch executions: their sizes, their values, and their recordings as CUDA graphs. */
 #include <stdlib.h>
 
 #include "engine/cuda/internal.h"
@@ -17,7 +17,7 @@ static char *values_at(const struct cuda_backend *c, int which)
     return (char *)c->values + (size_t)which * MAX_BATCH_ROWS * 4;
 }
 
-/* Where they are on the host; NULL: the batch execution has none. */
+/* The host addresses of the arrays; NULL: the batch execution does not have the array. */
 static void arrays_of(const struct execution *p, const void *all[VALUE_ARRAYS])
 {
     all[VALUE_CONDITIONS] = p->condition;
@@ -76,7 +76,7 @@ enum status cuda_execution_begin(struct backend *b, const struct execution *p, b
     struct cuda_backend *c = cuda_of(b);
     enum status s = gpu_enter(&c->gpu, err);
     if (!s) s = cuda_expect(p->rows <= MAX_BATCH_ROWS, "a batch execution of too many rows", err);
-    timer_rest(c->timer); /* whatever was loaded is loaded */
+    timer_rest(c->timer); /* everything lazy is loaded by now */
     if (!s) s = send_values(c, p, err);
     if (!s) s = record_of(c, p, err);
     if (s) return s;
@@ -94,7 +94,7 @@ enum status cuda_execution_begin(struct backend *b, const struct execution *p, b
     return s;
 }
 
-/* What was recorded has not been run yet. */
+/* Ends a recording. What was recorded has not been run yet. */
 static enum status finish_recording(struct cuda_backend *c, bool is_whole, struct error *err)
 {
     cudaGraph_t graph = NULL;
@@ -112,7 +112,7 @@ static enum status finish_recording(struct cuda_backend *c, bool is_whole, struc
         if (!s) c->record->exec = exec;
         if (s && exec) (void)cudaGraphExecDestroy(exec);
     } else {
-        (void)cudaGetLastError(); /* a recording that is given up says so once */
+        (void)cudaGetLastError(); /* an abandoned recording reports its error once */
     }
     if (graph) (void)cudaGraphDestroy(graph);
     return s;

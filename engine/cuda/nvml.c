@@ -1,6 +1,7 @@
-/* How a GPU is doing, from the driver's management library. The toolkit need not have its header, and a machine need not have the
- * library, so the few declarations are here and the library is opened when first asked. Found by PCI address: CUDA and the library number
- * devices differently. */
+/* The state of a GPU, from the driver's management library. The toolkit may lack its header and the
+ * machine the library, so the few declarations are here and the library is opened at the first
+ * call. The device is found by its PCI address, since CUDA and the library number devices
+ * differently. */
 #include <dlfcn.h>
 #include <math.h>
 #include <pthread.h>
@@ -8,7 +9,7 @@
 
 #include "engine/cuda/internal.h"
 
-/* nvml.h's, by value. */
+/* The declarations of nvml.h, with its values. */
 typedef struct nvml_device *nvml_device_t;
 struct nvml_utilization {
     unsigned gpu, memory; /* percent */
@@ -35,7 +36,7 @@ static void *find(void *library, const char *name)
     return library ? dlsym(library, name) : NULL;
 }
 
-/* Copied as bytes: ISO C has no cast from void * to a function. */
+/* Copied as bytes: ISO C has no cast from void * to a function pointer. */
 #define TAKE(library, member, name)                                                                \
     do {                                                                                           \
         void *symbol = find(library, name);                                                        \

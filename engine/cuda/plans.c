@@ -26,7 +26,8 @@ struct dnn_sizes dnn_sizes_of(uint32_t rows, bool one)
     return s;
 }
 
-/* A feature map of 256 x 256 x 256 twice: what a precompiled engine copies where a concat leaves gaps. */
+/* Two feature maps of 256 x 256 x 256: what a precompiled engine copies where a concatenation
+ * leaves gaps between pixels. */
 size_t dnn_workspace_bound(uint32_t n, enum dtype dtype)
 {
     return ((size_t)(n < 4 ? 4 : n) << 25) * dtype_size(dtype);
@@ -68,13 +69,13 @@ static enum status make_all(struct dnn_plans *p, const struct dnn_selector *s,
     return status;
 }
 
-/* An candidate that is not timed comes after all that are, in the order of the heuristics. */
+/* A candidate that is not timed comes after all that are, in the order of the heuristics. */
 static uint64_t untimed(uint32_t i)
 {
     return UINT64_MAX / 2 + i;
 }
 
-/* Fills ns[] of the candidates: UINT64_MAX where one cannot be made. */
+/* Fills ns[] of the candidates: UINT64_MAX where a plan cannot be made. */
 static enum status time_candidates(struct dnn_plans *p, const struct dnn_selector *s,
                                    const struct dnn_choice *candidates, uint32_t count,
                                    uint64_t *ns, struct error *err)
@@ -224,7 +225,7 @@ size_t dnn_plans_workspace_bytes(const struct dnn_plans *p)
     return most;
 }
 
-/* ---- what cuDNN computes ---- */
+/* ---- ops that cuDNN computes ---- */
 
 enum { FEW_CHANNELS = 4, SDPA_ALIGN_BYTES = 16 };
 
@@ -250,7 +251,7 @@ bool dnn_op_of_attention(struct dnn_op *out, const struct attention_desc *d, boo
 {
     const size_t size = dtype_size(d->dtype);
     if (d->dtype == DT_F32 && !tf32) return false;
-    /* A head's queries, keys and values begin at any multiple of these. */
+    /* A head's queries, keys and values may begin at any multiple of these. */
     if (d->head_channels * size % SDPA_ALIGN_BYTES || d->qkv_ld * size % SDPA_ALIGN_BYTES ||
         d->y_ld * size % SDPA_ALIGN_BYTES)
         return false;

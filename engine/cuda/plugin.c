@@ -1,4 +1,4 @@
-/* The one symbol of libdavid_cuda.so. */
+/* The only symbol of libdavid_cuda.so. */
 #include "engine/cuda/internal.h"
 
 #include "engine/graph/build_id.h"

@@ -1,5 +1,6 @@
-/* Copies beside computing: one stream in, one out, and for every stream_slot the events that order them with the computing stream.
- * A stream_slot's host and device memory belong to one batch at a time, from its send to its wait. */
+/* Copies that overlap with computing: one stream in each direction and, for every stream slot, the
+ * events that order them with the computing stream. A slot's host and device memory belong to one
+ * batch at a time, from its send to its wait. */
 #include "engine/cuda/internal.h"
 
 static enum status event_new(struct cuda_backend *c, cudaEvent_t *e, struct error *err)

@@ -1,4 +1,5 @@
-/* How long a plan takes on this device: made for a load, where every candidate of cuDNN for an op is tried on made-up feature maps. */
+/* The time of a plan on this device. Made for one load, in which every candidate of cuDNN for an op
+ * is timed on synthetic feature maps. */
 #include <stdlib.h>
 
 #include "engine/cuda/internal.h"
@@ -48,7 +49,8 @@ static size_t rounded(size_t bytes)
     return (bytes + 255) / 256 * 256;
 }
 
-/* Normals in all of it, whatever it will stand for: a device computes zeros faster than feature maps. */
+/* Fills all of it with normals, whatever it will be used as: a device computes zeros faster than
+ * real feature maps. */
 static enum status fill(struct timer *t, enum dtype dtype, struct error *err)
 {
     struct gpu *g = t->g;
@@ -92,7 +94,7 @@ static enum status reserve(struct timer *t, size_t bytes, enum dtype dtype, stru
     return fill(t, dtype, err);
 }
 
-/* Bytes of x, weights, bias, residual and y, each at its own place. */
+/* Bytes of x, weights, bias, residual and y, each in a buffer of its own. */
 static void sizes_of(const struct dnn_op *o, uint32_t n, size_t out[5])
 {
     const size_t size = dtype_size(o->dtype), px = (size_t)n * o->h * o->w;
@@ -105,7 +107,8 @@ static void sizes_of(const struct dnn_op *o, uint32_t n, size_t out[5])
     out[4] = rounded((o->kind == DNN_CONV ? out_px : px) * o->y_ld * size);
 }
 
-/* Where an engine cannot run at all, or not be recorded, another is chosen: that is no fault, unless the device has gone with it. */
+/* Where an engine cannot be run or recorded, another is chosen; that is no fault, unless the device
+ * is lost. */
 static enum status no_engine(struct timer *t, const struct error *why, struct error *err)
 {
     (void)cudaGetLastError();
@@ -155,7 +158,7 @@ enum status timer_time(void *ctx, const struct dnn_op *op, struct dnn_plan *p, u
                                .y = at[4],
                                .workspace = g->workspace };
     for (int i = 0; !s && i <= TIMED_RUNS;
-         i++) { /* the first is not timed: the start is noted anew */
+         i++) { /* the first run is not timed: the start is recorded again */
         struct error why = { 0 };
         if (i <= 1) s = gpu_check(g, (int)cudaEventRecord(t->from, g->stream), "an event", err);
         if (!s && dnn_plan_run(p, g->dnn, &io, &why)) return no_engine(t, &why, err);

@@ -10,7 +10,7 @@
 #define DAVID_DAVI_CONDITIONS_H
 
 #include "engine/graph/program.h"
-#include "proto/model_info.h"
+#include "proto/models/model_info.h"
 
 enum { LEVEL_STEPS = 16, SIGMA_STEPS_MAX = 64 };
 

@@ -47,8 +47,8 @@ enum status image_pool_check(struct image_pool *p, uint32_t stream_slot, uint32_
 enum status image_pool_report(struct image_pool *p, uint32_t stream_slot, uint32_t n,
                               struct error *err)
 {
-    return p->backend->ops->receive(p->backend, stream_slot, p->host_bad[stream_slot],
-                                    p->bad[stream_slot], n * sizeof(uint32_t), err);
+    return p->backend->ops->device.receive(p->backend, stream_slot, p->host_bad[stream_slot],
+                                           p->bad[stream_slot], n * sizeof(uint32_t), err);
 }
 
 bool image_pool_is_bad(const struct image_pool *p, uint32_t stream_slot, uint32_t i)
@@ -62,10 +62,10 @@ void image_pool_close(struct image_pool *p)
 {
     if (!p) return;
     const struct backend_ops *ops = p->backend->ops;
-    ops->free(p->backend, p->device);
-    ops->free(p->backend, p->bad[0]);
-    ops->host_free(p->backend, p->host);
-    ops->host_free(p->backend, p->host_bad[0]);
+    ops->device.free(p->backend, p->device);
+    ops->device.free(p->backend, p->bad[0]);
+    ops->device.host_free(p->backend, p->host);
+    ops->device.host_free(p->backend, p->host_bad[0]);
     pthread_mutex_destroy(&p->lock);
     free(p);
 }
@@ -76,10 +76,10 @@ static enum status take_memory(struct image_pool *p, struct error *err)
     const struct backend_ops *ops = b->ops;
     const size_t flags = p->rows * sizeof(uint32_t);
     void *device = NULL, *host = NULL, *bad = NULL, *host_bad = NULL;
-    enum status s = ops->alloc(b, p->device_free.bytes, &device, err);
-    if (!s) s = ops->alloc(b, SAMPLER_STREAM_SLOTS * flags, &bad, err);
-    if (!s) s = ops->host_alloc(b, p->host_free.bytes, &host, err);
-    if (!s) s = ops->host_alloc(b, SAMPLER_STREAM_SLOTS * flags, &host_bad, err);
+    enum status s = ops->device.alloc(b, p->device_free.bytes, &device, err);
+    if (!s) s = ops->device.alloc(b, SAMPLER_STREAM_SLOTS * flags, &bad, err);
+    if (!s) s = ops->device.host_alloc(b, p->host_free.bytes, &host, err);
+    if (!s) s = ops->device.host_alloc(b, SAMPLER_STREAM_SLOTS * flags, &host_bad, err);
     p->device = device;
     p->host = host;
     for (uint32_t i = 0; i < SAMPLER_STREAM_SLOTS; i++) {
@@ -92,7 +92,7 @@ static enum status take_memory(struct image_pool *p, struct error *err)
 enum status image_pool_open(struct image_pool **out, struct backend *b, uint32_t rows,
                             struct error *err)
 {
-    if (!b->ops->images || b->ops->stream_slots < SAMPLER_STREAM_SLOTS) return ST_OK;
+    if (!b->ops->images || b->ops->device.stream_slots < SAMPLER_STREAM_SLOTS) return ST_OK;
     struct image_pool *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a pool of images");
     if (pthread_mutex_init(&p->lock, NULL)) {

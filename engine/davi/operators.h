@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "engine/graph/backend/images.h"
-#include "proto/image.h"
+#include "proto/images/image.h"
 
 enum operator_kind {
 #define OPERATOR(id, name) OPERATOR_##id,

@@ -96,9 +96,9 @@ enum status restoration_send(struct restoration *r, uint32_t stream_slot, struct
     struct backend *b = r->backend;
     const size_t bytes = restoration_values(r) * sizeof(int64_t);
     if (d->has_arrived) return ST_OK;
-    enum status s = b->ops->send(b, stream_slot, d->pixels, r->s.img ? r->s.img->pixels : r->s.y->y,
-                                 given_bytes(r), err);
-    if (!s) s = b->ops->send(b, stream_slot, d->tables, r->tables, r->tables_bytes, err);
+    enum status s = b->ops->device.send(
+        b, stream_slot, d->pixels, r->s.img ? r->s.img->pixels : r->s.y->y, given_bytes(r), err);
+    if (!s) s = b->ops->device.send(b, stream_slot, d->tables, r->tables, r->tables_bytes, err);
     if (!s) s = r->ops->clear(b, r->slots[0].acc, bytes, err);
     if (!s && r->sum) s = r->ops->clear(b, r->sum, bytes, err);
     if (!s && r->sum2) s = r->ops->clear(b, r->sum2, bytes, err);
@@ -142,7 +142,8 @@ static enum status finish(struct restoration *r, uint32_t stream_slot, struct er
     if (!s && r->sum2) s = ops->largest_deviation(b, &f, numbers + STD_LARGEST, err);
     if (!s && r->sum2)
         s = ops->deviation(b, &f, numbers + STD_LARGEST, (uint8_t *)d->out + d->returned.std, err);
-    if (!s) s = b->ops->receive(b, stream_slot, d->pieces.host, d->out, d->returned.total, err);
+    if (!s)
+        s = b->ops->device.receive(b, stream_slot, d->pieces.host, d->out, d->returned.total, err);
     return s;
 }
 
@@ -217,8 +218,9 @@ static enum status restore_once(struct image_pool *pool, enum task_id task, cons
         if (!s) s = restoration_put_on_device(r, i, 0, 0, tile, err);
     }
     if (!s) s = image_pool_report(pool, 0, 1, err);
-    if (!s) s = pool->backend->ops->wait(pool->backend, 0, err);
-    if (s && pool->backend->ops->finish) (void)pool->backend->ops->finish(pool->backend, NULL);
+    if (!s) s = pool->backend->ops->device.wait(pool->backend, 0, err);
+    if (s && pool->backend->ops->device.finish)
+        (void)pool->backend->ops->device.finish(pool->backend, NULL);
     restoration_free(r);
     return s;
 }
@@ -228,7 +230,7 @@ enum status restorations_warm(struct image_pool *pool, struct error *err)
     struct backend *b = pool->backend;
     struct image img[2] = { { 0 }, { 0 } }, mask = { 0 };
     void *tile = NULL;
-    enum status s = b->ops->alloc(b, WARM_TILE_FLOATS * sizeof(float), &tile, err);
+    enum status s = b->ops->device.alloc(b, WARM_TILE_FLOATS * sizeof(float), &tile, err);
     if (!s) s = image_init(&img[0], RESTORE_MIN_SIDE, RESTORE_MIN_SIDE, 3, 8, err);
     if (!s) s = image_init(&img[1], RESTORE_MIN_SIDE, RESTORE_MIN_SIDE, 3, 16, err);
     if (!s) s = image_init(&mask, RESTORE_MIN_SIDE, RESTORE_MIN_SIDE, 1, 8, err);
@@ -237,7 +239,7 @@ enum status restorations_warm(struct image_pool *pool, struct error *err)
     if (!s) memset(mask.pixels, 0, image_bytes(&mask));
     for (int i = 0; i < 2 * TASK_COUNT && !s; i++)
         s = restore_once(pool, (enum task_id)(i / 2), &img[i % 2], &mask, tile, err);
-    b->ops->free(b, tile);
+    b->ops->device.free(b, tile);
     image_done(&img[0]);
     image_done(&img[1]);
     image_done(&mask);

@@ -20,7 +20,7 @@ size_t sampler_bytes(const struct sampler *s)
 static enum status take(struct backend *b, size_t bytes, float **out, struct error *err)
 {
     void *memory = NULL;
-    enum status status = b->ops->alloc(b, bytes, &memory, err);
+    enum status status = b->ops->device.alloc(b, bytes, &memory, err);
     *out = memory;
     return status;
 }
@@ -28,8 +28,8 @@ static enum status take(struct backend *b, size_t bytes, float **out, struct err
 static enum status take_on_host(struct backend *b, size_t bytes, float **out, struct error *err)
 {
     void *memory = NULL;
-    if (b->ops->stream_slots) {
-        enum status status = b->ops->host_alloc(b, bytes, &memory, err);
+    if (b->ops->device.stream_slots) {
+        enum status status = b->ops->device.host_alloc(b, bytes, &memory, err);
         *out = memory;
         return status;
     }
@@ -47,7 +47,7 @@ enum status sampler_init(struct sampler *out, struct backend *b, struct program 
                          .linear = info->arch.linear_output,
                          .tile = info->tile_size,
                          .rows = program_rows(p),
-                         .stream_slots = b->ops->stream_slots >= SAMPLER_STREAM_SLOTS
+                         .stream_slots = b->ops->device.stream_slots >= SAMPLER_STREAM_SLOTS
                                              ? SAMPLER_STREAM_SLOTS
                                              : 1 };
     const size_t bytes = row_floats(&s) * s.rows * sizeof(float);
@@ -56,7 +56,8 @@ enum status sampler_init(struct sampler *out, struct backend *b, struct program 
     if (!status) status = take(b, bytes, &s.eps, err);
     for (uint32_t i = 0; !status && i < s.stream_slots; i++) {
         status = take(b, bytes, &s.y_in[i], err);
-        if (!status && !b->ops->host_memory) status = take_on_host(b, bytes, &s.host[i], err);
+        if (!status && !b->ops->device.host_memory)
+            status = take_on_host(b, bytes, &s.host[i], err);
     }
     if (status) goto done;
     s.h = calloc(s.rows, sizeof *s.h);
@@ -80,11 +81,11 @@ void sampler_done(struct sampler *s)
     const struct backend_ops *ops = s->backend->ops;
     float *const all[] = { s->z, s->x_t, s->eps };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        ops->free(s->backend, all[i]);
+        ops->device.free(s->backend, all[i]);
     for (uint32_t i = 0; i < s->stream_slots; i++) {
-        ops->free(s->backend, s->y_in[i]);
-        if (ops->stream_slots)
-            ops->host_free(s->backend, s->host[i]);
+        ops->device.free(s->backend, s->y_in[i]);
+        if (ops->device.stream_slots)
+            ops->device.host_free(s->backend, s->host[i]);
         else
             free(s->host[i]);
     }
@@ -121,7 +122,7 @@ enum status sampler_draw(struct sampler *s, uint32_t i, uint64_t seed, uint32_t 
                               .h = s->tile,
                               .channels = 3,
                               .dst = s->z + i * row_floats(s) };
-    return s->backend->ops->normals(s->backend, &a, err);
+    return s->backend->ops->net.normals(s->backend, &a, err);
 }
 
 enum status sampler_give(struct sampler *s, uint32_t i, const float *z, struct error *err)
@@ -132,7 +133,7 @@ enum status sampler_give(struct sampler *s, uint32_t i, const float *z, struct e
         memcpy(dst, z, bytes);
         return ST_OK;
     }
-    return s->backend->ops->copy_in(s->backend, dst, z, bytes, err);
+    return s->backend->ops->device.copy_in(s->backend, dst, z, bytes, err);
 }
 
 static struct tensor images(float *data, uint32_t n, uint32_t tile)
@@ -164,8 +165,9 @@ static enum status send(struct sampler *s, uint32_t first, uint32_t n, struct er
     const struct backend_ops *ops = s->backend->ops;
     const size_t at = first * row_floats(s), bytes = n * row_floats(s) * sizeof(float);
     float *to = s->y_in[s->stream_slot] + at, *from = s->host[s->stream_slot] + at;
-    return ops->stream_slots ? ops->send(s->backend, s->stream_slot, to, from, bytes, err)
-                             : ops->copy_in(s->backend, to, from, bytes, err);
+    return ops->device.stream_slots
+               ? ops->device.send(s->backend, s->stream_slot, to, from, bytes, err)
+               : ops->device.copy_in(s->backend, to, from, bytes, err);
 }
 
 static enum status receive(struct sampler *s, uint32_t first, uint32_t n, struct error *err)
@@ -173,8 +175,9 @@ static enum status receive(struct sampler *s, uint32_t first, uint32_t n, struct
     const struct backend_ops *ops = s->backend->ops;
     const size_t at = first * row_floats(s), bytes = n * row_floats(s) * sizeof(float);
     float *to = s->host[s->stream_slot] + at, *from = s->y_in[s->stream_slot] + at;
-    return ops->stream_slots ? ops->receive(s->backend, s->stream_slot, to, from, bytes, err)
-                             : ops->copy_out(s->backend, to, from, bytes, err);
+    return ops->device.stream_slots
+               ? ops->device.receive(s->backend, s->stream_slot, to, from, bytes, err)
+               : ops->device.copy_out(s->backend, to, from, bytes, err);
 }
 
 /* Copies the rows that do not stay, each run of neighbours at once. */
@@ -205,8 +208,8 @@ enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
         const float *from = y_in + i * floats, *z = s->z + i * floats;
         float *x_t = s->x_t + i * (floats / 3) * s->channels;
         status = s->channels == 3
-                     ? ops->sampler_in(s->backend, from, z, hz, x_t, floats, err)
-                     : ops->sampler_join(s->backend, from, z, hz, x_t, floats / 3, err);
+                     ? ops->net.sampler_in(s->backend, from, z, hz, x_t, floats, err)
+                     : ops->net.sampler_join(s->backend, from, z, hz, x_t, floats / 3, err);
     }
     if (status) return status;
     status = program_run(
@@ -216,16 +219,17 @@ enum status sampler_begin(struct sampler *s, uint32_t n, struct error *err)
     const struct tensor eps = images(s->eps, n, s->tile), x0 = images(y_in, n, s->tile);
     struct tensor x = images(s->x_t, n, s->tile);
     x.ld = s->channels;
-    status =
-        ops->sampler_out(s->backend, &x, &eps, (float)s->constants.eps_gain, s->linear, &x0, err);
+    status = ops->net.sampler_out(s->backend, &x, &eps, (float)s->constants.eps_gain, s->linear,
+                                  &x0, err);
     return status ? status : move(s, n, receive, err);
 }
 
 enum status sampler_end(struct sampler *s, uint32_t stream_slot, struct error *err)
 {
     const struct backend_ops *ops = s->backend->ops;
-    return ops->stream_slots && s->host[stream_slot] ? ops->wait(s->backend, stream_slot, err)
-                                                     : ST_OK;
+    return ops->device.stream_slots && s->host[stream_slot]
+               ? ops->device.wait(s->backend, stream_slot, err)
+               : ST_OK;
 }
 
 enum status sampler_run(struct sampler *s, uint32_t n, struct error *err)

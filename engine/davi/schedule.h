@@ -6,7 +6,7 @@
 #ifndef DAVID_DAVI_SCHEDULE_H
 #define DAVID_DAVI_SCHEDULE_H
 
-#include "proto/model_info.h"
+#include "proto/models/model_info.h"
 
 enum { SCHEDULE_STEPS = 1000, SCHEDULE_LAST = SCHEDULE_STEPS - 1 };
 

@@ -22,7 +22,8 @@ static bool meet(const struct lifetime *a, const struct lifetime *b)
     return a->first <= b->last && b->first <= a->last;
 }
 
-/* The lowest offset at which `s` meets none of the first `placed` lifetimes of the order. */
+/* The lowest offset at which `s` overlaps none of the first `placed` buffers of the order, in time
+ * and in memory. */
 static size_t lowest_offset(const struct lifetime *lifetimes, const struct ranked *order,
                             uint32_t placed, const struct lifetime *s)
 {

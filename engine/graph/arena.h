@@ -1,7 +1,7 @@
-/* arena.h - buffers that live from one moment to another, laid into one piece of memory.
+/* arena.h - places buffers with known lifetimes in one block of memory.
  *
- * The largest first, each at the lowest place that is free for as long as it lives. Plain host data, a pure function; the
- * array belongs to the caller. */
+ * The largest buffer comes first; each gets the lowest offset that is free for its whole lifetime.
+ * Plain host data, a pure function; the array belongs to the caller. */
 #ifndef DAVID_GRAPH_ARENA_H
 #define DAVID_GRAPH_ARENA_H
 
@@ -11,12 +11,13 @@
 #include "proto/error.h"
 
 struct lifetime {
-    size_t bytes;         /* 0: takes no place */
-    uint32_t first, last; /* moments during which it lives, inclusive */
+    size_t bytes;         /* 0: needs no memory */
+    uint32_t first, last; /* of the moments in which it is used, inclusive */
     size_t offset;        /* out: a multiple of 64 */
 };
 
-/* total: bytes of the whole. ST_NO_MEMORY_NOW where there is none to plan with. */
+/* total: bytes of the block. Fails with ST_NO_MEMORY_NOW when the host has no memory for the
+ * plan. */
 enum status arena_lay_out(struct lifetime *lifetimes, uint32_t n, size_t *total, struct error *err);
 
 #endif

@@ -5,58 +5,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/graph/device.h"
-
-enum { GROUPS = 32, PARAM_ALIGN = 16 };
-static const float norm_eps = 1e-5f;
-
-/* ---- parameters ---- */
-
-enum status param_layout_init(struct param_layout *out, const struct graph *g, struct error *err)
-{
-    size_t *offset = malloc((g->n_params + 1) * sizeof *offset), end = 0;
-    if (!offset)
-        return error_set(err, ST_NO_MEMORY_NOW, "no memory to place %u parameters", g->n_params);
-    for (uint32_t i = 0; i < g->n_params; i++) {
-        offset[i] = end;
-        end += (g->params[i].count + PARAM_ALIGN - 1) / PARAM_ALIGN * PARAM_ALIGN;
-    }
-    *out = (struct param_layout){ offset, end };
-    return ST_OK;
-}
-
-void param_layout_done(struct param_layout *l)
-{
-    free(l->offset);
-    *l = (struct param_layout){ 0 };
-}
-
-enum status params_load(struct backend *b, const struct graph *g, const struct param_layout *l,
-                        const struct param_source *src, float *params, struct error *err)
-{
-    enum status s = b->ops->gradients->fill(b, params, l->count, 0, err);
-    for (uint32_t i = 0; !s && i < g->n_params; i++) {
-        float *values = NULL;
-        s = param_load(src, &g->params[i], &values, err);
-        if (!s)
-            s = device_copy_in(b, params + l->offset[i], values,
-                               g->params[i].count * sizeof *values, err);
-        free(values);
-    }
-    return s;
-}
+#include "engine/graph/op_make.h"
 
 /* ---- making ---- */
-
-/* Views of one node: as the forward pass has it, as gradients find it, and its own gradient. */
-struct place_of_node {
-    struct tensor value, recomputed, gradient;
-    struct trained_conv *conv;
-    struct attention_plan *attention;
-    struct trained_attention *attention_gradient;
-    double *moments; /* GROUP_NORM: [rows][groups][2], memory of the back end */
-    double *sums;    /* BATCH_NORM: [2][c] of the forward pass, [2][c] of the backward pass */
-};
 
 struct tape {
     struct backend *b;
@@ -65,84 +16,102 @@ struct tape {
     const float *params;
     struct backward_options o;
     struct backward_plan plan;
-    struct place_of_node *at; /* [nodes] */
+    /* [nodes] each. `again` is the step as its gradient finds it: its views are what has been
+     * recomputed, where something has; plans are those of `steps`. */
+    struct op_step *steps, *again;
+    /* [nodes], without those of the parameters: the caller of a pass has them. */
+    struct op_gradients *gradients;
     void *arena;
-    float *scalar[SCALARS]; /* [rows] of the last forward pass */
-    uint32_t *label;        /* [rows] */
+    struct row_values values; /* of the last forward pass */
     uint64_t forward_ns[OP_COUNT], backward_ns[OP_COUNT];
 };
 
-static struct tensor view(const struct tape *t, const struct node *n, const struct place *p)
+/* Views of all nodes, [nodes] each. */
+struct views {
+    struct tensor *value, *recomputed, *gradient;
+};
+
+static void views_done(struct views *v)
 {
-    return (struct tensor){ .data = (char *)t->arena + p->offset_bytes,
-                            .dtype = n->is_embedding ? DT_F32 : t->o.dtype,
-                            .n = t->o.rows,
-                            .h = n->h,
-                            .w = n->w,
-                            .c = n->c,
-                            .ld = p->ld };
+    free(v->value);
+    free(v->recomputed);
+    free(v->gradient);
 }
 
-static enum status make_conv(struct tape *t, int32_t i, struct error *err)
+static enum status views_init(struct views *out, const struct tape *t, struct error *err)
+{
+    const uint32_t n = t->g->n_nodes;
+    struct views v = { calloc(n, sizeof *v.value), calloc(n, sizeof *v.recomputed),
+                       calloc(n, sizeof *v.gradient) };
+    if (!v.value || !v.recomputed || !v.gradient) {
+        views_done(&v);
+        return error_set(err, ST_NO_MEMORY_NOW, "no memory for the views of %u nodes", n);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const struct backward_node *b = &t->plan.nodes[i];
+        const struct place *places[3] = { &b->value, b->is_recomputed ? &b->recomputed : &b->value,
+                                          &b->gradient };
+        struct tensor *to[3] = { &v.value[i], &v.recomputed[i], &v.gradient[i] };
+        for (int k = 0; k < 3; k++)
+            *to[k] = op_view(&t->g->nodes[i], (char *)t->arena + places[k]->offset_bytes,
+                             places[k]->ld, t->o.rows, t->o.dtype);
+    }
+    *out = v;
+    return ST_OK;
+}
+
+/* Where the gradient of a node that is read goes. */
+static struct into into_of(const struct tensor *gradients, int32_t node, enum flow flow)
+{
+    struct into to = { { 0 }, flow == FLOW_ADD };
+    if (flow == FLOW_WRITE || flow == FLOW_ADD) to.dst = gradients[node];
+    return to;
+}
+
+static enum status make_step(struct tape *t, uint32_t i, const struct views *v, struct error *err)
 {
     const struct node *n = &t->g->nodes[i];
-    const struct place_of_node *in = &t->at[n->in[0]];
     const struct backward_node *b = &t->plan.nodes[i];
-    struct trained_conv_desc d = { .h = in->value.h,
-                                   .w = in->value.w,
-                                   .ic = in->value.c,
-                                   .oc = n->c,
-                                   .kernel = n->kernel,
-                                   .stride = n->stride,
-                                   .dtype = t->o.dtype,
-                                   .x_ld = in->value.ld,
-                                   .y_ld = t->at[i].value.ld };
-    if (n->residual != NODE_NONE) d.r_ld = t->at[n->residual].value.ld;
-    if (b->has_gradient) d.dy_ld = t->at[i].gradient.ld;
-    if (b->in[0] != FLOW_NONE) d.dx_ld = in->gradient.ld;
-    d.dx_add = b->in[0] == FLOW_ADD;
-    return t->b->ops->gradients->conv_new(t->b, &d, &t->at[i].conv, err);
+    const struct op_trainer trainer = { .b = t->b,
+                                        .g = t->g,
+                                        .params = t->params,
+                                        .offset = t->layout.offset,
+                                        .rows = t->o.rows,
+                                        .dtype = t->o.dtype,
+                                        .group = t->o.process_group };
+    struct op_gradients *gradients = &t->gradients[i];
+    *gradients =
+        (struct op_gradients){ .dy = v->gradient[i],
+                               .dx = into_of(v->gradient, n->in[0], b->in[0]),
+                               .dother = into_of(v->gradient, n->in[1], b->in[1]),
+                               .dresidual = into_of(v->gradient, n->residual, b->residual) };
+    op_connect(&t->steps[i], t->g, (int32_t)i, v->value, &t->values);
+    enum status s = op_make_trained(&t->steps[i], &trainer, (int32_t)i,
+                                    b->has_gradient ? gradients : NULL, err);
+    t->again[i] = t->steps[i];
+    op_connect(&t->again[i], t->g, (int32_t)i, v->recomputed, &t->values);
+    return s;
 }
 
-static enum status make_attention(struct tape *t, int32_t i, struct error *err)
+static enum status make_steps(struct tape *t, struct error *err)
 {
-    const struct node *n = &t->g->nodes[i];
-    struct attention_desc d = { .h = n->h,
-                                .w = n->w,
-                                .heads = n->heads,
-                                .head_channels = n->c / n->heads,
-                                .new_order = n->new_order,
-                                .dtype = t->o.dtype,
-                                .qkv_ld = t->at[n->in[0]].value.ld,
-                                .y_ld = t->at[i].value.ld };
-    enum status s = t->b->ops->attention_plan(t->b, &d, &t->at[i].attention, err);
-    if (s || !t->plan.nodes[i].has_gradient) return s;
-    if (t->plan.nodes[i].in[0] == FLOW_ADD)
-        return error_set(err, ST_INTERNAL, "attention whose input something else reads too");
-    return t->b->ops->gradients->attention_new(t->b, &d, &t->at[i].attention_gradient, err);
+    struct views v = { 0 };
+    enum status s = views_init(&v, t, err);
+    if (s) return s;
+    for (uint32_t i = 0; !s && i < t->g->n_nodes; i++)
+        s = make_step(t, i, &v, err);
+    views_done(&v);
+    return s;
 }
 
-/* A permutation's gradient is the permutation back, which adds to nothing. */
-static enum status check_permutation(const struct tape *t, int32_t i, struct error *err)
+static enum status check_support(const struct tape *t, struct error *err)
 {
-    return t->plan.nodes[i].in[0] == FLOW_ADD
-               ? error_set(err, ST_INTERNAL, "a %s whose input something else reads too",
-                           op_name(t->g->nodes[i].op))
-               : ST_OK;
-}
-
-static enum status make_sums(struct tape *t, int32_t i, struct error *err)
-{
-    t->at[i].sums = calloc(4 * (size_t)t->g->nodes[i].c, sizeof *t->at[i].sums);
-    return t->at[i].sums ? ST_OK : error_set(err, ST_NO_MEMORY_NOW, "no memory for a batch norm");
-}
-
-static enum status make_moments(struct tape *t, int32_t i, struct error *err)
-{
-    void *memory = NULL;
-    enum status s =
-        t->b->ops->alloc(t->b, (size_t)t->o.rows * GROUPS * 2 * sizeof(double), &memory, err);
-    if (!s) t->at[i].moments = memory;
+    enum status s = ST_OK;
+    for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
+        const enum op op = t->g->nodes[i].op;
+        s = supports_op(t->b, op, OP_FOR_TRAINING, err);
+        if (!s && t->plan.nodes[i].has_gradient) s = supports_op(t->b, op, OP_FOR_GRADIENT, err);
+    }
     return s;
 }
 
@@ -150,40 +119,31 @@ static enum status make(struct tape *t, struct error *err)
 {
     enum status s = param_layout_init(&t->layout, t->g, err);
     if (!s) s = backward_plan_init(&t->plan, t->g, &t->o, err);
+    if (!s) s = check_support(t, err);
     if (s) return s;
-    t->at = calloc(t->g->n_nodes, sizeof *t->at);
-    for (int i = 0; i < SCALARS; i++)
-        t->scalar[i] = calloc(t->o.rows, sizeof *t->scalar[i]);
-    t->label = calloc(t->o.rows, sizeof *t->label);
-    if (!t->at || !t->scalar[SCALAR_TIME] || !t->scalar[SCALAR_SIGMA] || !t->scalar[SCALAR_LEVEL] ||
-        !t->label)
+    t->steps = calloc(t->g->n_nodes, sizeof *t->steps);
+    t->again = calloc(t->g->n_nodes, sizeof *t->again);
+    t->gradients = calloc(t->g->n_nodes, sizeof *t->gradients);
+    bool has_scalars = true;
+    for (int i = 0; i < SCALARS; i++) {
+        t->values.scalar[i] = calloc(t->o.rows, sizeof *t->values.scalar[i]);
+        has_scalars = has_scalars && t->values.scalar[i];
+    }
+    t->values.label = calloc(t->o.rows, sizeof *t->values.label);
+    if (!t->steps || !t->again || !t->gradients || !has_scalars || !t->values.label)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for a tape of %u nodes", t->g->n_nodes);
-    s = t->b->ops->alloc(t->b, t->plan.arena_bytes, &t->arena, err);
-    for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
-        const struct backward_node *b = &t->plan.nodes[i];
-        const struct node *n = &t->g->nodes[i];
-        t->at[i].value = view(t, n, &b->value);
-        t->at[i].recomputed = view(t, n, b->is_recomputed ? &b->recomputed : &b->value);
-        t->at[i].gradient = view(t, n, &b->gradient);
-    }
-    for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
-        if (t->g->nodes[i].op == OP_CONV) s = make_conv(t, (int32_t)i, err);
-        if (t->g->nodes[i].op == OP_ATTENTION) s = make_attention(t, (int32_t)i, err);
-        if (t->g->nodes[i].op == OP_BATCH_NORM) s = make_sums(t, (int32_t)i, err);
-        if (t->g->nodes[i].op == OP_GROUP_NORM) s = make_moments(t, (int32_t)i, err);
-        if (t->g->nodes[i].patch) s = check_permutation(t, (int32_t)i, err);
-    }
-    return s;
+    s = t->b->ops->device.alloc(t->b, t->plan.arena_bytes, &t->arena, err);
+    return s ? s : make_steps(t, err);
 }
 
 enum status tape_new(struct tape **out, struct backend *b, const struct graph *g,
                      const float *params, const struct backward_options *o, struct error *err)
 {
     if (!b->ops->gradients)
-        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot train", b->ops->name);
-    if (!b->ops->has_dtype(b, o->dtype))
-        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot compute in %s", b->ops->name,
-                         dtype_name(o->dtype));
+        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot train", b->ops->device.name);
+    if (!b->ops->device.has_dtype(b, o->dtype))
+        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot compute in %s",
+                         b->ops->device.name, dtype_name(o->dtype));
     struct tape *t = calloc(1, sizeof *t);
     if (!t) return error_set(err, ST_NO_MEMORY_NOW, "no memory for a tape");
     t->b = b;
@@ -203,21 +163,18 @@ void tape_free(struct tape *t)
 {
     if (!t) return;
     const struct backend_ops *ops = t->b->ops;
-    for (uint32_t i = 0; t->at && i < t->g->n_nodes; i++) {
-        ops->gradients->conv_free(t->b, t->at[i].conv);
-        if (t->at[i].attention) ops->attention_plan_free(t->b, t->at[i].attention);
-        ops->gradients->attention_free(t->b, t->at[i].attention_gradient);
-        ops->free(t->b, t->at[i].moments);
-        free(t->at[i].sums);
-    }
-    ops->free(t->b, t->arena);
+    for (uint32_t i = 0; t->steps && i < t->g->n_nodes; i++)
+        op_release(&t->steps[i], t->b);
+    ops->device.free(t->b, t->arena);
     backward_plan_done(&t->plan);
     param_layout_done(&t->layout);
     graph_free(t->g);
-    free(t->at);
+    free(t->steps);
+    free(t->again);
+    free(t->gradients);
     for (int i = 0; i < SCALARS; i++)
-        free(t->scalar[i]);
-    free(t->label);
+        free(t->values.scalar[i]);
+    free(t->values.label);
     free(t);
 }
 
@@ -225,7 +182,8 @@ size_t tape_bytes(const struct tape *t)
 {
     size_t bytes = t->plan.arena_bytes;
     for (uint32_t i = 0; i < t->g->n_nodes; i++)
-        if (t->at[i].conv) bytes += t->b->ops->gradients->conv_bytes(t->at[i].conv);
+        if (t->steps[i].trained_conv)
+            bytes += t->b->ops->gradients->conv_bytes(t->steps[i].trained_conv);
     return bytes;
 }
 
@@ -234,19 +192,13 @@ uint32_t tape_rows(const struct tape *t)
     return t->o.rows;
 }
 
-static const float *param_of(const struct tape *t, int32_t param)
-{
-    return param == NODE_NONE ? NULL : t->params + t->layout.offset[param];
-}
-
 enum status tape_pack(struct tape *t, struct error *err)
 {
     enum status s = ST_OK;
     for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
-        const struct node *n = &t->g->nodes[i];
-        if (n->op == OP_CONV)
-            s = t->b->ops->gradients->conv_pack(t->b, t->at[i].conv, param_of(t, n->weight),
-                                                param_of(t, n->bias), err);
+        const struct op_step *st = &t->steps[i];
+        if (st->trained_conv)
+            s = t->b->ops->gradients->conv_pack(t->b, st->trained_conv, st->weight, st->bias, err);
     }
     return s;
 }
@@ -258,90 +210,6 @@ static uint64_t now_ns(void)
     struct timespec t;
     (void)clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-/* Where a node is read: as the forward pass left it, or made again. */
-static const struct tensor *read_of(const struct tape *t, int32_t node, bool recomputed)
-{
-    return node == NODE_NONE ? NULL : recomputed ? &t->at[node].recomputed : &t->at[node].value;
-}
-
-static struct group_norm_args norm_args(const struct tape *t, const struct node *n,
-                                        const struct tensor *y, bool recomputed)
-{
-    return (struct group_norm_args){ .x = *read_of(t, n->in[0], recomputed),
-                                     .y = *y,
-                                     .groups = GROUPS,
-                                     .eps = norm_eps,
-                                     .gamma = param_of(t, n->weight),
-                                     .beta = param_of(t, n->bias),
-                                     .scale_shift = read_of(t, n->in[1], recomputed),
-                                     .silu = n->silu };
-}
-
-static struct batch_norm_args batch_args(const struct tape *t, uint32_t i)
-{
-    const struct node *n = &t->g->nodes[i];
-    const struct tensor *x = read_of(t, n->in[0], false);
-    double processes = t->o.process_group.sum ? t->o.process_group.processes : 1;
-    return (struct batch_norm_args){ .x = *x,
-                                     .gamma = param_of(t, n->weight),
-                                     .beta = param_of(t, n->bias),
-                                     .sums = t->at[i].sums,
-                                     .count = processes * x->n * x->h * x->w,
-                                     .eps = norm_eps };
-}
-
-/* The sums of a batch norm are those of all processes before anything is made of them. */
-static void sum_over_group(const struct tape *t, double *sums, uint32_t c)
-{
-    if (t->o.process_group.sum) t->o.process_group.sum(t->o.process_group.ctx, sums, 2 * (size_t)c);
-}
-
-static enum status run_batch_norm(struct tape *t, uint32_t i, struct error *err)
-{
-    const struct batch_norm_args a = batch_args(t, i);
-    enum status s = t->b->ops->gradients->batch_norm_sums(t->b, &a.x, t->at[i].sums, err);
-    if (s) return s;
-    sum_over_group(t, t->at[i].sums, a.x.c);
-    return t->b->ops->gradients->batch_norm(t->b, &a, &t->at[i].value, err);
-}
-
-static enum status run_node(struct tape *t, uint32_t i, bool recomputed, struct error *err)
-{
-    const struct backend_ops *ops = t->b->ops;
-    const struct node *n = &t->g->nodes[i];
-    const struct tensor *y = read_of(t, (int32_t)i, recomputed);
-    const struct tensor *x = read_of(t, n->in[0], recomputed),
-                        *other = read_of(t, n->in[1], recomputed);
-    struct group_norm_args norm;
-    switch (n->op) {
-    case OP_INPUT: return ST_OK; /* filled by tape_forward */
-    case OP_TIMESTEP: return ops->timestep(t->b, t->scalar[n->scalar], y, err);
-    case OP_LABEL: return ops->label(t->b, param_of(t, n->weight), t->label, y, err);
-    case OP_LINEAR:
-        return ops->gradients->linear(t->b, param_of(t, n->weight), param_of(t, n->bias), x, y,
-                                      err);
-    case OP_SILU: return ops->silu(t->b, x, y, err);
-    case OP_ADD: return ops->add(t->b, x, other, y, err);
-    case OP_ADD_CHANNEL: return ops->add_channel(t->b, x, other, y, err);
-    case OP_CONV:
-        return ops->gradients->conv(t->b, t->at[i].conv, x, read_of(t, n->residual, recomputed), y,
-                                    err);
-    case OP_GROUP_NORM:
-        norm = norm_args(t, n, y, recomputed);
-        return ops->gradients->group_norm(t->b, &norm, t->at[i].moments, err);
-    case OP_ATTENTION: return ops->attention(t->b, t->at[i].attention, x, y, err);
-    case OP_UPSAMPLE: return ops->upsample(t->b, x, y, err);
-    case OP_DOWNSAMPLE: return ops->downsample(t->b, x, y, err);
-    case OP_SPACE_TO_DEPTH: return ops->space_to_depth(t->b, x, y, err);
-    case OP_DEPTH_TO_SPACE: return ops->depth_to_space(t->b, x, y, err);
-    case OP_CONCAT: return ops->concat(t->b, x, other, y, err);
-    case OP_BATCH_NORM: return run_batch_norm(t, i, err);
-    case OP_LEAKY_RELU: return ops->gradients->leaky_relu(t->b, x, n->slope, y, err);
-    case OP_COUNT: break;
-    }
-    return error_set(err, ST_INTERNAL, "op %d", (int)n->op);
 }
 
 /* A tight F32 feature map of the caller's, shaped as `like`. */
@@ -367,13 +235,13 @@ static enum status take_conditions(struct tape *t, const struct tape_input *in, 
                                  n->scalar == SCALAR_SIGMA   ? "sigma"
                                  : n->scalar == SCALAR_LEVEL ? "level"
                                                              : "t");
-            t->scalar[n->scalar][row] = from[row];
+            t->values.scalar[n->scalar][row] = from[row];
         }
         for (uint32_t row = 0; n->op == OP_LABEL && row < t->o.rows; row++) {
             if (!in->label || in->label[row] >= t->g->params[n->weight].shape[0])
                 return error_set(err, ST_BAD_PARAMETER, "row %u has no label below %u", row,
                                  t->g->params[n->weight].shape[0]);
-            t->label[row] = in->label[row];
+            t->values.label[row] = in->label[row];
         }
     }
     return ST_OK;
@@ -381,13 +249,13 @@ static enum status take_conditions(struct tape *t, const struct tape_input *in, 
 
 enum status tape_forward(struct tape *t, const struct tape_input *in, struct error *err)
 {
-    const struct tensor *first = &t->at[t->g->input].value;
+    const struct tensor *first = &t->steps[t->g->input].y;
     struct tensor x = outside(in->x, first);
     enum status s = take_conditions(t, in, err);
-    if (!s) s = t->b->ops->cast(t->b, &x, first, err);
+    if (!s) s = t->b->ops->net.cast(t->b, &x, first, err);
     for (uint32_t i = 0; !s && i < t->g->n_nodes; i++) {
         uint64_t start = now_ns();
-        s = run_node(t, i, false, err);
+        s = op_run(t->b, &t->steps[i], err);
         t->forward_ns[t->g->nodes[i].op] += now_ns() - start;
     }
     return s;
@@ -398,129 +266,23 @@ enum status tape_value(struct tape *t, int32_t node, float *y, struct error *err
     const struct node *n = node >= 0 && node < (int32_t)t->g->n_nodes ? &t->g->nodes[node] : NULL;
     if (!n || (node != t->g->output && !(t->o.keep_taps && n->tap[0])))
         return error_set(err, ST_INTERNAL, "the value of node %d is not kept", (int)node);
-    struct tensor to = outside(y, &t->at[node].value);
-    return t->b->ops->cast(t->b, &t->at[node].value, &to, err);
+    struct tensor to = outside(y, &t->steps[node].y);
+    return t->b->ops->net.cast(t->b, &t->steps[node].y, &to, err);
 }
 
 /* ---- backward ---- */
-
-/* Where the gradient of a node that is read goes. */
-static struct into into_of(const struct tape *t, int32_t node, enum flow flow)
-{
-    struct into to = { { 0 }, flow == FLOW_ADD };
-    if (flow == FLOW_WRITE || flow == FLOW_ADD) to.dst = t->at[node].gradient;
-    return to;
-}
 
 static float *gradient_of(const struct tape *t, float *gradients, int32_t param)
 {
     return gradients && param != NODE_NONE ? gradients + t->layout.offset[param] : NULL;
 }
 
-/* What passes a gradient on as it is: to another place, or to a slice of the output's channels. */
-static enum status route_gradient(struct tape *t, struct tensor dy, int32_t to, enum flow flow,
-                                  uint32_t channel, struct error *err)
-{
-    struct into into = into_of(t, to, flow);
-    if (!into.dst.data) return ST_OK;
-    dy.data = (char *)dy.data + channel * dtype_size(dy.dtype);
-    dy.c = into.dst.c;
-    return t->b->ops->gradients->copy_into(t->b, &dy, &into, err);
-}
-
-static enum status conv_back(struct tape *t, uint32_t i, float *dweight, float *dbias,
-                             struct error *err)
-{
-    const struct gradient_ops *ops = t->b->ops->gradients;
-    const struct node *n = &t->g->nodes[i];
-    const struct backward_node *b = &t->plan.nodes[i];
-    const struct tensor *dy = &t->at[i].gradient;
-    enum status s = ST_OK;
-    if (dweight)
-        s = ops->conv_weights(t->b, t->at[i].conv, read_of(t, n->in[0], true), dy, dweight, dbias,
-                              err);
-    if (!s && b->in[0] != FLOW_NONE)
-        s = ops->conv_data(t->b, t->at[i].conv, dy, &t->at[n->in[0]].gradient, err);
-    return s ? s : route_gradient(t, *dy, n->residual, b->residual, 0, err);
-}
-
-static enum status norm_back(struct tape *t, uint32_t i, float *dgamma, float *dbeta,
-                             struct error *err)
-{
-    const struct node *n = &t->g->nodes[i];
-    const struct backward_node *b = &t->plan.nodes[i];
-    struct group_norm_gradient_args a = {
-        .forward = norm_args(t, n, &t->at[i].gradient, true),
-        .moments = t->at[i].moments,
-        .dy = t->at[i].gradient,
-        .dx = into_of(t, n->in[0], b->in[0]),
-        .dscale_shift = into_of(t, n->in[1], b->in[1]),
-        .dgamma = dgamma,
-        .dbeta = dbeta,
-    };
-    return t->b->ops->gradients->group_norm_gradient(t->b, &a, err);
-}
-
-static enum status batch_norm_back(struct tape *t, uint32_t i, float *dgamma, float *dbeta,
-                                   struct error *err)
-{
-    const struct gradient_ops *ops = t->b->ops->gradients;
-    const struct batch_norm_args a = batch_args(t, i);
-    const struct tensor *dy = &t->at[i].gradient;
-    const struct into dx = into_of(t, t->g->nodes[i].in[0], t->plan.nodes[i].in[0]);
-    double *dsums = t->at[i].sums + 2 * (size_t)a.x.c;
-    enum status s = ops->batch_norm_gradient_sums(t->b, &a, dy, dsums, dgamma, dbeta, err);
-    if (s || !dx.dst.data) return s;
-    sum_over_group(t, dsums, a.x.c);
-    return ops->batch_norm_gradient(t->b, &a, dy, dsums, &dx, err);
-}
-
 static enum status back_node(struct tape *t, uint32_t i, float *gradients, struct error *err)
 {
-    const struct gradient_ops *ops = t->b->ops->gradients;
-    const struct node *n = &t->g->nodes[i];
-    const struct backward_node *b = &t->plan.nodes[i];
-    const struct tensor *dy = &t->at[i].gradient, *x = read_of(t, n->in[0], true);
-    const struct into dx = into_of(t, n->in[0], b->in[0]), dother = into_of(t, n->in[1], b->in[1]);
-    float *dweight = gradient_of(t, gradients, n->weight);
-    float *dbias = gradient_of(t, gradients, n->bias);
-    enum status s;
-    switch (n->op) {
-    case OP_INPUT:
-    case OP_TIMESTEP: return ST_OK;
-    case OP_LABEL: return dweight ? ops->label_gradient(t->b, t->label, dy, dweight, err) : ST_OK;
-    case OP_LINEAR:
-        return ops->linear_gradient(t->b, param_of(t, n->weight), x, dy, &dx, dweight, dbias, err);
-    case OP_SILU: return dx.dst.data ? ops->silu_gradient(t->b, x, dy, &dx, err) : ST_OK;
-    case OP_ADD:
-    case OP_ADD_CHANNEL:
-        s = route_gradient(t, *dy, n->in[0], b->in[0], 0, err);
-        if (s || !dother.dst.data) return s;
-        return n->op == OP_ADD ? ops->copy_into(t->b, dy, &dother, err)
-                               : ops->channel_sums(t->b, dy, &dother, err);
-    case OP_CONV: return conv_back(t, i, dweight, dbias, err);
-    case OP_GROUP_NORM: return norm_back(t, i, dweight, dbias, err);
-    case OP_ATTENTION:
-        return dx.dst.data
-                   ? ops->attention_gradient(t->b, t->at[i].attention_gradient, x, dy, &dx.dst, err)
-                   : ST_OK;
-    case OP_UPSAMPLE: return dx.dst.data ? ops->upsample_gradient(t->b, dy, &dx, err) : ST_OK;
-    case OP_DOWNSAMPLE: return dx.dst.data ? ops->downsample_gradient(t->b, dy, &dx, err) : ST_OK;
-    case OP_SPACE_TO_DEPTH:
-        return dx.dst.data ? t->b->ops->depth_to_space(t->b, dy, &dx.dst, err) : ST_OK;
-    case OP_DEPTH_TO_SPACE:
-        return dx.dst.data ? t->b->ops->space_to_depth(t->b, dy, &dx.dst, err) : ST_OK;
-    case OP_CONCAT:
-        s = route_gradient(t, *dy, n->in[0], b->in[0], 0, err);
-        return s ? s
-                 : route_gradient(t, *dy, n->in[1], b->in[1], n->c - t->g->nodes[n->in[1]].c, err);
-    case OP_BATCH_NORM: return batch_norm_back(t, i, dweight, dbias, err);
-    case OP_LEAKY_RELU:
-        return dx.dst.data ? ops->leaky_relu_gradient(t->b, &t->at[i].value, n->slope, dy, &dx, err)
-                           : ST_OK;
-    case OP_COUNT: break;
-    }
-    return error_set(err, ST_INTERNAL, "op %d", (int)n->op);
+    struct op_gradients g = t->gradients[i];
+    g.dweight = gradient_of(t, gradients, t->g->nodes[i].weight);
+    g.dbias = gradient_of(t, gradients, t->g->nodes[i].bias);
+    return op_gradient(t->b, &t->again[i], &g, err);
 }
 
 /* The caller's gradient of node i, and the making again of what node i's gradient reads. */
@@ -532,15 +294,15 @@ static enum status prepare(struct tape *t, uint32_t i, const struct upstream_gra
     enum status s = ST_OK;
     for (uint32_t k = 0; !s && k < n_upstream; k++) {
         if (upstream[k].node != (int32_t)i) continue;
-        struct tensor dy = outside(upstream[k].dy, &t->at[i].gradient);
-        struct into to = { t->at[i].gradient, is_written };
+        struct tensor dy = outside(upstream[k].dy, &t->gradients[i].dy);
+        struct into to = { t->gradients[i].dy, is_written };
         s = t->b->ops->gradients->copy_into(t->b, &dy, &to, err);
         is_written = true;
     }
     if (!s && !is_written)
         return error_set(err, ST_INTERNAL, "nothing gives node %u a gradient", i);
     for (uint32_t k = b->recompute_first; !s && k < b->recompute_end; k++)
-        s = run_node(t, t->plan.recomputed[k], true, err);
+        s = op_run(t->b, &t->again[t->plan.recomputed[k]], err);
     return s;
 }
 
@@ -563,8 +325,8 @@ enum status tape_backward(struct tape *t, const struct upstream_gradient *upstre
     if (s || !dx) return s;
     if (!t->o.input_gradient)
         return error_set(err, ST_INTERNAL, "a tape without an input gradient");
-    struct tensor to = outside(dx, &t->at[t->g->input].gradient);
-    return t->b->ops->cast(t->b, &t->at[t->g->input].gradient, &to, err);
+    struct tensor to = outside(dx, &t->gradients[t->g->input].dy);
+    return t->b->ops->net.cast(t->b, &t->gradients[t->g->input].dy, &to, err);
 }
 
 enum status tape_probe(struct tape *t, const struct upstream_gradient *upstream,
@@ -572,14 +334,13 @@ enum status tape_probe(struct tape *t, const struct upstream_gradient *upstream,
 {
     enum status s = check_backward(t, err);
     for (uint32_t i = t->g->n_nodes; !s && i-- > 0;) {
-        const struct node *n = &t->g->nodes[i];
         if (!t->plan.nodes[i].has_gradient) continue;
         s = prepare(t, i, upstream, n_upstream, err);
         if (s) return s;
         if (i == t->plan.probe)
-            return t->b->ops->gradients->conv_weights(t->b, t->at[i].conv,
-                                                      read_of(t, n->in[0], true),
-                                                      &t->at[i].gradient, dweight, NULL, err);
+            return t->b->ops->gradients->conv_weights(t->b, t->again[i].trained_conv,
+                                                      &t->again[i].in[0], &t->gradients[i].dy,
+                                                      dweight, NULL, err);
         s = back_node(t, i, NULL, err);
     }
     return s ? s : error_set(err, ST_INTERNAL, "a tape without a probe");

@@ -1,5 +1,6 @@
-/* A value is a node's output, the same made again, or its gradient; a buffer is the memory of one value or of several that
- * share it. The moment of node i is i on the way forward and 2n - i on the way back; n is the loss. */
+/* A value is a node's output, that output recomputed, or its gradient. A buffer is the memory of
+ * one value or of several that share it. The moment of node i is i in the forward pass and 2n - i
+ * in the backward pass; n is the loss. */
 #include "engine/graph/backward_plan.h"
 
 #include <stdlib.h>
@@ -9,7 +10,7 @@
 #include "engine/graph/plan.h"
 
 struct buffer {
-    uint32_t channels; /* of its pixels; 0: given up to another buffer, or never used */
+    uint32_t channels; /* of its pixels; 0: merged into another buffer, or never used */
     struct lifetime lifetime;
 };
 
@@ -17,14 +18,14 @@ struct layout {
     const struct graph *g;
     const struct backward_options *o;
     uint32_t n;
-    struct buffer *buffers; /* [3n]: outputs, outputs made again, gradients */
+    struct buffer *buffers; /* [3n]: outputs, recomputed outputs, gradients */
     uint32_t *buffer_of;    /* [3n]: a value starts in the buffer of its own index */
     uint32_t *channel_of;   /* [3n]: first channel of a value in its buffer */
-    bool *is_slice;         /* [n]: it stands in the feature map of a concat */
+    bool *is_slice;         /* [n]: it is a slice of the feature map of a concat */
     uint32_t *readers;      /* [n]: nodes that read it */
     bool *reached;          /* [n]: something has been written into its gradient */
     uint32_t *recomputed;   /* [n] */
-    uint32_t probe;         /* passes may turn back at this node and begin anew; n: none */
+    uint32_t probe; /* a probe stops at this node, and the backward pass begins again; n: none */
     struct backward_node *nodes;
 };
 
@@ -71,7 +72,7 @@ static void find_gradients(struct layout *l)
     }
 }
 
-/* Values move into a buffer whole: whoever was in `from` is now in `to`, from `channel` on. */
+/* Moves all values of a buffer: those in `from` are then in `to`, from `channel` on. */
 static void merge(struct layout *l, uint32_t from, uint32_t to, uint32_t channel)
 {
     struct buffer *f = &l->buffers[from], *t = &l->buffers[to];
@@ -115,24 +116,24 @@ static void join_concats(struct layout *l)
     }
 }
 
-/* What lies inside a block: one node reads it. A block's end, where a residual comes in, is kept, so no chain is longer. */
+/* An output inside a block has one reader. A block's end, where a residual is added, is kept, so no
+ * chain to recompute is longer than a block. */
 static bool is_recomputed_value(const struct layout *l, int32_t i)
 {
     const struct node *n = node_of(l, i);
-    const bool is_elementwise =
-        n->op == OP_GROUP_NORM || n->op == OP_UPSAMPLE || n->op == OP_DOWNSAMPLE;
-    const bool inside = (n->op == OP_CONV && n->residual == NODE_NONE) || n->op == OP_ATTENTION ||
-                        n->op == OP_ADD_CHANNEL;
-    const bool is_wanted = l->o->recompute == RECOMPUTE_BLOCKS && inside && l->readers[i] == 1;
-    return ((l->o->recompute && is_elementwise) || is_wanted) && !l->is_slice[i] &&
-           !(l->o->keep_taps && n->tap[0]) && i != l->g->output;
+    const uint32_t traits = op_traits(n->op);
+    const bool is_inside = traits & OP_IN_BLOCK && n->residual == NODE_NONE && l->readers[i] == 1;
+    const bool is_wanted = (l->o->recompute != RECOMPUTE_NOTHING && traits & OP_CHEAP) ||
+                           (l->o->recompute == RECOMPUTE_BLOCKS && is_inside);
+    return is_wanted && !l->is_slice[i] && !(l->o->keep_taps && n->tap[0]) && i != l->g->output;
 }
 
-/* The gradient of node `reader`, or the making again of something before it, reads value i. */
+/* The gradient of node `reader`, or the recomputation of something before it, reads value i. */
 static void read_back(struct layout *l, int32_t i, uint32_t reader, uint32_t *end)
 {
     if (i == NODE_NONE) return;
-    /* A pass that turned back at the probe must find again what it read on the way there. */
+    /* A probe reads the values of the nodes after it, and the backward pass that follows reads them
+     * again. */
     uint32_t from = back(l, reader), to = back(l, reader > l->probe ? l->probe : reader);
     if (!is_recomputed_value(l, i)) {
         live(l, (uint32_t)i, (uint32_t)i, to);
@@ -152,17 +153,11 @@ static void live_backward(struct layout *l)
     uint32_t end = 0;
     for (uint32_t i = l->n; i-- > 0;) {
         const struct node *n = &l->g->nodes[i];
+        const uint32_t traits = l->nodes[i].has_gradient ? op_traits(n->op) : 0;
         l->nodes[i].recompute_first = end;
-        if (l->nodes[i].has_gradient) switch (n->op) {
-            case OP_GROUP_NORM: read_back(l, n->in[1], i, &end); /* fallthrough */
-            case OP_CONV:
-            case OP_BATCH_NORM:
-            case OP_ATTENTION:
-            case OP_SILU:
-            case OP_LINEAR: read_back(l, n->in[0], i, &end); break;
-            case OP_LEAKY_RELU: read_back(l, (int32_t)i, i, &end); break;
-            default: break;
-            }
+        if (traits & OP_READS_OTHER) read_back(l, n->in[1], i, &end);
+        if (traits & OP_READS_X) read_back(l, n->in[0], i, &end);
+        if (traits & OP_READS_Y) read_back(l, (int32_t)i, i, &end);
         l->nodes[i].recompute_end = end;
     }
 }
@@ -183,13 +178,7 @@ static void overwrite_inputs(struct layout *l)
 
 /* ---- gradients ---- */
 
-/* Whether input 0's gradient may be written over the output's, pixel by pixel. */
-static bool is_in_place(enum op op)
-{
-    return op == OP_GROUP_NORM || op == OP_SILU || op == OP_BATCH_NORM || op == OP_LEAKY_RELU;
-}
-
-/* Whether an input's gradient is its output's, or a slice of it. */
+/* Whether an input's gradient equals the output's, or is a slice of it. */
 static bool is_passed_on(enum op op, int input)
 {
     return op == OP_CONCAT || ((op == OP_ADD || op == OP_ADD_CHANNEL) && input == 0) ||
@@ -204,7 +193,7 @@ static enum flow flow_into(struct layout *l, uint32_t i, int32_t to, int input, 
     if (l->reached[to]) return FLOW_ADD;
     l->reached[to] = l->nodes[to].is_fed = true;
     bool same = is_passed_on(n->op, input);
-    if (same || (is_in_place(n->op) && input == 0)) {
+    if (same || (op_traits(n->op) & OP_DX_IN_PLACE && input == 0)) {
         l->buffer_of[other] = l->buffer_of[mine];
         l->channel_of[other] = l->channel_of[mine] + channel;
     }

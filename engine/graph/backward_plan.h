@@ -1,10 +1,13 @@
-/* backward_plan.h - where every tensor of a training pass lies, and how gradients flow.
+/* backward_plan.h - the place of every tensor of a training pass in one arena, and how gradients
+ * flow.
  *
- * Time runs through the nodes and then back through them. An output lives for as long as a later node or a gradient reads it;
- * `recompute` lets some die after the forward pass and makes them once more before they are needed: the cheap ones (norms,
- * resampling), or all that lies inside a block (its first convolution, attention): no bit changes, only memory and time.
- * Gradients are planned with them, in the same arena: a gradient that is its consumer's, or a slice of it, or that may be written
- * over it, takes no memory of its own. Plain host data, made once; any thread may read it. Owned by the caller. */
+ * Nodes run in order, then their gradients in reverse order. An output stays until the last node or
+ * gradient has read it. With `recompute` some outputs are dropped after the forward pass and
+ * computed again before a gradient reads them: the cheap ones (norms, resampling), or all inside a
+ * block (its first convolution, attention). No bit changes, only memory and time. Gradients are in
+ * the same arena. A gradient that equals its reader's gradient, or a slice of it, or that may be
+ * written over it, takes no memory. Plain host data, made once; any thread may read it. Owned by
+ * the caller. */
 #ifndef DAVID_GRAPH_BACKWARD_PLAN_H
 #define DAVID_GRAPH_BACKWARD_PLAN_H
 
@@ -18,30 +21,31 @@ struct backward_options {
     enum dtype dtype; /* of feature maps and of their gradients; embeddings are F32 */
     bool forward_only;
     enum recompute recompute;
-    bool input_gradient; /* the network's input has one */
-    bool keep_taps; /* tapped nodes are readable after a forward pass, and seeds go there too */
+    bool input_gradient; /* the gradient of the network's input is computed */
+    bool keep_taps; /* tapped nodes are readable after a forward pass and take upstream gradients */
     struct process_group process_group; /* batch norms are over the rows of all */
     const char *probe; /* the weight of a convolution, for tape_probe; NULL: none */
 };
 
-/* What a node does with the gradient of one that it reads: none, it is the same memory, it writes it, it adds to it. */
+/* What the gradient of a node does to that of a node it reads: nothing; both are the same memory;
+ * it writes it; it adds to it. */
 enum flow { FLOW_NONE, FLOW_SAME, FLOW_WRITE, FLOW_ADD };
 
 struct backward_node {
     bool has_gradient;
-    bool is_fed;                  /* a later node has written its gradient before its turn comes */
+    bool is_fed;                  /* a later node writes its gradient before the node's own turn */
     enum flow in[2], residual;    /* of the gradients of the nodes it reads */
     struct place value, gradient; /* slice_of is not used */
-    struct place recomputed;      /* of the value, where it dies and is made again */
+    struct place recomputed;      /* of the value, where it is dropped and computed again */
     bool is_recomputed;           /* gradients read `recomputed` */
-    uint32_t recompute_first,
-        recompute_end; /* plan.again[first .. end): run before this one's gradient */
+    /* plan.recomputed[first .. end): the nodes to run again before this one's gradient */
+    uint32_t recompute_first, recompute_end;
 };
 
 struct backward_plan {
     struct backward_node *nodes; /* [nodes] */
     uint32_t *recomputed;
-    uint32_t probe; /* the node; as many as there are nodes: none */
+    uint32_t probe; /* the node; the number of nodes: none */
     size_t arena_bytes;
 };
 

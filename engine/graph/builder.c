@@ -78,7 +78,7 @@ static int32_t append_param(struct builder *b, const char *name, const char *suf
     return (int32_t)g->n_params++;
 }
 
-/* The blank for a new node; NULL after a failure or where an input does not exist yet. */
+/* A new node with default fields; NULL after a failure or where an input does not exist yet. */
 static struct node *append(struct builder *b, enum op op, int32_t in0, int32_t in1)
 {
     if (has_failed(b)) return NULL;

@@ -1,9 +1,9 @@
 /* builder.h - appends nodes and parameters to a graph under construction.
  *
- * Used by nets/ and by rewrites. Failure is sticky: after the first one (no memory, an input that does not exist) every
- * call does nothing and answers NODE_NONE, so a builder of a network checks once, at builder_finish(). Names are copied.
- * Shapes of outputs follow from those of the inputs; a combination that cannot be is ST_INTERNAL (a caller's mistake:
- * architectures are checked before). One thread. */
+ * Used by nets/. A failure is sticky: after the first one (no memory, an input that does not exist)
+ * every call does nothing and returns NODE_NONE, so the caller checks once, at builder_finish().
+ * Names are copied. Shapes of outputs follow from those of the inputs; an impossible combination is
+ * ST_INTERNAL (the caller's mistake: architectures are checked before). One thread. */
 #ifndef DAVID_GRAPH_BUILDER_H
 #define DAVID_GRAPH_BUILDER_H
 
@@ -20,7 +20,8 @@ void builder_init(struct builder *b);
 enum status builder_finish(struct builder *b, int32_t output, struct graph **out,
                            struct error *err);
 
-/* All return the index of the new node. `name`: prefix of the parameters ("input_blocks.1.0.in_layers.2"). */
+/* All return the index of the new node. `name`: prefix of the parameters
+ * ("input_blocks.1.0.in_layers.2"). */
 int32_t build_input(struct builder *b, uint32_t h, uint32_t w, uint32_t c);
 int32_t build_timestep(struct builder *b, enum scalar scalar, uint32_t c);
 int32_t build_label(struct builder *b, const char *name, uint32_t classes, uint32_t c);
@@ -44,7 +45,8 @@ int32_t build_leaky_relu(struct builder *b, int32_t in, float slope);
 int32_t build_attention(struct builder *b, int32_t qkv, uint32_t heads, bool new_order);
 int32_t build_upsample(struct builder *b, int32_t in);
 int32_t build_downsample(struct builder *b, int32_t in);
-/* [h][w][c] to [h / p][w / p][p p c]: channel (dy p + dx) c + k of cell (y, x) is channel k of pixel (p y + dy, p x + dx). */
+/* [h][w][c] to [h / p][w / p][p p c]: channel (dy p + dx) c + k of cell (y, x) is channel k of
+ * pixel (p y + dy, p x + dx); build_depth_to_space is the inverse. */
 int32_t build_space_to_depth(struct builder *b, int32_t in, uint32_t patch);
 int32_t build_depth_to_space(struct builder *b, int32_t in, uint32_t patch);
 int32_t build_concat(struct builder *b, int32_t first, int32_t second);

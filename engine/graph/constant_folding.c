@@ -3,9 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/graph/device.h"
+#include "engine/graph/backend/device.h"
+#include "engine/graph/op_make.h"
 
-/* The values of every embedding node for every set, on the device: node i at values + at[i], [conditions][c]. */
+/* The values of every embedding node for every set, in the back end's memory: node i at values +
+ * at[i], [conditions][c]. */
 struct embeddings {
     struct backend *b;
     const struct graph *g;
@@ -13,103 +15,67 @@ struct embeddings {
     const struct condition *conditions;
     uint32_t n_conditions;
     float *values;
-    size_t *at; /* [nodes], elements */
+    size_t *at;           /* [nodes], elements */
+    struct tensor *views; /* [nodes], of one set at a time */
 };
 
-static struct tensor value(const struct embeddings *e, int32_t node, uint32_t condition)
+/* Moves the view of a node to its value for set k. */
+static void choose_set(struct embeddings *e, int32_t node, uint32_t k)
 {
-    uint32_t c = e->g->nodes[node].c;
-    return (
-        struct tensor){ e->values + e->at[node] + (size_t)condition * c, DT_F32, 1, 1, 1, c, c };
+    if (node == NODE_NONE) return;
+    const struct node *n = &e->g->nodes[node];
+    e->views[node] = op_view(n, e->values + e->at[node] + (size_t)k * n->c, n->c, 1, DT_F32);
 }
 
-static enum status run_linear(struct embeddings *e, int32_t i, struct error *err)
+static enum status label_of(const struct condition *c, const struct param_desc *d, uint32_t *label,
+                            struct error *err)
 {
-    const struct node *n = &e->g->nodes[i];
-    float *weight = NULL, *bias = NULL;
-    struct linear_plan *plan = NULL;
-    enum status s = param_load(e->src, &e->g->params[n->weight], &weight, err);
-    if (s) goto done;
-    s = param_load(e->src, &e->g->params[n->bias], &bias, err);
-    if (s) goto done;
-    s = e->b->ops->linear_plan(e->b, e->g->nodes[n->in[0]].c, n->c, weight, bias, &plan, err);
-    for (uint32_t k = 0; !s && k < e->n_conditions; k++) {
-        struct tensor x = value(e, n->in[0], k), y = value(e, i, k);
-        s = e->b->ops->linear(e->b, plan, &x, &y, err);
-    }
-    if (plan) e->b->ops->linear_plan_free(e->b, plan);
-done:
-    free(weight);
-    free(bias);
-    return s;
+    if (c->label < 0 || (uint32_t)c->label >= d->shape[0])
+        return error_set(err, ST_BAD_PARAMETER, "label %d is not one of the %u classes",
+                         (int)c->label, d->shape[0]);
+    *label = (uint32_t)c->label;
+    return ST_OK;
 }
 
-static enum status run_label(struct embeddings *e, int32_t i, struct error *err)
-{
-    const struct param_desc *d = &e->g->params[e->g->nodes[i].weight];
-    float *table = NULL;
-    void *device = NULL;
-    enum status s = param_load(e->src, d, &table, err);
-    if (s) goto done;
-    s = device_upload(e->b, table, d->count * sizeof *table, &device, err);
-    for (uint32_t k = 0; !s && k < e->n_conditions; k++) {
-        uint32_t label = (uint32_t)e->conditions[k].label;
-        struct tensor y = value(e, i, k);
-        if (e->conditions[k].label < 0 || label >= d->shape[0])
-            s = error_set(err, ST_BAD_PARAMETER, "label %d is not one of the %u classes",
-                          (int)e->conditions[k].label, d->shape[0]);
-        else
-            s = e->b->ops->label(e->b, device, &label, &y, err);
-    }
-done:
-    e->b->ops->free(e->b, device);
-    free(table);
-    return s;
-}
-
+/* One node for every set. Its weights are freed before those of the next are loaded. */
 static enum status run_node(struct embeddings *e, int32_t i, struct error *err)
 {
     const struct node *n = &e->g->nodes[i];
-    const struct backend_ops *ops = e->b->ops;
-    if (n->op == OP_LINEAR) return run_linear(e, i, err);
-    if (n->op == OP_LABEL) return run_label(e, i, err);
+    float scalar = 0;
+    uint32_t label = 0;
+    struct row_values values = { .label = &label };
+    struct op_maker maker = { .b = e->b, .g = e->g, .src = e->src, .rows = 1, .dtype = DT_F32 };
+    struct op_step st = { 0 };
     enum status s = ST_OK;
+    values.scalar[n->scalar] = &scalar;
     for (uint32_t k = 0; !s && k < e->n_conditions; k++) {
-        struct tensor y = value(e, i, k), x, other;
-        switch (n->op) {
-        case OP_TIMESTEP: {
-            const float scalar = condition_scalar(&e->conditions[k], n->scalar);
-            s = ops->timestep(e->b, &scalar, &y, err);
-            break;
-        }
-        case OP_SILU:
-            x = value(e, n->in[0], k);
-            s = ops->silu(e->b, &x, &y, err);
-            break;
-        case OP_ADD:
-            x = value(e, n->in[0], k);
-            other = value(e, n->in[1], k);
-            s = ops->add(e->b, &x, &other, &y, err);
-            break;
-        default:
-            s = error_set(err, ST_INTERNAL, "a %s node is no embedding", op_name(n->op));
-            break;
-        }
+        choose_set(e, n->in[0], k);
+        choose_set(e, n->in[1], k);
+        choose_set(e, i, k);
+        op_connect(&st, e->g, i, e->views, &values);
+        scalar = condition_scalar(&e->conditions[k], n->scalar);
+        if (n->op == OP_LABEL)
+            s = label_of(&e->conditions[k], &e->g->params[n->weight], &label, err);
+        if (!s && k == 0) s = op_make(&st, &maker, i, err);
+        if (!s) s = op_run(e->b, &st, err);
     }
+    op_release(&st, e->b);
     return s;
 }
 
 static void embeddings_done(struct embeddings *e)
 {
-    if (e->b) e->b->ops->free(e->b, e->values);
+    if (e->b) e->b->ops->device.free(e->b, e->values);
     free(e->at);
+    free(e->views);
 }
 
 static enum status compute_embeddings(struct embeddings *e, struct error *err)
 {
     size_t total = 0;
     e->at = calloc(e->g->n_nodes, sizeof *e->at);
-    if (!e->at) return error_set(err, ST_NO_MEMORY_NOW, "no memory for embeddings");
+    e->views = calloc(e->g->n_nodes, sizeof *e->views);
+    if (!e->at || !e->views) return error_set(err, ST_NO_MEMORY_NOW, "no memory for embeddings");
     for (uint32_t i = 0; i < e->g->n_nodes; i++) {
         if (!e->g->nodes[i].is_embedding) continue;
         e->at[i] = total;
@@ -118,7 +84,7 @@ static enum status compute_embeddings(struct embeddings *e, struct error *err)
     }
     if (total == 0) return ST_OK;
     void *memory = NULL;
-    enum status s = e->b->ops->alloc(e->b, total * sizeof *e->values, &memory, err);
+    enum status s = e->b->ops->device.alloc(e->b, total * sizeof *e->values, &memory, err);
     e->values = memory;
     for (uint32_t i = 0; !s && i < e->g->n_nodes; i++)
         if (e->g->nodes[i].is_embedding) s = run_node(e, (int32_t)i, err);
@@ -201,7 +167,8 @@ static int32_t moved(const int32_t *to, int32_t node)
     return node == NODE_NONE ? NODE_NONE : to[node];
 }
 
-/* Copies the nodes that stay, in order; to[i] is where old node i's value is found. */
+/* Copies the nodes that remain, in order; to[i] is the new node that computes old node i's
+ * value. */
 static enum status rewrite(struct folded *f, const struct embeddings *e, int32_t *to,
                            struct error *err)
 {

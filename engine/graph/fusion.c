@@ -47,7 +47,7 @@ static void fuse_into(struct graph *g, int32_t i, struct backend *b, enum dtype 
         n->norm = norm;
         d.prologue = fused_prologue(g, i);
     }
-    if (n->norm == NODE_NONE || !b->ops->supports_prologue(b, &d)) {
+    if (n->norm == NODE_NONE || !b->ops->net.supports_prologue(b, &d)) {
         *n = as_is;
         return;
     }
@@ -64,7 +64,7 @@ static void read_instead(struct node *n, int32_t was, int32_t now)
     if (n->residual == was) n->residual = now;
 }
 
-/* The norm keeps its place, and so its constants: it comes no later than what it takes over. */
+/* The norm keeps its index, and so its constants: it comes no later than the node it replaces. */
 static void resample_in_norm(struct graph *g, int32_t i)
 {
     struct node *n = &g->nodes[i];
@@ -89,7 +89,7 @@ static bool is_read_between(const struct graph *g, int32_t node, int32_t to)
     return false;
 }
 
-/* Node i resamples what a later norm reads; nobody wants it before that norm runs. */
+/* Node i resamples the input of a later norm, and nothing reads it before that norm runs. */
 static void find_norm_for(struct graph *g, int32_t i)
 {
     const struct node *n = &g->nodes[i];
@@ -109,9 +109,9 @@ static bool is_resampling(const struct node *n)
 
 void graph_fuse(struct graph *g, struct backend *b, enum dtype dtype)
 {
-    for (uint32_t i = 0; b->ops->supports_prologue && i < g->n_nodes; i++)
+    for (uint32_t i = 0; b->ops->net.supports_prologue && i < g->n_nodes; i++)
         if (g->nodes[i].op == OP_CONV) fuse_into(g, (int32_t)i, b, dtype);
-    if (!b->ops->norm_resamples) return;
+    if (!b->ops->net.norm_resamples) return;
     for (uint32_t i = 0; i < g->n_nodes; i++)
         if (is_resampling(&g->nodes[i])) resample_in_norm(g, (int32_t)i);
     for (uint32_t i = 0; i < g->n_nodes; i++)

@@ -4,14 +4,23 @@
 #include <string.h>
 
 static const char *const op_names[] = {
-#define OP(name, what) #name,
+#define OP(name, traits, what) #name,
 #include "engine/graph/ops.def"
-#undef OP
+};
+
+static const uint32_t traits_of[] = {
+#define OP(name, traits, what) (traits),
+#include "engine/graph/ops.def"
 };
 
 const char *op_name(enum op op)
 {
     return (unsigned)op < OP_COUNT ? op_names[op] : "?";
+}
+
+uint32_t op_traits(enum op op)
+{
+    return (unsigned)op < OP_COUNT ? traits_of[op] : 0;
 }
 
 void graph_free(struct graph *g)

@@ -1,9 +1,15 @@
-/* Loading parameters. Hash weights: parameters and inputs of any size without a file (engine/README.md section 7). */
+#include "engine/graph/params.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/graph/program.h"
+#include "engine/graph/backend/device.h"
+#include "engine/graph/backend/gradients.h"
+
+enum { PARAM_ALIGN = 16 /* floats */ };
+
+/* ---- hash weights: engine/README.md section 7 ---- */
 
 static uint64_t fnv1a64(const char *name)
 {
@@ -57,6 +63,8 @@ enum status hash_param_load(void *ctx, const struct param_desc *d, float *dst, s
     return ST_OK;
 }
 
+/* ---- loading ---- */
+
 enum status param_load(const struct param_source *src, const struct param_desc *d, float **out,
                        struct error *err)
 {
@@ -71,4 +79,38 @@ enum status param_load(const struct param_source *src, const struct param_desc *
     }
     *out = values;
     return ST_OK;
+}
+
+enum status param_layout_init(struct param_layout *out, const struct graph *g, struct error *err)
+{
+    size_t *offset = malloc((g->n_params + 1) * sizeof *offset), end = 0;
+    if (!offset)
+        return error_set(err, ST_NO_MEMORY_NOW, "no memory to place %u parameters", g->n_params);
+    for (uint32_t i = 0; i < g->n_params; i++) {
+        offset[i] = end;
+        end += (g->params[i].count + PARAM_ALIGN - 1) / PARAM_ALIGN * PARAM_ALIGN;
+    }
+    *out = (struct param_layout){ offset, end };
+    return ST_OK;
+}
+
+void param_layout_done(struct param_layout *l)
+{
+    free(l->offset);
+    *l = (struct param_layout){ 0 };
+}
+
+enum status params_load(struct backend *b, const struct graph *g, const struct param_layout *l,
+                        const struct param_source *src, float *params, struct error *err)
+{
+    enum status s = b->ops->gradients->fill(b, params, l->count, 0, err);
+    for (uint32_t i = 0; !s && i < g->n_params; i++) {
+        float *values = NULL;
+        s = param_load(src, &g->params[i], &values, err);
+        if (!s)
+            s = device_copy_in(b, params + l->offset[i], values,
+                               g->params[i].count * sizeof *values, err);
+        free(values);
+    }
+    return s;
 }

@@ -1,9 +1,12 @@
-/* philox.h - Philox4x32-10, Box-Muller, and the layout of noise over feature maps (engine/README.md section 3).
+/* philox.h - Philox4x32-10, Box-Muller, and the layout of noise over feature maps (engine/README.md
+ * section 3).
  *
- * Key: the 64-bit seed, low word first. Counter: (x div 4, y, channel + 16 * stream, sample). The four words give the four
- * normals at x = 4k .. 4k+3, so the noise at a pixel depends on its absolute place and on nothing else. On the ground floor,
- * since it defines the op `normals` of every back end, and inline, so that a kernel of any of them (CUDA's too) has these very
- * integers. A back end may make normals faster, within 2e-6 of these. Pure functions. */
+ * Key: the 64-bit seed, low word first. Counter: (x div 4, y, channel + 16 * stream, sample). The
+ * four words give the four normals at x = 4k .. 4k+3, so the noise at a pixel depends only on its
+ * absolute position, the seed, stream, sample and channel. It is in graph/, since it defines the op
+ * `normals` of every back end, and inline, so that kernels of every back end (CUDA too) compute the
+ * same integers. A back end may compute the normals faster, within 2e-6 of these. Pure
+ * functions. */
 #ifndef DAVID_GRAPH_PHILOX_H
 #define DAVID_GRAPH_PHILOX_H
 
@@ -18,12 +21,13 @@
 
 enum noise_stream {
     NOISE_SAMPLER = 0,     /* z */
-    NOISE_HOLE = 1,        /* put in the hole of a user's feature map; always sample 0 */
-    NOISE_MEASUREMENT = 2, /* degrade and eval: never the sampler's own z */
+    NOISE_HOLE = 1,        /* fills the hole of a user's image; always sample 0 */
+    NOISE_MEASUREMENT = 2, /* degrade and eval; differs from the sampler's z */
     NOISE_TRAINING = 3     /* and up */
 };
 
-/* Counter-based random words (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). */
+/* Counter-based random words (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC
+ * 2011). */
 PHILOX_FN void philox4x32_10(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2])
 {
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
@@ -52,7 +56,7 @@ PHILOX_FN void philox_words4(uint32_t out[4], uint64_t seed, uint32_t stream, ui
     philox4x32_10(out, counter, key);
 }
 
-/* Into (0, 1), never 0: 23 bits and a half. */
+/* A number in (0, 1), never 0: 23 bits plus one half. */
 PHILOX_FN double philox_unit(uint32_t word)
 {
     return ((double)(word >> 9) + 0.5) / 8388608.0;

@@ -1,5 +1,6 @@
-/* A value is a node's output; a buffer is the memory of one value, or of several that share it. First values are given
- * buffers (joined into a concat, or written over a dying input), then the buffers are laid into the arena. */
+/* A value is a node's output; a buffer is the memory of one value, or of several that share it.
+ * First values get buffers (joined into a concat, or written over an input that is not read again),
+ * then the buffers get offsets in the arena. */
 #include "engine/graph/plan.h"
 
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 enum { ALIGN = 64 };
 
 struct buffer {
-    int32_t owner; /* the node whose shape it has; NODE_NONE: given up to another buffer */
+    int32_t owner; /* the node whose shape it has; NODE_NONE: merged into another buffer */
     struct lifetime lifetime; /* its moments are nodes */
 };
 
@@ -67,7 +68,7 @@ static void find_lifetimes(struct layout *l)
     }
 }
 
-/* Values move into a buffer whole: whoever was alone in `from` is now in `to`, from `channel` on. */
+/* Moves all values of a buffer: those in `from` are then in `to`, from `channel` on. */
 static void merge(struct layout *l, uint32_t from, uint32_t to, uint32_t channel)
 {
     extend(&l->buffers[to], l->buffers[from].lifetime.first, l->buffers[from].lifetime.last);
@@ -102,20 +103,10 @@ static void join_concats(struct layout *l)
 
 int32_t plan_overwritable(const struct node *n, const uint32_t *buffer_of)
 {
-    switch (n->op) {
-    case OP_GROUP_NORM: return n->resample ? NODE_NONE : n->in[0];
-    case OP_BATCH_NORM:
-    case OP_LEAKY_RELU:
-    case OP_SILU:
-    case OP_ADD:
-    case OP_ADD_CHANNEL: return n->in[0];
-    case OP_CONV:
-        if (n->residual != NODE_NONE && buffer_of[n->residual] != buffer_of[n->in[0]])
-            return n->residual;
-        break;
-    default: break;
-    }
-    return NODE_NONE;
+    if (n->op == OP_CONV && n->residual != NODE_NONE &&
+        buffer_of[n->residual] != buffer_of[n->in[0]])
+        return n->residual;
+    return op_traits(n->op) & OP_IN_PLACE && !n->resample ? n->in[0] : NODE_NONE;
 }
 
 static void overwrite_inputs(struct layout *l)

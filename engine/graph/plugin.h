@@ -1,7 +1,8 @@
-/* plugin.h - a back end in a library of its own, opened at run time: what the two sides agree on.
+/* plugin.h - the interface of a back end in a library that is opened at run time.
  *
- * The library has one symbol, `david_plugin`. Its build id says from which sources it was built; one that differs from the program's is refused,
- * since structs and arithmetic may differ. Once opened a library stays: CUDA's own do not survive being closed. */
+ * The library has one symbol, `david_plugin`. Its build id names the sources that it was built
+ * from; a library with another build id than the program's is refused, since structs and arithmetic
+ * may differ. An open library is never closed: CUDA's libraries do not support it. */
 #ifndef DAVID_GRAPH_PLUGIN_H
 #define DAVID_GRAPH_PLUGIN_H
 
@@ -11,7 +12,8 @@ struct plugin_options {
     int device;        /* 0: the first */
     uint32_t max_rows; /* of a batch execution */
     bool tf32;         /* F32 products may be rounded to TF32 */
-    bool one_size;     /* every pass has max_rows rows, and engines are not chosen by their times */
+    /* Every batch execution has max_rows rows, and engines are not chosen by their times. */
+    bool one_size;
 };
 
 struct plugin {

@@ -1,88 +1,12 @@
-/* Running a program: rows in, passes of ops, rows out. */
+/* Runs a program: rows are copied in, the ops of each batch execution run, rows are copied out. */
 #include "engine/graph/program.h"
 
 #include <math.h>
 #include <string.h>
 #include <time.h>
 
-#include "engine/graph/device.h"
-#include "engine/graph/fusion.h"
+#include "engine/graph/backend/device.h"
 #include "engine/graph/program_internal.h"
-
-static enum status run_norm(struct program *p, const struct step *st, struct error *err)
-{
-    struct group_norm_args a = { .x = st->in[0],
-                                 .y = st->y,
-                                 .groups = NORM_GROUPS,
-                                 .eps = NORM_EPS,
-                                 .gamma = st->gamma,
-                                 .beta = st->beta,
-                                 .condition = st->by_condition ? p->condition : NULL,
-                                 .scale_shift = st->has_in1 ? &st->in[1] : NULL,
-                                 .silu = st->silu,
-                                 .resample = st->resample,
-                                 .x_too = st->sibling ? &st->sibling->y : NULL };
-    return p->b->ops->group_norm(p->b, &a, err);
-}
-
-static enum status run_conv(struct program *p, const struct step *st, struct error *err)
-{
-    const struct backend_ops *ops = p->b->ops;
-    const struct tensor *residual = st->has_residual ? &st->residual : NULL;
-    const uint32_t *condition = st->by_condition ? p->condition : NULL;
-    if (!st->has_prologue)
-        return ops->conv(p->b, st->conv, &st->in[0], residual, &st->y, condition, err);
-    struct prologue_args prologue = st->prologue;
-    if (st->norm) {
-        prologue.gamma = st->norm->gamma;
-        prologue.beta = st->norm->beta;
-        prologue.condition = st->norm->by_condition ? p->condition : NULL;
-        prologue.scale_shift = st->has_in1 ? &st->in[1] : NULL;
-    }
-    return ops->conv_with_prologue(p->b, st->conv, &st->in[0], &prologue, residual, &st->y,
-                                   condition, err);
-}
-
-static enum status run_add_channel(struct program *p, const struct step *st, struct error *err)
-{
-    const struct backend_ops *ops = p->b->ops;
-    const struct tensor *e = &st->in[1];
-    enum status s = ST_OK;
-    if (st->beta) {
-        struct tensor bias = *e;
-        bias.data = st->beta;
-        bias.ld = bias.c;
-        s = ops->add(p->b, e, &bias, e, err);
-    }
-    return s ? s : ops->add_channel(p->b, &st->in[0], e, &st->y, err);
-}
-
-static enum status run_step(struct program *p, const struct step *st, struct error *err)
-{
-    const struct backend_ops *ops = p->b->ops;
-    const struct tensor *x = &st->in[0], *other = &st->in[1], *y = &st->y;
-    switch (st->op) {
-    case OP_INPUT: return ST_OK; /* filled by program_run */
-    case OP_TIMESTEP: return ops->timestep(p->b, p->scalar[st->scalar], y, err);
-    case OP_LABEL: return ops->label(p->b, st->table, p->label, y, err);
-    case OP_LINEAR: return ops->linear(p->b, st->linear, x, y, err);
-    case OP_SILU: return ops->silu(p->b, x, y, err);
-    case OP_ADD: return ops->add(p->b, x, other, y, err);
-    case OP_ADD_CHANNEL: return run_add_channel(p, st, err);
-    case OP_CONV: return run_conv(p, st, err);
-    case OP_GROUP_NORM: return run_norm(p, st, err);
-    case OP_ATTENTION: return ops->attention(p->b, st->attention, x, y, err);
-    case OP_UPSAMPLE: return ops->upsample(p->b, x, y, err);
-    case OP_DOWNSAMPLE: return ops->downsample(p->b, x, y, err);
-    case OP_SPACE_TO_DEPTH: return ops->space_to_depth(p->b, x, y, err);
-    case OP_DEPTH_TO_SPACE: return ops->depth_to_space(p->b, x, y, err);
-    case OP_CONCAT: return ops->concat(p->b, x, other, y, err);
-    case OP_BATCH_NORM:
-    case OP_LEAKY_RELU: /* of training alone */
-    case OP_COUNT: break;
-    }
-    return error_set(err, ST_INTERNAL, "op %d", (int)st->op);
-}
 
 static uint64_t now_ns(void)
 {
@@ -96,41 +20,41 @@ static enum status run_ops(struct program *p, struct error *err)
     const struct backend_ops *ops = p->b->ops;
     enum status s = ST_OK;
     for (uint32_t i = 0; !s && i < p->g->n_nodes; i++) {
-        if (p->g->nodes[i].fused || p->steps[i].is_sibling) continue;
+        if (p->is_skipped[i]) continue;
         uint64_t start = p->time_ops ? now_ns() : 0;
-        s = run_step(p, &p->steps[i], err);
+        s = op_run(p->b, &p->steps[i], err);
         if (!p->time_ops) continue;
-        if (!s && ops->finish) s = ops->finish(p->b, err);
+        if (!s && ops->device.finish) s = ops->device.finish(p->b, err);
         p->op_ns[p->steps[i].op] += now_ns() - start;
     }
     return s;
 }
 
-/* Times of ops are those of ops, not of what was recorded of them. */
+/* With time_ops nothing is recorded: a replay has no ops to time. */
 static enum status run_execution(struct program *p, struct error *err)
 {
     const struct backend_ops *ops = p->b->ops;
-    const struct execution execution = {
-        .key = p,
-        .rows = p->batch_rows,
-        .scalar = { p->scalar[SCALAR_TIME], p->scalar[SCALAR_SIGMA], p->scalar[SCALAR_LEVEL] },
-        .label = p->classes ? p->label : NULL,
-        .condition = p->conditions ? p->condition : NULL
-    };
+    const struct execution execution = { .key = p,
+                                         .rows = p->batch_rows,
+                                         .scalar = { p->values.scalar[SCALAR_TIME],
+                                                     p->values.scalar[SCALAR_SIGMA],
+                                                     p->values.scalar[SCALAR_LEVEL] },
+                                         .label = p->classes ? p->values.label : NULL,
+                                         .condition = p->conditions ? p->values.condition : NULL };
     bool is_replayed = false;
-    if (!ops->execution_begin || p->time_ops) return run_ops(p, err);
-    enum status s = ops->execution_begin(p->b, &execution, &is_replayed, err);
+    if (!ops->device.execution_begin || p->time_ops) return run_ops(p, err);
+    enum status s = ops->device.execution_begin(p->b, &execution, &is_replayed, err);
     if (s || is_replayed) return s;
     s = run_ops(p, err);
-    enum status end = ops->execution_end(p->b, s == ST_OK, err);
+    enum status end = ops->device.execution_end(p->b, s == ST_OK, err);
     return s ? s : end;
 }
 
-/* The views of all steps stand for the first `rows` rows from now on. */
+/* Sets the views of all steps to the first `rows` rows. */
 static void choose_batch_rows(struct program *p, uint32_t rows)
 {
     if (rows == p->batch_rows) return;
-    for (struct step *st = p->steps; st < p->steps + p->g->n_nodes; st++)
+    for (struct op_step *st = p->steps; st < p->steps + p->g->n_nodes; st++)
         st->in[0].n = st->in[1].n = st->residual.n = st->y.n = rows;
     p->batch_rows = rows;
 }
@@ -169,7 +93,7 @@ static enum status check_io(const struct program *p, const struct program_io *io
                              io->condition[i], p->conditions);
         for (int k = 0; k < SCALARS; k++) {
             const float *from = scalar_of(io, (enum scalar)k);
-            if (p->scalar[k] && (!from || !isfinite(from[i])))
+            if (p->values.scalar[k] && (!from || !isfinite(from[i])))
                 return error_set(err, ST_BAD_PARAMETER, "row %u has no finite %s", i,
                                  scalar_names[k]);
         }
@@ -179,23 +103,24 @@ static enum status check_io(const struct program *p, const struct program_io *io
     return ST_OK;
 }
 
-/* A pass has one of a few sizes; where fewer rows are left, the first is repeated and its copies are thrown away. */
+/* A batch execution has one of a few sizes; where fewer rows are left, the first is repeated and
+ * the results of its copies are not used. */
 static enum status load_execution(struct program *p, const struct program_io *io, uint32_t first,
                                   uint32_t n, struct error *err)
 {
     const struct tensor *in = &p->steps[p->g->input].y;
     struct tensor x = outside(io->x, in, first, n), y = rows_of(*in, 0, n);
-    enum status s = p->b->ops->cast(p->b, &x, &y, err);
+    enum status s = p->b->ops->net.cast(p->b, &x, &y, err);
     for (uint32_t i = 0; !s && i < p->batch_rows; i++) {
         uint32_t row = first + (i < n ? i : 0);
-        if (p->conditions) p->condition[i] = io->condition ? io->condition[row] : 0;
+        if (p->conditions) p->values.condition[i] = io->condition ? io->condition[row] : 0;
         for (int k = 0; k < SCALARS; k++)
-            if (p->scalar[k]) p->scalar[k][i] = scalar_of(io, (enum scalar)k)[row];
-        if (p->classes) p->label[i] = io->label[row];
+            if (p->values.scalar[k]) p->values.scalar[k][i] = scalar_of(io, (enum scalar)k)[row];
+        if (p->classes) p->values.label[i] = io->label[row];
         if (i < n) continue;
         x = outside(io->x, in, first, 1);
         y = rows_of(*in, i, 1);
-        s = p->b->ops->cast(p->b, &x, &y, err);
+        s = p->b->ops->net.cast(p->b, &x, &y, err);
     }
     return s;
 }
@@ -206,7 +131,8 @@ enum status program_run(struct program *p, const struct program_io *io, uint32_t
     enum status s = check_io(p, io, rows, err);
     for (uint32_t first = 0; !s && first < rows; first += p->rows) {
         uint32_t n = rows - first < p->rows ? rows - first : p->rows;
-        uint32_t size = p->b->ops->batch_rows ? p->b->ops->batch_rows(p->b, n) : p->rows;
+        uint32_t size =
+            p->b->ops->device.batch_rows ? p->b->ops->device.batch_rows(p->b, n) : p->rows;
         choose_batch_rows(p, size < p->rows ? size : p->rows);
         s = load_execution(p, io, first, n, err);
         if (s) break;
@@ -214,7 +140,7 @@ enum status program_run(struct program *p, const struct program_io *io, uint32_t
         if (s) break;
         struct tensor x = rows_of(p->steps[p->g->output].y, 0, n);
         struct tensor y = outside(io->y, &x, first, n);
-        s = p->b->ops->cast(p->b, &x, &y, err);
+        s = p->b->ops->net.cast(p->b, &x, &y, err);
     }
     return s;
 }
@@ -232,13 +158,13 @@ enum status program_tap(struct program *p, const char *tap, float *dst, size_t *
         return ST_OK;
     }
     void *tight = NULL;
-    enum status s = p->b->ops->alloc(p->b, n * sizeof *dst, &tight, err);
+    enum status s = p->b->ops->device.alloc(p->b, n * sizeof *dst, &tight, err);
     if (s) return s;
     struct tensor y = outside(tight, &x, 0, x.n);
-    s = p->b->ops->cast(p->b, &x, &y, err);
+    s = p->b->ops->net.cast(p->b, &x, &y, err);
     if (!s) s = device_copy_out(p->b, dst, tight, n * sizeof *dst, err);
     if (!s) *count = n;
-    p->b->ops->free(p->b, tight);
+    p->b->ops->device.free(p->b, tight);
     return s;
 }
 

@@ -1,213 +1,74 @@
-/* From a list of nodes to a program: memory, packed weights, constants; and back. */
+/* Makes a program from a graph: rewrites, memory, packed weights, constants; and frees it. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/graph/constant_folding.h"
-#include "engine/graph/device.h"
 #include "engine/graph/fusion.h"
 #include "engine/graph/program_internal.h"
 
 struct making {
     struct program *p;
     const struct folded *folded; /* NULL: unfolded */
-    const struct param_source *src;
+    struct op_maker maker;
     struct error *err;
 };
 
-static struct tensor view(const struct program *p, int32_t node)
+/* Views of all outputs; those of nodes that are fused stay empty. [nodes], malloc'd. */
+static struct tensor *views_of(const struct program *p)
 {
-    const struct node *n = &p->g->nodes[node];
-    const struct place *at = &p->plan.places[node];
-    return (struct tensor){ .data = (char *)p->arena + at->offset_bytes,
-                            .dtype = n->is_embedding ? DT_F32 : p->dtype,
-                            .n = p->rows,
-                            .h = n->h,
-                            .w = n->w,
-                            .c = n->c,
-                            .ld = at->ld };
-}
-
-static enum status upload(struct making *m, const float *values, size_t count, void **out)
-{
-    m->p->weight_bytes += count * sizeof *values;
-    return device_upload(m->p->b, values, count * sizeof *values, out, m->err);
-}
-
-/* Of the output channels' values, `each` a channel, those that are wanted move to the front. */
-static void keep_wanted(const struct node *n, float *values, size_t each)
-{
-    for (uint32_t to = 0; n->of && to < n->c; to++) {
-        const size_t from = (size_t)(to / n->wanted) * n->of + to % n->wanted;
-        memmove(values + to * each, values + from * each, each * sizeof *values);
+    struct tensor *views = calloc(p->g->n_nodes, sizeof *views);
+    for (uint32_t i = 0; views && i < p->g->n_nodes; i++) {
+        const struct node *n = &p->g->nodes[i];
+        const struct place *at = &p->plan.places[i];
+        if (!n->fused)
+            views[i] = op_view(n, (char *)p->arena + at->offset_bytes, at->ld, p->rows, p->dtype);
     }
+    return views;
 }
 
-static enum status make_conv(struct making *m, struct step *st, int32_t i)
+/* A convolution's prologue takes the constants of the norm that is fused into it, which comes
+ * before it. */
+static void take_norm(struct op_step *st, const struct op_step *norm)
+{
+    st->has_prologue = true;
+    st->prologue.split = st->in[0].c;
+    st->prologue.gamma = norm->weight;
+    st->prologue.beta = norm->bias;
+    st->prologue.condition = norm->condition;
+    st->prologue.scale_shift = st->in[1].data ? &st->in[1] : NULL;
+}
+
+static enum status make_step(struct making *m, int32_t i, const struct tensor *views)
 {
     struct program *p = m->p;
+    struct op_step *st = &p->steps[i];
     const struct node *n = &p->g->nodes[i];
-    const float *folded = m->folded ? m->folded->beta[i] : NULL;
-    float *weight = NULL, *bias = NULL;
-    enum status s = param_load(m->src, &p->g->params[n->weight], &weight, m->err);
-    if (s) goto done;
-    if (!folded && n->bias != NODE_NONE) {
-        s = param_load(m->src, &p->g->params[n->bias], &bias, m->err);
-        if (s) goto done;
+    if (n->fused) {
+        p->is_skipped[i] = true;
+        return n->op == OP_GROUP_NORM ? op_make(st, &m->maker, i, m->err) : ST_OK;
     }
-    keep_wanted(n, weight, p->g->params[n->weight].count / p->g->params[n->weight].shape[0]);
-    if (bias) keep_wanted(n, bias, 1);
-    struct conv_desc d = { .h = st->in[0].h,
-                           .w = st->in[0].w,
-                           .ic = st->in[0].c,
-                           .oc = n->c,
-                           .kernel = n->kernel,
-                           .stride = n->stride,
-                           .conditions = folded ? m->folded->conditions : 1,
-                           .dtype = p->dtype,
-                           .x_ld = st->in[0].ld,
-                           .y_ld = st->y.ld,
-                           .r_ld = st->has_residual ? st->residual.ld : 0,
-                           .prologue = fused_prologue(p->g, i),
-                           .rows = p->rows };
-    if (d.prologue.resample == RESAMPLE_UP) {
-        d.h *= 2;
-        d.w *= 2;
-    } else if (d.prologue.resample == RESAMPLE_DOWN) {
-        d.h /= 2;
-        d.w /= 2;
-    }
-    st->by_condition = folded != NULL;
-    /* Where fewer output channels are wanted the weights' and bias's first rows are all that is read. */
-    s = p->b->ops->conv_plan(p->b, &d, weight, folded ? folded : bias, &st->conv, m->err);
-    if (!s)
-        p->weight_bytes += p->b->ops->conv_plan_bytes
-                               ? p->b->ops->conv_plan_bytes(st->conv)
-                               : (size_t)d.oc * d.ic * d.kernel * d.kernel * dtype_size(p->dtype) +
-                                     (size_t)d.conditions * d.oc * sizeof *bias;
-done:
-    free(weight);
-    free(bias);
-    return s;
-}
-
-static enum status make_linear(struct making *m, struct step *st, const struct node *n)
-{
-    struct program *p = m->p;
-    float *weight = NULL, *bias = NULL;
-    enum status s = param_load(m->src, &p->g->params[n->weight], &weight, m->err);
-    if (s) goto done;
-    s = param_load(m->src, &p->g->params[n->bias], &bias, m->err);
-    if (s) goto done;
-    s = p->b->ops->linear_plan(p->b, st->in[0].c, n->c, weight, bias, &st->linear, m->err);
-    p->weight_bytes += ((size_t)st->in[0].c + 1) * n->c * sizeof *weight;
-done:
-    free(weight);
-    free(bias);
-    return s;
-}
-
-static enum status make_norm(struct making *m, struct step *st, int32_t i)
-{
-    struct program *p = m->p;
-    const struct node *n = &p->g->nodes[i];
-    if (m->folded && m->folded->gamma[i]) {
-        size_t count = (size_t)n->c * m->folded->conditions;
-        st->by_condition = true;
-        enum status s = upload(m, m->folded->gamma[i], count, &st->gamma);
-        return s ? s : upload(m, m->folded->beta[i], count, &st->beta);
-    }
-    float *gamma = NULL, *beta = NULL;
-    enum status s = param_load(m->src, &p->g->params[n->weight], &gamma, m->err);
-    if (s) goto done;
-    s = param_load(m->src, &p->g->params[n->bias], &beta, m->err);
-    if (s) goto done;
-    s = upload(m, gamma, n->c, &st->gamma);
-    if (s) goto done;
-    s = upload(m, beta, n->c, &st->beta);
-done:
-    free(gamma);
-    free(beta);
-    return s;
-}
-
-/* The bias that an added embedding has taken over (constant_folding.h), once for each row of a batch execution. */
-static enum status make_add_channel(struct making *m, struct step *st, const struct node *n)
-{
-    const size_t rows = m->p->rows, c = n->c;
-    float *bias = NULL, *all = NULL;
-    if (n->bias == NODE_NONE) return ST_OK;
-    enum status s = param_load(m->src, &m->p->g->params[n->bias], &bias, m->err);
-    if (s) return s;
-    all = malloc(rows * c * sizeof *all);
-    if (!all) s = error_set(m->err, ST_NO_MEMORY_NOW, "no memory for a bias of %zu rows", rows);
-    for (size_t i = 0; all && i < rows; i++)
-        memcpy(all + i * c, bias, c * sizeof *all);
-    if (!s) s = upload(m, all, rows * c, &st->beta);
-    free(all);
-    free(bias);
-    return s;
-}
-
-static enum status make_label(struct making *m, struct step *st, const struct node *n)
-{
-    const struct param_desc *d = &m->p->g->params[n->weight];
-    float *table = NULL;
-    enum status s = param_load(m->src, d, &table, m->err);
-    if (s) return s;
-    m->p->classes = d->shape[0];
-    s = upload(m, table, d->count, &st->table);
-    free(table);
-    return s;
-}
-
-static enum status make_attention(struct making *m, struct step *st, const struct node *n)
-{
-    struct program *p = m->p;
-    struct attention_desc d = { .h = n->h,
-                                .w = n->w,
-                                .heads = n->heads,
-                                .head_channels = n->c / n->heads,
-                                .new_order = n->new_order,
-                                .dtype = p->dtype,
-                                .qkv_ld = st->in[0].ld,
-                                .y_ld = st->y.ld };
-    return p->b->ops->attention_plan(p->b, &d, &st->attention, m->err);
-}
-
-static enum status make_step(struct making *m, int32_t i)
-{
-    struct program *p = m->p;
-    struct step *st = &p->steps[i];
-    const struct node *n = &p->g->nodes[i];
-    st->op = n->op;
-    st->silu = n->silu;
-    st->resample = n->resample;
-    st->scalar = n->scalar;
-    if (n->fused) return n->op == OP_GROUP_NORM ? make_norm(m, st, i) : ST_OK;
-    st->y = view(p, i);
-    st->has_in1 = n->in[1] != NODE_NONE;
-    st->has_residual = n->residual != NODE_NONE;
-    if (n->in[0] != NODE_NONE) st->in[0] = view(p, n->in[0]);
-    if (st->has_in1) st->in[1] = view(p, n->in[1]);
-    if (st->has_residual) st->residual = view(p, n->residual);
+    op_connect(st, p->g, i, views, &p->values);
+    if (n->op == OP_LABEL) p->classes = p->g->params[n->weight].shape[0];
     if (n->sibling != NODE_NONE) {
-        st->sibling = &p->steps[n->sibling];
-        st->sibling->is_sibling = true;
+        st->x_too = &p->steps[n->sibling].y;
+        p->is_skipped[n->sibling] = true;
     }
-    if (n->norm != NODE_NONE) st->norm = &p->steps[n->norm];
-    switch (n->op) {
-    case OP_CONV: return make_conv(m, st, i);
-    case OP_LINEAR: return make_linear(m, st, n);
-    case OP_GROUP_NORM: return make_norm(m, st, i);
-    case OP_LABEL: return make_label(m, st, n);
-    case OP_ADD_CHANNEL: return make_add_channel(m, st, n);
-    case OP_ATTENTION: return make_attention(m, st, n);
-    default: return ST_OK;
-    }
+    if (n->norm != NODE_NONE) take_norm(st, &p->steps[n->norm]);
+    return op_make(st, &m->maker, i, m->err);
 }
 
-/* The first `channels` outputs of a pixel are all that the caller wants of the last convolution; behind it a cell may become its
- * pixels. */
+static enum status make_steps(struct making *m)
+{
+    struct tensor *views = views_of(m->p);
+    enum status s = views ? ST_OK : error_set(m->err, ST_NO_MEMORY_NOW, "no memory for views");
+    for (uint32_t i = 0; !s && i < m->p->g->n_nodes; i++)
+        s = make_step(m, (int32_t)i, views);
+    free(views);
+    return s;
+}
+
+/* Reduces the last convolution to the first `channels` outputs of a pixel, which are all that the
+ * caller wants. Its cells may be arranged into pixels after it (DEPTH_TO_SPACE). */
 static enum status shrink_output(struct graph *g, uint32_t channels, struct error *err)
 {
     struct node *out = &g->nodes[g->output], *n = out;
@@ -230,7 +91,8 @@ static struct moments *moments_of(struct program *p, int32_t node)
     return &p->steps[node].prologue.out;
 }
 
-/* A convolution's output gets moments: its width is noted and its room counted, memory comes when all are known. */
+/* Notes that a convolution's output needs moments; memory for all is allocated when their number is
+ * known. */
 static void keep_moments(struct program *p, int32_t node)
 {
     struct moments *m = moments_of(p, node);
@@ -239,7 +101,8 @@ static void keep_moments(struct program *p, int32_t node)
     p->moments_count += 2 * m->ld * p->rows;
 }
 
-/* The convolutions whose outputs a norm's input consists of: one, or two joined. 0: something else. */
+/* The convolutions whose outputs form a norm's input: one, or two that are joined. Returns 0 for
+ * anything else. */
 static int sources_of(const struct graph *g, int32_t node, int32_t source[2])
 {
     const struct node *n = &g->nodes[node];
@@ -263,7 +126,8 @@ static enum status make_moments(struct making *m)
     }
     if (p->moments_count == 0) return ST_OK;
     void *memory = NULL;
-    enum status s = p->b->ops->alloc(p->b, p->moments_count * sizeof *p->moments, &memory, m->err);
+    enum status s =
+        p->b->ops->device.alloc(p->b, p->moments_count * sizeof *p->moments, &memory, m->err);
     if (s) return s;
     double *at = p->moments = memory;
     for (uint32_t i = 0; i < g->n_nodes; i++) {
@@ -273,11 +137,10 @@ static enum status make_moments(struct making *m)
         at += 2 * out->ld * p->rows;
     }
     for (uint32_t i = 0; i < g->n_nodes; i++) {
-        struct step *st = &p->steps[i];
+        struct op_step *st = &p->steps[i];
         if (g->nodes[i].op != OP_CONV) continue;
-        st->has_prologue = st->prologue.out.data || g->nodes[i].norm != NODE_NONE;
+        st->has_prologue = st->has_prologue || st->prologue.out.data;
         if (g->nodes[i].norm == NODE_NONE) continue;
-        st->prologue.split = st->in[0].c;
         int count = sources_of(g, g->nodes[i].in[0], source);
         for (int k = 0; k < count; k++)
             st->prologue.in[k] = *moments_of(p, source[k]);
@@ -300,21 +163,25 @@ static enum status make(struct making *m, const struct program_options *o)
     s = plan_init(&p->plan, p->g, &po, err);
     if (s) return s;
     p->steps = calloc(p->g->n_nodes, sizeof *p->steps);
+    p->is_skipped = calloc(p->g->n_nodes, sizeof *p->is_skipped);
     bool has_scalars = true;
     for (uint32_t i = 0; i < p->g->n_nodes; i++) {
-        float **to = &p->scalar[p->g->nodes[i].scalar];
+        float **to = &p->values.scalar[p->g->nodes[i].scalar];
         if (p->g->nodes[i].op != OP_TIMESTEP || *to) continue;
         *to = calloc(p->rows, sizeof **to);
         has_scalars = has_scalars && *to;
     }
-    p->label = calloc(p->rows, sizeof *p->label);
-    p->condition = calloc(p->rows, sizeof *p->condition);
-    if (!p->steps || !has_scalars || !p->label || !p->condition)
+    p->values.label = calloc(p->rows, sizeof *p->values.label);
+    p->values.condition = calloc(p->rows, sizeof *p->values.condition);
+    if (!p->steps || !p->is_skipped || !has_scalars || !p->values.label || !p->values.condition)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory for a program of %u nodes",
                          p->g->n_nodes);
-    s = p->b->ops->alloc(p->b, p->plan.arena_bytes, &p->arena, err);
-    for (uint32_t i = 0; !s && i < p->g->n_nodes; i++)
-        s = make_step(m, (int32_t)i);
+    s = p->b->ops->device.alloc(p->b, p->plan.arena_bytes, &p->arena, err);
+    if (s) return s;
+    m->maker.g = p->g;
+    m->maker.condition = p->values.condition;
+    s = make_steps(m);
+    p->weight_bytes = m->maker.bytes;
     return s ? s : make_moments(m);
 }
 
@@ -331,7 +198,13 @@ static enum status program_of(struct program **out, struct backend *b, const str
     p->time_ops = o->time_ops;
     p->conditions = folded ? folded->conditions : 0;
     p->g = graph_copy(folded ? folded->g : g);
-    struct making m = { p, folded, src, err };
+    struct making m = { .p = p, .folded = folded, .err = err };
+    m.maker = (struct op_maker){ .b = b, .src = src, .rows = rows, .dtype = o->dtype };
+    if (folded) {
+        m.maker.gamma = folded->gamma;
+        m.maker.beta = folded->beta;
+        m.maker.conditions = folded->conditions;
+    }
     enum status s = p->g ? make(&m, o) : error_set(err, ST_NO_MEMORY_NOW, "no memory for a graph");
     if (!s) *out = p;
     if (s) program_free(p);
@@ -342,23 +215,25 @@ enum status program_new(struct program **out, struct backend *b, const struct gr
                         const struct param_source *src, const struct program_options *o,
                         struct error *err)
 {
-    if (!b->ops->has_dtype(b, o->dtype))
-        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot compute in %s", b->ops->name,
-                         dtype_name(o->dtype));
+    if (!b->ops->device.has_dtype(b, o->dtype))
+        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot compute in %s",
+                         b->ops->device.name, dtype_name(o->dtype));
     if (o->conditions && o->n_conditions == 0)
         return error_set(err, ST_BAD_PARAMETER, "a folded program needs at least one set");
     struct folded folded = { 0 };
     enum status s = ST_OK;
-    if (o->conditions) s = fold_init(&folded, b, g, src, o->conditions, o->n_conditions, err);
-    /* Where the back end has passes of several sizes, the largest that finds memory. */
-    uint32_t rows = o->most_rows ? o->most_rows : b->ops->rows_per_batch(b);
+    for (uint32_t i = 0; !s && i < g->n_nodes; i++)
+        s = supports_op(b, g->nodes[i].op, OP_FOR_INFERENCE, err);
+    if (!s && o->conditions) s = fold_init(&folded, b, g, src, o->conditions, o->n_conditions, err);
+    /* Where the back end has several sizes of a batch execution, the largest that memory allows. */
+    uint32_t rows = o->most_rows ? o->most_rows : b->ops->device.rows_per_batch(b);
     while (!s) {
         struct error why = { 0 };
         s = program_of(out, b, g, o->conditions ? &folded : NULL, src, o, rows, &why);
         if (!s) break;
         uint32_t less = rows;
-        if (s == ST_NO_MEMORY_NOW && rows > 1 && b->ops->batch_rows)
-            less = b->ops->batch_rows(b, rows / 2);
+        if (s == ST_NO_MEMORY_NOW && rows > 1 && b->ops->device.batch_rows)
+            less = b->ops->device.batch_rows(b, rows / 2);
         s = less < rows ? ST_OK : error_set(err, s, "%s", why.detail);
         rows = less;
     }
@@ -370,25 +245,19 @@ void program_free(struct program *p)
 {
     if (!p) return;
     const struct backend_ops *ops = p->b->ops;
-    if (ops->execution_forget) ops->execution_forget(p->b, p);
-    for (uint32_t i = 0; p->steps && i < p->g->n_nodes; i++) {
-        struct step *st = &p->steps[i];
-        if (st->conv) ops->conv_plan_free(p->b, st->conv);
-        if (st->linear) ops->linear_plan_free(p->b, st->linear);
-        if (st->attention) ops->attention_plan_free(p->b, st->attention);
-        ops->free(p->b, st->gamma);
-        ops->free(p->b, st->beta);
-        ops->free(p->b, st->table);
-    }
-    ops->free(p->b, p->arena);
-    ops->free(p->b, p->moments);
+    if (ops->device.execution_forget) ops->device.execution_forget(p->b, p);
+    for (uint32_t i = 0; p->steps && i < p->g->n_nodes; i++)
+        op_release(&p->steps[i], p->b);
+    ops->device.free(p->b, p->arena);
+    ops->device.free(p->b, p->moments);
     plan_done(&p->plan);
     graph_free(p->g);
     free(p->steps);
+    free(p->is_skipped);
     for (int i = 0; i < SCALARS; i++)
-        free(p->scalar[i]);
-    free(p->label);
-    free(p->condition);
+        free(p->values.scalar[i]);
+    free(p->values.label);
+    free(p->values.condition);
     free(p);
 }
 

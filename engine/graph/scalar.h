@@ -1,4 +1,5 @@
-/* scalar.h - the numbers that a network is told of a row of its input, each by an embedding of its own. */
+/* scalar.h - the numbers that a network gets with a row of its input, each through its own
+ * embedding. */
 #ifndef DAVID_GRAPH_SCALAR_H
 #define DAVID_GRAPH_SCALAR_H
 

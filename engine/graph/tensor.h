@@ -1,15 +1,15 @@
 /* tensor.h - a view of device memory: NHWC feature maps and [n][1][1][c] vectors.
  *
- * Element (n, y, x, c) is at data + ((n*h + y)*w + x)*ld + c: `ld`, in elements, is the distance between neighbouring
- * pixels, so a view can be a slice of the channels of a wider tensor (this is how a concat costs no copy). ld >= c.
- * A view owns nothing. */
+ * Element (n, y, x, c) is at data + ((n*h + y)*w + x)*ld + c. `ld` is the distance between
+ * neighbouring pixels in elements, ld >= c, so a view can be a slice of the channels of a wider
+ * tensor: a concat then needs no copy. A view owns nothing. */
 #ifndef DAVID_GRAPH_TENSOR_H
 #define DAVID_GRAPH_TENSOR_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-#include "proto/dtype.h"
+#include "proto/models/dtype.h"
 
 enum resample { RESAMPLE_NONE, RESAMPLE_UP, RESAMPLE_DOWN }; /* nearest x2, 2x2 average */
 

@@ -1,12 +1,12 @@
-/* The process_group of a training run under Open MPI's mpirun. A sum is made by process 0 and handed out by it, so that no process has other
- * bits than the rest: their weights never part. */
+/* The process_group of a training run under Open MPI's mpirun. Process 0 computes a sum and
+ * broadcasts it, so that all processes have the same bits and their weights stay equal. */
 #include <mpi.h>
 #include <stdlib.h>
 
 #include "engine/graph/build_id.h"
 #include "engine/graph/process_group.h"
 
-enum { AT_ONCE = 1 << 24 }; /* values of one call: its counts are ints */
+enum { AT_ONCE = 1 << 24 }; /* values of one MPI call, whose counts are ints */
 
 /* MPI ends all processes when a call fails, with its own message. */
 static void sum_all(char *values, size_t count, size_t size, MPI_Datatype type)

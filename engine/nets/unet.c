@@ -1,5 +1,6 @@
-/* The ADM UNet, block by block, in the order it runs (engine/README.md section 2). Blocks only append nodes; which of them
- * share memory, fold away or fuse is decided elsewhere. */
+/* The ADM UNet, block by block, in the order it runs (engine/README.md section 2). Blocks only
+ * append nodes; plan.h, constant_folding.h and fusion.h decide which of them share memory, are
+ * folded or are fused. */
 #include "engine/nets/unet.h"
 
 #include <stdio.h>
@@ -11,7 +12,7 @@ enum { GROUPS = 32, IMAGE_CHANNELS = 3, BLOCK_NAME_MAX = 40, MAX_SKIPS = 256 };
 struct unet {
     struct builder b;
     const struct unet_arch *arch;
-    int32_t embedding; /* silu(time_embed (+ label_emb)), shared by every block */
+    int32_t embedding; /* silu(time_embed (+ the other embeddings)), read by every block */
     int32_t skips[MAX_SKIPS];
     uint32_t n_skips;
 };
@@ -54,7 +55,8 @@ static int32_t resampled(struct unet *u, int32_t in, enum resample how)
     return in;
 }
 
-/* The residual comes first, so that the input is dead after the first norm and the norm may run in place. */
+/* The residual comes first: the first norm is then the last to read the input and may run in
+ * place. */
 static int32_t res_block(struct unet *u, const char *block, int32_t x, uint32_t oc,
                          enum resample how)
 {
@@ -94,7 +96,7 @@ static bool attends_at(const struct unet_arch *a, uint32_t ds)
     return false;
 }
 
-/* Sinusoids, linear, SiLU, linear, to the width of all embeddings. */
+/* Sinusoids, linear, SiLU, linear; the output has the width of all embeddings. */
 static int32_t scalar_embedding(struct unet *u, enum scalar scalar, const char *name)
 {
     char part[PARAM_NAME_MAX];
@@ -120,7 +122,8 @@ static void build_embedding(struct unet *u)
     u->embedding = build_silu(b, e);
 }
 
-/* The end of a block on the way down: named, and kept for the mirror block on the way up. */
+/* The end of a block of the encoder: becomes a tap, and is kept for the matching block of the
+ * decoder. */
 static void keep_skip(struct unet *u, int32_t node)
 {
     char tap[TAP_NAME_MAX];

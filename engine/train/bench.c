@@ -1,7 +1,9 @@
-/* How fast the steps are here: networks of hash weights and images of noise, since times do not depend on values. */
+/* Times of the training steps, with networks of hash weights and images of noise: times do not
+ * depend on values. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/graph/backend/device.h"
 #include "engine/nets/unet.h"
 #include "engine/train/trainer.h"
 
@@ -40,6 +42,17 @@ static enum status make_net(struct rehearsal *r, enum net net, struct error *err
     return trainable_load(&r->nets[net], &weights, err);
 }
 
+/* Normals in host memory, copied to `to`. */
+static enum status draw_noise(struct rehearsal *r, uint32_t row, float *to, struct error *err)
+{
+    float *host = calloc(r->count, sizeof *host);
+    if (!host) return error_set(err, ST_NO_MEMORY_NOW, "no memory for images");
+    draw_add_normals(0, 0, DRAW_SCORE_NOISE, row, host, r->count, 0.5);
+    enum status s = device_copy_in(r->engine->backend, to, host, r->count * sizeof *host, err);
+    free(host);
+    return s;
+}
+
 static enum status make_images(struct rehearsal *r, struct error *err)
 {
     float **const parts[] = { &r->x, &r->y, &r->z, &r->noise, &r->x_t, &r->out, &r->dout };
@@ -47,19 +60,19 @@ static enum status make_images(struct rehearsal *r, struct error *err)
     struct backend *b = r->engine->backend;
     void *memory = NULL;
     r->count = (size_t)r->o->batch * r->side * r->side * LOSS_CHANNELS;
-    enum status s = b->ops->alloc(b, (PARTS + 2) * r->count * sizeof(float), &memory, err);
+    enum status s = b->ops->device.alloc(b, (PARTS + 2) * r->count * sizeof(float), &memory, err);
     if (s) return s;
     float *at = r->memory = memory;
     for (int i = 0; i < PARTS; i++, at += r->count)
         *parts[i] = at;
     r->dout = r->out + 2 * r->count; /* these two have twice the channels */
-    memset(r->memory, 0, (PARTS + 2) * r->count * sizeof(float));
+    s = b->ops->gradients->fill(b, r->memory, (PARTS + 2) * r->count, 0, err);
     float *const drawn[] = { r->x, r->y, r->z, r->noise };
-    for (uint32_t i = 0; i < sizeof drawn / sizeof *drawn; i++)
-        draw_add_normals(0, 0, DRAW_SCORE_NOISE, i, drawn[i], r->count, 0.5);
+    for (uint32_t i = 0; !s && i < sizeof drawn / sizeof *drawn; i++)
+        s = draw_noise(r, i, drawn[i], err);
     for (uint32_t i = 0; i < r->o->batch; i++)
         r->t[i] = r->t_bridge[i] = SCHEDULE_STEPS * (i + 1) / (r->o->batch + 1);
-    return ST_OK;
+    return s;
 }
 
 static enum status make(struct rehearsal *r, struct error *err)
@@ -70,7 +83,11 @@ static enum status make(struct rehearsal *r, struct error *err)
     if (!o->arch->learn_sigma || o->arch->class_cond)
         return error_set(err, ST_UNSUPPORTED,
                          "networks that are trained have a learned variance and no classes");
+    const unsigned needs = o->kind == TRAIN_PRIOR ? NEED_DENOISING
+                                                  : NEED_ANSWERS | NEED_GRADIENTS | NEED_DAVI |
+                                                        NEED_ADJOINT; /* of denoise */
     enum status s = engine_open(&r->engine, &o->engine, err);
+    if (!s) s = losses_check(r->engine->backend, needs, err);
     if (s) return s;
     r->side = o->size ? o->size : o->arch->image_size;
     r->schedule = malloc(sizeof *r->schedule);
@@ -92,7 +109,7 @@ static void done(struct rehearsal *r)
     davi_done(&r->davi);
     for (int i = 0; i < NETS; i++)
         trainable_done(&r->nets[i]);
-    if (r->engine) r->engine->backend->ops->free(r->engine->backend, r->memory);
+    if (r->engine) r->engine->backend->ops->device.free(r->engine->backend, r->memory);
     engine_close(r->engine);
     free(r->schedule);
 }
@@ -143,7 +160,8 @@ static void add_part(struct train_timing *out, const char *name, bool is_backwar
         out->parts[out->n_parts++] = (struct train_part){ name, is_backward, ns / 1e6 };
 }
 
-/* What all tapes did since they were asked last, the updates, and what is left of the whole. */
+/* Times since the last call: of the ops of all tapes, of the updates, and the rest of `ns` as
+ * "losses". */
 static void read_parts(struct rehearsal *r, struct train_timing *out, double steps, double ns)
 {
     uint64_t sums[2][OP_COUNT] = { { 0 } }, one[2][OP_COUNT];

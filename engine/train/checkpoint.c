@@ -10,14 +10,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/graph/device.h"
-#include "proto/digest.h"
-#include "proto/safetensors.h"
+#include "engine/graph/backend/device.h"
+#include "proto/models/digest.h"
+#include "proto/models/safetensors.h"
 
 enum { ARRAYS = 4, MOST_TENSORS = CHECKPOINT_NETS * ARRAYS, NAME_MAX_CHARS = 64 };
 static const char prefix[] = "step-", suffix[] = ".safetensors";
 
-/* The arrays of a trainable that exist, under the names that they have in the file. */
+/* The allocated arrays of a trainable, with their names in the file. */
 struct array {
     char name[NAME_MAX_CHARS];
     float *values;
@@ -57,7 +57,8 @@ static bool step_of(const char *name, uint64_t *step)
     return end != name + sizeof prefix - 1 && strcmp(end, suffix) == 0;
 }
 
-/* Removes the checkpoints before the last `keep`; what cannot be removed is no failure of the run. */
+/* Removes all checkpoints but the last `keep`. A file that cannot be removed does not fail the
+ * run. */
 static void prune(const char *folder, uint32_t keep)
 {
     for (;;) {

@@ -1,8 +1,9 @@
-/* state_dict.h - the whole state of a training run in one file, and the folder that holds the last few.
+/* checkpoint.h - the whole state of a training run in one file, and the folder of the last few
+ * files.
  *
- * A file is a safetensors file: of each network its parameters, the optimiser's moments and the average as flat arrays, with the
- * step and everything that a resumed run must have in common with this one as metadata. It is written whole or not at all, and
- * checked whole before anything of it is used. One thread. */
+ * A safetensors file with the parameters, the optimiser's moments and the average of each network
+ * as flat arrays; its metadata has the step and the settings that a resumed run must share. It is
+ * written atomically, and read and checked completely before any of it is used. One thread. */
 #ifndef DAVID_TRAIN_CHECKPOINT_H
 #define DAVID_TRAIN_CHECKPOINT_H
 
@@ -12,7 +13,7 @@
 
 enum { CHECKPOINT_NETS = 4, CHECKPOINT_SETTINGS = 20 };
 
-/* A setting that must not differ: its name as users know it, its value, and the value's text in the file. */
+/* A setting that a resumed run must share: its name for users, and the text of its value. */
 struct checkpoint_setting {
     const char *name;
     char value[128];
@@ -26,13 +27,15 @@ struct checkpoint {
     struct checkpoint_setting settings[CHECKPOINT_SETTINGS];
 };
 
-/* FOLDER/step-NNNNNNNNN.safetensors, then those but the last `keep` are removed. path: of the file written. */
+/* Writes FOLDER/step-NNNNNNNNN.safetensors, then removes all but the last `keep`. path: of the new
+ * file. */
 enum status checkpoint_write(char path[PATH_MAX], const char *folder, const struct checkpoint *c,
                              uint32_t keep, struct error *err);
 
 /* The newest one of the folder; false where there is none. */
 bool checkpoint_find(char path[PATH_MAX], const char *folder);
-/* Fills the networks and c->step. ST_BAD_FILE names the tensor or the setting that does not fit; the networks are untouched then. */
+/* Fills the networks and c->step. ST_BAD_FILE names the tensor or the setting that does not fit;
+ * the networks are then unchanged. */
 enum status checkpoint_read(const char *path, struct checkpoint *c, struct error *err);
 
 #endif

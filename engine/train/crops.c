@@ -11,7 +11,8 @@ struct square {
     uint32_t x, y, side;
 };
 
-/* A place in the photo that is accepted with a chance that grows with its texture; the last try is taken in any case. */
+/* A random square of the photo, accepted with a probability that grows with its texture; the last
+ * try is always accepted. */
 static struct square find_square(const struct photo *p, const struct crop_options *o,
                                  struct rng *rng)
 {
@@ -28,7 +29,8 @@ static struct square find_square(const struct photo *p, const struct crop_option
     return s;
 }
 
-/* The mean of the photo over the box that an output pixel covers, edges weighed by what lies inside. */
+/* Each output pixel is the mean of the photo over the box that it covers; a photo pixel at the edge
+ * of the box has the weight of the covered part. */
 static void shrink(const struct photo *p, const struct square *s, uint32_t side, float *x)
 {
     const double step = (double)s->side / side;
@@ -50,13 +52,13 @@ static void shrink(const struct photo *p, const struct square *s, uint32_t side,
         }
 }
 
-/* One of the eight ways in which a square can lie. */
-static void lay(const float *from, float *to, uint32_t side, uint32_t way)
+/* One of the eight symmetries of a square: bit 0 flips y, bit 1 flips x, bit 2 transposes. */
+static void orient(const float *from, float *to, uint32_t side, uint32_t symmetry)
 {
     for (uint32_t y = 0; y < side; y++)
         for (uint32_t x = 0; x < side; x++) {
-            uint32_t sy = way & 1 ? side - 1 - y : y, sx = way & 2 ? side - 1 - x : x;
-            size_t at = way & 4 ? (size_t)sx * side + sy : (size_t)sy * side + sx;
+            uint32_t sy = symmetry & 1 ? side - 1 - y : y, sx = symmetry & 2 ? side - 1 - x : x;
+            size_t at = symmetry & 4 ? (size_t)sx * side + sy : (size_t)sy * side + sx;
             memcpy(to + ((size_t)y * side + x) * 3, from + at * 3, 3 * sizeof *to);
         }
 }
@@ -78,7 +80,7 @@ enum status crop_draw(struct dataset *d, const struct crop_options *o, uint64_t 
     float *straight = malloc(floats * sizeof *straight);
     if (straight) {
         shrink(p, &s, o->side, straight);
-        lay(straight, x, o->side, rng_below(&rng, 8));
+        orient(straight, x, o->side, rng_below(&rng, 8));
     }
     dataset_return(d, p);
     free(straight);
@@ -98,7 +100,7 @@ static void box(uint8_t *observed_mask, uint32_t side, struct rng *rng)
         memset(observed_mask + (size_t)i * side + x, 0, w);
 }
 
-/* A disc is drawn along a walk that turns a little at every step. */
+/* Discs along a path whose direction changes by up to half a radian at each step. */
 static void stroke(uint8_t *observed_mask, uint32_t side, struct rng *rng)
 {
     double x = side * rng_uniform(rng), y = side * rng_uniform(rng);

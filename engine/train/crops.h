@@ -1,8 +1,9 @@
-/* crops.h - training rows: a crop of a random photo, its measurement, and for inpainting a hole.
+/* crops.h - training rows: a crop of a random photo, its measurement, and for inpainting a mask.
  *
- * Where a row comes from is a function of (seed, step, row) and the folder. A crop is taken from a photo with a probability that
- * grows with its texture: flat sky teaches little. It may be shrunk by up to a factor, mirrored and turned by quarters.
- * Holes are boxes and brush strokes. Pure but for the dataset, which may be called by several threads. */
+ * A row is a function of (seed, step, row) and the folder. The probability that a crop is accepted
+ * grows with its texture, as flat crops contribute little to the gradient. A crop may be reduced in
+ * size by up to a factor, mirrored and rotated by multiples of 90 degrees. Holes are boxes and
+ * brush strokes. Pure functions except for the dataset; any number of threads. */
 #ifndef DAVID_TRAIN_CROPS_H
 #define DAVID_TRAIN_CROPS_H
 
@@ -12,9 +13,10 @@
 
 struct crop_options {
     uint32_t side; /* px */
-    double jitter; /* a crop's sides before shrinking: side .. jitter * side; >= 1 */
-    double
-        texture; /* mean difference of neighbours, in levels, from which on a crop is taken at once; 0: any */
+    double jitter; /* a crop's sides before reduction: side .. jitter * side; >= 1 */
+    /* Mean difference of neighbours, in levels, above which a crop is always accepted; 0: all
+     * are. */
+    double texture;
     uint64_t seed;
 };
 
@@ -22,7 +24,7 @@ struct crop_options {
 enum status crop_draw(struct dataset *d, const struct crop_options *o, uint64_t step, uint32_t row,
                       float *x, struct error *err);
 
-/* observed_mask: [side][side], 0 in the hole */
+/* observed_mask: [side][side], 0 in the hole, else 1 */
 void mask_draw(const struct crop_options *o, uint64_t step, uint32_t row, uint8_t *observed_mask);
 
 /* y = A x + sigma n, of operator_extent; a->x is a crop. scratch: operator_scratch_floats */

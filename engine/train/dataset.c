@@ -7,11 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 
 enum { LARGEST_FILE_BYTES = 1 << 28, LARGEST_PHOTO_PX = 1 << 28 };
 
@@ -32,7 +31,7 @@ struct dataset {
     char *folder, digest[DIGEST_HEX];
     struct file *files;
     uint32_t count;
-    pthread_mutex_t lock; /* guards what follows, and the files' states, counts and photos */
+    pthread_mutex_t lock; /* guards the members below, and the files' states, counts and photos */
     pthread_cond_t read;  /* a file is no longer being read */
     uint32_t unusable;
     size_t cached_bytes;
@@ -43,10 +42,8 @@ struct dataset {
 
 static bool is_image(const char *name)
 {
-    const char *dot = strrchr(name, '.');
-    return name[0] != '.' && dot &&
-           (strcasecmp(dot, ".png") == 0 || strcasecmp(dot, ".jpg") == 0 ||
-            strcasecmp(dot, ".jpeg") == 0);
+    enum image_format format;
+    return name[0] != '.' && image_format_of_name(&format, name);
 }
 
 static int by_name(const void *a, const void *b)
@@ -80,7 +77,8 @@ static enum status list(struct dataset *d, struct error *err)
     }
     closedir(dir);
     if (!s && d->count == 0)
-        return error_set(err, ST_BAD_FILE, "%s: no PNG or JPEG file in it", d->folder);
+        return error_set(err, ST_BAD_FILE, "%s: no %s file in it", d->folder,
+                         image_format_names().text);
     if (!s) qsort(d->files, d->count, sizeof *d->files, by_name);
     return s;
 }
@@ -162,7 +160,7 @@ static uint8_t *rgb_of(const struct image *img)
     return rgb;
 }
 
-/* Green stands for the image: it has most of what an eye calls detail. */
+/* Of the green channel, which carries most of the visible detail. */
 static uint32_t block_texture(const struct photo *p, uint32_t column, uint32_t row)
 {
     uint32_t sum = 0;
@@ -214,7 +212,7 @@ static size_t photo_bytes(const struct photo *p)
            (size_t)(p->columns + 1) * (p->rows + 1) * sizeof *p->texture;
 }
 
-/* `unusable`: the file's own fault, so that it is left out; otherwise a failure ends everything. */
+/* *unusable: the fault is in the file, which is then excluded; any other failure ends training. */
 static enum status decode(const struct dataset *d, const struct file *f, struct photo *out,
                           bool *unusable, struct error *err)
 {
@@ -223,7 +221,7 @@ static enum status decode(const struct dataset *d, const struct file *f, struct 
     struct photo p = { 0 };
     enum status s = read_file(d, f, &bytes, err);
     if (s) {
-        *unusable = s == ST_IO && !f->last_use; /* what could be read once must be read again */
+        *unusable = s == ST_IO && !f->last_use; /* a file that was read once must stay readable */
         return s;
     }
     s = codec_decode(&img, bytes, (size_t)f->size, LARGEST_PHOTO_PX, err);
@@ -256,7 +254,7 @@ done:
 
 /* ---- the cache ---- */
 
-/* The ones not used for the longest go first. */
+/* Frees the least recently used photos until the cache fits. */
 static void evict(struct dataset *d)
 {
     while (d->cached_bytes > d->o.cache_bytes) {
@@ -274,7 +272,7 @@ static void evict(struct dataset *d)
     }
 }
 
-/* The lock is held, and dropped while the file is read. */
+/* The caller holds the lock; it is released while the file is read. */
 static enum status read_photo(struct dataset *d, struct file *f, struct error *err)
 {
     struct photo p = { 0 };
@@ -328,9 +326,9 @@ void dataset_return(struct dataset *d, const struct photo *p)
     pthread_mutex_unlock(&d->lock);
 }
 
-/* ---- the whole ---- */
+/* ---- opening and closing ---- */
 
-/* One usable photo is enough to begin with. */
+/* Decodes files until one is usable. */
 static enum status find_one(struct dataset *d, struct error *err)
 {
     for (uint32_t i = 0; i < d->count; i++) {

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- making ---- */
+#include "engine/graph/backend/device.h"
+
+/* ---- making and freeing ---- */
 
 const char *generator_probe(const struct graph *g)
 {
@@ -54,8 +56,6 @@ static enum status check(const struct davi *d, struct error *err)
             return error_set(err, ST_BAD_FILE,
                              "a network without a learned variance cannot be trained");
     }
-    if (!d->generator->b->ops->host_memory)
-        return error_set(err, ST_UNSUPPORTED, "training needs a back end in the host's memory");
     if (!generator_probe(d->generator->g))
         return error_set(err, ST_BAD_FILE, "the generator has no output_blocks");
     return ST_OK;
@@ -64,9 +64,9 @@ static enum status check(const struct davi *d, struct error *err)
 static enum status take_memory(struct davi *d, struct error *err)
 {
     const size_t blocks = d->block_at[PATCHGAN_BLOCKS - 1] + d->block_count[PATCHGAN_BLOCKS - 1];
-    size_t scratch = 0; /* whatever the task will be */
+    size_t scratch = 0; /* enough for every task */
     for (int i = 0; i < TASK_COUNT; i++) {
-        size_t n = consistency_scratch(task_table[i].op, d->w, d->h);
+        size_t n = consistency_scratch(task_table[i].op, d->rows, d->w, d->h);
         if (n > scratch) scratch = n;
     }
     const struct {
@@ -84,7 +84,10 @@ static enum status take_memory(struct davi *d, struct error *err)
         total += (parts[i].count + 15) / 16 * 16;
     void *memory = NULL;
     struct backend *b = d->generator->b;
-    enum status s = b->ops->alloc(b, total * sizeof(float), &memory, err);
+    d->taps = malloc((size_t)d->rows * BLUR_TAPS * sizeof *d->taps);
+    if (!d->taps)
+        return error_set(err, ST_NO_MEMORY_NOW, "no memory for the taps of %u rows", d->rows);
+    enum status s = b->ops->device.alloc(b, total * sizeof(float), &memory, err);
     if (s) return s;
     d->memory = memory;
     float *at = memory;
@@ -119,7 +122,7 @@ enum status davi_init(struct davi *out, const struct davi_options *o, struct tra
     s = generator_init(&d.answer, generator, o->schedule, o->form, err);
     if (!s) s = take_memory(&d, err);
     if (s)
-        generator_done(&d.answer);
+        davi_done(&d);
     else
         *out = d;
     return s;
@@ -128,7 +131,8 @@ enum status davi_init(struct davi *out, const struct davi_options *o, struct tra
 void davi_done(struct davi *d)
 {
     generator_done(&d->answer);
-    if (d->generator) d->generator->b->ops->free(d->generator->b, d->memory);
+    if (d->generator) d->generator->b->ops->device.free(d->generator->b, d->memory);
+    free(d->taps);
     *d = (struct davi){ 0 };
 }
 
@@ -171,15 +175,19 @@ static enum status predict(struct davi *d, const struct davi_rows *rows,
 
 /* ---- the score and the discriminator ---- */
 
-/* Hinge loss of one side, 1 for true images and -1 for predictions; gradients are added. */
+/* Adds the hinge loss of true images (sign 1) or of predictions (sign -1), and its gradients. */
 static enum status discriminate(struct davi *d, const float *images, double sign, double share,
                                 double *loss, struct error *err)
 {
     struct trainable *net = d->discriminator;
     const int last = PATCHGAN_BLOCKS - 1;
+    double value;
     enum status s = trainable_run(net, images, &(struct row_conditions){ 0 }, d->pred_blocks, err);
+    if (!s)
+        s = net->b->ops->losses->hinge(net->b, d->pred_blocks, d->block_count[last], sign, share,
+                                       d->d_blocks, &value, err);
     if (s) return s;
-    *loss += hinge_loss(d->pred_blocks, d->block_count[last], sign, share, d->d_blocks);
+    *loss += value;
     const struct upstream_gradient upstream = { d->block[last], d->d_blocks };
     return tape_backward(net->tape, &upstream, 1, net->gradients, NULL, err);
 }
@@ -218,29 +226,32 @@ static enum status read_blocks(struct davi *d, const float *images, float *to, s
     return s;
 }
 
-/* -mean D(pred), and mean |D_k(pred) - D_k(x)| over the first four blocks; their gradient to d_gan. */
+/* -mean D(pred), and mean |D_k(pred) - D_k(x)| over the first four blocks; their gradient to
+ * d_gan. */
 static enum status adversarial(struct davi *d, const float *x, struct generator_report *r,
                                struct error *err)
 {
     const int last = PATCHGAN_BLOCKS - 1;
+    struct backend *b = d->discriminator->b;
+    const struct loss_ops *ops = b->ops->losses;
     struct upstream_gradient upstream[PATCHGAN_BLOCKS];
     enum status s = read_blocks(d, x, d->true_blocks, err);
     if (!s) s = read_blocks(d, d->answer.pred, d->pred_blocks, err);
-    if (s) return s;
-    r->features = r->adversarial = 0;
-    for (int k = 0; k < PATCHGAN_BLOCKS; k++) {
+    r->features = 0;
+    for (int k = 0; !s && k < PATCHGAN_BLOCKS; k++) {
         const size_t at = d->block_at[k], count = d->block_count[k];
+        double value = 0;
         upstream[k] = (struct upstream_gradient){ d->block[k], d->d_blocks + at };
-        if (k < last) {
-            r->features +=
-                feature_loss(d->pred_blocks + at, d->true_blocks + at, count, d->d_blocks + at);
+        if (k == last) {
+            s = ops->adversarial(b, d->pred_blocks + at, count, d->d_blocks + at, &r->adversarial,
+                                 err);
             continue;
         }
-        for (size_t i = at; i < at + count; i++) {
-            r->adversarial -= (double)d->pred_blocks[i] / (double)count;
-            d->d_blocks[i] = -1.0f / (float)count;
-        }
+        s = ops->features(b, d->pred_blocks + at, d->true_blocks + at, count, d->d_blocks + at,
+                          &value, err);
+        r->features += value;
     }
+    if (s) return s;
     return tape_backward(d->discriminator->tape, upstream, PATCHGAN_BLOCKS, NULL, d->d_gan, err);
 }
 
@@ -254,27 +265,41 @@ static double processes_of(const struct davi *d)
     return d->o.process_group.sum ? d->o.process_group.processes : 1;
 }
 
-/* The norm of a term's gradient by the probe, the mean of it over all processes' images. */
+/* The root of the sum of squares of d_probe, of its sum over all processes: the sum is taken piece
+ * by piece. */
+static enum status norm_over_group(struct davi *d, double *norm, struct error *err)
+{
+    enum { PIECE = 1024 };
+    float values[PIECE];
+    double sums[PIECE], squares = 0;
+    for (size_t i = 0; i < d->probe_count;) {
+        const size_t n = d->probe_count - i < PIECE ? d->probe_count - i : PIECE;
+        enum status s =
+            device_copy_out(d->generator->b, values, d->d_probe + i, n * sizeof *values, err);
+        if (s) return s;
+        for (size_t k = 0; k < n; k++)
+            sums[k] = (double)values[k];
+        sum_over_group(d, sums, n);
+        for (size_t k = 0; k < n; k++)
+            squares += sums[k] * sums[k];
+        i += n;
+    }
+    *norm = sqrt(squares);
+    return ST_OK;
+}
+
+/* The norm of a term's gradient by the probe's weight; the gradient is the mean over all processes'
+ * images. */
 static enum status probe_norm(struct davi *d, const uint32_t *t_bridge, const float *d_pred,
                               double *norm, struct error *err)
 {
     struct trainable *net = d->generator;
     const struct upstream_gradient upstream = { net->g->output, d->answer.d_out };
-    generator_gradient(&d->answer, t_bridge, d_pred, 1);
-    memset(d->d_probe, 0, d->probe_count * sizeof *d->d_probe);
-    enum status s = tape_probe(net->tape, &upstream, 1, d->d_probe, err);
-    double squares = 0;
-    for (size_t i = 0; !s && i < d->probe_count;) {
-        double piece[256];
-        size_t n = d->probe_count - i < 256 ? d->probe_count - i : 256;
-        for (size_t k = 0; k < n; k++)
-            piece[k] = (double)d->d_probe[i + k];
-        sum_over_group(d, piece, n);
-        for (size_t k = 0; k < n; k++)
-            squares += piece[k] * piece[k];
-        i += n;
-    }
-    if (!s) *norm = sqrt(squares) / processes_of(d);
+    enum status s = generator_gradient(&d->answer, t_bridge, d_pred, 1, err);
+    if (!s) s = net->b->ops->gradients->fill(net->b, d->d_probe, d->probe_count, 0, err);
+    if (!s) s = tape_probe(net->tape, &upstream, 1, d->d_probe, err);
+    if (!s) s = norm_over_group(d, norm, err);
+    *norm /= processes_of(d);
     return s;
 }
 
@@ -283,41 +308,95 @@ static double clip(double v, double low, double high)
     return v < low ? low : v > high ? high : v;
 }
 
+/* The field of the two scores at the noised prediction. */
+static enum status ikl(struct davi *d, const struct davi_draws *draws, double *value,
+                       struct error *err)
+{
+    const size_t px = (size_t)d->h * d->w;
+    const struct row_conditions at = { .t = draws->t };
+    struct backend *b = d->generator->b;
+    const struct ikl_args a = { .rows = d->rows,
+                                .px = px,
+                                .out_psi = d->y,
+                                .out_theta = d->y_theta,
+                                .pred = d->answer.pred,
+                                .field = d->d_ikl };
+    enum status s =
+        diffuse(b, d->o.schedule, d->rows, px, draws->t, d->answer.pred, draws->noise, d->x_t, err);
+    if (!s) s = trainable_run(d->teacher, d->x_t, &at, d->y_theta, err);
+    if (!s) s = trainable_run(d->score, d->x_t, &at, d->y, err);
+    return s ? s : b->ops->losses->ikl(b, &a, value, err);
+}
+
+static enum status consistency(struct davi *d, const struct davi_rows *rows, double *value,
+                               struct error *err)
+{
+    const struct consistency c = { .op = d->o.op,
+                                   .rows = d->rows,
+                                   .w = d->w,
+                                   .h = d->h,
+                                   .pred = d->answer.pred,
+                                   .y = rows->y,
+                                   .observed_mask = rows->observed_mask,
+                                   .level = d->o.level,
+                                   .levels = rows->levels,
+                                   .scratch = d->scratch,
+                                   .taps = d->taps };
+    return consistency_loss(d->generator->b, &c, value, d->d_con, err);
+}
+
+static enum status truth(struct davi *d, const struct davi_rows *rows, double *value,
+                         struct error *err)
+{
+    struct backend *b = d->generator->b;
+    struct truth_args a = { .rows = d->rows,
+                            .px = (size_t)d->h * d->w,
+                            .pred = d->answer.pred,
+                            .x = rows->x,
+                            .observed_mask = rows->observed_mask,
+                            .dpred = d->d_truth };
+    enum status s = ST_OK;
+    if (a.observed_mask) {
+        s = b->ops->losses->count_observed(b, a.observed_mask, d->rows * a.px, &a.observed, err);
+        if (!s) sum_over_group(d, &a.observed, 1);
+    }
+    a.observed /= processes_of(d);
+    return s ? s : b->ops->losses->truth(b, &a, value, err);
+}
+
+/* The weighted gradient of all terms through the generator; x_t holds it. */
+static enum status backward(struct davi *d, const uint32_t *t_bridge, double lambda, double share,
+                            struct error *err)
+{
+    struct trainable *net = d->generator;
+    const float *const terms[WEIGHTED_TERMS] = { d->d_ikl, d->d_con, d->d_truth, d->d_gan };
+    const float weights[WEIGHTED_TERMS] = { 1, (float)d->o.weight_con, (float)d->o.reg_coeff,
+                                            (float)lambda };
+    const struct upstream_gradient upstream = { net->g->output, d->answer.d_out };
+    enum status s =
+        net->b->ops->losses->weighted_sum(net->b, terms, weights, d->count, d->x_t, err);
+    if (!s) s = generator_gradient(&d->answer, t_bridge, d->x_t, share, err);
+    return s ? s : tape_backward(net->tape, &upstream, 1, net->gradients, NULL, err);
+}
+
 enum status davi_generator_step(struct davi *d, const struct davi_rows *rows,
                                 const struct davi_draws *draws, double share,
                                 struct generator_report *out, struct error *err)
 {
-    const size_t px = (size_t)d->h * d->w;
-    const struct images p = { d->o.op,        d->rows,     d->w,    d->h,
-                              d->answer.pred, rows->x,     rows->y, rows->observed_mask,
-                              d->o.level,     rows->levels };
     struct generator_report r = { 0 };
     double of_truth = 0, of_gan = 0;
     enum status s = predict(d, rows, draws, err);
-    if (s) return s;
-    diffuse(d->o.schedule, d->rows, px, draws->t, d->answer.pred, draws->noise, d->x_t);
-    const struct row_conditions at = { .t = draws->t };
-    s = trainable_run(d->teacher, d->x_t, &at, d->y_theta, err);
-    if (!s) s = trainable_run(d->score, d->x_t, &at, d->y, err);
-    if (s) return s;
-    r.ikl = ikl_loss(d->rows, px, d->y, d->y_theta, d->answer.pred, d->d_ikl);
-    r.consistency = consistency_loss(&p, d->d_con, d->scratch);
-    double observed = observed_values(&p);
-    if (p.observed_mask) sum_over_group(d, &observed, 1);
-    r.truth = truth_loss(&p, observed / processes_of(d), d->d_truth);
-    s = adversarial(d, rows->x, &r, err);
+    if (!s) s = ikl(d, draws, &r.ikl, err);
+    if (!s) s = consistency(d, rows, &r.consistency, err);
+    if (!s) s = truth(d, rows, &r.truth, err);
+    if (!s) s = adversarial(d, rows->x, &r, err);
     if (!s) s = probe_norm(d, draws->t_bridge, d->d_truth, &of_truth, err);
     if (!s) s = probe_norm(d, draws->t_bridge, d->d_gan, &of_gan, err);
     if (s) return s;
     r.lambda = clip(of_truth / (of_gan + 1e-4), 0.01, 10);
     r.total = r.ikl + d->o.weight_con * r.consistency + d->o.reg_coeff * r.truth +
               r.lambda * (r.adversarial + r.features);
-    const float con = (float)d->o.weight_con, reg = (float)d->o.reg_coeff, gan = (float)r.lambda;
-    for (size_t i = 0; i < d->count; i++)
-        d->x_t[i] = d->d_ikl[i] + con * d->d_con[i] + reg * d->d_truth[i] + gan * d->d_gan[i];
-    generator_gradient(&d->answer, draws->t_bridge, d->x_t, share);
-    const struct upstream_gradient upstream = { d->generator->g->output, d->answer.d_out };
-    s = tape_backward(d->generator->tape, &upstream, 1, d->generator->gradients, NULL, err);
+    s = backward(d, draws->t_bridge, r.lambda, share, err);
     if (!s) *out = r;
     return s;
 }

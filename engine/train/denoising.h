@@ -1,17 +1,19 @@
-/* denoising.h - one micro-batch of learning to denoise: all of a prior's step, and half of the score's (engine/README.md section 5).
+/* denoising.h - one micro-batch of learning to denoise: all of a prior's step, and half of the
+ * score's (engine/README.md section 5).
  *
- * Everything random is given. Gradients are added to the trainable's, this micro-batch by its `share` of the batch: who calls zeroes
- * them before and updates after. Images are F32 [rows][h][w][3] in memory that both the host and the back end may touch. */
+ * The caller gives every random number. Gradients are added to the trainable's, weighted by the
+ * micro-batch's `share` of the batch: the caller zeroes them before the first micro-batch and
+ * updates after the last. Images are F32 [rows][h][w][3] in memory of the back end. One thread at a
+ * time. */
 #ifndef DAVID_TRAIN_DENOISING_H
 #define DAVID_TRAIN_DENOISING_H
 
 #include "engine/train/generator.h"
-#include "engine/train/losses.h"
 
 struct denoising {
     const struct schedule *schedule;
-    const float *x0, *noise; /* clean images and what is put on them */
-    const uint32_t *t;       /* [rows], rows those of the trainable's tape */
+    const float *x0, *noise; /* clean images, and the noise that is added to them */
+    const uint32_t *t;       /* host [rows], the rows of the trainable's tape */
     double share;
     float *x_t;    /* scratch, as the images */
     float *y, *dy; /* scratch, [rows][h][w][6] */

@@ -6,7 +6,7 @@
 
 uint64_t draw_key(uint64_t seed, uint64_t step)
 {
-    /* A stream that no draw has, so that no key repeats a draw's words. */
+    /* No draw has this stream, so no key equals the words of a draw. */
     const uint32_t counter[4] = { (uint32_t)step, (uint32_t)(step >> 32), UINT32_MAX, UINT32_MAX };
     const uint32_t key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
     uint32_t words[4];

@@ -1,7 +1,9 @@
-/* draws.h - every random number of a training run, as a function of (seed, step, row, what it is for) and of nothing else.
+/* draws.h - every random number of a training run, a function of (seed, step, row, enum draw)
+ * alone.
  *
- * So a run may be interrupted, resumed and cut into micro-batches without a trace. Philox (engine/graph/philox.h), with a key
- * that the step is mixed into; rows are counted over the whole batch. Pure functions. */
+ * So interrupting and resuming a run, or dividing its batches into micro-batches, does not change
+ * its numbers. Philox (engine/graph/philox.h) with a key of seed and step; rows are indices in the
+ * whole batch. Pure functions. */
 #ifndef DAVID_TRAIN_DRAWS_H
 #define DAVID_TRAIN_DRAWS_H
 
@@ -18,11 +20,12 @@ enum draw {
     DRAW_CROP,        /* image, place, scale, flip */
     DRAW_MASK,
     DRAW_TASK,
-    DRAW_WEIGHTS,   /* of a network that begins */
+    DRAW_WEIGHTS,   /* initial weights of a network */
     DRAW_CONDITIONS /* sigma and level */
 };
 
-/* The key that belongs to a step; for backend_ops.normals too, whose stream is draw_stream and whose sample is the row. */
+/* The key of a step. backend_ops.normals takes it too, with draw_stream as the stream and the row
+ * as the sample. */
 uint64_t draw_key(uint64_t seed, uint64_t step);
 uint32_t draw_stream(enum draw what);
 

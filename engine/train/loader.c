@@ -21,11 +21,11 @@ struct loader {
     size_t row_floats;
     pthread_t threads[MOST_LOADER_THREADS];
     uint32_t n_threads;
-    pthread_mutex_t lock;  /* guards what follows, and the slots' steps and states */
-    pthread_cond_t change; /* a slot is made, or given back, or all is over */
+    pthread_mutex_t lock;  /* guards the members below, and the slots' steps and states */
+    pthread_cond_t change; /* a slot is filled or free again, or the loader closes */
     struct slot slots[AHEAD];
-    uint64_t next_to_make,
-        given; /* steps; how many have been given, of which the last is still held */
+    uint64_t next_to_make; /* a step */
+    uint64_t given;        /* batches; the caller still holds the last */
     bool is_over;
 };
 
@@ -89,7 +89,7 @@ static enum status make_row(const struct loader *l, struct batch *b, uint64_t st
     if (o->in_pairs) row -= row % 2;
     float *x = b->x + i * l->row_floats;
     if (!o->n_tasks) return crop_draw(o->dataset, c, step, row, x, err);
-    /* Where tasks are not mixed, the unit that has one is the micro-batch of all processes. */
+    /* Where tasks are not mixed, the micro-batch of all processes has one task. */
     const uint32_t task = draw_task(o, step, o->mixed ? row : micro);
     const struct drawn_task *drawn = &o->tasks[task];
     const struct extent m = operator_extent(drawn->task->op, (struct extent){ side, side, 3 });
@@ -190,7 +190,7 @@ enum status loader_next(struct loader *l, const struct batch **out, struct error
     pthread_mutex_lock(&l->lock);
     const uint64_t step = l->o.first_step + l->given++;
     const struct slot *slot = &l->slots[step % AHEAD];
-    pthread_cond_broadcast(&l->change); /* the one that was held may be made anew */
+    pthread_cond_broadcast(&l->change); /* the previous slot is free */
     while (slot->step != step || !slot->is_made)
         pthread_cond_wait(&l->change, &l->lock);
     if (slot->is_failed)

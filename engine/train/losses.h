@@ -1,62 +1,61 @@
-/* losses.h - the objectives of engine/README.md section 5 and their gradients, on images in host memory.
+/* losses.h - the loss ops of a back end, called with the constants of a schedule and the operators
+ * of the tasks (engine/README.md section 5).
  *
- * Images are F32 [rows][h][w][3] in units of [-1,1]; a network's output is [rows][h][w][6]: three channels of eps, three of the
- * variance's interpolation v. Values come back as means over the micro-batch, gradients as those of `scale` times the value.
- * Sums are double. Pure functions; memory is the caller's. */
+ * The back end computes on the images: F32 [rows][h][w][3] in its memory, in units of [-1,1], owned
+ * by the caller. The one exception is the consistency, where the host applies the operators if the
+ * back end does not and its memory is the host's. t is host [rows]; rows: at most MOST_ROWS. One
+ * thread drives the back end. */
 #ifndef DAVID_TRAIN_LOSSES_H
 #define DAVID_TRAIN_LOSSES_H
 
-#include <stddef.h>
-
 #include "engine/davi/operators.h"
 #include "engine/davi/schedule.h"
+#include "engine/graph/backend.h"
+#include "engine/graph/backend/losses.h"
 
-enum { LOSS_CHANNELS = 3, OUTPUT_CHANNELS = 6 };
+enum { MOST_ROWS = 256 }; /* of a micro-batch */
 
-struct hybrid_args {
-    const struct schedule *schedule;
-    uint32_t rows;
-    size_t px;                     /* of a row */
-    const uint32_t *t;             /* [rows] */
-    const float *x0, *x_t, *noise; /* [rows][px][3]: clean, noised, and the noise */
-    const float *out;              /* [rows][px][6] */
-    double scale;                  /* of the gradient: of the sum over rows of mse + vb */
-    float *dout;                   /* [rows][px][6] */
-    double *mse, *vb;              /* [rows] */
+/* What a run does, so that the ops that it needs are known before its first step. */
+enum loss_need {
+    NEED_DENOISING = 1 << 0,  /* a prior's step, and half of the score's */
+    NEED_ANSWERS = 1 << 1,    /* the generator's forward pass */
+    NEED_GRADIENTS = 1 << 2,  /* and its backward pass */
+    NEED_DAVI = 1 << 3,       /* the objective davi */
+    NEED_ADJOINT = 1 << 4,    /* davi with a linear task */
+    NEED_MASK = 1 << 5,       /* davi with a task that has a mask */
+    NEED_REGRESSION = 1 << 6, /* objectives of engine/README.md section 9 */
+    NEED_ENERGY = 1 << 7,
+    NEED_SHEETS = 1 << 8 /* sheets of a prior */
 };
-/* Mean squared error of eps, and the variational bound of the learned variance in bits, with eps held still in it. */
-void hybrid_loss(const struct hybrid_args *a);
+/* needs: of enum loss_need. ST_UNSUPPORTED names the back end and the first op that it lacks. */
+enum status losses_check(const struct backend *b, unsigned needs, struct error *err);
 
-/* x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise, row by row. */
-void diffuse(const struct schedule *s, uint32_t rows, size_t px, const uint32_t *t, const float *x0,
-             const float *noise, float *x_t);
+/* ST_BAD_PARAMETER: more rows than MOST_ROWS. */
+enum status losses_check_rows(uint32_t rows, struct error *err);
 
-/* snr_t (x0_psi - x0_theta), both predicted from x_t without clipping: the noise cancels, and eps_theta - eps_psi is left. The
- * value is mean(field . pred). field: [rows][px][3] */
-double ikl_loss(uint32_t rows, size_t px, const float *out_psi, const float *out_theta,
-                const float *pred, float *field);
+/* x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise, row by row; px: of a row. */
+enum status diffuse(struct backend *b, const struct schedule *s, uint32_t rows, size_t px,
+                    const uint32_t *t, const float *x0, const float *noise, float *x_t,
+                    struct error *err);
+/* Fills out[rows]. */
+void denoising_constants_of(const struct schedule *s, const uint32_t *t, uint32_t rows,
+                            struct denoising_constants *out);
 
-struct images {
+/* The consistency, mean (y - A pred)^2, and its gradient A^T 2 (A pred - y) / count. */
+struct consistency {
     enum operator_kind op;
     uint32_t rows, w, h;
-    const float *pred, *x;        /* [rows][h][w][3] */
+    const float *pred;            /* [rows][h][w][3] */
     const float *y;               /* [rows] of operator_extent: the measurement as it is */
     const uint8_t *observed_mask; /* [rows][h][w] or NULL */
-    double level;                 /* of the operator, of all rows; */
-    const double *levels;         /* [rows]: of each; NULL: `level` */
+    double level;                 /* of the operator, the same in all rows; */
+    const double *levels;         /* host [rows]: of each row; NULL: `level` */
+    float *scratch;               /* consistency_scratch() floats */
+    float *taps;                  /* host [rows][BLUR_TAPS] */
 };
-/* mean (y - A pred)^2; 0, and no gradient, of an operator that is not linear.
- * scratch: consistency_scratch() floats. dpred: [rows][h][w][3] */
-size_t consistency_scratch(enum operator_kind op, uint32_t w, uint32_t h);
-double consistency_loss(const struct images *p, float *dpred, float *scratch);
-/* mean (x - pred)^2; with a mask a tenth of it, and the mean over what is kept. observed_mask: observed_values, or where processes share a batch
- * the mean of theirs, so that the mean of their losses is that of the whole. */
-double observed_values(const struct images *p);
-double truth_loss(const struct images *p, double observed, float *dpred);
-
-/* 0.5 mean relu(1 - sign d), sign 1 for true images and -1 for predictions; dd: [count], times scale. */
-double hinge_loss(const float *d, size_t count, double sign, double scale, float *dd);
-/* mean |a - b| and its gradient by a. */
-double feature_loss(const float *a, const float *b, size_t count, float *da);
+size_t consistency_scratch(enum operator_kind op, uint32_t rows, uint32_t w, uint32_t h);
+/* 0 and no gradient where the operator is not linear. dpred: [rows][h][w][3] */
+enum status consistency_loss(struct backend *b, const struct consistency *c, double *value,
+                             float *dpred, struct error *err);
 
 #endif

@@ -1,4 +1,4 @@
-/* The networks of a run: what they are, and the weights that they begin with. */
+/* The networks of a run: their architectures and initial weights. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -6,13 +6,14 @@
 #include "engine/nets/unet.h"
 #include "engine/train/trainer.h"
 
-/* ---- weights of a network that begins anew ---- */
+/* ---- random initial weights ---- */
 
 static const char first_conv[] = "input_blocks.0.0.weight";
 
-/* Uniform within 1 / sqrt(fan in), as the networks' first authors have it, and zero where a block ends, so that every block begins as
- * the identity. Zero, too, is what a prior has not: what is told beside t, and the channels of the noise. The discriminator's are
- * normal, 0.02. */
+/* Uniform within 1 / sqrt(fan in), as in the networks' first publication. The last layer of each
+ * block is zero, so that a block is the identity at first. The embeddings of conditions other than
+ * t and the channels of the noise are zero too: a prior has neither. The discriminator's weights
+ * are normal with deviation 0.02. */
 struct weight_init {
     uint64_t seed;
     const struct graph *g;
@@ -30,7 +31,7 @@ static bool begins_with(const char *text, const char *begin)
     return strncmp(text, begin, strlen(begin)) == 0;
 }
 
-/* Of the layer that a bias belongs to: its weight stands just before it. */
+/* The fan-in of a layer; a bias has that of the weight, the parameter before it. */
 static double fan_in(const struct graph *g, const struct param_desc *d)
 {
     double n = 1;
@@ -71,7 +72,7 @@ static enum status begin_param(void *ctx, const struct param_desc *d, float *dst
     while (index + 1 < b->g->n_params && strcmp(b->g->params[index].name, d->name) != 0)
         index++;
     const bool is_weight = ends_with(d->name, ".weight");
-    /* A norm's two are the only weights and biases of one dimension that belong together. */
+    /* Only in a norm do a weight of one dimension and a bias of one dimension belong together. */
     const bool is_norm = d->dims == 1 && (is_weight || b->g->params[index - 1].dims == 1);
     struct rng rng = rng_of(b->seed, 0, DRAW_WEIGHTS, index);
     memset(dst, 0, d->count * sizeof *dst);
@@ -97,10 +98,11 @@ static enum status begin(struct trainer *t, enum net net, struct error *err)
     return trainable_load(&t->nets[net], &(struct param_source){ begin_param, &b }, err);
 }
 
-/* ---- weights of a file ---- */
+/* ---- initial weights from a file ---- */
 
-/* Of a file whose network has less than the one that begins: no classes, told nothing, no channels for the noise. What it has not
- * begins anew, which is as zero where it would change what the file's network does. */
+/* From a file whose network lacks parameters of this one: classes, conditions, channels for the
+ * noise. Parameters that the file lacks get random initial weights, or zero where they would change
+ * the output of the file's network. */
 struct growing {
     struct file_source file;
     struct weight_init anew;
@@ -115,7 +117,8 @@ static bool same_shape(const struct st_tensor *t, const struct param_desc *d)
     return same;
 }
 
-/* The first convolution's channels of the feature map, each where it now stands among those of the noise. */
+/* The first convolution: the file's input channels move to their places among the channels of the
+ * noise. */
 static enum status spread_channels(const struct growing *g, const struct param_desc *d, float *dst,
                                    struct error *err)
 {
@@ -124,7 +127,7 @@ static enum status spread_channels(const struct growing *g, const struct param_d
     struct param_desc less = *d;
     less.shape[1] = 3 * cells;
     less.count = d->count / 2;
-    /* Into the end of the room first: what is read always lies behind what is written. */
+    /* The second half of dst holds the file's weights: each is read before its place is written. */
     float *from = dst + less.count;
     enum status s = file_param_load((void *)&g->file, &less, from, err);
     for (uint32_t o = 0; !s && o < d->shape[0]; o++)
@@ -216,7 +219,8 @@ static enum status make_discriminator(struct trainer *t, struct error *err)
     return s ? s : begin(t, NET_DISCRIMINATOR, err);
 }
 
-/* Of a network that learns, or judges, by the hybrid loss. */
+/* Checks the architecture of a network that is trained by the hybrid loss, or is the frozen
+ * prior. */
 static enum status check_prior_arch(const struct unet_arch *a, const char *path, struct error *err)
 {
     if (a->class_cond)
@@ -238,7 +242,7 @@ static enum status digest_of(char out[DIGEST_HEX], const struct model_file *f, s
     return digest_bytes(out, f->bytes, f->len, err);
 }
 
-/* The generator's architecture: as asked, or that of the weights it begins with. */
+/* The generator's architecture: the option's, or that of the file with its initial weights. */
 static enum status choose_arch(struct trainer *t, const struct model_file *prior,
                                const struct model_file *init, struct error *err)
 {
@@ -262,7 +266,8 @@ static enum status choose_arch(struct trainer *t, const struct model_file *prior
     return ST_OK;
 }
 
-/* Labels: those of the file that the run begins with, and for other tasks the lowest that is free. */
+/* The labels of the tasks: those in the file with the initial weights, and for other tasks the
+ * lowest free ones. */
 static enum status label_tasks(struct trainer *t, const struct model_info *from, struct error *err)
 {
     const bool has_labels = t->info.arch.class_cond;

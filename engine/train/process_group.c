@@ -1,9 +1,10 @@
-/* The processes of a run: how they come together, agree on going on, and part. */
+/* The processes of a run: joining, agreeing whether to continue, adding gradients, leaving. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/graph/backend/device.h"
 #include "engine/train/trainer.h"
 
 enum status process_group_join(struct trainer *t, struct error *err)
@@ -23,7 +24,7 @@ void process_group_leave(struct trainer *t)
     if (t->process_group.sum) t->plugin->leave();
 }
 
-/* Which processes have failed is known to all of them: the first of these speaks. */
+/* All processes learn which have failed; the first of these reports the failure. */
 static enum status failed_together(struct trainer *t, enum status s, struct error *err)
 {
     double *failed = calloc(t->process_group.processes, sizeof *failed);
@@ -52,7 +53,7 @@ enum status process_group_agree(struct trainer *t, enum status s, bool *stop, st
 enum status process_group_compare(struct trainer *t, struct error *err)
 {
     if (!t->process_group.sum) return ST_OK;
-    /* A whole number that a sum of doubles keeps whole. */
+    /* 32 bits of the digest: a sum of such integers is exact in doubles. */
     char some[9] = "";
     memcpy(some, dataset_digest(t->dataset), 8);
     const double mine[2] = { (double)t->checkpoint.step, (double)strtoul(some, NULL, 16) };
@@ -80,4 +81,32 @@ enum status process_group_abandon(struct trainer *t, enum status s, struct error
     if (t->events.note) t->events.note(t->events.ctx, text);
     t->plugin->abandon();
     return s;
+}
+
+/* The sum runs on the host: gradients in other memory are copied there and back. */
+static enum status sum_gradients(struct trainer *t, struct trainable *l, struct error *err)
+{
+    const size_t bytes = l->layout.count * sizeof *l->gradients;
+    if (t->b->ops->device.host_memory) {
+        t->process_group.sum_floats(t->process_group.ctx, l->gradients, l->layout.count);
+        return ST_OK;
+    }
+    float *host = malloc(bytes);
+    if (!host) return error_set(err, ST_NO_MEMORY_NOW, "no memory for %zu bytes", bytes);
+    enum status s = device_copy_out(t->b, host, l->gradients, bytes, err);
+    if (!s) {
+        t->process_group.sum_floats(t->process_group.ctx, host, l->layout.count);
+        s = device_copy_in(t->b, l->gradients, host, bytes, err);
+    }
+    free(host);
+    return s;
+}
+
+enum status process_group_mean(struct trainer *t, struct trainable *l, struct error *err)
+{
+    if (!t->process_group.sum_floats) return ST_OK;
+    enum status s = sum_gradients(t, l, err);
+    if (s) return s;
+    return t->b->ops->gradients->scale(t->b, l->gradients, l->layout.count,
+                                       1.0f / (float)t->processes, err);
 }

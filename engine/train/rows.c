@@ -5,8 +5,10 @@
 
 #include "engine/train/davi.h"
 
-enum { MARGIN = 16 }; /* px: 4 deviations of the widest blur, the widest cell */
-static const double chance_of_side = 0.125;
+enum {
+    MARGIN = 16
+}; /* px: the largest cell, and 4 deviations of the widest blur that is trained */
+static const double chance_of_side = 0.125; /* that a side has no margin */
 
 enum status row_scratch_init(struct row_scratch *s, uint32_t side, const struct drawn_task *tasks,
                              uint32_t n_tasks, struct error *err)
@@ -33,7 +35,7 @@ void row_scratch_done(struct row_scratch *s)
     *s = (struct row_scratch){ 0 };
 }
 
-/* to: [h][w][3] from (x, y) of a image `stride` px wide. */
+/* to: [h][w][3] from (x, y) of an image `stride` px wide. */
 static void cut(const float *from, uint32_t stride, uint32_t x, uint32_t y, uint32_t w, uint32_t h,
                 float *to)
 {
@@ -42,13 +44,14 @@ static void cut(const float *from, uint32_t stride, uint32_t x, uint32_t y, uint
                (size_t)w * 3 * sizeof *to);
 }
 
-/* Whole, or so that x begins and ends anywhere in a cell. */
+/* MARGIN, or for an operator with cells less by a random part of one, so that x begins anywhere in
+ * a cell. */
 static uint32_t margin_of(const struct operator_traits *op, struct rng *rng)
 {
     return op->cell ? MARGIN - rng_below(rng, op->cell) : MARGIN;
 }
 
-/* x and A x with what surrounds it, but for the sides that are the photo's own. */
+/* x, and y of A applied to x with its margins. */
 static enum status measure_with_surroundings(struct dataset *d, const struct crop_options *c,
                                              struct operation *a, uint64_t step, uint32_t row,
                                              struct row_scratch *s, const struct row_out *out,

@@ -1,14 +1,18 @@
-/* rows.h - a row of training: a crop, its measurement by a task with a drawn sigma and level, and what the network takes.
+/* rows.h - a row of training: a crop, its measurement by a task with a drawn sigma and level, and
+ * the network's input.
  *
- * A function of (seed, step, row) and the folder, as draws.h and crops.h have it. A blur reaches beyond a crop, and JPEG's
- * cells begin anywhere in it: with `surroundings` the photo around it is degraded too and then cut off, as in a photo that is cut into
- * tiles, but now and then a side of the crop is one of the photo. (Without, every side is: so the consistency term wants it.) Scratch is the caller's, one for each thread. */
+ * A row is a function of (seed, step, row) and the folder (draws.h, crops.h). With `surroundings`
+ * the operator is applied to the crop with the photo around it, and the margin is cut off, as in a
+ * photo that is divided into tiles: a blur reaches beyond the crop, and JPEG's cells begin anywhere
+ * in it. One side in eight has no margin, as if it were an edge of the photo. Without
+ * `surroundings` no side has a margin, as the consistency term requires. The caller owns the
+ * scratch, one per thread. */
 #ifndef DAVID_TRAIN_ROWS_H
 #define DAVID_TRAIN_ROWS_H
 
 #include "engine/train/crops.h"
 
-/* A task as rows are drawn of it: sigma and level uniform in their ranges. */
+/* A task and the ranges of its rows: sigma and level are uniform in theirs. */
 struct drawn_task {
     const struct task_desc *task;
     double weight, h, sigma[2], level[2];
@@ -18,7 +22,7 @@ struct drawn_task {
 struct row_scratch {
     float *memory, *large, *blurred, *operate;
 };
-/* Of rows of `side` px, of any of the tasks. */
+/* Scratch for rows of `side` px of all the tasks. */
 enum status row_scratch_init(struct row_scratch *s, uint32_t side, const struct drawn_task *tasks,
                              uint32_t n_tasks, struct error *err);
 void row_scratch_done(struct row_scratch *s); /* takes a zeroed struct */

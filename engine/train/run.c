@@ -1,19 +1,21 @@
-/* The steps of a run: draws, micro-batches, updates; and what may end it. */
+/* The steps of a run: draws, micro-batches, updates, and the conditions that end it. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/graph/backend/device.h"
 #include "engine/train/trainer.h"
 
-/* A loss beyond this, or one that is no number, has left the ground for good: it began near 1. */
+/* A run whose loss is larger, or not finite, does not recover: losses begin near 1. */
 static const double exploded = 1e4;
-/* A gradient whose square no longer fits in the optimiser's floats would leave a checkpoint that is not finite. */
+/* The square of a larger gradient overflows the optimiser's floats, and the checkpoint would not be
+ * finite. */
 static const double exploded_gradient = 1e15;
 
 struct values {
     struct train_progress p;
-    const char *unsound; /* the first that is no number, or too large; NULL: none */
+    const char *unsound; /* the first that is not finite, or too large; NULL: none */
     double unsound_value;
 };
 
@@ -60,26 +62,22 @@ static enum status draw_images(struct trainer *t, uint64_t step, uint32_t micro,
             .channels = 3,
             .dst = to + (size_t)i * t->side * t->side * 3,
         };
-        s = t->b->ops->normals(t->b, &a, err);
+        s = t->b->ops->net.normals(t->b, &a, err);
     }
     return s;
 }
 
 /* ---- updates ---- */
 
-/* The gradients of all processes become their mean; then the update, unless something in it is no number. */
+/* The gradients of all processes become their mean; then the update, unless a gradient is not
+ * finite or too large. */
 static enum status update(struct trainer *t, enum net net, const char *name, double lr,
                           struct values *v, struct error *err)
 {
     struct trainable *l = &t->nets[net];
     double norm = 0;
-    if (t->process_group.sum_floats) {
-        t->process_group.sum_floats(t->process_group.ctx, l->gradients, l->layout.count);
-        enum status s = t->b->ops->gradients->scale(t->b, l->gradients, l->layout.count,
-                                                    1.0f / (float)t->processes, err);
-        if (s) return s;
-    }
-    enum status s = trainable_gradient_norm(l, &norm, err);
+    enum status s = process_group_mean(t, l, err);
+    if (!s) s = trainable_gradient_norm(l, &norm, err);
     if (s) return s;
     report(v, name, norm, exploded_gradient);
     if (v->unsound) return ST_OK;
@@ -89,7 +87,8 @@ static enum status update(struct trainer *t, enum net net, const char *name, dou
     return s ? s : trainable_update(l, lr, err);
 }
 
-/* Up over the first `warmup` steps, then level, then down along a cosine over the last `decay`. */
+/* The learning rate: it rises over the first `warmup` steps, is constant, and falls along a cosine
+ * over the last `decay`. */
 static double rate_at(const struct train_options *o, uint64_t step)
 {
     const double pi = 3.14159265358979323846;
@@ -104,6 +103,27 @@ static size_t row_floats(const struct trainer *t)
     return (size_t)t->side * t->side * 3;
 }
 
+/* The loader's images of a micro-batch, from host memory to that of the back end. */
+static enum status load_images(struct trainer *t, const struct batch *batch, uint32_t micro,
+                               struct error *err)
+{
+    const size_t count = t->o.micro_batch * row_floats(t), at = micro * count;
+    const struct micro_batch *to = &t->images;
+    const struct {
+        void *to;
+        const void *from;
+        size_t bytes;
+    } arrays[] = { { to->x, batch->x + at, count * sizeof(float) },
+                   { to->measured, batch->y + at, count * sizeof(float) },
+                   { to->y_in, batch->y_in + at, count * sizeof(float) },
+                   { to->observed_mask, batch->observed_mask + at / 3, count / 3 } };
+    enum status s = ST_OK;
+    for (size_t i = 0; !s && i < sizeof arrays / sizeof *arrays; i++)
+        if (arrays[i].to)
+            s = device_copy_in(t->b, arrays[i].to, arrays[i].from, arrays[i].bytes, err);
+    return s;
+}
+
 /* ---- the prior ---- */
 
 static enum status prior_step(struct trainer *t, const struct batch *batch, uint64_t step,
@@ -116,10 +136,11 @@ static enum status prior_step(struct trainer *t, const struct batch *batch, uint
     enum status s = trainable_zero(net, err);
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
         draw_times(t, step, k, SCHEDULE_STEPS, &times);
-        s = draw_images(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
+        s = load_images(t, batch, k, err);
+        if (!s) s = draw_images(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
         if (s) return s;
         const struct denoising a = { .schedule = t->schedule,
-                                     .x0 = batch->x + (size_t)k * t->o.micro_batch * row_floats(t),
+                                     .x0 = t->images.x,
                                      .noise = t->noise,
                                      .t = times.score,
                                      .share = 1.0 / t->micro_batches,
@@ -162,16 +183,17 @@ static const char *const term_names[TERMS] = { "score_mse",   "score_vb",    "di
                                                "adversarial", "features",    "lambda",
                                                "total",       "regression",  "energy" };
 
-static struct davi_rows rows_of(const struct trainer *t, const struct batch *b, uint32_t micro)
+static enum status take_rows(struct trainer *t, const struct batch *b, uint32_t micro,
+                             struct davi_rows *out, struct error *err)
 {
-    const size_t at = (size_t)micro * t->o.micro_batch * row_floats(t);
     const size_t first = (size_t)micro * t->o.micro_batch;
     const bool hole = operator_of(t->tasks[b->task[first]].task->op)->needs_mask;
-    return (struct davi_rows){ .x = b->x + at,
-                               .y = b->y + at,
-                               .y_in = b->y_in + at,
-                               .observed_mask = hole ? b->observed_mask + at / 3 : NULL,
+    *out = (struct davi_rows){ .x = t->images.x,
+                               .y = t->images.measured,
+                               .y_in = t->images.y_in,
+                               .observed_mask = hole ? t->images.observed_mask : NULL,
                                .levels = b->levels + first };
+    return load_images(t, b, micro, err);
 }
 
 static struct row_conditions told_of(const struct trainer *t, const struct batch *b, uint32_t micro)
@@ -182,7 +204,8 @@ static struct row_conditions told_of(const struct trainer *t, const struct batch
                                     .level = b->level + at };
 }
 
-/* Also tells below which the times of the scores are drawn. */
+/* Sets the task of a micro-batch. Returns the bound below which the times of the scores are
+ * drawn. */
 static uint32_t choose_task(struct trainer *t, const struct batch *batch, uint32_t micro)
 {
     const struct train_options *o = &t->o;
@@ -194,18 +217,20 @@ static uint32_t choose_task(struct trainer *t, const struct batch *batch, uint32
     return (uint32_t)(o->t_ikl >= 0 ? o->t_ikl : d->task->t_ikl);
 }
 
-/* The two kinds of step go over all micro-batches one after the other: the generator meets the updated score. */
+/* All micro-batches of the score's step come before those of the generator's, which reads the
+ * updated score. */
 static enum status score_half(struct trainer *t, const struct batch *batch, uint64_t step,
                               double *sums, struct error *err)
 {
     enum status s = trainable_zero(&t->nets[NET_SCORE], err);
     if (!s) s = trainable_zero(&t->nets[NET_DISCRIMINATOR], err);
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
-        const struct davi_rows rows = rows_of(t, batch, k);
+        struct davi_rows rows;
         struct times times;
         struct score_report r;
         draw_times(t, step, k, choose_task(t, batch, k), &times);
-        s = draw_images(t, step, k, DRAW_SCORE_Z, t->z, err);
+        s = take_rows(t, batch, k, &rows, err);
+        if (!s) s = draw_images(t, step, k, DRAW_SCORE_Z, t->z, err);
         if (!s) s = draw_images(t, step, k, DRAW_SCORE_NOISE, t->noise, err);
         const struct davi_draws draws = { times.score_bridge, times.score, t->z, t->noise,
                                           told_of(t, batch, k) };
@@ -223,11 +248,12 @@ static enum status generator_half(struct trainer *t, const struct batch *batch, 
 {
     enum status s = ST_OK;
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
-        const struct davi_rows rows = rows_of(t, batch, k);
+        struct davi_rows rows;
         struct times times;
         struct generator_report r;
         draw_times(t, step, k, choose_task(t, batch, k), &times);
-        s = draw_images(t, step, k, DRAW_GENERATOR_Z, t->z, err);
+        s = take_rows(t, batch, k, &rows, err);
+        if (!s) s = draw_images(t, step, k, DRAW_GENERATOR_Z, t->z, err);
         if (!s) s = draw_images(t, step, k, DRAW_GENERATOR_NOISE, t->noise, err);
         const struct davi_draws draws = { times.generator_bridge, times.generator, t->z, t->noise,
                                           told_of(t, batch, k) };
@@ -249,7 +275,7 @@ static enum status direct_half(struct trainer *t, const struct batch *batch, uin
 {
     enum status s = ST_OK;
     for (uint32_t k = 0; !s && k < t->micro_batches; k++) {
-        const struct davi_rows rows = rows_of(t, batch, k);
+        struct davi_rows rows;
         struct direct_report r;
         double h[MOST_ROWS];
         bool is_noisy = false;
@@ -257,7 +283,8 @@ static enum status direct_half(struct trainer *t, const struct batch *batch, uin
             h[i] = t->tasks[batch->task[k * t->o.micro_batch + i]].h;
             is_noisy = is_noisy || h[i] > 0;
         }
-        if (is_noisy) s = draw_images(t, step, k, DRAW_GENERATOR_Z, t->z, err);
+        s = take_rows(t, batch, k, &rows, err);
+        if (!s && is_noisy) s = draw_images(t, step, k, DRAW_GENERATOR_Z, t->z, err);
         const struct direct_rows all = { rows.x, rows.y_in, is_noisy ? t->z : NULL, h,
                                          told_of(t, batch, k) };
         if (!s) s = direct_step(&t->direct, &all, 1.0 / t->micro_batches, &r, err);
@@ -280,7 +307,7 @@ static enum status score_and_discriminator(struct trainer *t, const struct batch
     return s;
 }
 
-/* The generator's gradients are those of all objectives. */
+/* The generator's gradients are the sum over all objectives. */
 static enum status restorer_step(struct trainer *t, const struct batch *batch, uint64_t step,
                                  struct values *v, struct error *err)
 {

@@ -1,4 +1,4 @@
-/* DDIM (arXiv 2010.02502, eta 0): what a prior knows. */
+/* Samples of a prior by DDIM (arXiv 2010.02502, eta 0). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 struct sampling {
     struct network *net;
     uint32_t side, channels;
-    size_t each;      /* values of a image */
+    size_t each;      /* values of an image */
     float *x, *y, *t; /* [count][3][side][side], [count][channels][side][side], [count] */
 };
 

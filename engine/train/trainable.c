@@ -8,7 +8,7 @@ enum { AVERAGE_EVERY = 5, AVERAGE_AFTER = 100 };
 static enum status array(struct trainable *l, float **out, struct error *err)
 {
     void *memory = NULL;
-    enum status s = l->b->ops->alloc(l->b, l->layout.count * sizeof(float), &memory, err);
+    enum status s = l->b->ops->device.alloc(l->b, l->layout.count * sizeof(float), &memory, err);
     if (s) return s;
     *out = memory;
     return l->b->ops->gradients->fill(l->b, *out, l->layout.count, 0, err);
@@ -18,9 +18,10 @@ enum status trainable_init(struct trainable *out, struct backend *b, struct grap
                            const struct trainable_options *o, struct error *err)
 {
     struct trainable l = { .b = b, .g = g, .average_decay = 0.9999, .weight_decay = 0.01 };
-    enum status s = b->ops->gradients ? param_layout_init(&l.layout, g, err)
-                                      : error_set(err, ST_UNSUPPORTED,
-                                                  "the back end %s cannot train", b->ops->name);
+    enum status s =
+        b->ops->gradients
+            ? param_layout_init(&l.layout, g, err)
+            : error_set(err, ST_UNSUPPORTED, "the back end %s cannot train", b->ops->device.name);
     if (!s) s = array(&l, &l.params, err);
     if (!s && !o->tape.forward_only) {
         float **const all[] = { &l.gradients, &l.m, &l.v };
@@ -41,7 +42,7 @@ void trainable_done(struct trainable *l)
     tape_free(l->tape);
     float *const all[] = { l->params, l->gradients, l->m, l->v, l->average };
     for (size_t i = 0; l->b && i < sizeof all / sizeof *all; i++)
-        l->b->ops->free(l->b, all[i]);
+        l->b->ops->device.free(l->b, all[i]);
     param_layout_done(&l->layout);
     graph_free(l->g);
     *l = (struct trainable){ 0 };

@@ -1,4 +1,4 @@
-/* What a run is made of, and what is wrong with its options. */
+/* Makes a run from its options, and refuses options that do not fit together. */
 #include "engine/train/trainer.h"
 
 #include <math.h>
@@ -90,7 +90,7 @@ static enum status check_numbers(const struct train_options *o, struct error *er
     return ST_OK;
 }
 
-/* "NAME" or "NAME:WEIGHT", up to the comma or the end; *end: what follows. */
+/* "NAME" or "NAME:WEIGHT", up to the comma or the end; *end: the rest of the text. */
 static enum status read_weighted(const char *text, const char *what, char name[TASK_NAME_MAX],
                                  double *weight, const char **end, struct error *err)
 {
@@ -167,7 +167,7 @@ static enum status read_objective(struct trainer *t, struct error *err)
     return ST_OK;
 }
 
-/* What each task's rows are drawn with, and what the model file says of it. */
+/* The ranges that each task's rows are drawn in, and the numbers of it in the model file. */
 static void fill_tasks(struct trainer *t)
 {
     const struct train_options *o = &t->o;
@@ -194,7 +194,8 @@ static void fill_tasks(struct trainer *t)
     }
 }
 
-/* The largest that divides the rows of a process, and that the caches of most processors hold. */
+/* The largest divisor of a process's rows that is at most 16: such a micro-batch fits the caches of
+ * most processors. */
 static uint32_t default_micro_batch(uint32_t rows)
 {
     uint32_t best = 1;
@@ -220,26 +221,53 @@ static enum status check_batches(struct trainer *t, struct error *err)
     return ST_OK;
 }
 
-/* ---- the rest ---- */
+/* ---- the parts of a run ---- */
+
+/* The ops that the back end must have, of enum loss_need. */
+static unsigned needs_of(const struct trainer *t)
+{
+    unsigned needs = 0;
+    if (t->o.kind == TRAIN_PRIOR) return NEED_DENOISING | (t->o.sheet_every ? NEED_SHEETS : 0);
+    needs = NEED_ANSWERS | NEED_GRADIENTS;
+    if (t->direct_options.regression > 0) needs |= NEED_REGRESSION;
+    if (t->direct_options.energy > 0) needs |= NEED_ENERGY;
+    if (!(t->davi_weight > 0)) return needs;
+    needs |= NEED_DAVI;
+    for (uint32_t i = 0; i < t->n_tasks; i++) {
+        const struct operator_traits *op = operator_of(t->tasks[i].task->op);
+        if (op->transpose) needs |= NEED_ADJOINT;
+        if (op->needs_mask) needs |= NEED_MASK;
+    }
+    return needs;
+}
 
 static enum status take_memory(struct trainer *t, struct error *err)
 {
     const size_t count = (size_t)t->o.micro_batch * t->side * t->side * 3;
+    const bool is_prior = t->o.kind == TRAIN_PRIOR;
+    void *mask = NULL;
     const struct {
         float **to;
         size_t count;
-    } parts[] = { { &t->z, count },
+    } parts[] = { { &t->images.x, count },
+                  { &t->images.measured, is_prior ? 0 : count },
+                  { &t->images.y_in, is_prior ? 0 : count },
+                  { &t->z, is_prior ? 0 : count },
                   { &t->noise, count },
-                  { &t->x_t, count },
-                  { &t->y, 2 * count },
-                  { &t->dy, 2 * count } };
+                  { &t->x_t, is_prior ? count : 0 },
+                  { &t->y, is_prior ? 2 * count : 0 },
+                  { &t->dy, is_prior ? 2 * count : 0 } };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         void *memory = NULL;
-        enum status s = t->b->ops->alloc(t->b, parts[i].count * sizeof(float), &memory, err);
+        if (!parts[i].count) continue;
+        enum status s = t->b->ops->device.alloc(t->b, parts[i].count * sizeof(float), &memory, err);
         if (s) return s;
         *parts[i].to = memory;
     }
-    return ST_OK;
+    if (is_prior) return ST_OK;
+    enum status s = t->b->ops->device.alloc(t->b, count / 3, &mask, err);
+    if (!s) t->images.observed_mask = mask;
+    return s;
 }
 
 static enum status open_data(struct trainer *t, struct error *err)
@@ -281,7 +309,8 @@ static void setting(struct checkpoint *c, const char *name, const char *format, 
     va_end(args);
 }
 
-/* What a resumed run must have in common with the run before; the architecture by its digest, as it may be long. */
+/* The settings that a resumed run shares with the run before; of the architecture the digest, as
+ * its text may be long. */
 static enum status describe_run(struct trainer *t, struct error *err)
 {
     struct checkpoint *c = &t->checkpoint;
@@ -357,9 +386,8 @@ enum status trainer_init(struct trainer *t, const struct train_options *o,
     if (!s) s = engine_open(&t->engine, &o->engine, err);
     if (s) return s;
     t->b = t->engine->backend;
-    if (!t->b->ops->gradients || !t->b->ops->host_memory)
-        return error_set(err, ST_UNSUPPORTED, "the back end %s cannot train", t->b->ops->name);
-    s = make_nets(t, err);
+    s = losses_check(t->b, needs_of(t), err);
+    if (!s) s = make_nets(t, err);
     if (!s) fill_tasks(t);
     if (!s) s = take_memory(t, err);
     if (!s) s = open_data(t, err);
@@ -378,9 +406,11 @@ void trainer_done(struct trainer *t)
     validation_close(t->validation);
     davi_done(&t->davi);
     direct_done(&t->direct);
-    float *const all[] = { t->z, t->noise, t->x_t, t->y, t->dy };
+    void *const all[] = { t->images.x, t->images.measured, t->images.y_in, t->images.observed_mask,
+                          t->z,        t->noise,           t->x_t,         t->y,
+                          t->dy };
     for (size_t i = 0; t->b && i < sizeof all / sizeof *all; i++)
-        t->b->ops->free(t->b, all[i]);
+        t->b->ops->device.free(t->b, all[i]);
     for (int i = 0; i < NETS; i++)
         trainable_done(&t->nets[i]);
     model_info_done(&t->info);

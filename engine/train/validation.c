@@ -1,5 +1,6 @@
-/* Scores of a run on a folder that it does not learn from: always the same crops, measurements and noise, with the average of the
- * weights. The best one is kept as a model file. */
+/* Scores of a run on a folder that it does not learn from, with the average of the weights: the
+ * crops, measurements and noise are the same every time. The best average is written as a model
+ * file. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -7,10 +8,10 @@
 #include <string.h>
 
 #include "engine/davi/conditions.h"
+#include "engine/graph/backend/device.h"
 #include "engine/nets/unet.h"
 #include "engine/train/trainer.h"
-#include "proto/atomic_file.h"
-#include "proto/codec.h"
+#include "proto/messages/training_log.h"
 
 enum { ROWS = 4, COLUMNS = 5 };
 static const uint64_t seed_of_all = 20241125; /* of every draw, whatever the run's own seed */
@@ -20,11 +21,12 @@ struct validation {
     struct trainable net;
     struct generator answer;
     uint32_t side, crops; /* of each task; a multiple of ROWS */
-    size_t each;          /* values of a image */
-    float *x, *y_in;      /* [tasks][crops] images */
-    float *z, *scratch;
-    float *samples; /* [VALIDATION_SAMPLES][ROWS] images */
-    double best;    /* dB; 0: none yet */
+    size_t each;          /* values of an image */
+    float *x, *y_in;      /* [tasks][crops] images, in host memory */
+    float *samples;       /* [VALIDATION_SAMPLES][ROWS] images, in host memory */
+    struct backend *b;
+    float *device_y_in, *device_z; /* [ROWS] images, memory of the back end */
+    double best;                   /* dB; 0: none yet */
 };
 
 static void complain(void *ctx, const char *file, const char *why, uint32_t count)
@@ -66,25 +68,33 @@ static enum status make_measurements(struct validation *v, struct trainer *t, st
     return s;
 }
 
-/* The score that a run before this one left in its file. */
+/* The score in the best model's file of the run that is resumed; 0: there is none. */
 static double best_before(const char *folder)
 {
     char path[PATH_MAX];
     struct model_file f = { 0 };
     (void)snprintf(path, sizeof path, "%.*s/best.safetensors", PATH_MAX - 32, folder);
     if (model_file_open(&f, path, NULL)) return 0;
-    const char *at = f.info.metrics ? strstr(f.info.metrics, "\"score\": ") : NULL;
-    const double score = at ? strtod(at + strlen("\"score\": "), NULL) : 0;
+    const double score = training_metrics_score(f.info.metrics);
     model_file_close(&f);
-    return isfinite(score) ? score : 0;
+    return score;
+}
+
+static enum status take_images(struct validation *v, size_t bytes, float **out, struct error *err)
+{
+    void *memory = NULL;
+    enum status s = v->b->ops->device.alloc(v->b, bytes, &memory, err);
+    if (!s) *out = memory;
+    return s;
 }
 
 enum status validation_open(struct validation **out, struct trainer *t, struct error *err)
 {
     struct validation *v = calloc(1, sizeof *v);
     if (!v) return error_set(err, ST_NO_MEMORY_NOW, "no memory to validate");
-    *out = v;              /* closed with the run, also on failure */
-    v->side = 2 * t->side; /* as restorations see more than a crop */
+    *out = v; /* closed with the run, also on failure */
+    v->b = t->b;
+    v->side = 2 * t->side; /* a restoration's tiles are larger than a crop */
     v->crops = (t->o.validate_crops + ROWS - 1) / ROWS * ROWS;
     v->each = (size_t)v->side * v->side * 3;
     v->best = t->o.resume ? best_before(t->folder) : 0;
@@ -99,11 +109,12 @@ enum status validation_open(struct validation **out, struct trainer *t, struct e
     const size_t image = v->each * sizeof(float), rows = ROWS * image;
     v->x = malloc(image * v->crops * t->n_tasks);
     v->y_in = malloc(image * v->crops * t->n_tasks);
-    v->z = malloc(rows);
     v->samples = malloc(VALIDATION_SAMPLES * rows);
-    if (!v->x || !v->y_in || !v->z || !v->samples)
+    if (!v->x || !v->y_in || !v->samples)
         return error_set(err, ST_NO_MEMORY_NOW, "no memory to validate on %u crops", v->crops);
-    return make_measurements(v, t, err);
+    s = take_images(v, rows, &v->device_y_in, err);
+    if (!s) s = take_images(v, rows, &v->device_z, err);
+    return s ? s : make_measurements(v, t, err);
 }
 
 void validation_close(struct validation *v)
@@ -114,8 +125,9 @@ void validation_close(struct validation *v)
     dataset_close(v->dataset);
     free(v->x);
     free(v->y_in);
-    free(v->z);
     free(v->samples);
+    v->b->ops->device.free(v->b, v->device_y_in);
+    v->b->ops->device.free(v->b, v->device_z);
     free(v);
 }
 
@@ -131,7 +143,7 @@ static double psnr_of(double squares, size_t count)
     return 10 * log10(4 / (squares / (double)count + 1e-12));
 }
 
-/* Crops first .. first + ROWS of a task, as often as samples differ. */
+/* Writes v->samples: `samples` samples of the crops first .. first + ROWS - 1 of a task. */
 static enum status sample_rows(struct validation *v, const struct trainer *t, uint32_t task,
                                uint32_t first, uint32_t samples, struct error *err)
 {
@@ -145,6 +157,8 @@ static enum status sample_rows(struct validation *v, const struct trainer *t, ui
         sigma[i] = told_sigma(m->sigma);
         level[i] = told_level(m->name, m->level);
     }
+    s = device_copy_in(v->b, v->device_y_in, v->y_in + (task * v->crops + first) * v->each,
+                       ROWS * v->each * sizeof *v->y_in, err);
     for (uint32_t k = 0; !s && k < samples; k++) {
         for (uint32_t i = 0; !s && i < ROWS && m->h > 0; i++) {
             const struct normals_args a = { .seed = seed_of_all,
@@ -153,19 +167,20 @@ static enum status sample_rows(struct validation *v, const struct trainer *t, ui
                                             .w = v->side,
                                             .h = v->side,
                                             .channels = 3,
-                                            .dst = v->z + i * v->each };
-            s = t->b->ops->normals(t->b, &a, err);
+                                            .dst = v->device_z + i * v->each };
+            s = t->b->ops->net.normals(t->b, &a, err);
         }
         const struct generator_input in = {
-            .y_in = v->y_in + (task * v->crops + first) * v->each,
-            .z = m->h > 0 ? v->z : NULL,
+            .y_in = v->device_y_in,
+            .z = m->h > 0 ? v->device_z : NULL,
             .h = m->h,
             .told = { .t = times, .label = label, .sigma = sigma, .level = level },
         };
         if (!s) s = generator_predict(&v->answer, &in, err);
         float *to = v->samples + (size_t)k * ROWS * v->each;
+        if (!s) s = device_copy_out(v->b, to, v->answer.pred, ROWS * v->each * sizeof *to, err);
         for (size_t i = 0; !s && i < ROWS * v->each; i++)
-            to[i] = clamp(v->answer.pred[i]);
+            to[i] = clamp(to[i]);
     }
     return s;
 }
@@ -217,18 +232,16 @@ static enum status score_task(struct validation *v, const struct trainer *t, uin
     return ST_OK;
 }
 
-/* ---- what is kept ---- */
+/* ---- the best model ---- */
 
-/* FOLDER/validation-NNNNNNNNN.png: a row for each task: truth, what the network took, a sample, the mean, ten times the deviation. */
+/* FOLDER/sheet-validation-NNNNNNNNN.png: a row for each task: truth, the network's input, a sample,
+ * the mean, ten times the deviation. */
 static enum status write_scores_sheet(struct validation *v, struct trainer *t, struct error *err)
 {
     const size_t image = v->each * sizeof(float);
     const float *images[MODEL_MAX_TASKS * COLUMNS];
     float *all = malloc(image * COLUMNS * t->n_tasks + 1);
     struct image img = { 0 };
-    char path[PATH_MAX];
-    void *bytes = NULL;
-    size_t len = 0;
     enum status s = all ? ST_OK : error_set(err, ST_NO_MEMORY_NOW, "no memory for a sheet");
     for (uint32_t k = 0; !s && k < t->n_tasks; k++) {
         const uint32_t samples = t->info.tasks[k].h > 0 ? VALIDATION_SAMPLES : 1;
@@ -246,11 +259,7 @@ static enum status write_scores_sheet(struct validation *v, struct trainer *t, s
             images[k * COLUMNS + c] = row + c * v->each;
     }
     if (!s) s = image_grid(&img, images, COLUMNS * t->n_tasks, COLUMNS, v->side, err);
-    if (!s) s = codec_encode(&bytes, &len, &img, &(struct encode_options){ IMAGE_PNG, -1, 0 }, err);
-    (void)snprintf(path, sizeof path, "%.*s/sheet-validation-%09" PRIu64 ".png", PATH_MAX - 64,
-                   t->folder, t->checkpoint.step);
-    if (!s) s = atomic_file_save(path, bytes, len, err);
-    free(bytes);
+    if (!s) s = save_sheet(t, "sheet-validation", &img, err);
     image_done(&img);
     free(all);
     return s;
@@ -258,21 +267,11 @@ static enum status write_scores_sheet(struct validation *v, struct trainer *t, s
 
 static char *metrics_text(const struct train_validation *r)
 {
-    char tasks[2048] = "", *text = NULL;
-    size_t used = 0;
-    for (uint32_t i = 0; i < r->n_tasks && used < sizeof tasks; i++) {
-        char coverage[32] = "null";
-        if (!isnan(r->tasks[i].coverage))
-            (void)snprintf(coverage, sizeof coverage, "%.4f", r->tasks[i].coverage);
-        used += (size_t)snprintf(
-            tasks + used, sizeof tasks - used,
-            "%s\"%s\": {\"psnr\": %.3f, \"mean_psnr\": %.3f, \"coverage\": %s}", i ? ", " : "",
-            r->tasks[i].name, r->tasks[i].psnr, r->tasks[i].mean_psnr, coverage);
-    }
-    if (asprintf(&text, "{\"score\": %.4f, \"step\": %" PRIu64 ", \"validation\": {%s}}", r->score,
-                 r->step, tasks) < 0)
-        return NULL;
-    return text;
+    struct training_score scores[MODEL_MAX_TASKS];
+    for (uint32_t i = 0; i < r->n_tasks; i++)
+        scores[i] = (struct training_score){ r->tasks[i].name, r->tasks[i].psnr,
+                                             r->tasks[i].mean_psnr, r->tasks[i].coverage };
+    return training_metrics_text(r->score, r->step, scores, r->n_tasks);
 }
 
 static enum status keep_best(struct trainer *t, const struct train_validation *r, struct error *err)
@@ -290,8 +289,10 @@ enum status validate(struct trainer *t, struct error *err)
     struct validation *v = t->validation;
     const struct trainable *l = &t->nets[NET_GENERATOR];
     struct train_validation r = { .step = t->checkpoint.step, .n_tasks = t->n_tasks };
-    memcpy(v->net.params, l->average, l->layout.count * sizeof *l->average);
-    enum status s = tape_pack(v->net.tape, err);
+    /* A decay of 0 copies. */
+    enum status s =
+        v->b->ops->gradients->average(v->b, v->net.params, l->average, l->layout.count, 0, err);
+    if (!s) s = tape_pack(v->net.tape, err);
     for (uint32_t k = 0; !s && k < t->n_tasks; k++) {
         s = score_task(v, t, k, &r.tasks[k], err);
         r.score += r.tasks[k].mean_psnr / t->n_tasks;

@@ -1,14 +1,19 @@
-"""What each option of a model file and each objective buys in equal processor time, as a markdown table.
+"""Measures the effect of each option of a model file and of each objective in equal processor
+time; writes a Markdown table.
 
-  python ablations.py --david build/david --train DIR --test 'FOLDER/test_*.jpg' --out DIR [--minutes 5] [--only NAME,..] \
-      [--images 'DIR/*.jpg']
+  python ablations.py --david build/david --train DIR --test 'FOLDER/test_*.jpg' --out DIR
+                      [--minutes 5] [--only NAME,..] [--images 'DIR/*.jpg']
 
-Every row is a training run of its own, of one task (denoise, sigma 0.2), ended when it has used --minutes of processor time (rows that
-go on from another row use as much again). Scores are of the centre 256 px of --count photographs that no run has seen: PSNR of one sample and
-of the mean of 8, coverage of one deviation, from `david restore`; HaarPSI and GMSD of one sample where piq is installed; seconds
-an image of `david restore`'s network by `david bench`. --images writes OUT/images.png: for each row, one sample (and the mean
-of 8) of the first three photographs of the pattern, beside truth and measurement. What a run leaves is kept in --out, so that a row that is there already is not
-trained again. Needs numpy and Pillow (piq with torch if wanted); nothing else should run on the machine."""
+Every row is a training run of its own, of one task (denoise, sigma 0.2), which ends after
+--minutes of processor time (a row that continues another one uses as much again). Scores are
+of the central 256 px of --count photographs that no run has used: PSNR of one sample and of
+the mean of 8, and coverage of one deviation, from `david restore`; HaarPSI and GMSD of one
+sample where piq is installed; seconds per image of the network from `david bench`. --images
+writes OUT/images.png: for each row, one sample (and the mean of 8) of the first three
+photographs of the pattern, with truth and measurement. The files of a run are kept in --out,
+and a row whose files exist is not trained again. Needs numpy and Pillow (optionally piq with
+torch); nothing else should run on the machine.
+"""
 import argparse
 import json
 import pathlib
@@ -29,10 +34,11 @@ LINEAR = {**PATCH, "output": "linear"}
 BESIDE = {**LINEAR, "noise": "channels"}
 BARE = {**BESIDE, "attention_resolutions": "", "middle_attention": False}
 PLAIN = {**BARE, "resblock_updown": False}
+TOLD_T_ALONE = {**PLAIN, "noise": "added"}  # a prior
 REGRESSION = ["--objective", "regression"]
-PRIOR = ["--lr", "4e-4"]  # what DAVI's row needs: trained as long as the others, not scored
+PRIOR = ["--lr", "4e-4"]  # the prior of DAVI's row: trained as long as the others, not scored
 
-# name, architecture, options of training, the row it goes on from
+# name, architecture, options of training, the row that it continues
 ROWS = [
     ("published network, regression", PUBLISHED, [*REGRESSION], None),
     ("+ patch 2, 64 channels", PATCH, [*REGRESSION], None),
@@ -47,7 +53,7 @@ ROWS = [
      "+ plain resampling (long run's network)"),
     ("then as long again of energy + regression", PLAIN, ["--objective", "energy,regression:0.5", "--h", "1", "--lr", "5e-4"],
      "+ plain resampling (long run's network)"),
-    ("prior", PLAIN, PRIOR, None),
+    ("prior", TOLD_T_ALONE, PRIOR, None),
     ("then as long again of DAVI", PLAIN, ["--objective", "davi", "--h", "1", "--lr", "1e-4", "--prior", "prior"],
      "+ plain resampling (long run's network)"),
     ("then as long again of DAVI + regression", PLAIN,
@@ -60,7 +66,7 @@ def file_of(args, name):
 
 
 def train(args, name, arch, options, begin):
-    """Until the processor time is used; then the model of what there is."""
+    """Trains until the processor time is used; then makes the model of the last checkpoint."""
     out = file_of(args, name)
     if out.exists():
         return out
@@ -105,7 +111,7 @@ def restore(args, model, seed, y, out, *more):
 
 
 def answers(args, model, spreads, y, folder, seed):
-    """One sample, and the mean and the deviation of 8 where it spreads."""
+    """One sample, and the mean and the deviation of 8 where samples differ."""
     one = restore(args, model, seed, y, folder / "x.png")
     if not spreads:
         return one, one, None
@@ -133,7 +139,7 @@ def spreads(args, model):
 
 
 def images(args, rows, side=192):
-    """One line of images a row, under truth and measurement."""
+    """One line of images per row, below truth and measurement."""
     photos = spread(args.images, 3, side)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

@@ -1,10 +1,12 @@
-/* bare_conv: the sum of a network's convolutions alone, each run by oneDNN as fast as it can (its own choice of layout, all
- * threads, warm): what a network on this machine takes if nothing but its convolutions took time.
+/* bare_conv: the sum of a network's convolutions alone, each run by oneDNN as fast as it can
+ * (its own choice of layout, all threads, warm): the time of a network on this machine if only
+ * its convolutions took time.
  *
  *   bare_conv ffhq256|imagenet256|JSON f32|bf16 [RUNS]
  *
- * Every distinct shape is timed RUNS times (9), the median counts as often as the shape occurs. Inputs are pseudorandom: a
- * image of zeros runs faster than a real one. Prints one JSON object. */
+ * Every distinct shape is timed RUNS times (9); its median counts as often as the shape occurs.
+ * Inputs are pseudorandom: an image of zeros runs faster than a real one. Prints one JSON
+ * object. */
 #include <oneapi/dnnl/dnnl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,7 +15,7 @@
 #include <time.h>
 
 #include "engine/nets/unet.h"
-#include "proto/unet_arch.h"
+#include "proto/models/unet_arch.h"
 
 enum { MAX_RUNS = 99 };
 
@@ -39,7 +41,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Small numbers of both signs, whatever the type. */
+/* Small numbers of both signs, for any type. */
 static void fill(void *p, size_t bytes, bool half)
 {
     uint32_t z = 1;

@@ -1,8 +1,11 @@
-"""`david bench` and the same network in PyTorch, side by side in one run, the two taking turns.
+"""Times `david bench` and the same network in PyTorch in one run, in which the two alternate.
 
   python bench_torch.py --david build/david [--arch ffhq256] [--batch 1,4] [--threads N] [--runs N]
                         [--dtype f32,bf16] [--compile] [--bare build/tests/bench/bare_conv]
-Needs torch. --bare: the sum of oneDNN's bare convolutions in the same run; not part of any test run. Writes one JSON object a line."""
+
+Needs torch. --bare: the sum of oneDNN's convolutions, each timed alone, in the same run. Not
+part of any test run. Writes one JSON object per line.
+"""
 import argparse
 import json
 import os

@@ -1,14 +1,20 @@
-"""`david train` and the same steps in PyTorch, side by side in one run, the two taking turns: a prior's step, a DAVI iteration and a step
-of regression.
+"""Times `david train` and the same steps in PyTorch in one run, in which the two alternate: a
+step of a prior, an iteration of DAVI and a step of regression.
 
-  python bench_train.py --david build/david --data DIR [--kind prior,davi,regression] [--dtype f32,bf16] [--batch 8] [--threads N] [--steps N]
-      [--rounds N] [--compile]
-Needs torch (bf16: its automatic mixed precision, weights and statistics in F32; both: channels_last, fused AdamW). The network of a prior and of
-DAVI is that of models/default.safetensors; that of regression has cells of 2x2 pixels and every condition, and its batch is of several
-tasks. Losses are computed in full in both; PyTorch's images are random and in memory already, david crops and degrades its own, of the
-first dozen of the folder's, which it has decoded after a few steps that do not count. --compile: PyTorch's networks compiled too; the faster
-of the two is what david is held against (run it twice: the first run fills the compiler's cache). On a machine with other work look at processor_ms, of david, PyTorch
-and compiled: the processor time an image, in david's with the crops. Not part of any test run. Writes one JSON object a line."""
+  python bench_train.py --david build/david --data DIR [--kind prior,davi,regression]
+      [--dtype f32,bf16] [--batch 8] [--threads N] [--steps N] [--rounds N] [--compile]
+
+Needs torch (bf16: its automatic mixed precision, weights and statistics in F32; both dtypes:
+channels_last, fused AdamW). The network of a prior and of DAVI is that of
+models/default.safetensors; that of regression has cells of 2x2 pixels and every condition,
+and its batch has several tasks. Both programs compute all losses. PyTorch's images are random
+and already in memory; david crops and degrades its own, from the first dozen photographs of
+the folder, which it has decoded after a few steps that are not counted. --compile: PyTorch's
+networks are compiled too, and david is compared with the faster of the two (run it twice: the
+first run fills the compiler's cache). On a machine with other work compare processor_ms, of
+david, PyTorch and compiled: the processor time per image, david's with the crops. Not part of
+any test run. Writes one JSON object per line.
+"""
 import argparse
 import json
 import os
@@ -39,7 +45,7 @@ SCHEDULE = Schedule()
 
 
 class Steps:
-    """What all kinds of step share, as a user of PyTorch would write it."""
+    """What all kinds of step have in common, as a user of PyTorch would write it."""
 
     def __init__(self, batch, dtype, compiled):
         self.batch, self.amp = batch, dtype == "bf16"
@@ -91,7 +97,7 @@ class Prior(Steps):
     def step(self):
         t, noise = torch.randint(0, 1000, (self.batch,)), self.noise()
         x_t = at(SCHEDULE.of_x, t) * self.x + at(SCHEDULE.of_noise, t) * noise
-        # t = 0 is left out: one row of a thousand
+        # t = 0 is omitted: one row of a thousand
         self.update(self.net, sum(hybrid(SCHEDULE, self.run(self.net, x_t, t), self.x, x_t, t, noise, with_first=False)))
         self.follow(self.net)
 
@@ -101,7 +107,7 @@ class Davi(Steps):
 
     def __init__(self, *args):
         super().__init__(*args)
-        torch._functorch.config.donated_buffer = False  # the gradients behind lambda go through one graph twice
+        torch._functorch.config.donated_buffer = False  # the gradients behind lambda use one graph twice
         self.gen, self.score, self.teacher = (self.network(UNet(SMALL), learns) for learns in (True, True, False))
         self.last = self.gen.output_blocks[-1][0].out_layers[3].weight
         self.disc = self.network(PatchGAN())
@@ -161,7 +167,7 @@ KINDS = {"prior": Prior, "davi": Davi, "regression": Regression}
 
 
 def torch_rate(args, kind, dtype, compiled=False):
-    """Images a second, and milliseconds of processor time an image."""
+    """Images per second, and milliseconds of processor time per image."""
     torch.set_num_threads(args.threads)
     steps = KINDS[kind](args.batch, dtype, compiled)
     for _ in range(3 if compiled else 1):
@@ -190,7 +196,7 @@ def david_rate(args, kind, dtype, folder, prior):
 
 
 def in_child(function, *args):
-    """Its results and the most memory it held, in a process of its own."""
+    """Runs in a process of its own: its results and its peak memory."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,10 +1,14 @@
-"""The engine's networks, answers and steps beside PyTorch's, for every option of an architecture (engine/README.md section 9).
+"""Compares the engine's networks, answers and steps with PyTorch's, for every option of an
+architecture (engine/README.md section 9).
 
-  python check_levers.py --david build/david [--only forward,restore,prior,step] [--write tests/golden]
+  python check_levers.py --david build/david [--only forward,restore,prior,step]
+                         [--write tests/golden]
 
-Forward passes of many small networks, restorations and training steps are made by `david` on its CPU back end in float32 and by
-torch_unet.py, which shares no line with it; noise and crops are drawn anew in numpy. --write makes tests/golden/levers_*.safetensors, numbers
-that the tests of the engine compare with; the weights are hashes. Needs torch and Pillow; not part of any test run.
+`david` computes forward passes of many small networks, restorations and training steps on its
+CPU back end in float32; torch_unet.py, which shares no code with it, computes the same. Noise
+and crops are drawn again in numpy. --write makes tests/golden/levers_*.safetensors, numbers
+with which the tests of the engine compare; the weights are hashes. Needs torch and Pillow;
+not part of any test run.
 """
 import argparse
 import io
@@ -26,7 +30,7 @@ from torch_unet import UNet
 BASE = dict(image_size=32, num_channels=32, num_res_blocks=1, channel_mult="1,2", attention_resolutions="", num_heads=2,
             num_head_channels=-1, learn_sigma=True, use_scale_shift_norm=True, resblock_updown=True,
             use_new_attention_order=False)
-# What each option is where it is on; the values of all off are those of a published network.
+# The value of each option where it is on; all off is a published network.
 OPTIONS = dict(noise=dict(noise="channels"), output=dict(output="linear"), classes=dict(class_cond=True, num_classes=7),
                sigma=dict(sigma_cond=True), level=dict(level_cond=True), no_middle=dict(middle_attention=False),
                strided=dict(resblock_updown=False), added=dict(use_scale_shift_norm=False), three=dict(learn_sigma=False),
@@ -74,7 +78,7 @@ def weights(net, seed):
 
 
 def network(arch, seed):
-    """With hash weights, its last convolution's small, so that answers stay images."""
+    """With hash weights; those of the last convolution are small, so that answers stay images."""
     net = UNet(arch)
     tensors = weights(net, seed)
     tensors["out.2.weight"] = tensors["out.2.weight"] * np.float32(0.05)
@@ -83,7 +87,7 @@ def network(arch, seed):
 
 
 def told_rows(arch, rows, seed):
-    """t and what else the network is told, different for every row."""
+    """t and the other conditions of the network, different for every row."""
     draw = np.random.default_rng(seed)
     told = {"t": draw.integers(0, 1000, rows)}
     if arch.get("class_cond"):
@@ -153,7 +157,7 @@ def check_forward(david, checks):
 # ---- restorations ----
 
 def restore_tasks(arch, names):
-    """Defaults at the upper end of a range, where the grid of told numbers has a point."""
+    """Defaults at the upper end of a range, where the grid of conditions has a point."""
     tasks = {}
     for i, name in enumerate(names):
         tasks[name] = {"sigma": 0.2, "h": 0.1, "label": i if arch.get("class_cond") else None, "sigma_range": [0.02, 0.2]}
@@ -191,7 +195,7 @@ def check_restore(david, checks):
             x = predict(net, net.arch, Schedule(), y, torch.tensor([999]), hz, **told)
         want = (x.clamp(-1, 1) + 1)[0].permute(1, 2, 0).numpy() * 127.5
         name = f"{task}, patch {patch}, {' '.join(options) or 'no option'}"
-        # What was rounded to a level is within half a level of what it was.
+        # Rounding to a level changes a value by at most half a level.
         off = np.abs(np.asarray(Image.open(made), np.float64) - want).max()
         checks.note("restoration, levels", name, off, 0.5 + 1e-3)
 
@@ -199,14 +203,14 @@ def check_restore(david, checks):
 # ---- a training step ----
 
 SIDE, PHOTO, MARGIN = 32, 80, 16
-# sigma and its range, level and its range, what the level is multiplied by
+# sigma and its range, level and its range, the factor of the level
 TASKS = {"denoise": (0.2, (0.02, 0.4), 0, (0, 0), 0), "sr4": (0.05, (0.02, 0.2), 0, (0, 0), 0), "colorize": (0.05, (0.02, 0.2), 0, (0, 0), 0),
          "deblur": (0.05, (0.02, 0.2), 3, (1, 4), 100), "sr2": (0.05, (0.02, 0.2), 0, (0, 0), 0), "dejpeg": (0, (0, 0), 20, (10, 80), 10)}
 LABELS = {task: i for i, task in enumerate(TASKS)}
 
 
 def crop(photo, dice, side):
-    """crop_draw with one photo, jitter 1 and texture 0."""
+    """The same as crop_draw with one photograph, jitter 1 and texture 0."""
     dice.below(1)
     dice.unit()
     x, y = dice.below(PHOTO - side + 1), dice.below(PHOTO - side + 1)
@@ -227,7 +231,7 @@ def blur(x, std):
 
 
 def jpeg(x, quality):
-    """What libjpeg, Pillow's own, makes of it."""
+    """Encodes and decodes with libjpeg, in Pillow's build."""
     from PIL import Image
     file = io.BytesIO()
     Image.fromarray(np.rint((x.astype(np.float64) + 1) * 127.5).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality,
@@ -252,7 +256,7 @@ def measured(photo, task, level, seed, step, row):
 
 
 def rows_of_step(photo, tasks, arch, seed, step, batch, in_pairs):
-    """What the loader makes: x, y_in, h z and what is told."""
+    """The loader's output: x, y_in, h z and the conditions."""
     x, y_in, told = [], [], {"label": [], "sigma": [], "level": []}
     for i in range(batch):
         row = i - i % 2 if in_pairs else i
@@ -288,7 +292,7 @@ def read_flat(array, shapes):
 
 
 def one_photo(david):
-    """Of squares of 4 px, in a folder of its own."""
+    """A photograph of squares of 4 px, in a folder of its own."""
     from PIL import Image
     photos = david.folder / "photos"
     photos.mkdir(exist_ok=True)
@@ -298,7 +302,7 @@ def one_photo(david):
 
 
 def compare_update(checks, what, net, out, lr):
-    """A network with gradients beside the state that david was in after one step."""
+    """Compares a network with gradients with david's state after one step."""
     state, _ = read_safetensors(f"{out}.checkpoints/step-000000001.safetensors")
     shapes = [(name, t.shape) for name, t in read_safetensors(out)[0].items()]
     after, m = (read_flat(state[f"generator.{k}"], shapes) for k in ("params", "m"))
@@ -307,7 +311,7 @@ def compare_update(checks, what, net, out, lr):
     whole = np.sqrt(sum(float(p.grad.double().square().sum()) for p in net.parameters()))
     for name, p in net.named_parameters():
         gradient = p.grad.numpy()
-        # A gradient that is nothing beside the others is rounding, and AdamW makes a whole step of it.
+        # A gradient far below the others is rounding, and AdamW turns it into a whole step.
         if np.abs(gradient).max() < 1e-6 * whole:
             continue
         checks.compare("gradient of a step", f"{what}: {name}", m[name] / 0.1, gradient)
@@ -317,7 +321,7 @@ def compare_update(checks, what, net, out, lr):
 
 
 def times_of(seed, rows):
-    """t of a prior's rows: the second of a row's four."""
+    """t of a prior's rows: the second of a row's four draws."""
     times = []
     for row in range(rows):
         dice = Dice(seed, 0, TIMES, row)
@@ -329,7 +333,7 @@ def times_of(seed, rows):
 def check_prior(david, checks):
     photo, photos = one_photo(david)
     batch, lr, schedule = 4, 1e-3, Schedule()
-    # A batch that has a row of t = 0, whose likelihood is another.
+    # A batch with a row of t = 0, which has another likelihood.
     first = next(seed for seed in itertools.count() if 0 in times_of(seed, batch))
     for i, (patch, options, seed) in enumerate([(1, (), first), (2, ("no_middle", "strided"), first), (4, ("attention",), 8)]):
         arch = arch_of(patch, options)
@@ -353,7 +357,7 @@ def check_step(david, checks):
              (2, long_run, "energy", ("--energy-norm",)), (4, ("noise", "sigma", "classes"), "energy:2,regression:0.5", ()),
              (1, ("output", "classes", "attention", "level"), "regression:1,energy:1", ("--l2", "--energy-norm"))]
     for i, (patch, options, objective, flags) in enumerate(cases):
-        # Without labels or sigma the tasks of a network are not told apart, which is no matter here.
+        # Without labels or sigma the network cannot distinguish the tasks; that does not matter here.
         arch, tasks = arch_of(patch, options), list(TASKS)
         net, tensors = network(arch, SEED + 100 + i)
         init, out = david.folder / f"init{i}.safetensors", david.folder / f"out{i}.safetensors"

@@ -1,7 +1,10 @@
-"""Every term of a training run over its steps, from the JSON lines of `david train --json`, as one image.
+"""Plots every term of a training run over its steps, from the JSON lines of `david train
+--json`.
 
   python3 curves.py RUN.jsonl OUT.png [--by N]      needs Debian's python3-matplotlib
-A point is the mean of N steps (a hundredth of the run)."""
+
+A point is the mean of N steps (a hundredth of the run).
+"""
 import argparse
 import json
 

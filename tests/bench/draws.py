@@ -1,7 +1,9 @@
-"""The engine's random numbers in numpy: Philox4x32-10 as engine/graph/philox.h and engine/train/draws.h have it."""
+"""The engine's random numbers in numpy: Philox4x32-10 as in engine/graph/philox.h and
+engine/train/draws.h.
+"""
 import numpy as np
 
-SAMPLER, TRAINING = 0, 3  # streams; a draw of training is TRAINING and what it is for
+SAMPLER, TRAINING = 0, 3  # streams; a draw of training adds its purpose to TRAINING
 TIMES, SCORE_Z, SCORE_NOISE, GENERATOR_Z, GENERATOR_NOISE, MEASUREMENT, CROP, MASK, TASK, WEIGHTS, CONDITIONS = range(11)
 
 
@@ -25,7 +27,7 @@ def normals(words):
 
 
 def noise_images(key, stream, sample, side):
-    """[1][3][side][side]; the place (0, 0) is the image's corner."""
+    """[1][3][side][side]; position (0, 0) is the image's corner."""
     x4, y, c = np.arange((side + 3) // 4), np.arange(side)[:, None], np.arange(3)[:, None, None]
     return normals(philox(key, x4, y, c + 16 * stream, sample)).reshape(3, side, -1)[None, :, :, :side]
 
@@ -44,7 +46,7 @@ def images(seed, step, what, row, side):
 
 
 def measurement_noise(seed, step, row, shape):
-    """In the order of the values, whatever the shape."""
+    """In the order of the values, for any shape."""
     count = int(np.prod(shape))
     words = philox(step_key(seed, step), np.arange((count + 3) // 4), 0, 16 * (TRAINING + MEASUREMENT), row)
     return normals(words).ravel()[:count].reshape(shape)

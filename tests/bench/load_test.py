@@ -1,8 +1,13 @@
-"""Load on a running david: N clients at once for some seconds, or until some requests are answered.
+"""Load on a running david: N clients at once for some seconds, or until a number of requests are
+answered.
 
-  python3 load_test.py --url http://127.0.0.1:8080 --image PHOTO [--task denoise] [--clients N] [--seconds S | --requests N]
-Writes one JSON object: requests/s, images/s, p50 and p99 in ms, what a request took outside compute, decode and encode
-(Server-Timing; waiting in the queue is in it), statuses, mean batch size (from /metrics)."""
+  python3 load_test.py --url http://127.0.0.1:8080 --image PHOTO [--task denoise] [--clients N]
+                       [--seconds S | --requests N]
+
+Writes one JSON object: requests/s, images/s, p50 and p99 in ms, the time of a request outside
+compute, decode and encode (from Server-Timing; includes the wait in the queue), statuses,
+mean batch size (from /metrics).
+"""
 import argparse
 import collections
 import http.client
@@ -22,8 +27,8 @@ def metric_sums(url):
 
 
 class Load:
-    """Clients that post as fast as answers come, each on a connection of its own; one that is refused waits as told.
-    With a deadline every other client gives it."""
+    """Clients that post as fast as answers come, each on a connection of its own; a refused
+    client waits for Retry-After. With a deadline every other client sends it."""
 
     def __init__(self, url, image, task, clients, requests=None, deadline_ms=None):
         self.deadline_ms = deadline_ms

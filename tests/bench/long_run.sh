@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# long_run.sh - a training run that goes on in the background for days, through stops and restarts.
+# long_run.sh - a training run in the background for days, with stops and restarts.
 #
-#   long_run.sh new FOLDER DAVID TRAIN-ARGUMENTS...    begins one: a copy of the program, its arguments and all it writes are in FOLDER
-#   long_run.sh start FOLDER [MORE ARGUMENTS...]       goes on from the newest checkpoint; what is added comes last (--steps, --lr, --decay)
-#   long_run.sh stop FOLDER                            ends it at a checkpoint, and waits for that
-#   long_run.sh status FOLDER                          the last step, processor hours, the last scores
+#   long_run.sh new FOLDER DAVID TRAIN-ARGUMENTS...    begins a run: FOLDER gets a copy of the program, its arguments and all output
+#   long_run.sh start FOLDER [MORE ARGUMENTS...]       resumes from the newest checkpoint; added arguments come last (--steps, --lr, --decay)
+#   long_run.sh stop FOLDER                            stops the run at a checkpoint and waits for it
+#   long_run.sh status FOLDER                          last step, processor hours, last scores
 #
-# It runs with the idle policy (chrt --idle 0): whatever else wants the processor comes first. FOLDER/log.jsonl holds what
-# `david train --json` writes, over all starts. FOLDER must lie outside the tree.
+# It runs with the idle policy (chrt --idle 0): every other process has priority. FOLDER/log.jsonl holds the lines of
+# `david train --json`, over all starts. FOLDER must be outside the tree.
 set -euo pipefail
 
 say() { echo "long_run.sh: $*" >&2; }
@@ -44,7 +44,7 @@ stop() {
     tail -n 1 "$1/errors.txt" >&2
 }
 
-# Processor seconds begin anew with each start: what each came to is added up.
+# Processor seconds start at 0 with each start: the totals of all starts are added.
 # shellcheck disable=SC2016
 hours='match($0, /"processor_seconds":[0-9.]+/) { s = substr($0, RSTART + 20, RLENGTH - 20) + 0; if (s < last) sum += last; last = s }
     END { printf "%.2f processor hours\n", (sum + last) / 3600 }'

@@ -1,15 +1,23 @@
-"""A model against classical methods on the same measurements of the same photographs, as a markdown table.
+"""Compares a model with classical methods on the same measurements of the same photographs;
+writes a Markdown table.
 
-  python quality.py --david build/david --test 'FOLDER/test_*.jpg' --tune 'FOLDER/train_*.jpg' [--count 48] [--tune-count 12]
+  python quality.py --david build/david --test 'FOLDER/test_*.jpg' --tune 'FOLDER/train_*.jpg'
+                    [--count 48] [--tune-count 12]
 
-Each photograph is cut to its central 256 px square (--size) and measured by `david degrade` (float, nothing clipped; image i
-has seed N + i). The model's answers come from `david restore`: one sample, and the mean of --samples. The classical methods:
-  denoise  non-local means on RGB: strength, patch, distance and whether the noise's variance is taken off are searched
-  sr4      bicubic, after a Gaussian smoothing of the measurement whose width is searched (0 among them)
-  deblur   Wiener filter, with the measurement's dark edges (zeros beyond them are part of `deblur`) made good first; the
-           noise-to-signal ratio k |f|^p is searched in k and p
-Searched means: the setting that is best in mean PSNR over the --tune photographs, none of which is in the test. Scores are
-of 8-bit images, as `david eval --help` defines them. Needs numpy, scipy, Pillow and scikit-image; no test run uses it."""
+Each photograph is cropped to its central 256 px square (--size) and degraded by `david
+degrade` (float, nothing clipped; image i has seed N + i). The model's answers come from
+`david restore`: one sample, and the mean of --samples. The classical methods:
+
+  denoise  non-local means on RGB; searched: strength, patch, distance, and whether the variance of
+           the noise is subtracted
+  sr4      bicubic, after a Gaussian smoothing of the measurement; searched: its width, including 0
+  deblur   Wiener filter, after correcting the measurement's dark edges (zeros beyond them are part
+           of `deblur`); searched: k and p of the noise-to-signal ratio k |f|^p
+
+Searched means: the setting with the best mean PSNR over the --tune photographs, none of which
+is in the test. Scores are of 8-bit images, as `david eval --help` defines them. Needs numpy,
+scipy, Pillow and scikit-image; not part of any test run.
+"""
 import argparse
 import glob
 import itertools
@@ -41,7 +49,7 @@ def read_image(path):
 
 
 def rounded(x):
-    """As a image of 8 bits would hold it."""
+    """Rounded as an image of 8 bits."""
     return np.rint((x.clip(-1, 1) + 1) * 127.5) / 127.5 - 1
 
 
@@ -63,7 +71,7 @@ def wiener(y, k, power):
     pad = 32
     taps = np.exp(-np.arange(-30, 31) ** 2 / 18.0)
     taps /= taps.sum()
-    # Beyond the edge there is nothing: what a pixel there has lost of the kernel's weight is put back.
+    # Beyond the edge there are zeros: divides by the part of the kernel's weight that is inside.
     rows, columns = (convolve1d(np.ones(n), taps, mode="constant") for n in (h, w))
     y = np.pad(y / (rows[:, None] * columns)[..., None], ((pad, pad), (pad, pad), (0, 0)), "symmetric")
     spot = np.zeros(y.shape[:2])
@@ -107,7 +115,7 @@ def cut(path, side, out):
 
 
 def spread(pattern, count, side):
-    """`count` photographs that hold such a square, evenly over the names in order."""
+    """`count` photographs that contain such a square, evenly spread over the names in order."""
     names = [n for n in sorted(glob.glob(pattern)) if min(Image.open(n).size) >= side]
     if len(names) < count:
         raise SystemExit(f"{pattern}: {len(names)} photographs of at least {side} px, {count} are needed")

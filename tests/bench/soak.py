@@ -1,10 +1,14 @@
 """Ten minutes at twice the load that david sustains, then SIGTERM under load.
 
-  python3 soak.py --david build/david --image PHOTO [--minutes 10] [--deadline-ms 200] [-- OPTIONS OF serve]
-Starts a daemon of its own with a short queue, so that twice the load means refusals, not a longer queue;
-every other client gives a deadline that some of its requests miss.
-Fails (exit 1) where memory grows by more than a tenth between a fifth of the time and its end, where /livez is
-ever not 200, where an answer is other than 200, 429, 503 or (with a deadline) 504, or where the daemon does not drain and exit 0."""
+  python3 soak.py --david build/david --image PHOTO [--minutes 10] [--deadline-ms 200]
+                  [-- OPTIONS OF serve]
+
+Starts a daemon with a short queue, so that twice the load means refusals, not a longer queue;
+every other client sends a deadline, which some of its requests miss. Fails (exit 1) where
+memory grows by more than a tenth between a fifth of the time and its end, where /livez is not
+200, where an answer is other than 200, 429, 503 or (with a deadline) 504, or where the daemon
+does not drain and exit with 0.
+"""
 import argparse
 import collections
 import json
@@ -61,7 +65,7 @@ def main():
                                     "--max-queue", str(args.queue), *args.options])
         try:
             wait_ready(url, process)
-            # the queue and one batch are what it holds: twice as many clients are twice its load
+            # the daemon holds the queue and one batch: twice as many clients are twice its load
             load = Load(url, f.read(), args.task, 4 * args.queue, deadline_ms=args.deadline_ms)
             load.start()
             start, end = time.monotonic(), args.minutes * 60

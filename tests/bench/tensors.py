@@ -1,4 +1,4 @@
-"""Safetensors files and the hash numbers of engine/README.md section 7, with numpy alone."""
+"""Safetensors files, and the hash numbers of engine/README.md section 7; needs only numpy."""
 import json
 import pathlib
 

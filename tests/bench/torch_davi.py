@@ -1,6 +1,8 @@
-"""The method of engine/README.md sections 1, 3, 5 and 9 in plain PyTorch, around a network of torch_unet.py.
+"""The method of engine/README.md sections 1, 3, 5 and 9 in plain PyTorch, around a network of
+torch_unet.py.
 
-Images are [n][3][h][w] in units of [-1, 1]. Used by the benches, by check_levers.py and by tests/gpu/train_torch.py.
+Images are [n][3][h][w] in units of [-1, 1]. Used by the benches, by check_levers.py and by
+tests/gpu/train_torch.py.
 """
 import math
 
@@ -33,7 +35,7 @@ class Schedule:
 
 
 def at(table, t):
-    """A row's constant, to be multiplied with images."""
+    """A constant for each row, shaped for multiplication with images."""
     return table[t][:, None, None, None]
 
 
@@ -57,13 +59,13 @@ def regression(pred, x, l2=False):
 
 
 def length(v):
-    """The Euclidean norm over channels, whose slope at 0 is 0."""
+    """The Euclidean norm over channels; its slope at 0 is 0."""
     squares = (v * v).sum(1)
     return torch.where(squares > 0, squares, torch.ones_like(squares)).sqrt() * (squares > 0)
 
 
 def energy(pred, x, norm=False, scales=(1, 2, 4, 8)):
-    """Rows 2i and 2i + 1 answer one measurement, and x is the same in both."""
+    """Rows 2i and 2i + 1 are two answers to one measurement; x is the same in both."""
     size = (lambda v: length(v).mean()) if norm else (lambda v: v.abs().mean())
     total = 0
     for s in scales:
@@ -73,7 +75,8 @@ def energy(pred, x, norm=False, scales=(1, 2, 4, 8)):
 
 
 def hybrid(schedule, out, x0, x_t, t, noise, with_first=True):
-    """mse and vb, the means over rows. with_first: rows of t = 0 by the likelihood of their levels, as they should be."""
+    """mse and vb, the means over rows. with_first: rows of t = 0 use the likelihood of their
+    levels, as they should."""
     eps, v = out[:, :3], out[:, 3:]
     mse = ((noise - eps)**2).mean()
     f = (v + 1) / 2
@@ -88,9 +91,9 @@ def hybrid(schedule, out, x0, x_t, t, noise, with_first=True):
 
 
 def likelihood(x, mean, log_var):
-    """Nats of x's level, of 256."""
+    """Nats of the level of x, out of 256."""
     def below(u):
-        u = u.clamp(-12, 12)  # beyond that it is 0 or 1, and its cube might be no number
+        u = u.clamp(-12, 12)  # beyond that it is 0 or 1, and its cube might overflow
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
 
     by = (-0.5 * log_var).exp()
@@ -102,7 +105,8 @@ def likelihood(x, mean, log_var):
 # ---- weights ----
 
 def begin(net):
-    """First weights as `david train` has them: PyTorch's own, and zero where a block ends and for what a prior has not."""
+    """First weights as in `david train`: PyTorch's own, and zero at the end of a block and for
+    weights that the prior lacks."""
     with torch.no_grad():
         for name, p in net.named_parameters():
             if any(part in name for part in (".out_layers.3.", ".proj_out.", "sigma_embed.2.", "level_embed.2.")):
@@ -121,7 +125,8 @@ def noiseless(net):
 
 
 def grow(net, tensors):
-    """Takes the weights of a file whose network may have less: what it has not stays as it began."""
+    """Loads the weights of a file whose network may have fewer; missing weights keep their first
+    values."""
     own = net.state_dict()
     first = "input_blocks.0.0.weight"
     unknown = set(tensors) - set(own)

@@ -1,7 +1,9 @@
-"""The network of engine/README.md sections 2 and 9 in plain PyTorch, with the parameter names of model files.
+"""The network of engine/README.md sections 2 and 9 in plain PyTorch, with the parameter names of
+model files.
 
-For timing beside david, for checking it (check_levers.py) and for training on a GPU (tests/gpu/train_torch.py). An architecture
-is the JSON object of david.arch; load_state_dict(strict) takes the tensors of a model file as they are.
+For timing (bench_torch.py), for checks (check_levers.py) and for training on a GPU
+(tests/gpu/train_torch.py). An architecture is the JSON object of david.arch;
+load_state_dict(strict) accepts the tensors of a model file unchanged.
 """
 import math
 
@@ -24,7 +26,7 @@ EPS = 1e-5
 
 
 def whole_arch(arch):
-    """`arch` with what a model file leaves out."""
+    """`arch` with the defaults of keys that a model file omits."""
     whole = {**DEFAULTS, **arch}
     whole.setdefault("num_classes", 1000 if whole["class_cond"] else 0)
     return whole
@@ -53,7 +55,7 @@ class Pointwise(nn.Conv1d):
 
 
 class ResBlock(nn.Module):
-    """`emb` comes with its SiLU done, which is the same in every block."""
+    """`emb` is given after its SiLU, which is the same in every block."""
 
     def __init__(self, c_in, c_out, emb, scale_shift, resample=None):
         super().__init__()
@@ -125,7 +127,7 @@ def embedding(c, emb):
 
 
 def cells(x, p):
-    """Pixels of a cell as channels: (dy p + dx) c + k. Channels last, as what follows is."""
+    """Pixels of a cell as channels: (dy p + dx) c + k. Channels last, as in the following ops."""
     n, c, h, w = x.shape
     x = x.permute(0, 2, 3, 1).reshape(n, h // p, p, w // p, p, c).transpose(2, 3)
     return x.reshape(n, h // p, w // p, p * p * c).permute(0, 3, 1, 2)
@@ -180,7 +182,7 @@ class UNet(nn.Module):
                     rate //= 2
                 up.append(part)
         self.input_blocks = nn.ModuleList(nn.ModuleList(part) for part in down)
-        # Names of the others stay where the middle has no attention.
+        # The names of the others do not change where the middle has no attention.
         self.middle_block = nn.ModuleDict({str(i): m for i, m in enumerate(middle) if m is not None})
         self.output_blocks = nn.ModuleList(nn.ModuleList(part) for part in up)
         self.out = nn.Sequential(norm(c), nn.SiLU(), conv3x3(c, (6 if a["learn_sigma"] else 3) * patch * patch))
@@ -192,8 +194,8 @@ class UNet(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], 1).to(self.time_embed[0].weight.dtype)
 
     def forward(self, x, t, label=None, sigma=None, level=None, seen=None):
-        """t, sigma, level: [n], what sinusoids are made of: 0..999, 1000 sigma, level_gain * level. `seen`: a dict that gets the
-        value of every block."""
+        """t, sigma, level: [n], the values for the sinusoids: 0..999, 1000 sigma, level_gain *
+        level. `seen`: a dict that receives the value of every block."""
         def keep(name, value):
             if seen is not None:
                 seen[name] = value

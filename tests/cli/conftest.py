@@ -1,4 +1,6 @@
-"""What the tests of the command line share: running david, safetensors, hash numbers, small models and images."""
+"""Shared by the tests of the command line: running david, safetensors, hash numbers, small
+models and images.
+"""
 import json
 import os
 import pathlib
@@ -32,7 +34,7 @@ def prior_file():
 
 @pytest.fixture(scope="session")
 def restorer(tmp_path_factory, prior_file):
-    """A small model that leaves a image nearly as it is: hash weights, the last convolution zero."""
+    """A small model that nearly reproduces its input: hash weights, the last convolution zero."""
     shapes, config, seed = prior_file
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
     weights = {n: hash_parameter(n, seed, s) for n, s in shapes.items()}

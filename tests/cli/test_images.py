@@ -141,7 +141,7 @@ def test_the_shipped_model_improves_a_noisy_image(photo, tmp_path):
 
 
 def ssim(a, b):
-    """The definition of david eval --help, by whole arrays."""
+    """The definition of david eval --help, on whole arrays."""
     w = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     w = np.outer(w, w) / w.sum() ** 2
 

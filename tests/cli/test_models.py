@@ -79,7 +79,8 @@ def test_forward_reproduces_the_golden_network(tmp_path):
 
 @pytest.fixture
 def told_network(tmp_path):
-    """Of golden/levers_cells2: six channels, and labels, sigma and level are told. Returns `forward`, which leaves inputs out or changes them."""
+    """The network of golden/levers_cells2: six channels, with labels, sigma and level as inputs.
+    Returns `forward`, which leaves inputs out or changes them."""
     golden, meta = read_safetensors(GOLDEN / "levers_cells2.safetensors")
     config, seed = json.loads(meta["david.config"]), int(meta["seed"])
     shapes = parameter_shapes(config)

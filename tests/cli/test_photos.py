@@ -1,4 +1,4 @@
-"""The bundled photographs: what is shown to a stranger is what the program makes."""
+"""The bundled photographs: the program makes exactly the images that README shows."""
 import importlib.util
 
 import numpy as np
@@ -25,7 +25,7 @@ def test_every_degraded_photograph_is_listed():
 def test_a_bundled_measurement_is_what_degrade_makes(name, task, seed, tmp_path):
     out = tmp_path / "y.png"
     run("degrade", "--task", task, "--seed", seed, PHOTOS / f"{name}.jpg", out)
-    # Normals agree within 2e-6 between instruction sets: a value on the edge may round the other way.
+    # Normals agree within 2e-6 between instruction sets: a value near a boundary may round differently.
     off = np.abs(pixels(out) - pixels(PHOTOS / f"{name}.{task}.png"))
     assert off.max() <= 1 and np.count_nonzero(off) < off.size / 1000
 

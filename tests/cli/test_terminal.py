@@ -1,4 +1,6 @@
-"""What a person at a terminal sees, and what a script does not: progress, images, one JSON object or none."""
+"""Output on a terminal compared with output in a script: progress, images, one JSON object or
+none.
+"""
 import json
 import os
 import pathlib
@@ -15,7 +17,8 @@ from conftest import DAVID, GOLDEN, read_safetensors, run, write_safetensors
 
 
 def on_terminal(*args, stdout_too=False):
-    """Runs david with a terminal as stderr (and stdout); its exit code, stdout, and what the terminal showed."""
+    """Runs david with a terminal as stderr (and stdout); returns its exit code, stdout, and the
+    terminal's text."""
     ours, theirs = pty.openpty()
     done = subprocess.Popen([DAVID, *map(str, args)], stdin=subprocess.DEVNULL, stderr=theirs,
                             stdout=theirs if stdout_too else subprocess.PIPE)
@@ -47,7 +50,7 @@ def test_progress_is_for_terminals(restorer, photo, tmp_path):
     args = ["restore", "--model", restorer, "--task", "denoise", "--seed", 1, photo, tmp_path / "o.png"]
     code, out, shown = on_terminal(*args)
     assert code == 0 and out == b"" and b" of 4 rows" in shown
-    assert shown.rstrip().split(b"\r\033[K")[-1].startswith(b"task denoise")  # the line is wiped before the facts
+    assert shown.rstrip().split(b"\r\033[K")[-1].startswith(b"task denoise")  # the line is cleared before the facts
     assert b"rows" not in run(*args).stderr
 
 
@@ -148,7 +151,7 @@ def test_waiting_threads_do_not_spin_for_long_unless_told(prior_file):
         done = subprocess.Popen([DAVID, "bench", "--arch", json.dumps(prior_file[1]), "--runs", "1000"], env={**env, **told},
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            while done.poll() is None:  # until the second start has come about
+            while done.poll() is None:  # until the second start has happened
                 found = re.findall(r"(GOMP_SPINCOUNT|OMP_WAIT_POLICY)=(\w+)", pathlib.Path(f"/proc/{done.pid}/environ").read_text())
                 if found:
                     return found

@@ -1,6 +1,8 @@
-"""Every barrier of the kernels is needed, and its loss would be noticed: each is left out in turn, and a test must fail.
+"""Every barrier of the kernels is needed, and a missing one is detected: each is skipped in
+turn, and a test must fail.
 
-barriers.py TEST...: programs that run kernels under emulation (tests/cuda/emu/emu.h: EMU_LIST_BARRIERS, EMU_SKIP_BARRIER).
+barriers.py TEST...: programs that run kernels under emulation (tests/cuda/emu/emu.h:
+EMU_LIST_BARRIERS, EMU_SKIP_BARRIER).
 """
 
 import os

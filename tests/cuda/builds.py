@@ -1,8 +1,8 @@
-"""Every kernel builds for every architecture; those that every batch runs keep their numbers in registers; those that must have the
-host's bytes have no fused multiply-add.
+"""Every kernel builds for every architecture; those that every batch runs keep their numbers in
+registers; those that must give the host's bytes have no fused multiply-add.
 
-builds.py NVCC LOGS [ARCHITECTURE...]: from the top folder; what ptxas says (-v) is read: what the build keeps of it in LOGS, else nvcc is run.
-Needs no GPU.
+builds.py NVCC LOGS [ARCHITECTURE...]: from the top folder. Reads the messages of ptxas (-v)
+that the build keeps in LOGS; where there are none, runs nvcc. Needs no GPU.
 """
 
 import functools
@@ -15,10 +15,10 @@ ARCHITECTURES = ["80", "89", "90", "100", "120"]
 # Kernels of every batch: no spills, no stack.
 HOT = ["norm_whole", "norm_partial", "norm_apply", "upsample", "downsample", "permute", "copy", "narrow_in", "narrow_out", "attention",
        "normals", "sampler_in", "sampler_join", "sampler_out", "linear", "blend", "fold", "find_bad", "round_levels"]
-# What takes dynamic shared memory, up to DYNAMIC_SHARED_BYTES of device.cuh: with its own it must fit in what sm_89 and sm_120 have.
+# Kernels with dynamic shared memory, up to DYNAMIC_SHARED_BYTES of device.cuh: with their own it must fit sm_89 and sm_120.
 DYNAMIC = ["norm_whole", "attention"]
 BLOCK_BYTES, DYNAMIC_BYTES = 99 * 1024, 88 * 1024
-# The arithmetic of engine/davi, to the byte; what is allowed beside it: double's logarithm and cosine, made of such operations.
+# The host's arithmetic, to the byte. Allowed exceptions: the logarithm and cosine of double, which consist of such operations.
 EXACT = {"measurement": r"fma\.rn\.f32|mad\.rn\.f32", "operators": r"fma\.rn\.f|mad\.rn\.f", "samples": r"fma\.rn\.f|mad\.rn\.f"}
 
 ENTRY = re.compile(r"Compiling entry function '([^']+)' for 'sm_(\w+)'")
@@ -29,14 +29,14 @@ SHARED = re.compile(r"(\d+) bytes smem")
 
 @functools.cache
 def name_of(entry):
-    """`norm_apply<__half>` of a mangled or demangled entry."""
+    """`norm_apply<__half>` from a mangled or demangled entry."""
     plain = subprocess.run(["c++filt", entry], capture_output=True, text=True, check=True).stdout.strip()
     plain = plain.replace("(anonymous namespace)::", "")
     return re.sub(r"^(?:void )?([\w:]+(?:<[^()]*>)?).*", r"\1", plain)
 
 
 def compiled(nvcc, source, architectures):
-    """What ptxas says of one file."""
+    """The messages of ptxas for one file."""
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     run = subprocess.run([nvcc, "-std=c++17", "-O3", "--threads", "2", "-Xptxas", "-v", "-I.", *codes, "-c", str(source), "-o", "/dev/null"],
                          capture_output=True, text=True, check=False)
@@ -46,7 +46,8 @@ def compiled(nvcc, source, architectures):
 
 
 def kernels_of(text):
-    """(kernel, architecture, registers, stack, spills, shared memory) of what ptxas says."""
+    """(kernel, architecture, registers, stack, spills, shared memory) from the messages of
+    ptxas."""
     rows, entry = [], None
     for line in text.splitlines():
         if m := ENTRY.search(line):

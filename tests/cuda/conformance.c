@@ -125,7 +125,7 @@ void expect_same(const char *what, const void *got, const void *want, size_t byt
     if (memcmp(got, want, bytes) != 0) fail_msg("%s: not the same bytes", what);
 }
 
-/* Half a unit in the last of 8 or 11 binary digits. */
+/* Half a unit in the last place of a significand of 8 or 11 bits. */
 double tolerance_of(enum dtype t, double f32)
 {
     return f32 + (t == DT_BF16 ? 0x1p-8 : t == DT_F16 ? 0x1p-11 : 0);
@@ -154,6 +154,6 @@ int run_conformance(const char *name, const struct CMUnitTest *tests, size_t cou
         return 1;
     }
     int failed = _cmocka_run_group_tests(name, tests, count, NULL, NULL);
-    oracle->ops->close(oracle);
+    oracle->ops->device.close(oracle);
     return failed;
 }

@@ -1,8 +1,10 @@
-/* conformance.h - what the kernel tests share: tensors with numbers in them, the oracle, the seven orders.
+/* conformance.h - what the kernel tests share: tensors with values, the oracle, the seven orders.
  *
- * The oracle is the CPU back end in F32 on the very numbers that the kernel sees (those of a 16-bit tensor, widened). A kernel must be within
- * the tolerance of its dtype in ascending order, and have the same bytes in every other order. Tensors are allocated to the byte, so that
- * AddressSanitizer sees a step beyond; between pixels (ld > c) nothing may change. Failing ends the test (cmocka). */
+ * The oracle is the CPU back end in F32 on the same numbers that the kernel reads (those of a
+ * 16-bit tensor, widened). A kernel must be within the tolerance of its dtype in ascending order,
+ * and give the same bytes in every other order. Tensors are allocated to the byte, so that
+ * AddressSanitizer reports an access beyond the end; the memory between pixels (ld > c) must not
+ * change. A failure ends the test (cmocka). */
 #ifndef DAVID_TESTS_CUDA_CONFORMANCE_H
 #define DAVID_TESTS_CUDA_CONFORMANCE_H
 
@@ -33,11 +35,11 @@ extern struct error err;
         if (launched_) fail_msg("%s: CUDA error %d", #call, launched_);                            \
     } while (0)
 
-/* In [-1, 1), depending on its arguments alone. */
+/* In [-1, 1), a function of its arguments alone. */
 float noise(uint64_t seed, uint64_t i);
-void *memory(size_t bytes); /* 64-byte aligned, to the byte; free() */
+void *memory(size_t bytes); /* aligned to 64 bytes, of exactly this size; release with free() */
 float *floats(size_t count, uint64_t seed, float scale, float offset);
-uint32_t *words(const uint32_t *from, size_t count); /* a copy, to the byte */
+uint32_t *words(const uint32_t *from, size_t count); /* a copy, of exactly this size */
 
 struct tensor tensor_make(enum dtype t, uint32_t n, uint32_t h, uint32_t w, uint32_t c, size_t ld,
                           uint64_t seed);
@@ -48,14 +50,16 @@ size_t tensor_bytes(const struct tensor *x);
 float tensor_value(const struct tensor *x, size_t i);
 void tensor_free(struct tensor *x);
 
-/* Relative to the largest number of `want`; what lies between the pixels must be equal. */
+/* Relative to the largest number of `want`; the memory between the pixels must be equal. */
 void expect_near(const char *what, const struct tensor *got, const struct tensor *want,
                  double tolerance);
 void expect_same(const char *what, const void *got, const void *want, size_t bytes);
-/* Of one rounding to the dtype beside `f32`, which holds for F32 itself. */
+/* The tolerance with one rounding to the dtype in addition to `f32`, which is that of F32
+ * itself. */
 double tolerance_of(enum dtype t, double f32);
 
-/* Runs `run(ctx, y)` in every order, each time on a copy of `y`, and leaves the first result in `y`. */
+/* Runs `run(ctx, y)` in every order, each time on a copy of `y`, and stores the first result in
+ * `y`. */
 void in_every_order(const char *what, struct tensor *y,
                     void (*run)(void *ctx, const struct tensor *y), void *ctx);
 

@@ -1,10 +1,10 @@
-# cuda-emulated: our kernels on the host (tests/cuda/emu/emu.h says how), against the CPU back end. Needs no toolkit.
+# cuda-emulated: our kernels on the host (tests/cuda/emu/emu.h), compared with the CPU back end. Needs no toolkit.
 add_library(david_emu STATIC emu/emu.cpp emu/fiber.cpp)
 target_include_directories(david_emu INTERFACE ${CMAKE_CURRENT_SOURCE_DIR}/emu PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/emu)
 target_compile_features(david_emu PUBLIC cxx_std_17)
 target_link_libraries(david_emu PUBLIC Threads::Threads)
 
-# david_as_cxx(FILES...): these CUDA sources are C++ in this folder.
+# david_as_cxx(FILES...): compiles these CUDA sources as C++ in this folder.
 function(david_as_cxx)
   set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
     "-x;c++;-fno-strict-aliasing;-Wno-unknown-pragmas;-Wno-shadow;-Wno-enum-compare")
@@ -20,7 +20,7 @@ target_link_libraries(david_image_kernels_emulated PUBLIC david_emu)
 add_library(david_kernels_emulated STATIC ${david_kernels})
 target_link_libraries(david_kernels_emulated PUBLIC david_image_kernels_emulated)
 
-# The emulation itself, with both ways of switching stacks.
+# The emulation itself, with both implementations of stack switching.
 david_as_cxx(test_emu.cu)
 david_test(NAME test_emu LABEL cuda-emulated SOURCES test_emu.cu LIBS david_emu TIMEOUT 120)
 david_test(NAME test_emu_ucontext LABEL cuda-emulated SOURCES test_emu.cu emu/emu.cpp emu/fiber.cpp LIBS Threads::Threads
@@ -56,7 +56,7 @@ foreach(source ${david_kernel_tests})
   david_test(NAME ${name} LABEL cuda-emulated SOURCES ${source} LIBS david_conformance TIMEOUT 600)
 endforeach()
 
-# A barrier left out is noticed, whichever it is.
+# Every missing barrier is detected.
 if(NOT DAVID_SANITIZE)
   set(david_barrier_tests "")
   foreach(name norm conv attention restoration)

@@ -1,4 +1,5 @@
-/* One text, compiled with the toolkit's headers and with ours (SIDE names which): what each makes of the same bits. */
+/* One source, compiled with the toolkit's headers and with ours (SIDE is the name of the side): the
+ * results of both on the same bits are compared. */
 #include <cstdint>
 #include <cstring>
 #include <cuda_bf16.h>

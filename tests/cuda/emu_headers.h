@@ -1,4 +1,5 @@
-/* emu_headers.h - what emu_headers.cpp is compared in: once with the toolkit's headers, once with those of tests/cuda/emu. */
+/* emu_headers.h - the functions of emu_headers.cpp that are compared, compiled once with the
+ * toolkit's headers and once with those of tests/cuda/emu. */
 #ifndef DAVID_EMU_HEADERS_H
 #define DAVID_EMU_HEADERS_H
 

@@ -1,4 +1,4 @@
-# cuda-fake: the plugin's own sources against a device that is not there (fake/fake.h). Needs no toolkit.
+# cuda-fake: the plugin's own sources on a fake device (fake/fake.h). Needs no toolkit.
 set(fake_folder ${CMAKE_CURRENT_BINARY_DIR}/fake)
 set(cuda_sources backend conv cudnn_graph cudnn_candidates cudnn_operations cudnn_parts device stream_slots nvml execution images plans timer)
 list(TRANSFORM cuda_sources REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/engine/cuda/\\1.c")
@@ -8,14 +8,14 @@ target_include_directories(david_fake BEFORE PUBLIC fake/include)
 target_link_libraries(david_fake PUBLIC david_engine)
 add_library(david_cuda_on_fake STATIC ${cuda_sources})
 target_link_libraries(david_cuda_on_fake PUBLIC david_fake ${CMAKE_DL_LIBS})
-# Kernels on it: emulated, or the CPU's ops in their place for networks of a real size
+# Its kernels: emulated, or the CPU's ops in their place for networks of a real size
 add_library(david_fake_kernels_emulated STATIC fake/kernels_emulated.c)
 target_link_libraries(david_fake_kernels_emulated PUBLIC david_fake david_kernels_emulated)
-# (but for those on images, which are emulated there too: the host has the same arithmetic, not the same code).
+# (except the kernels on images, which are emulated there too: the host has the same arithmetic, not the same code).
 add_library(david_fake_kernels_cpu STATIC fake/kernels_cpu.c fake/kernels_emulated.c)
 target_link_libraries(david_fake_kernels_cpu PUBLIC david_fake david_image_kernels_emulated)
 
-# david_fake_plugin(KERNELS): a folder with a plugin on the fake device, and the program beside it.
+# david_fake_plugin(KERNELS): a folder with a plugin on the fake device, and with the program.
 function(david_fake_plugin kernels)
   set(folder ${fake_folder}/${kernels})
   add_library(david_fake_plugin_${kernels} MODULE ${CMAKE_SOURCE_DIR}/engine/cuda/plugin.c)
@@ -46,11 +46,11 @@ foreach(kernels emulated cpu)
       SETTINGS DAVID_TEST_DTYPE=${dtype} DAVID_TEST_MAX_PARAMS=2000000)
   endforeach()
 endforeach()
-# Attention in F32 is an own kernel, slow when emulated: the network that is full of it is left out there.
+# Attention in F32 is a kernel of our own and slow when emulated: the network with much attention is left out there.
 david_fake_test(NAME fake_unet_cpu_F32 KERNELS cpu PROGRAM unet_golden_cpu SETTINGS DAVID_TEST_MAX_PARAMS=2000000)
 david_fake_test(NAME fake_unet_emulated_F32 KERNELS emulated PROGRAM unet_golden_cpu
   SETTINGS DAVID_TEST_MIN_PARAMS=600000 DAVID_TEST_MAX_PARAMS=2000000)
-# ffhq256 in the dtype that a card takes by itself; in F32 only where there is time.
+# ffhq256 in the dtype that `auto` selects on a card; in F32 only in the slow label.
 foreach(dtype F32 BF16)
   david_fake_test(NAME fake_ffhq256_${dtype} KERNELS cpu PROGRAM unet_golden_cpu
     SETTINGS DAVID_TEST_DTYPE=${dtype} DAVID_TEST_MIN_PARAMS=2000000)
@@ -71,14 +71,15 @@ function(david_fake_service name file)
 endfunction()
 david_fake_service(device ${CMAKE_CURRENT_SOURCE_DIR}/fake/test_service.py)
 david_fake_service(restore ${CMAKE_SOURCE_DIR}/tests/service/test_restore.py)
-# Without what needs hundreds of rows of work: it takes minutes here, and tests the queue.
+# Without the tests of the queue that need hundreds of rows: they take minutes here.
 david_fake_service(operation ${CMAKE_SOURCE_DIR}/tests/service/test_operation.py
   -k "not full_queue and not memory_that_is_taken and not goes_away and not sigterm")
 david_fake_service(bad_input ${CMAKE_SOURCE_DIR}/tests/service/test_bad_input.py)
-# OMP_WAIT_POLICY, set above, stands where that one test looks for spins.
+# OMP_WAIT_POLICY, set above, would change the result of the test that checks spinning.
 david_fake_service(surroundings ${CMAKE_SOURCE_DIR}/tests/service/test_surroundings.py -k "not do_not_spin")
 
-# What fails, and what serving must not do: with the plugin's sources in the test, so that the fake device can be asked.
+# Failures, and what serving must not do: linked with the plugin's sources, so that the test can query the fake
+# device.
 david_test(NAME fake_faults LABEL cuda-fake SOURCES fake/test_faults.c TIMEOUT 300
   LIBS david_cuda_on_fake -Wl,--whole-archive david_fake_kernels_cpu -Wl,--no-whole-archive)
 set_tests_properties(fake_faults PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)

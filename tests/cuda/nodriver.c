@@ -1,6 +1,7 @@
-/* A libcuda.so.1 without a device, for checking plans where there is no driver. cuDNN's engines that compile at run time only
- * load where a driver library can be; this one answers every call with CUDA_ERROR_NO_DEVICE, so they compile with NVRTC and
- * load nothing. Never installed; on the path of the plans' tests alone. */
+/* A libcuda.so.1 without a device, for checks of plans where no driver is installed. cuDNN's
+ * engines that compile at run time need a driver library to load; this one answers every call with
+ * CUDA_ERROR_NO_DEVICE, so they compile with NVRTC and load nothing. Never installed; only on the
+ * library path of the plans' tests. */
 enum { NO_DEVICE = 100, DRIVER_VERSION = 13000 };
 
 #define ANSWER(name)                                                                               \

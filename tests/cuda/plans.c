@@ -2,8 +2,9 @@
  *
  *   cuda_plans NETWORK DEVICE.json [--rows 1,32] [--dtype BF16]
  *
- * NETWORK: a published name, or a model file. The list of plans comes from the network itself, made on a back end that only
- * remembers. One choice must serve all the rows given, each plan within its workspace. Ends in 1 where one cannot be made. */
+ * NETWORK: a published name, or a model file. The list of plans comes from the network itself, made
+ * on a back end that only records. One choice must support all the given rows, each plan within its
+ * workspace. Exits with 1 where a plan cannot be made. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 #include "engine/cuda/plans.h"
 #include "engine/graph/program.h"
 #include "engine/nets/unet.h"
-#include "proto/safetensors.h"
+#include "proto/models/safetensors.h"
 #include "tests/cuda/recorder.h"
 
 enum { MAX_OPS = 2 * RECORDER_MAX, JSON_MAX = 8192 };
@@ -42,7 +43,7 @@ static enum status no_weights(void *ctx, const struct param_desc *d, float *dst,
 
 struct ops {
     struct dnn_op op[MAX_OPS];
-    uint32_t uses[MAX_OPS], count, own; /* own: what david's kernels compute */
+    uint32_t uses[MAX_OPS], count, own; /* own: computed by david's kernels */
 };
 
 static bool same(const struct dnn_op *a, const struct dnn_op *b)
@@ -218,7 +219,8 @@ int main(int argc, char **argv)
         return 1;
     }
     enum status s = read_network(&arch, &side, o.network, &err);
-    /* What serves (folded), and what `forward` and training run (unfolded: all output channels). */
+    /* The program that serves (folded), and the one of `forward` and training (unfolded: all output
+     * channels). */
     for (int folded = 1; !s && folded >= 0; folded--) {
         recorder_init(&recorder, o.sizes.n[o.sizes.count - 1]);
         s = ops_of(&ops, &recorder, &arch, side, o.dtype, folded, &err);

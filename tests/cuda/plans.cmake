@@ -1,4 +1,5 @@
-# cuda-plans: every cuDNN plan of the published networks, of the shipped model and of a network of cells (12 channels in and out), without a GPU.
+# cuda-plans: every cuDNN plan of the published networks, of the shipped model and of a network of cells (12
+# channels in and out), without a GPU.
 set(plans_networks ffhq256 imagenet256 default cells)
 if(NOT TARGET david_cuda_plans)
   foreach(network ${plans_networks})

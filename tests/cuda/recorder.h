@@ -1,7 +1,9 @@
-/* recorder.h - a back end that computes nothing and remembers what a network asks for: the list of its plans.
+/* recorder.h - a back end that computes nothing and records the ops of a network: the list of its
+ * plans.
  *
- * A program made on it goes through the same folding, memory plan and joins as on any other, so its convolutions and
- * attentions are the real ones, with the real distances between pixels. Memory is taken but never touched. */
+ * A program made on it has the same constant folding, memory plan and fusion as on any other, so
+ * its convolutions and attentions are the real ones, with the real distances between pixels. Memory
+ * is allocated but never accessed. */
 #ifndef DAVID_TESTS_CUDA_RECORDER_H
 #define DAVID_TESTS_CUDA_RECORDER_H
 
@@ -11,7 +13,7 @@ enum { RECORDER_MAX = 512 };
 
 struct recorder {
     struct backend base;
-    uint32_t rows; /* of one pass; set before a program is made */
+    uint32_t rows; /* of one execution; set before a program is made */
     struct conv_desc convs[RECORDER_MAX];
     struct attention_desc attentions[RECORDER_MAX];
     uint32_t n_convs, n_attentions;

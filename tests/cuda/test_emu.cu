@@ -1,5 +1,6 @@
-/* The emulation itself: it runs correct kernels correctly in every order, and shows what is wrong in wrong ones. What ends the
- * process is tried in a child; what shows as a wrong number must show in at least one of the seven orders. */
+/* The emulation itself: it runs correct kernels correctly in every order, and exposes errors in
+ * wrong ones. What ends the process is tried in a child; a wrong number must appear in at least one
+ * of the seven orders. */
 #include <csetjmp>
 #include <cstdarg>
 #include <cstddef>
@@ -21,7 +22,7 @@ extern "C" {
 static const uint64_t orders[] = { EMU_ASCENDING, EMU_DESCENDING, 3, 5, 8, 13, 21 };
 enum { ORDERS = sizeof orders / sizeof *orders, THREADS = 128 };
 
-/* ---- kernels, right and wrong ---- */
+/* ---- kernels, correct and wrong ---- */
 
 /* Every thread reads what its neighbour in another warp wrote. */
 template <bool HAS_BARRIER> __global__ void rotate(const int *in, int *out)
@@ -36,7 +37,7 @@ template <bool HAS_BARRIER> __global__ void rotate(const int *in, int *out)
     out[i] = shared.of[(threadIdx.x + 33) % THREADS];
 }
 
-/* The classic: a second use of the same shared memory without a barrier between. */
+/* Uses the same shared memory twice without a barrier in between. */
 template <bool HAS_BARRIER> __global__ void block_sums(const float *in, float *out)
 {
     struct box {
@@ -55,7 +56,7 @@ template <bool HAS_BARRIER> __global__ void block_sums(const float *in, float *o
     }
 }
 
-/* Lanes of one warp pass a value through shared memory. */
+/* Lanes of one warp exchange a value through shared memory. */
 template <bool HAS_BARRIER> __global__ void within_a_warp(int *out)
 {
     struct box {
@@ -127,7 +128,7 @@ struct large_box {
     int of[10240];
 };
 
-/* 40 KiB, and what the launch adds. */
+/* 40 KiB, plus the launch's dynamic shared memory. */
 __global__ void both_shared(int *out)
 {
     SHARED(large_box, shared);
@@ -153,7 +154,7 @@ __global__ void strided_reads(const float *in, float *out, unsigned stride)
     out[threadIdx.x] = in[threadIdx.x * stride];
 }
 
-/* ---- what a kernel is run for ---- */
+/* ---- runs of the kernels ---- */
 
 static bool rotates(bool has_barrier)
 {
@@ -223,7 +224,7 @@ static void what_was_never_written_is_no_number(void **state)
         assert_true(i % THREADS == 5 ? out[i] != out[i] : out[i] == 1);
 }
 
-/* Whether `run` ends its process with this text. */
+/* True if `run` ends its process with this text. */
 static bool dies(void (*run)(), const char *text)
 {
     int ends[2];
@@ -276,7 +277,7 @@ static void what_cuda_leaves_undefined_ends_the_process(void **state)
                      "without dynamic"));
 }
 
-/* The 48 KiB without asking are for both kinds together; asking is what launch() does. */
+/* The 48 KiB without a request cover both kinds together; launch() makes the request. */
 static void shared_memory_of_both_kinds_is_counted_together(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-/* Our CUDA headers against the toolkit's: every 16-bit number, roundings of every kind, sizes, alignments, error codes. */
+/* Our CUDA headers against the toolkit's: every 16-bit number, roundings of every kind, sizes,
+ * alignments, error codes. */
 #include <csetjmp>
 #include <cstdarg>
 #include <cstddef>
@@ -53,7 +54,8 @@ static void expect_same_rounding(uint32_t bits)
     if (ours.pair_to_f16(x, y) != toolkit.pair_to_f16(x, y)) fail_msg("f16 pair of %08x", bits);
 }
 
-/* Around every number that BF16 or F16 can hold, and half way between: ties and their neighbours; then a walk through all floats. */
+/* Around every number of BF16 or F16, and half way between two: ties and their neighbours; then a
+ * sample of all floats. */
 static void every_rounding_is_the_same(void **state)
 {
     (void)state;

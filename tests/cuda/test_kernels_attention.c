@@ -1,4 +1,5 @@
-/* Attention: every number of channels that a lane may have to keep, both orders, pixels that fill no block of keys. */
+/* Attention: every number of channels that a lane may have to keep, both channel orders, numbers of
+ * pixels that do not fill a block of keys. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,7 @@ static const struct attention_case {
     const char *name;
     uint32_t n, h, w, heads, ch, more;
     bool new_order;
-    float loud; /* scores are this much larger */
+    float loud; /* factor on the scores */
 } cases[] = {
     { "one pixel", 1, 1, 1, 1, 8, 0, false, 1 },
     { "legacy order", 2, 8, 8, 4, 32, 0, false, 1 },
@@ -49,9 +50,9 @@ static void one_case(const struct attention_case *t, enum dtype dt)
     d.qkv_ld = wx.ld;
     d.y_ld = wy.ld;
     struct attention_plan *p = NULL;
-    EXPECT_OK(oracle->ops->attention_plan(oracle, &d, &p, &err));
-    EXPECT_OK(oracle->ops->attention(oracle, p, &wx, &wy, &err));
-    oracle->ops->attention_plan_free(oracle, p);
+    EXPECT_OK(oracle->ops->net.attention_plan(oracle, &d, &p, &err));
+    EXPECT_OK(oracle->ops->net.attention(oracle, p, &wx, &wy, &err));
+    oracle->ops->net.attention_plan_free(oracle, p);
 
     struct run run = { { .qkv = x, .heads = t->heads, .new_order = t->new_order } };
     in_every_order(t->name, &y, run_attention, &run);

@@ -1,4 +1,4 @@
-/* The own convolutions: three channels in, three out, and any other, in and out of every dtype. */
+/* Our own convolutions: three channels in, three out, and any other, in and out of every dtype. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,7 +47,7 @@ static void run_conv(void *ctx, const struct tensor *y)
     EXPECT_LAUNCH(gpu_conv(&a, NULL));
 }
 
-/* [oc][ic][k][k] to [k][k][ic][oc]. */
+/* Reorders [oc][ic][k][k] to [k][k][ic][oc]. */
 static float *turned(const float *weight, const struct conv_case *t)
 {
     const size_t taps = (size_t)t->kernel * t->kernel;
@@ -86,9 +86,10 @@ static void one_case(const struct conv_case *t, enum dtype dt)
     d.y_ld = wy.ld;
     d.r_ld = t->residual ? wr.ld : 0;
     struct conv_plan *p = NULL;
-    EXPECT_OK(oracle->ops->conv_plan(oracle, &d, weight, bias, &p, &err));
-    EXPECT_OK(oracle->ops->conv(oracle, p, &wx, t->residual ? &wr : NULL, &wy, condition, &err));
-    oracle->ops->conv_plan_free(oracle, p);
+    EXPECT_OK(oracle->ops->net.conv_plan(oracle, &d, weight, bias, &p, &err));
+    EXPECT_OK(
+        oracle->ops->net.conv(oracle, p, &wx, t->residual ? &wr : NULL, &wy, condition, &err));
+    oracle->ops->net.conv_plan_free(oracle, p);
 
     struct run run = { { .x = x,
                          .kernel = t->kernel,

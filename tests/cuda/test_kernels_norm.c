@@ -1,4 +1,5 @@
-/* Group norm: the three ways of computing it, over widths that fill a vector, share one, straddle two, and fill none; resampled and as it is. */
+/* Group norm: its three algorithms, over group widths that fill a vector, share one, straddle two,
+ * and fill none; with and without resampling. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,7 @@ enum { MAX_ROWS = 3, CONDITIONS = 2 };
 static const struct norm_case {
     const char *name;
     uint32_t n, h, w, c, groups;
-    uint32_t x_more, y_more; /* ld beyond the channels */
+    uint32_t x_more, y_more; /* ld minus the channels */
     bool silu, scale_shift, in_place;
     float mean;
 } cases[] = {
@@ -85,7 +86,8 @@ static void expect_moments(const char *name, const struct tensor *x, const float
         }
 }
 
-/* `r` again, but resampled, x as well: the bytes of the kernels one after the other, and the moments of the norm. y, moments: of `r`. */
+/* `r` again with resampling, of x as well: the bytes of the two kernels one after the other, and
+ * the moments of the norm. y, moments: of `r`. */
 static void expect_resampled(const struct norm_case *t, struct norm_run r, enum resample how,
                              const struct tensor *y, const float *moments)
 {
@@ -102,7 +104,7 @@ static void expect_resampled(const struct norm_case *t, struct norm_run r, enum 
     r.in_place = false;
     r.a.resample = how;
     r.a.mean_rstd = floats(count, 7, 1, 0);
-    for (int i = 0; i < 2; i++) { /* what is shared among threads was in every order before */
+    for (int i = 0; i < 2; i++) { /* the order of threads was tested before */
         emu_set_order(orders[ORDERS - 1 - i]);
         if (i == 1) r.a.x_too = too;
         run_norm(&r, &got[i]);
@@ -149,7 +151,7 @@ static void one_case(const struct norm_case *t, enum dtype dt)
     want.condition = condition;
     want.scale_shift = t->scale_shift ? &wide_ss : NULL;
     want.silu = t->silu;
-    EXPECT_OK(oracle->ops->group_norm(oracle, &want, &err));
+    EXPECT_OK(oracle->ops->net.group_norm(oracle, &want, &err));
 
     struct tensor got = t->in_place ? tensor_copy(&x) : tensor_copy(&y);
     in_every_order(t->name, &got, run_norm, &r);
@@ -158,7 +160,7 @@ static void one_case(const struct norm_case *t, enum dtype dt)
     expect_resampled(t, r, RESAMPLE_UP, &got, moments);
     expect_resampled(t, r, RESAMPLE_DOWN, &got, moments);
 
-    for (uint32_t n = 0; n < t->n; n++) { /* a row alone has the same bytes as in a batch */
+    for (uint32_t n = 0; n < t->n; n++) { /* a row has the same bytes alone as in a batch */
         struct tensor rx = tensor_row(&x, n), one = tensor_row(t->in_place ? &x : &y, n),
                       same = tensor_row(&got, n);
         struct tensor ry = tensor_copy(&one);

@@ -1,5 +1,5 @@
-/* Resampling, cells of pixels, copies, concat: exact in F32, one rounding otherwise; every pair of
- * dtypes. */
+/* Resampling, cells of pixels, copies, concatenation: exact in F32, one rounding otherwise; every
+ * pair of dtypes. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,8 +36,8 @@ static void resampled(const struct shape *t, enum dtype dt, bool up)
     struct resampling r = { tensor_make(dt, t->n, xs * h, xs * w, t->c, t->c + t->x_more, 1), up };
     struct tensor y = tensor_make(dt, t->n, ys * h, ys * w, t->c, t->c + t->y_more, 2);
     struct tensor wx = tensor_wide(&r.x), wy = tensor_wide(&y);
-    EXPECT_OK(up ? oracle->ops->upsample(oracle, &wx, &wy, &err)
-                 : oracle->ops->downsample(oracle, &wx, &wy, &err));
+    EXPECT_OK(up ? oracle->ops->net.upsample(oracle, &wx, &wy, &err)
+                 : oracle->ops->net.downsample(oracle, &wx, &wy, &err));
     in_every_order(t->name, &y, run_resample, &r);
     expect_near(t->name, &y, &wy, up ? 0 : tolerance_of(dt, 0));
     struct tensor *all[] = { &r.x, &y, &wx, &wy };
@@ -63,8 +63,8 @@ static const struct cell_case {
     uint32_t pixel_more, cell_more;
 } cells[] = {
     { "one cell", 1, 1, 1, 3, 2, 0, 0 },
-    { "a image", 2, 5, 7, 3, 2, 0, 0 },
-    { "a image and noise", 3, 4, 9, 6, 2, 0, 0 },
+    { "an image", 2, 5, 7, 3, 2, 0, 0 },
+    { "an image and noise", 3, 4, 9, 6, 2, 0, 0 },
     { "cells of four", 2, 3, 5, 3, 4, 0, 0 },
     { "cells of four, six channels", 2, 3, 5, 6, 4, 0, 0 },
     { "pixels apart", 2, 4, 6, 3, 2, 5, 0 },
@@ -96,14 +96,14 @@ static void permuted(const struct cell_case *t, enum dtype dt, bool to_cells)
                                             p * p * t->c + t->cell_more, 2);
     struct permuting r = { to_cells ? pixels : whole, to_cells };
     struct tensor y = to_cells ? whole : pixels;
-    /* Bits that no arithmetic passes on: a NaN's. */
+    /* Bits that arithmetic would not preserve: a NaN's. */
     memset(r.x.data, 0xff, dtype_size(dt));
     struct tensor wx = tensor_wide(&r.x), wy = tensor_wide(&y);
     ((float *)wx.data)[0] = 77;
-    EXPECT_OK(to_cells ? oracle->ops->space_to_depth(oracle, &wx, &wy, &err)
-                       : oracle->ops->depth_to_space(oracle, &wx, &wy, &err));
+    EXPECT_OK(to_cells ? oracle->ops->net.space_to_depth(oracle, &wx, &wy, &err)
+                       : oracle->ops->net.depth_to_space(oracle, &wx, &wy, &err));
     in_every_order(t->name, &y, run_permute, &r);
-    expect_same(t->name, y.data, r.x.data, dtype_size(dt)); /* the first number stays the first */
+    expect_same(t->name, y.data, r.x.data, dtype_size(dt)); /* the first number keeps its place */
     const float first = 77;
     dtype_from_f32(y.data, dt, &first, 1);
     expect_near(t->name, &y, &wy, 0);
@@ -155,7 +155,7 @@ static void run_copy(void *ctx, const struct tensor *y)
     EXPECT_LAUNCH(gpu_copy(&a, NULL));
 }
 
-/* What is wanted, element by element: so exact that it needs no oracle. */
+/* The expected values, element by element: exact, so no oracle is needed. */
 static float wanted(const struct copy_case *t, const struct copying *r, const struct tensor *before,
                     size_t pixel, size_t at, uint32_t n)
 {

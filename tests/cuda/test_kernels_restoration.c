@@ -1,5 +1,6 @@
-/* Images on the device against engine/davi on the host, byte for byte: cutting tiles, blending them back, statistics over samples,
- * rounding, operators. The residual alone is added up in another order: within 1e-12. */
+/* Images on the device against the host's restoration, byte for byte: extracting tiles, blending
+ * them, statistics over samples, rounding, operators. Only the residual is summed in another order:
+ * within 1e-12. */
 #include "tests/cuda/conformance.h"
 
 #include <math.h>
@@ -85,7 +86,7 @@ static void operators_give_the_bytes_of_the_host(void **state)
         }
 }
 
-/* ---- cutting ---- */
+/* ---- extracting ---- */
 
 static void run_extract(void *ctx, const struct tensor *y)
 {
@@ -147,15 +148,15 @@ static void tiles_are_extracted_as_on_the_host(void **state)
                 }
 }
 
-/* ---- blending, folding, rounding ---- */
+/* ---- blending, accumulating, rounding ---- */
 
 struct device {
     const struct restoration *r;
     size_t values;
-    struct tensor acc, sum, sum2; /* int64 as pairs of F32: only bytes are looked at */
+    struct tensor acc, sum, sum2; /* int64 as pairs of F32: only the bytes are compared */
     uint32_t *bad;
     const float *tiles; /* [rows][tile][tile][3] */
-    bool backwards;     /* tiles come back in any order */
+    bool backwards;     /* tiles return in any order */
 };
 
 static int64_t *integers(const struct tensor *t)
@@ -229,7 +230,7 @@ static void expect_image(const struct device *d, struct restoration *r, enum out
     char *got = memory(d->values * size), *want = memory(d->values * size);
     EXPECT_OK(restoration_image(r, kind, 0, &img, &err));
     const size_t px = (size_t)img.width * img.height;
-    for (size_t p = 0; p < px; p++) /* alpha is the host's */
+    for (size_t p = 0; p < px; p++) /* the host sets alpha */
         memcpy(want + p * colors * size, (char *)img.pixels + p * img.channels * size,
                (size_t)colors * size);
     memset(got, 0xa5, d->values * size);
@@ -298,7 +299,8 @@ static void one_restoration(const struct restoration_setup *s)
     const size_t tile_floats = (size_t)3 * s->tile * s->tile,
                  values = (size_t)r->shape.out.w * r->shape.out.h * r->shape.out.c;
     float *tiles = floats(restoration_tile_jobs(r) * tile_floats, 8, 1.2f,
-                          0); /* some beyond what tanh gives */
+                          /* Some values beyond the range of tanh. */
+                          0);
     for (uint64_t row = 0; row < restoration_tile_jobs(r); row++)
         assert_int_equal(restoration_put(r, row, tiles + row * tile_floats, NULL), ST_OK);
     struct tensor room = tensor_make(DT_F32, 1, 1, (uint32_t)values, 2, 2, 1);
@@ -352,7 +354,7 @@ static void whole_restorations_have_the_bytes_of_the_host(void **state)
 
 __extension__ typedef __int128 wide;
 
-/* Sums as large as they get: 128-bit differences, their rounding to double, and none at all. */
+/* Sums of the largest size: 128-bit differences, their rounding to double, and zero. */
 static void deviations_of_any_size_are_the_hosts(void **state)
 {
     (void)state;
@@ -365,7 +367,8 @@ static void deviations_of_any_size_are_the_hosts(void **state)
         const double n = samples[k];
         double want[COUNT], most = 0;
         for (size_t i = 0; i < COUNT;
-             i++) { /* n values of one size v, the last of them differing by e */
+             /* n values of one size v, the last of which differs by e. */
+             i++) {
             int64_t v = (int64_t)(noise(1, i) * 8388608.0f) >> (i % 24),
                     e = (int64_t)(noise(2, i) * 8388608.0f) >> (i % 31);
             sum[i] = v * samples[k] + e;

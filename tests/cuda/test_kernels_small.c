@@ -40,15 +40,16 @@ static void ask_oracle(const struct embedding *a, const struct tensor *y)
     struct linear_plan *p = NULL;
     e.data = a->e;
     switch (a->op) {
-    case TIMESTEP: EXPECT_OK(oracle->ops->timestep(oracle, a->t, y, &err)); break;
-    case LABEL: EXPECT_OK(oracle->ops->label(oracle, a->weight, a->label, y, &err)); break;
+    case TIMESTEP: EXPECT_OK(oracle->ops->net.timestep(oracle, a->t, y, &err)); break;
+    case LABEL: EXPECT_OK(oracle->ops->net.label(oracle, a->weight, a->label, y, &err)); break;
     case LINEAR:
-        EXPECT_OK(oracle->ops->linear_plan(oracle, a->c, a->wide, a->weight, a->bias, &p, &err));
-        EXPECT_OK(oracle->ops->linear(oracle, p, &x, y, &err));
-        oracle->ops->linear_plan_free(oracle, p);
+        EXPECT_OK(
+            oracle->ops->net.linear_plan(oracle, a->c, a->wide, a->weight, a->bias, &p, &err));
+        EXPECT_OK(oracle->ops->net.linear(oracle, p, &x, y, &err));
+        oracle->ops->net.linear_plan_free(oracle, p);
         break;
-    case SILU: EXPECT_OK(oracle->ops->silu(oracle, &x, y, &err)); break;
-    case ADD: EXPECT_OK(oracle->ops->add(oracle, &x, &e, y, &err)); break;
+    case SILU: EXPECT_OK(oracle->ops->net.silu(oracle, &x, y, &err)); break;
+    case ADD: EXPECT_OK(oracle->ops->net.add(oracle, &x, &e, y, &err)); break;
     case OPS: break;
     }
 }
@@ -63,7 +64,7 @@ static void embeddings_agree(void **state)
         a.x = floats((size_t)a.n * a.c, 1, 60, 0); /* the whole range of SiLU */
         a.e = floats((size_t)a.n * a.c, 2, 1, 0);
         a.weight =
-            floats((size_t)a.c * (a.wide + 3), 3, 1, 0); /* as a table: three rows and more */
+            floats((size_t)a.c * (a.wide + 3), 3, 1, 0); /* used as a table: three rows and more */
         a.bias = floats(a.wide, 4, 1, 0);
         a.t = floats(3, 5, 0, 0);
         memcpy(a.t, times, sizeof times);
@@ -105,7 +106,7 @@ static void run_normals(void *ctx, const struct tensor *y)
     EXPECT_LAUNCH(gpu_normals(&a, NULL));
 }
 
-/* Row r of a batch: its own seed, sample and place. */
+/* Row r of a batch: its own seed, sample and position. */
 static struct gpu_row row_of(const struct tile_position *p, uint32_t r)
 {
     return (struct gpu_row){ .seed = 0x123456789abcdef0u + r * 0x100000001u,
@@ -155,7 +156,7 @@ static void normals_agree_within_2e_6_wherever_they_begin(void **state)
     assert_true(worst <= 2e-6);
 }
 
-/* ---- in and out ---- */
+/* ---- sampler input and output ---- */
 
 struct step {
     struct tensor x, eps;
@@ -205,9 +206,9 @@ static void the_sampler_adds_noise_of_each_row(void **state)
             for (uint32_t r = 0; r < 3; r++) {
                 struct tensor x = tensor_row(&s.x, r), z = tensor_row(&s.eps, r),
                               to = tensor_row(&want, r);
-                EXPECT_OK(oracle->ops->sampler_in(oracle, x.data, z.data,
-                                                  mode >= 2 ? rows[r].hz : 0.3f, to.data,
-                                                  (size_t)5 * w * 3, &err));
+                EXPECT_OK(oracle->ops->net.sampler_in(oracle, x.data, z.data,
+                                                      mode >= 2 ? rows[r].hz : 0.3f, to.data,
+                                                      (size_t)5 * w * 3, &err));
             }
             in_every_order("sampler_in", &y, run_in, &s);
             expect_near("sampler_in", &y, &want, 2e-7);
@@ -234,12 +235,13 @@ static void the_sampler_sets_noise_beside_each_row(void **state)
             for (uint32_t r = 0; r < 3; r++) {
                 struct tensor x = tensor_row(&s.x, r), z = tensor_row(&s.eps, r),
                               to = tensor_row(&want, r);
-                EXPECT_OK(oracle->ops->sampler_join(oracle, x.data, z.data,
-                                                    by_row ? rows[r].hz : 0.3f, to.data,
-                                                    (size_t)5 * w, &err));
+                EXPECT_OK(oracle->ops->net.sampler_join(oracle, x.data, z.data,
+                                                        by_row ? rows[r].hz : 0.3f, to.data,
+                                                        (size_t)5 * w, &err));
             }
             in_every_order("sampler_join", &y, run_join, &s);
-            expect_same("sampler_join", y.data, want.data, tensor_bytes(&y)); /* one product each */
+            /* one multiplication each */
+            expect_same("sampler_join", y.data, want.data, tensor_bytes(&y));
             struct tensor *all[] = { &s.x, &s.eps, &y, &want };
             for (size_t i = 0; i < sizeof all / sizeof *all; i++)
                 tensor_free(all[i]);
@@ -247,7 +249,7 @@ static void the_sampler_sets_noise_beside_each_row(void **state)
         }
 }
 
-/* x: three channels, or the first three of six, as they stand where the noise is beside them. */
+/* x: three channels, or the first three of six, in place where the noise is beside them. */
 static void sampler_ends(enum dtype dt, bool in_place, bool linear, size_t x_ld)
 {
     struct step s = { .x = tensor_make(DT_F32, 2, 5, 7, 3, x_ld, 1),
@@ -258,7 +260,7 @@ static void sampler_ends(enum dtype dt, bool in_place, bool linear, size_t x_ld)
     struct tensor wide = tensor_wide(&s.eps),
                   y = in_place ? tensor_copy(&s.x) : tensor_make(DT_F32, 2, 5, 7, 3, 3, 4),
                   want = tensor_copy(&y);
-    EXPECT_OK(oracle->ops->sampler_out(oracle, &s.x, &wide, s.std, linear, &want, &err));
+    EXPECT_OK(oracle->ops->net.sampler_out(oracle, &s.x, &wide, s.std, linear, &want, &err));
     in_every_order("sampler_out", &y, run_out, &s);
     expect_near("sampler_out", &y, &want, 1e-6);
     unsigned clamped = 0;

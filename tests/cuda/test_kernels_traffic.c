@@ -1,12 +1,14 @@
-/* What the kernels of the network move: no byte of a image twice where once is enough, and whole sectors. The shapes are the network's
- * own, or cut ones of the same kind where those would take the emulation too long. */
+/* Memory traffic of the network's kernels: each byte of an image once where that is enough, and in
+ * whole sectors. The shapes are the network's own, or smaller ones of the same kind where those
+ * would take the emulation too long. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tests/cuda/conformance.h"
 
-/* Sectors touched by the warps, as bytes, over those of the images read and written once: all together at most `most` times. */
+/* Bytes of the sectors that the warps accessed, over the bytes of the images read and written once:
+ * in total at most `most`. */
 static void expect_traffic(const char *what, double in_bytes, double out_bytes,
                            const struct emu_traffic *t, double most)
 {
@@ -23,8 +25,9 @@ static const struct norm_case {
     uint32_t h, w, c;
     enum resample how;
     double most;
-    double
-        saved; /* beside two ops: at least so many times the normed image, neither written nor read */
+    /* Compared with two ops: at least so many times the normalised image is neither written nor
+     * read. */
+    double saved;
     bool has_halves; /* of sectors */
 } norms[] = {
     { "norm, whole, 32 x 32 x 256", 32, 32, 256, RESAMPLE_NONE, 1.05, 0, false },
@@ -33,7 +36,7 @@ static const struct norm_case {
     { "norm, two kernels, 128 x 64 x 128", 128, 64, 128, RESAMPLE_NONE, 2.1, 0, false },
     { "norm doubled, whole, 16 x 16 x 512", 16, 16, 512, RESAMPLE_UP, 1.06, 2, false },
     { "norm halved, whole, 32 x 32 x 256", 32, 32, 256, RESAMPLE_DOWN, 1.06, 2, false },
-    /* Sectors whose halves a cache must join, as it must for the norm alone. */
+    /* Sectors whose halves a cache must merge, as for the norm alone. */
     { "norm doubled, whole, 64 x 64 x 256 (half)", 64, 64, 256, RESAMPLE_UP, 2.05, -1.01, true },
     { "norm halved, whole, 64 x 64 x 256 (half)", 64, 64, 256, RESAMPLE_DOWN, 2.05, 2.5, true },
     { "norm doubled, two kernels, 128 x 64 x 128", 128, 64, 128, RESAMPLE_UP, 1.6, 1.2, false },
@@ -45,7 +48,7 @@ static void resample(const struct norm_case *t, const struct tensor *x, const st
     EXPECT_LAUNCH(t->how == RESAMPLE_UP ? gpu_upsample(x, y, NULL) : gpu_downsample(x, y, NULL));
 }
 
-/* The same by two ops, one after the other: what its kernels touch, and what the one that does both saves. */
+/* The same as two ops in sequence: the traffic of both, and what the fused kernel saves. */
 static void expect_saving(const struct norm_case *t, const struct gpu_norm *both,
                           const struct emu_traffic *once)
 {
@@ -67,7 +70,7 @@ static void expect_saving(const struct norm_case *t, const struct gpu_norm *both
         fail_msg("%s: %.0f bytes saved of a normed image of %.0f", t->name, bytes - now, normed);
     tensor_free(&between);
 
-    /* And x: read no second time. */
+    /* And x: not read a second time. */
     struct tensor too = tensor_copy(&both->y);
     struct emu_traffic alone, along;
     emu_traffic_begin();
@@ -159,12 +162,13 @@ static void elementwise_kernels_move_each_byte_once(void **state)
     }
 }
 
-/* Of a network of cells: three channels of a image, or six with the noise; and back. */
+/* Of a network of cells: three channels of an image, or six with the noise; and the inverse. */
 static const struct cells {
     const char *name;
     uint32_t patch, c;
     enum dtype dtype;
-    double most; /* a warp's piece of a line of pixels begins and ends within a sector */
+    /* A warp's part of a line of pixels begins and ends within a sector. */
+    double most;
 } cells[] = {
     { "cells of 2 x 2, 3 channels", 2, 3, DT_BF16, 1.2 },
     { "cells of 2 x 2, 6 channels", 2, 6, DT_BF16, 1.2 },

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# clean_room.sh - README's two commands as a stranger gives them: on a bare Debian 12, from a clean clone.
+# clean_room.sh - README's two commands as a new user runs them: on a bare Debian 12, from a clean clone.
 #
 #   tests/deploy/clean_room.sh FOLDER [COMMAND ...]
 #
 # Makes a debootstrap root (minbase, nothing else) below FOLDER, clones the committed tree into it, runs each COMMAND
-# (deploy/quickstart.sh and tests/run.sh unless some are given) there with an empty environment, and says how long each took.
-# Needs root, debootstrap and a Debian mirror (DAVID_DEBOOTSTRAP: a root that is there already, which is copied). Mounts and
-# processes live in namespaces of their own and go with them; the root is removed at the end, the images stay in FOLDER.
+# (default: deploy/quickstart.sh and tests/run.sh) there with an empty environment, and prints the time of each.
+# Needs root, debootstrap and a Debian mirror (DAVID_DEBOOTSTRAP: an existing root, which is copied). Mounts and
+# processes are in namespaces of their own and end with them; the root is removed at the end, the images stay in FOLDER.
 set -euo pipefail
 
 if [ $# -eq 0 ] || [ "$1" = --help ]; then
@@ -34,7 +34,7 @@ cp /etc/resolv.conf /etc/hosts "$room/etc/"
 git clone -q --no-hardlinks "$top" "$room/srv/david"
 echo "clean room: $(git -C "$room/srv/david" rev-parse --short HEAD), $(dpkg-query --admindir="$room/var/lib/dpkg" -W | wc -l) packages, made in $((SECONDS - started)) s"
 
-# Inside the namespaces: what a machine has mounted, then the command. $0 is the room, $1 the command.
+# Inside the namespaces: the usual mounts of a machine, then the command. $0 is the root, $1 the command.
 # shellcheck disable=SC2016
 inside='
 mount --rbind /dev "$0/dev" && mount -t proc proc "$0/proc" && mount -t tmpfs tmpfs "$0/tmp" || exit 1

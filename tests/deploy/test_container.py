@@ -1,7 +1,9 @@
-"""The image of the Dockerfile's `cpu` target builds on a bare Debian 12, serves, is healthy, is scraped, and stops cleanly.
+"""The image of the Dockerfile's `cpu` target builds on a bare Debian 12, serves, is healthy, is
+scraped, and stops cleanly.
 
-No Docker engine is needed: buildah with chroot isolation, on a base image made from a debootstrap root
-($DAVID_DEBOOTSTRAP, /tmp/david-debootstrap, or made here). The container shares the host's network.
+No Docker engine is needed: buildah with chroot isolation, on a base image made from a
+debootstrap root ($DAVID_DEBOOTSTRAP, /tmp/david-debootstrap, or made here). The container
+shares the host's network.
 """
 
 import json
@@ -73,7 +75,7 @@ def below(pid):
 
 @pytest.fixture(scope="module")
 def image():
-    """Built from nothing, and nothing of it stays: vfs keeps every layer whole, some GB in all."""
+    """Built from nothing and removed completely: vfs keeps every layer whole, some GB in all."""
     WORK.mkdir(parents=True, exist_ok=True)
     archive = WORK / "base.tar"
     try:
@@ -112,7 +114,7 @@ class Container:
         )
 
     def daemon(self):
-        """The daemon's process, found below buildah's."""
+        """The daemon's process, found among buildah's descendants."""
         for pid in below(self.process.pid):
             if os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "david":
                 return pid
@@ -156,7 +158,7 @@ def test_daemon_is_not_root(container):
 
 
 def test_image_has_what_it_runs_and_no_more(container):
-    """The model and its licence are there; compilers, package lists and the source are not."""
+    """The model and its licence are present; compilers, package lists and the source are not."""
     missing = buildah("run", container.name, "--", "sh", "-c",
                       "for f in /usr/local/bin/david /usr/local/share/david/models/default.safetensors; do test -f $f || echo $f; done")
     assert missing == ""
@@ -182,7 +184,7 @@ def test_restores_a_image(container):
 
 
 def dashboard():
-    """The title and every query of each of the dashboard's panels."""
+    """The title and every query of each panel of the dashboard."""
     board = json.loads((TOP / "deploy/grafana/dashboards/david.json").read_text())
     return [(panel["title"], target["expr"]) for panel in board["panels"] for target in panel["targets"]]
 

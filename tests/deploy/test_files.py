@@ -1,4 +1,4 @@
-"""The files of deploy/ are well-formed and name only what the daemon has."""
+"""The files of deploy/ are well-formed and refer only to things that the daemon has."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ METRICS = TOP / "server/metrics.def"
 
 
 def expressions():
-    """Every PromQL expression in the alert rules and the dashboard, with where it stands."""
+    """Every PromQL expression in the alert rules and the dashboard, with its place."""
     for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]:
         for rule in group["rules"]:
             yield rule.get("alert") or rule["record"], rule["expr"]

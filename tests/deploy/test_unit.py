@@ -1,7 +1,10 @@
-"""The installed systemd unit: systemd-analyze accepts it, and the daemon that it starts lives inside its system call filter.
+"""The installed systemd unit: systemd-analyze accepts it, and the daemon works within its system
+call filter.
 
-No systemd runs here: the filter is put on by libseccomp, the user is not root, capabilities are none, and this test stands in
-for the manager's notify socket. The file system and device rules of the unit (ProtectSystem= and its like) are only read."""
+No systemd runs here: libseccomp installs the filter, the user is not root, there are no
+capabilities, and this test replaces the manager's notify socket. The file system and device
+rules of the unit (ProtectSystem= and similar) are only read.
+"""
 
 import ctypes
 import json
@@ -25,7 +28,7 @@ PATIENCE = 60
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
-    """What `cmake --install` puts below a root."""
+    """The files that `cmake --install` puts below a root."""
     root = tmp_path_factory.mktemp("stage")
     root.parent.chmod(0o755)
     root.chmod(0o755)
@@ -40,7 +43,7 @@ def unit(stage):
 
 
 def settings(unit):
-    """name -> values, in order; an empty value clears what stood before, as systemd has it."""
+    """name -> values, in order; an empty value clears the earlier ones, as in systemd."""
     found = {}
     for name, value in re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.M):
         found.setdefault(name, []).append(value)
@@ -69,7 +72,8 @@ def test_systemd_waits_longer_than_the_daemon_drains(unit):
 
 
 def test_the_file_of_settings_is_stronger_than_the_unit(stage, unit):
-    """A flag of ExecStart would win over /etc/default/david without a word; systemd lets that file win over Environment=."""
+    """A flag of ExecStart would silently override /etc/default/david; with Environment= that
+    file overrides the unit."""
     given = settings(unit)
     assert given["EnvironmentFile"] == ["-/etc/default/david"]
     own = dict(line.split("=", 1) for line in given["Environment"])
@@ -80,7 +84,7 @@ def test_the_file_of_settings_is_stronger_than_the_unit(stage, unit):
 
 
 def system_calls(names):
-    """The calls of a filter set, its sets unfolded."""
+    """The calls of a filter set, its subsets expanded."""
     found = set()
     for name in names:
         if not name.startswith("@"):
@@ -92,7 +96,8 @@ def system_calls(names):
 
 
 def fence(calls):
-    """A function for the child: whatever is not in `calls` fails with EPERM from then on, over exec too."""
+    """A function for the child: every call that is not in `calls` fails with EPERM from then on,
+    also after exec."""
     lib = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     lib.seccomp_init.restype = ctypes.c_void_p
     lib.seccomp_init.argtypes = [ctypes.c_uint32]

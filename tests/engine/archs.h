@@ -2,7 +2,7 @@
 #ifndef DAVID_TESTS_ARCHS_H
 #define DAVID_TESTS_ARCHS_H
 
-#include "proto/model_info.h"
+#include "proto/models/model_info.h"
 
 static const struct named_arch {
     const char *name;

@@ -61,8 +61,8 @@ BACK_END_FN void *bytes_to_device(struct backend *b, const void *host, size_t by
 {
     void *p = NULL;
     struct error err = { 0 };
-    if (b->ops->host_memory) return (void *)(uintptr_t)host;
-    if (b->ops->alloc(b, bytes, &p, &err) || b->ops->copy_in(b, p, host, bytes, &err))
+    if (b->ops->device.host_memory) return (void *)(uintptr_t)host;
+    if (b->ops->device.alloc(b, bytes, &p, &err) || b->ops->device.copy_in(b, p, host, bytes, &err))
         fail_msg("%s", err.detail);
     return p;
 }
@@ -71,9 +71,9 @@ BACK_END_FN void *bytes_to_device(struct backend *b, const void *host, size_t by
 BACK_END_FN void bytes_from_device(struct backend *b, void *device, void *host, size_t bytes)
 {
     struct error err = { 0 };
-    if (b->ops->host_memory) return;
-    if (host && b->ops->copy_out(b, host, device, bytes, &err)) fail_msg("%s", err.detail);
-    b->ops->free(b, device);
+    if (b->ops->device.host_memory) return;
+    if (host && b->ops->device.copy_out(b, host, device, bytes, &err)) fail_msg("%s", err.detail);
+    b->ops->device.free(b, device);
 }
 
 BACK_END_FN size_t tensor_bytes(const struct tensor *t)

@@ -12,8 +12,8 @@
 #include <string.h>
 
 #include "engine/graph/graph.h"
-#include "proto/model_info.h"
-#include "proto/safetensors.h"
+#include "proto/models/model_info.h"
+#include "proto/models/safetensors.h"
 
 #define GOLDEN_FN static inline __attribute__((unused))
 

@@ -2,7 +2,7 @@
 #ifndef DAVID_TESTS_ENGINE_NANO_H
 #define DAVID_TESTS_ENGINE_NANO_H
 
-#include "proto/unet_arch.h"
+#include "proto/models/unet_arch.h"
 
 /* Of a constant; side: of its images, px. */
 #define NANO_ARCH(side)                                                                            \

@@ -48,9 +48,9 @@ static void run_conv(struct backend *b, const struct conv_case *t, const struct 
                      const struct tensor *r, const struct tensor *y, const uint32_t *condition)
 {
     struct conv_plan *p = NULL;
-    EXPECT_OK(b->ops->conv_plan(b, d, weight, t->bias ? bias : NULL, &p, &err));
-    EXPECT_OK(b->ops->conv(b, p, x, r, y, condition, &err));
-    b->ops->conv_plan_free(b, p);
+    EXPECT_OK(b->ops->net.conv_plan(b, d, weight, t->bias ? bias : NULL, &p, &err));
+    EXPECT_OK(b->ops->net.conv(b, p, x, r, y, condition, &err));
+    b->ops->net.conv_plan_free(b, p);
 }
 
 static struct tensor row_of(const struct tensor *x, uint32_t n)
@@ -152,19 +152,19 @@ static void a_convolution_that_is_not_its_plans_is_refused(void **state)
                            .y_ld = 8 };
     struct backend *b = ways[0].b;
     struct conv_plan *p = NULL;
-    EXPECT_OK(b->ops->conv_plan(b, &d, w.data, NULL, &p, &err));
+    EXPECT_OK(b->ops->net.conv_plan(b, &d, w.data, NULL, &p, &err));
     uint32_t beyond = 1;
     struct error e = {
         0
     }; /* refused before the tensors are looked into: they may stay on the host */
-    assert_int_equal(b->ops->conv(b, p, &x, NULL, &y, &beyond, &e), ST_INTERNAL);
-    assert_int_equal(b->ops->conv(b, p, &x, &y, &y, NULL, &e), ST_INTERNAL);
+    assert_int_equal(b->ops->net.conv(b, p, &x, NULL, &y, &beyond, &e), ST_INTERNAL);
+    assert_int_equal(b->ops->net.conv(b, p, &x, &y, &y, NULL, &e), ST_INTERNAL);
     x.h = 2;
-    assert_int_equal(b->ops->conv(b, p, &x, NULL, &y, NULL, &e), ST_INTERNAL);
-    b->ops->conv_plan_free(b, p);
+    assert_int_equal(b->ops->net.conv(b, p, &x, NULL, &y, NULL, &e), ST_INTERNAL);
+    b->ops->net.conv_plan_free(b, p);
     d.kernel = 5;
     p = NULL;
-    assert_int_equal(b->ops->conv_plan(b, &d, w.data, NULL, &p, &e), ST_INTERNAL);
+    assert_int_equal(b->ops->net.conv_plan(b, &d, w.data, NULL, &p, &e), ST_INTERNAL);
     assert_null(p);
     free(w.data);
     free(x.data);
@@ -228,14 +228,14 @@ static void group_norms_agree(void **state)
                 row.y = row_of(&done, n);
                 row.condition = condition + n;
                 row.scale_shift = t->scale_shift ? &sn : NULL;
-                EXPECT_OK(b->ops->group_norm(b, &row, &err));
+                EXPECT_OK(b->ops->net.group_norm(b, &row, &err));
             }
             if (t->in_place) {
                 a.y = a.x;
                 ra.y = ra.x;
             }
-            EXPECT_OK(b->ops->group_norm(b, &a, &err));
-            EXPECT_OK(reference->ops->group_norm(reference, &ra, &err));
+            EXPECT_OK(b->ops->net.group_norm(b, &a, &err));
+            EXPECT_OK(reference->ops->net.group_norm(reference, &ra, &err));
             from_device(b, &dx, &x);
             from_device(b, &dy, &y);
             from_device(b, &done, &one);
@@ -259,7 +259,7 @@ static void expect_resampled(const char *name, struct backend *b, const struct t
     assert_non_null(want.data);
     memcpy(want.data, y->data, tensor_bytes(y)); /* what lies between the pixels */
     const struct tensor d = to_device(b, &want);
-    EXPECT_OK((is_up ? b->ops->upsample : b->ops->downsample)(b, x, &d, &err));
+    EXPECT_OK((is_up ? b->ops->net.upsample : b->ops->net.downsample)(b, x, &d, &err));
     from_device(b, &d, &want);
     expect_same_bytes(name, y->data, want.data, tensor_bytes(y));
     free(want.data);
@@ -290,17 +290,17 @@ static void one_resampling_norm(const struct norm_case *t, const struct way *w, 
                                  .resample = is_up ? RESAMPLE_UP : RESAMPLE_DOWN,
                                  .x_too = &dtoo };
     struct error e = { 0 };
-    const enum status s = ops->group_norm(w->b, &a, &e);
+    const enum status s = ops->net.group_norm(w->b, &a, &e);
     from_device(w->b, &dy, &y);
     from_device(w->b, &dtoo, &too);
-    assert_int_equal(s, ops->norm_resamples ? ST_OK : ST_INTERNAL);
-    if (ops->norm_resamples) {
+    assert_int_equal(s, ops->net.norm_resamples ? ST_OK : ST_INTERNAL);
+    if (ops->net.norm_resamples) {
         a.y = dx; /* of another size than it becomes */
         a.x_too = NULL;
-        assert_int_equal(ops->group_norm(w->b, &a, &e), ST_INTERNAL);
+        assert_int_equal(ops->net.group_norm(w->b, &a, &e), ST_INTERNAL);
         expect_resampled(t->name, w->b, &dx, &too, is_up);
         a.resample = RESAMPLE_NONE; /* over x */
-        EXPECT_OK(ops->group_norm(w->b, &a, &err));
+        EXPECT_OK(ops->net.group_norm(w->b, &a, &err));
         expect_resampled(t->name, w->b, &dx, &y, is_up);
     }
     off_device(w->b, &dx);
@@ -361,23 +361,23 @@ static void attention_agrees(void **state)
             struct tensor ry = tensor_make(DT_F32, t->n, t->h, t->w, c, d.y_ld, 2);
             struct tensor one = tensor_make(dt, t->n, t->h, t->w, c, d.y_ld, 2);
             struct attention_plan *p = NULL, *rp = NULL;
-            EXPECT_OK(b->ops->attention_plan(b, &d, &p, &err));
-            EXPECT_OK(reference->ops->attention_plan(reference, &rd, &rp, &err));
+            EXPECT_OK(b->ops->net.attention_plan(b, &d, &p, &err));
+            EXPECT_OK(reference->ops->net.attention_plan(reference, &rd, &rp, &err));
             const struct tensor dx = to_device(b, &x), dy = to_device(b, &y),
                                 done = to_device(b, &one);
-            EXPECT_OK(b->ops->attention(b, p, &dx, &dy, &err));
-            EXPECT_OK(reference->ops->attention(reference, rp, &rx, &ry, &err));
+            EXPECT_OK(b->ops->net.attention(b, p, &dx, &dy, &err));
+            EXPECT_OK(reference->ops->net.attention(reference, rp, &rx, &ry, &err));
             for (uint32_t n = 0; n < t->n; n++) {
                 struct tensor xn = row_of(&dx, n), yn = row_of(&done, n);
-                EXPECT_OK(b->ops->attention(b, p, &xn, &yn, &err));
+                EXPECT_OK(b->ops->net.attention(b, p, &xn, &yn, &err));
             }
             from_device(b, &dy, &y);
             from_device(b, &done, &one);
             off_device(b, &dx);
             expect_near(t->name, &ways[k], &y, &ry, 2e-6);
             expect_same_bytes(t->name, one.data, y.data, tensor_bytes(&y));
-            b->ops->attention_plan_free(b, p);
-            reference->ops->attention_plan_free(reference, rp);
+            b->ops->net.attention_plan_free(b, p);
+            reference->ops->net.attention_plan_free(reference, rp);
             struct tensor *all[] = { &x, &rx, &y, &ry, &one };
             for (size_t j = 0; j < sizeof all / sizeof *all; j++)
                 free(all[j]->data);
@@ -403,11 +403,11 @@ static void elementwise(struct backend *b, enum elementwise what, enum dtype dt,
     const struct tensor dx = to_device(b, &x), dz = to_device(b, &z), de = to_device(b, &e),
                         dy = to_device(b, y);
     switch (what) {
-    case UP: EXPECT_OK(b->ops->upsample(b, &dx, &dy, &err)); break;
-    case DOWN: EXPECT_OK(b->ops->downsample(b, &dx, &dy, &err)); break;
-    case CONCAT: EXPECT_OK(b->ops->concat(b, &dx, &dz, &dy, &err)); break;
-    case ADD_CHANNEL: EXPECT_OK(b->ops->add_channel(b, &dx, &de, &dy, &err)); break;
-    case CAST: EXPECT_OK(b->ops->cast(b, &dx, &dy, &err)); break;
+    case UP: EXPECT_OK(b->ops->net.upsample(b, &dx, &dy, &err)); break;
+    case DOWN: EXPECT_OK(b->ops->net.downsample(b, &dx, &dy, &err)); break;
+    case CONCAT: EXPECT_OK(b->ops->net.concat(b, &dx, &dz, &dy, &err)); break;
+    case ADD_CHANNEL: EXPECT_OK(b->ops->net.add_channel(b, &dx, &de, &dy, &err)); break;
+    case CAST: EXPECT_OK(b->ops->net.cast(b, &dx, &dy, &err)); break;
     }
     from_device(b, &dy, y);
     off_device(b, &dx);
@@ -475,9 +475,10 @@ static void one_permutation(const struct cell_case *t, const struct way *w, bool
     struct tensor *x = to_cells ? &pixels : &whole, *y = to_cells ? &whole : &pixels;
     struct tensor wx = widened(x), want = widened(y);
     const struct tensor dx = to_device(b, x), dy = to_device(b, y);
-    EXPECT_OK((to_cells ? b->ops->space_to_depth : b->ops->depth_to_space)(b, &dx, &dy, &err));
-    EXPECT_OK((to_cells ? reference->ops->space_to_depth
-                        : reference->ops->depth_to_space)(reference, &wx, &want, &err));
+    EXPECT_OK(
+        (to_cells ? b->ops->net.space_to_depth : b->ops->net.depth_to_space)(b, &dx, &dy, &err));
+    EXPECT_OK((to_cells ? reference->ops->net.space_to_depth
+                        : reference->ops->net.depth_to_space)(reference, &wx, &want, &err));
     from_device(b, &dy, y);
     off_device(b, &dx);
     if (difference(y, &want) != 0) fail_msg("%s, %s: not the same numbers", t->name, w->name);
@@ -500,14 +501,14 @@ static void pixels_become_cells_and_cells_pixels(void **state)
                   whole = tensor_make(DT_F32, 1, 2, 2, 12, 12, 2), x = pixels, y = whole;
     struct error e = { 0 }; /* refused before the tensors are looked into */
     y.c = 11;
-    assert_int_equal(b->ops->space_to_depth(b, &x, &y, &e), ST_INTERNAL);
-    assert_int_equal(b->ops->depth_to_space(b, &y, &x, &e), ST_INTERNAL);
+    assert_int_equal(b->ops->net.space_to_depth(b, &x, &y, &e), ST_INTERNAL);
+    assert_int_equal(b->ops->net.depth_to_space(b, &y, &x, &e), ST_INTERNAL);
     y = whole;
     x.w = 5;
-    assert_int_equal(b->ops->space_to_depth(b, &x, &y, &e), ST_INTERNAL);
+    assert_int_equal(b->ops->net.space_to_depth(b, &x, &y, &e), ST_INTERNAL);
     x = pixels;
     y.dtype = DT_BF16;
-    assert_int_equal(b->ops->space_to_depth(b, &x, &y, &e), ST_INTERNAL);
+    assert_int_equal(b->ops->net.space_to_depth(b, &x, &y, &e), ST_INTERNAL);
     free(pixels.data);
     free(whole.data);
 }
@@ -527,7 +528,7 @@ static void casts_round_as_proto_does(void **state)
         v[2] = ways[k].dtype == DT_BF16 ? 1.00390625f : 1.00048828125f; /* a tie: to even */
         v[36] = NAN;
         const struct tensor dx = to_device(ways[k].b, &x), dy = to_device(ways[k].b, &y);
-        EXPECT_OK(ways[k].b->ops->cast(ways[k].b, &dx, &dy, &err));
+        EXPECT_OK(ways[k].b->ops->net.cast(ways[k].b, &dx, &dy, &err));
         from_device(ways[k].b, &dy, &y);
         off_device(ways[k].b, &dx);
         for (int i = 0; i < 37; i++) {

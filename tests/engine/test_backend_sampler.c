@@ -24,17 +24,17 @@ static void embeddings(struct backend *b, struct tensor out[5], uint32_t c)
     for (size_t i = 0; i < 3 * (size_t)c; i++)
         ((float *)x.data)[i] *= 60; /* SiLU's whole range */
     struct linear_plan *p = NULL;
-    EXPECT_OK(b->ops->linear_plan(b, c, 2 * c, w.data, e.data, &p, &err));
+    EXPECT_OK(b->ops->net.linear_plan(b, c, 2 * c, w.data, e.data, &p, &err));
     const struct tensor dx = to_device(b, &x), de = to_device(b, &e), dw = to_device(b, &w);
     struct tensor y[5];
     for (int i = 0; i < 5; i++)
         y[i] = to_device(b, &out[i]);
-    EXPECT_OK(b->ops->linear(b, p, &dx, &y[0], &err));
-    b->ops->linear_plan_free(b, p);
-    EXPECT_OK(b->ops->timestep(b, t, &y[1], &err));
-    EXPECT_OK(b->ops->label(b, dw.data, labels, &y[2], &err));
-    EXPECT_OK(b->ops->silu(b, &dx, &y[3], &err));
-    EXPECT_OK(b->ops->add(b, &dx, &de, &y[4], &err));
+    EXPECT_OK(b->ops->net.linear(b, p, &dx, &y[0], &err));
+    b->ops->net.linear_plan_free(b, p);
+    EXPECT_OK(b->ops->net.timestep(b, t, &y[1], &err));
+    EXPECT_OK(b->ops->net.label(b, dw.data, labels, &y[2], &err));
+    EXPECT_OK(b->ops->net.silu(b, &dx, &y[3], &err));
+    EXPECT_OK(b->ops->net.add(b, &dx, &de, &y[4], &err));
     for (int i = 0; i < 5; i++)
         from_device(b, &y[i], &out[i]);
     off_device(b, &dx);
@@ -89,11 +89,11 @@ static void values_on_their_way_are_not_written_over(void **state)
             row.n = 1;
             row.data = (float *)all.data + (size_t)i * C;
             t = times[i];
-            EXPECT_OK(b->ops->timestep(b, &t, &row, &err));
+            EXPECT_OK(b->ops->net.timestep(b, &t, &row, &err));
         }
         t = -1;
         from_device(b, &all, &got);
-        EXPECT_OK(reference->ops->timestep(reference, times, &want, &err));
+        EXPECT_OK(reference->ops->net.timestep(reference, times, &want, &err));
         expect_near("timesteps", &ways[k], &got, &want, 2e-6);
         free(got.data);
         free(want.data);
@@ -123,12 +123,12 @@ static void normals_agree_within_2e_6_wherever_they_begin(void **state)
         assert_non_null(want);
         assert_non_null(got);
         a.dst = want;
-        EXPECT_OK(reference->ops->normals(reference, &a, &err));
+        EXPECT_OK(reference->ops->net.normals(reference, &a, &err));
         for (size_t k = 0; k < n_ways; k++) {
             struct backend *b = ways[k].b;
             if (ways[k].dtype != DT_F32) continue;
             a.dst = bytes_to_device(b, got, count * sizeof *got);
-            EXPECT_OK(b->ops->normals(b, &a, &err));
+            EXPECT_OK(b->ops->net.normals(b, &a, &err));
             bytes_from_device(b, a.dst, got, count * sizeof *got);
             for (size_t j = 0; j < count; j++)
                 assert_true(fabsf(got[j] - want[j]) <= 2e-6f);
@@ -151,18 +151,18 @@ static void the_sampler_agrees_and_lets_no_nan_vanish(void **state)
                       want = tensor_make(DT_F32, 2, 5, 7, 3, 3, 3);
         const struct tensor dx = to_device(b, &x), de = to_device(b, &e), din = to_device(b, &in),
                             dout = to_device(b, &out);
-        EXPECT_OK(b->ops->sampler_in(b, dx.data, de.data, 0.3f, din.data, 210, &err));
-        EXPECT_OK(b->ops->sampler_out(b, &dx, &de, 11.0f, false, &dout, &err));
+        EXPECT_OK(b->ops->net.sampler_in(b, dx.data, de.data, 0.3f, din.data, 210, &err));
+        EXPECT_OK(b->ops->net.sampler_out(b, &dx, &de, 11.0f, false, &dout, &err));
         from_device(b, &din, &in);
         from_device(b, &dout, &out);
         EXPECT_OK(
-            reference->ops->sampler_in(reference, x.data, e.data, 0.3f, want.data, 210, &err));
+            reference->ops->net.sampler_in(reference, x.data, e.data, 0.3f, want.data, 210, &err));
         expect_near("sampler_in", &ways[k], &in, &want, 2e-7);
-        EXPECT_OK(reference->ops->sampler_out(reference, &x, &e, 11.0f, false, &want, &err));
+        EXPECT_OK(reference->ops->net.sampler_out(reference, &x, &e, 11.0f, false, &want, &err));
         expect_near("sampler_out", &ways[k], &out, &want, 2e-6);
         ((float *)e.data)[6 * 10 + 1] = NAN;
         const struct tensor bad = to_device(b, &e);
-        EXPECT_OK(b->ops->sampler_out(b, &dx, &bad, 11.0f, false, &dx, &err));
+        EXPECT_OK(b->ops->net.sampler_out(b, &dx, &bad, 11.0f, false, &dx, &err));
         from_device(b, &dx, &x);
         off_device(b, &de);
         off_device(b, &bad);
@@ -184,10 +184,10 @@ static void ends_linearly(const struct way *w, const struct tensor *x, struct te
     struct tensor dx = to_device(b, x);
     const struct tensor de = to_device(b, e), dout = to_device(b, &out);
     dx.c = 3;
-    EXPECT_OK(b->ops->sampler_out(b, &dx, &de, 1.5f, true, &dout, &err));
+    EXPECT_OK(b->ops->net.sampler_out(b, &dx, &de, 1.5f, true, &dout, &err));
     from_device(b, &dout, &out);
     off_device(b, &de);
-    EXPECT_OK(reference->ops->sampler_out(reference, &three, e, 1.5f, true, &want, &err));
+    EXPECT_OK(reference->ops->net.sampler_out(reference, &three, e, 1.5f, true, &want, &err));
     expect_near("sampler_out, linear", w, &out, &want, 2e-7);
     unsigned ends = 0;
     for (size_t i = 0; i < 210; i++)
@@ -196,7 +196,7 @@ static void ends_linearly(const struct way *w, const struct tensor *x, struct te
     const float odd[] = { NAN, INFINITY, -INFINITY };
     memcpy((float *)e->data + 6 * 10, odd, sizeof odd);
     const struct tensor bad = to_device(b, e), again = to_device(b, &out);
-    EXPECT_OK(b->ops->sampler_out(b, &dx, &bad, 1.5f, true, &again, &err));
+    EXPECT_OK(b->ops->net.sampler_out(b, &dx, &bad, 1.5f, true, &again, &err));
     from_device(b, &again, &out);
     off_device(b, &bad);
     off_device(b, &dx);
@@ -219,12 +219,12 @@ static void noise_stands_beside_and_a_linear_end_is_clamped(void **state)
                       want = tensor_make(DT_F32, 2, 5, 7, 6, 6, 3),
                       e = tensor_make(DT_F32, 2, 5, 7, 3, 6, 4);
         const struct tensor dy = to_device(b, &y_in), dz = to_device(b, &z), dx = to_device(b, &x);
-        EXPECT_OK(b->ops->sampler_join(b, dy.data, dz.data, 0.3f, dx.data, 70, &err));
+        EXPECT_OK(b->ops->net.sampler_join(b, dy.data, dz.data, 0.3f, dx.data, 70, &err));
         from_device(b, &dx, &x);
         off_device(b, &dy);
         off_device(b, &dz);
-        EXPECT_OK(
-            reference->ops->sampler_join(reference, y_in.data, z.data, 0.3f, want.data, 70, &err));
+        EXPECT_OK(reference->ops->net.sampler_join(reference, y_in.data, z.data, 0.3f, want.data,
+                                                   70, &err));
         expect_same_bytes("sampler_join", x.data, want.data, tensor_bytes(&x));
         ends_linearly(&ways[k], &x, &e);
         struct tensor *all[] = { &y_in, &z, &x, &want, &e };

@@ -220,12 +220,12 @@ static struct tensor wanted(const struct prologue_case *t)
                                      .condition = in.condition,
                                      .scale_shift = t->scale_shift ? &in.scale_shift : NULL,
                                      .silu = t->silu };
-        EXPECT_OK(ops->group_norm(reference, &a, &err));
+        EXPECT_OK(ops->net.group_norm(reference, &a, &err));
     }
     if (t->resample != RESAMPLE_NONE) {
         small = tensor_make(DT_F32, t->n, t->h, t->w, t->ic, t->ic, 9, 0);
-        EXPECT_OK(t->resample == RESAMPLE_UP ? ops->upsample(reference, &x, &small, &err)
-                                             : ops->downsample(reference, &x, &small, &err));
+        EXPECT_OK(t->resample == RESAMPLE_UP ? ops->net.upsample(reference, &x, &small, &err)
+                                             : ops->net.downsample(reference, &x, &small, &err));
         x = small;
     }
     struct conv_desc d = desc_of(t, DT_F32);
@@ -233,10 +233,10 @@ static struct tensor wanted(const struct prologue_case *t)
     d.x_ld = x.ld;
     struct tensor y = tensor_make(DT_F32, t->n, t->h, t->w, t->oc, d.y_ld, 4, 0);
     struct conv_plan *p = NULL;
-    EXPECT_OK(ops->conv_plan(reference, &d, in.weight, in.bias, &p, &err));
-    EXPECT_OK(ops->conv(reference, p, &x, t->residual ? &in.residual : NULL, &y, in.bias_condition,
-                        &err));
-    ops->conv_plan_free(reference, p);
+    EXPECT_OK(ops->net.conv_plan(reference, &d, in.weight, in.bias, &p, &err));
+    EXPECT_OK(ops->net.conv(reference, p, &x, t->residual ? &in.residual : NULL, &y,
+                            in.bias_condition, &err));
+    ops->net.conv_plan_free(reference, p);
     free(small.data);
     inputs_free(&in);
     return y;
@@ -288,10 +288,11 @@ static struct tensor prologue_value(struct backend *b, const struct prologue_cas
         in.scale_shift.n = 1;
     }
     struct conv_plan *p = NULL;
-    EXPECT_OK(b->ops->conv_plan(b, &d, in.weight, in.bias, &p, &err));
-    EXPECT_OK(b->ops->conv_with_prologue(b, p, &in.x, &prologue, t->residual ? &in.residual : NULL,
-                                         &y, in.bias_condition + first, &err));
-    b->ops->conv_plan_free(b, p);
+    EXPECT_OK(b->ops->net.conv_plan(b, &d, in.weight, in.bias, &p, &err));
+    EXPECT_OK(b->ops->net.conv_with_prologue(b, p, &in.x, &prologue,
+                                             t->residual ? &in.residual : NULL, &y,
+                                             in.bias_condition + first, &err));
+    b->ops->net.conv_plan_free(b, p);
     if (t->scale_shift)
         in.scale_shift.data = (float *)in.scale_shift.data - (size_t)first * 2 * t->ic;
     free(sums);
@@ -373,15 +374,15 @@ static void a_prologue_that_cannot_be_is_refused(void **state)
     struct conv_plan *p = NULL;
     float *weight = numbers((size_t)9 * t.ic * t.oc, 1, 0, 1);
     struct error e = { 0 };
-    assert_false(cpu[0]->ops->supports_prologue(cpu[0], &d));
-    assert_int_equal(cpu[0]->ops->conv_plan(cpu[0], &d, weight, NULL, &p, &e), ST_INTERNAL);
+    assert_false(cpu[0]->ops->net.supports_prologue(cpu[0], &d));
+    assert_int_equal(cpu[0]->ops->net.conv_plan(cpu[0], &d, weight, NULL, &p, &e), ST_INTERNAL);
     d = desc_of(&t, DT_BF16);
     d.stride = 2;
-    assert_false(cpu[0]->ops->supports_prologue(cpu[0], &d));
+    assert_false(cpu[0]->ops->net.supports_prologue(cpu[0], &d));
     d.stride = 1;
     d.kernel = 1;
     d.prologue.resample = RESAMPLE_UP;
-    assert_false(cpu[0]->ops->supports_prologue(cpu[0], &d));
+    assert_false(cpu[0]->ops->net.supports_prologue(cpu[0], &d));
     assert_null(p);
     free(weight);
 }
@@ -398,13 +399,13 @@ int main(void)
             fprintf(stderr, "skipped: %s\n", err.detail);
             return err.status == ST_UNSUPPORTED ? 77 : 1;
         }
-    if (!cpu[0]->ops->has_dtype(cpu[0], DT_BF16)) {
-        fprintf(stderr, "skipped: %s has no BF16\n", cpu[0]->ops->isa(cpu[0]));
+    if (!cpu[0]->ops->device.has_dtype(cpu[0], DT_BF16)) {
+        fprintf(stderr, "skipped: %s has no BF16\n", cpu[0]->ops->device.isa(cpu[0]));
         return 77;
     }
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     for (int k = 0; k < TEAMS; k++)
-        cpu[k]->ops->close(cpu[k]);
-    reference->ops->close(reference);
+        cpu[k]->ops->device.close(cpu[k]);
+    reference->ops->device.close(reference);
     return failed;
 }

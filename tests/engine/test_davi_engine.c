@@ -15,6 +15,7 @@
 
 #include "engine/davi/restoration.h"
 #include "tests/engine/back_end.h"
+#include "tests/engine/metadata.h"
 #include "tests/engine/nano.h"
 
 static const char default_model[] = DAVID_SOURCE_DIR "/models/default.safetensors";
@@ -387,14 +388,13 @@ static void write_harmed(const char *path, enum harm harm)
     struct safetensors *st = NULL;
     struct error err = { 0 };
     if (safetensors_open(&st, default_model, &err)) fail_msg("%s", err.detail);
-    size_t n = safetensors_count(st), n_meta = safetensors_metadata_count(st);
+    struct st_meta meta[MODEL_METADATA_MAX];
+    size_t n = safetensors_count(st), n_meta = metadata_of(meta, st);
     struct st_tensor *t = calloc(n + 1, sizeof *t);
-    struct st_meta *meta = calloc(n_meta, sizeof *meta);
     float *wrong = NULL;
     for (size_t i = 0; i < n; i++)
         t[i] = *safetensors_at(st, i);
     for (size_t i = 0; i < n_meta; i++) {
-        safetensors_metadata_at(st, i, &meta[i].key, &meta[i].value);
         if (strcmp(meta[i].key, "david.tasks") != 0) continue;
         if (harm == AN_UNKNOWN_TASK)
             meta[i].value = "{\"mend\":{\"sigma\":0.1,\"h\":0.1,\"label\":null}}";
@@ -423,7 +423,6 @@ static void write_harmed(const char *path, enum harm harm)
     }
     if (safetensors_write(path, t, n, meta, n_meta, NULL, NULL, &err)) fail_msg("%s", err.detail);
     free(wrong);
-    free(meta);
     free(t);
     safetensors_close(st);
 }

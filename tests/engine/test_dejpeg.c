@@ -8,7 +8,7 @@
 
 #include <math.h>
 
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 #include "tests/engine/restorations.h"
 
 enum { MAX_PIXELS = 1 << 20 };

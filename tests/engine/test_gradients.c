@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/graph/gradients.h"
+#include "engine/graph/backend.h"
+#include "engine/graph/backend/gradients.h"
 
 #define EXPECT_OK(call)                                                                            \
     do {                                                                                           \
@@ -255,7 +256,7 @@ static void linear_layers(void **state)
 static void silu_forward(struct trial *t)
 {
     struct tensor x = image(t->x[0], ROWS, 1, 1, IC), y = image(t->y, ROWS, 1, 1, IC);
-    EXPECT_OK(b->ops->silu(b, &x, &y, &err));
+    EXPECT_OK(b->ops->net.silu(b, &x, &y, &err));
 }
 
 static void silus(void **state)
@@ -278,7 +279,7 @@ static const uint32_t labels[ROWS] = { 2, 0, 2 };
 static void label_forward(struct trial *t)
 {
     struct tensor y = image(t->y, ROWS, 1, 1, IC);
-    EXPECT_OK(b->ops->label(b, t->x[0], labels, &y, &err));
+    EXPECT_OK(b->ops->net.label(b, t->x[0], labels, &y, &err));
 }
 
 static void label_tables(void **state)
@@ -321,7 +322,7 @@ static void norm_forward(struct trial *t)
     struct group_norm_args a;
     struct tensor ss;
     norm_args(t, &a, &ss);
-    EXPECT_OK(b->ops->group_norm(b, &a, &err));
+    EXPECT_OK(b->ops->net.group_norm(b, &a, &err));
 }
 
 static void group_norms(void **state)
@@ -397,7 +398,7 @@ static void attention_forward(struct trial *t)
     uint32_t c = s->heads * s->ch;
     struct tensor qkv = image(t->x[0], s->n, s->h, s->w, 3 * c);
     struct tensor y = image(t->y, s->n, s->h, s->w, c);
-    EXPECT_OK(b->ops->attention(b, s->plan, &qkv, &y, &err));
+    EXPECT_OK(b->ops->net.attention(b, s->plan, &qkv, &y, &err));
 }
 
 static void attentions(void **state)
@@ -414,7 +415,7 @@ static void attentions(void **state)
         struct trial t = { .name = s->name, .shape = s, .forward = attention_forward };
         struct attention_desc d = { s->h, s->w, s->heads, s->ch, s->new_order, DT_F32, 3 * c, c };
         struct trained_attention *a = NULL;
-        EXPECT_OK(b->ops->attention_plan(b, &d, &s->plan, &err));
+        EXPECT_OK(b->ops->net.attention_plan(b, &d, &s->plan, &err));
         EXPECT_OK(ops->attention_new(b, &d, &a, &err));
         input(&t, (size_t)s->n * s->h * s->w * 3 * c, 2);
         output(&t, (size_t)s->n * s->h * s->w * c);
@@ -423,7 +424,7 @@ static void attentions(void **state)
         dqkv.data = t.g[0];
         EXPECT_OK(ops->attention_gradient(b, a, &qkv, &dy, &dqkv, &err));
         check(&t, (bool[]){ false });
-        b->ops->attention_plan_free(b, s->plan);
+        b->ops->net.attention_plan_free(b, s->plan);
         ops->attention_free(b, a);
         trial_done(&t);
     }
@@ -434,20 +435,20 @@ static void attentions(void **state)
 static void up_forward(struct trial *t)
 {
     struct tensor x = image(t->x[0], 2, 3, 2, 3), y = image(t->y, 2, 6, 4, 3);
-    EXPECT_OK(b->ops->upsample(b, &x, &y, &err));
+    EXPECT_OK(b->ops->net.upsample(b, &x, &y, &err));
 }
 
 static void down_forward(struct trial *t)
 {
     struct tensor x = image(t->x[0], 2, 6, 4, 3), y = image(t->y, 2, 3, 2, 3);
-    EXPECT_OK(b->ops->downsample(b, &x, &y, &err));
+    EXPECT_OK(b->ops->net.downsample(b, &x, &y, &err));
 }
 
 static void add_channel_forward(struct trial *t)
 {
     struct tensor x = image(t->x[0], 2, 3, 2, 3), e = image(t->x[1], 2, 1, 1, 3);
     struct tensor y = image(t->y, 2, 3, 2, 3);
-    EXPECT_OK(b->ops->add_channel(b, &x, &e, &y, &err));
+    EXPECT_OK(b->ops->net.add_channel(b, &x, &e, &y, &err));
 }
 
 static void elementwise(void **state)
@@ -593,6 +594,6 @@ int main(void)
     if (reference_backend_open(&b, &err)) return 1;
     ops = b->ops->gradients;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    b->ops->close(b);
+    b->ops->device.close(b);
     return failed;
 }

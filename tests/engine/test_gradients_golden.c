@@ -140,8 +140,8 @@ static void gradients_are_the_published_ones(void **state)
             bool good = g.worst <= tolerance;
             (void)printf("%-32s %s %s gradients: worst relative error %.2e (%s, of %u), "
                          "tolerance %.0e%s\n",
-                         name, b->ops->name, dtype_name(dtype), g.worst, g.worst_name, g.compared,
-                         tolerance, good ? "" : "  FAILED");
+                         name, b->ops->device.name, dtype_name(dtype), g.worst, g.worst_name,
+                         g.compared, tolerance, good ? "" : "  FAILED");
             failed += !good;
             ran++;
         }
@@ -358,12 +358,12 @@ int main(void)
         fprintf(stderr, "%s\n", err.detail);
         return err.status == ST_UNSUPPORTED ? 77 : 1;
     }
-    if (!b->ops->has_dtype(b, dtype)) {
-        fprintf(stderr, "skipped: %s has no %s here\n", b->ops->name, dtype_name(dtype));
-        b->ops->close(b);
+    if (!b->ops->device.has_dtype(b, dtype)) {
+        fprintf(stderr, "skipped: %s has no %s here\n", b->ops->device.name, dtype_name(dtype));
+        b->ops->device.close(b);
         return 77;
     }
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    b->ops->close(b);
+    b->ops->device.close(b);
     return failed;
 }

@@ -82,7 +82,7 @@ static struct graph *built(const struct unet_arch *arch, uint32_t h, uint32_t w)
 
 static void fuse_resamplings(struct graph *g)
 {
-    const struct backend_ops ops = { .norm_resamples = true };
+    const struct backend_ops ops = { .net = { .norm_resamples = true } };
     struct backend b = { .ops = &ops };
     graph_fuse(g, &b, DT_BF16);
 }

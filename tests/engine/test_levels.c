@@ -12,7 +12,8 @@
 
 #include "engine/davi/conditions.h"
 #include "engine/internal.h"
-#include "proto/safetensors.h"
+#include "proto/models/safetensors.h"
+#include "tests/engine/metadata.h"
 #include "tests/engine/restorations.h"
 
 #define RANGES                                                                                     \
@@ -29,20 +30,17 @@ static enum status load(struct model **out, struct engine *e, const char *tasks,
     char folder[] = "/tmp/david-test-XXXXXX", path[64];
     struct safetensors *st = NULL;
     struct st_tensor *t = NULL;
-    struct st_meta meta[16];
+    struct st_meta meta[MODEL_METADATA_MAX];
     assert_non_null(mkdtemp(folder));
     snprintf(path, sizeof path, "%s/m.safetensors", folder);
     assert_int_equal(safetensors_open(&st, DAVID_SOURCE_DIR "/models/default.safetensors", NULL),
                      ST_OK);
-    const size_t n = safetensors_count(st), n_meta = safetensors_metadata_count(st);
-    assert_true(n_meta <= 16);
+    const size_t n = safetensors_count(st), n_meta = metadata_of(meta, st);
     t = calloc(n, sizeof *t);
     for (size_t i = 0; i < n; i++)
         t[i] = *safetensors_at(st, i);
-    for (size_t i = 0; i < n_meta; i++) {
-        safetensors_metadata_at(st, i, &meta[i].key, &meta[i].value);
+    for (size_t i = 0; i < n_meta; i++)
         if (strcmp(meta[i].key, "david.tasks") == 0) meta[i].value = tasks;
-    }
     assert_int_equal(safetensors_write(path, t, n, meta, n_meta, NULL, NULL, NULL), ST_OK);
     enum status s = model_load(out, e, path, err);
     free(t);

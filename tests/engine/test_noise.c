@@ -27,7 +27,7 @@ static void field(float *dst, uint64_t seed, uint32_t stream, uint32_t sample, u
                               .h = h,
                               .channels = channels,
                               .dst = dst };
-    assert_int_equal(reference->ops->normals(reference, &a, NULL), ST_OK);
+    assert_int_equal(reference->ops->net.normals(reference, &a, NULL), ST_OK);
 }
 
 static void philox_gives_the_published_vectors(void **state)
@@ -108,6 +108,6 @@ int main(void)
     };
     if (reference_backend_open(&reference, NULL)) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    reference->ops->close(reference);
+    reference->ops->device.close(reference);
     return failed;
 }

@@ -1,4 +1,4 @@
-/* Rows of training: what the measurement of a crop is, and where JPEG's cells lie in it. */
+/* Rows of training: the measurement of a crop, and the place of JPEG's cells in it. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "engine/train/rows.h"
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 #include "tests/engine/restorations.h"
 
 enum { SIDE = 64, ROWS = 48, CELL = 8 };
@@ -71,7 +71,7 @@ static void draw(struct drawn *r, struct dataset *d, enum task_id task, double l
     row_scratch_done(&s);
 }
 
-/* The column modulo CELL between which and the next one the image jumps most. */
+/* The column, modulo CELL, after which the difference to the next column is largest. */
 static uint32_t edge_of(const float *y)
 {
     double jumps[CELL] = { 0 };
@@ -87,7 +87,7 @@ static uint32_t edge_of(const float *y)
     return most;
 }
 
-/* Alone, a crop's cells begin at its corner; with what surrounds it, anywhere. */
+/* Without surroundings, cells begin at the crop's corner; with them, anywhere. */
 static void cells_of_a_jpeg_begin_anywhere_in_a_crop(void **state)
 {
     (void)state;
@@ -110,7 +110,7 @@ static void cells_of_a_jpeg_begin_anywhere_in_a_crop(void **state)
     forget(d, folder);
 }
 
-/* What is measured is the crop: no row of it is shifted, and finer steps are nearer. */
+/* The measurement is of the crop itself, not shifted; a higher quality is nearer to it. */
 static void a_jpeg_of_a_crop_is_near_it(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-/* Regression and the energy score: against plain loops in double, and their gradients against finite differences. */
+/* Regression and the energy score of the CPU: against plain loops in double, and their gradients
+ * against finite differences. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,10 +10,13 @@
 
 #include <cmocka.h>
 
+#include "engine/graph/backend.h"
+#include "engine/graph/backend/losses.h"
 #include "engine/graph/philox.h"
-#include "engine/train/scores.h"
 
 enum { ROWS = 4, W = 16, H = 8, EACH = W * H * 3, COUNT = ROWS * EACH };
+
+static struct backend *cpu;
 
 struct images {
     float pred[COUNT], x[COUNT], d[COUNT];
@@ -33,11 +37,6 @@ static struct images *make(void)
     for (size_t i = 0; i < COUNT / 2; i++) /* both rows of a pair have one truth */
         p->x[i / EACH * 2 * EACH + EACH + i % EACH] = p->x[i / EACH * 2 * EACH + i % EACH];
     return p;
-}
-
-static struct answers answers_of(const struct images *p)
-{
-    return (struct answers){ ROWS, W, H, p->pred, p->x };
 }
 
 /* The mean over s x s around pixel (x, y), channel c. */
@@ -84,9 +83,28 @@ static double plain_energy(const struct images *p, enum distance kind)
 
 static double energy(struct images *p, enum distance kind, double weight)
 {
-    const struct answers a = answers_of(p);
-    assert_true(energy_scratch(W, H) <= sizeof p->scratch / sizeof *p->scratch);
-    return energy_loss(&a, kind, weights, weight, p->d, p->scratch);
+    const struct energy_args a = { .kind = kind,
+                                   .rows = ROWS,
+                                   .w = W,
+                                   .h = H,
+                                   .pred = p->pred,
+                                   .x = p->x,
+                                   .weights = weights,
+                                   .weight = weight,
+                                   .d_pred = p->d,
+                                   .scratch = p->scratch };
+    double value = 0;
+    assert_true(cpu->ops->losses->energy_scratch(W, H) <= sizeof p->scratch / sizeof *p->scratch);
+    assert_int_equal(cpu->ops->losses->energy(cpu, &a, &value, NULL), ST_OK);
+    return value;
+}
+
+static double regression(struct images *p, enum regression kind, double weight)
+{
+    const struct regression_args a = { kind, COUNT, p->pred, p->x, weight, p->d };
+    double value = 0;
+    assert_int_equal(cpu->ops->losses->regression(cpu, &a, &value, NULL), ST_OK);
+    return value;
 }
 
 static void energy_is_that_of_plain_loops(void **state)
@@ -125,17 +143,16 @@ static void regression_and_its_gradient(void **state)
 {
     (void)state;
     struct images *p = make();
-    const struct answers a = answers_of(p);
     double l1 = 0, l2 = 0;
     for (size_t i = 0; i < COUNT; i++) {
         const double off = (double)p->pred[i] - (double)p->x[i];
         l1 += fabs(off) / COUNT;
         l2 += off * off / COUNT;
     }
-    assert_true(fabs(regression_loss(&a, REGRESSION_L1, 1, p->d) - l1) < 1e-6);
+    assert_true(fabs(regression(p, REGRESSION_L1, 1) - l1) < 1e-6);
     for (size_t i = 0; i < COUNT; i += 37)
         assert_true(fabs((double)p->d[i] - (p->pred[i] > p->x[i] ? 1.0 : -1.0) / COUNT) < 1e-9);
-    assert_true(fabs(regression_loss(&a, REGRESSION_L2, 2, p->d) - l2) < 1e-6);
+    assert_true(fabs(regression(p, REGRESSION_L2, 2) - l2) < 1e-6);
     for (size_t i = 0; i < COUNT; i += 37) { /* added to what the first left */
         const double off = (double)p->pred[i] - (double)p->x[i];
         assert_true(fabs((double)p->d[i] - ((off > 0 ? 1 : -1) + 4 * off) / COUNT) < 1e-7);
@@ -143,7 +160,8 @@ static void regression_and_its_gradient(void **state)
     free(p);
 }
 
-/* A strictly proper score: answers that are the truth score 0, and two that always agree are worth no more than one. */
+/* A strictly proper score: exact answers score 0, and two answers on either side of the truth score
+ * less than two equal ones. */
 static void energy_asks_for_spread(void **state)
 {
     (void)state;
@@ -167,5 +185,8 @@ int main(void)
         cmocka_unit_test(regression_and_its_gradient),
         cmocka_unit_test(energy_asks_for_spread),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    if (cpu_backend_open(&cpu, 2, NULL)) return 1;
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    cpu->ops->device.close(cpu);
+    return failed;
 }

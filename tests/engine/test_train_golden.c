@@ -1,5 +1,6 @@
-/* Both steps of DAVI against train_*.safetensors of the golden folder (engine/README.md section 7): every loss, every gradient, and
- * the optimiser's steps from them. Back end as in test_gradients_golden.c; F32. One line a file. */
+/* Both steps of DAVI against train_*.safetensors of the golden folder (engine/README.md section 7):
+ * every loss, every gradient, and the optimiser's steps from them. Back end as in
+ * test_gradients_golden.c; F32. One line a file. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -30,7 +31,7 @@ struct training {
     struct schedule *schedule;
     struct davi_rows rows;
     double lr, worst_update;
-    unsigned noise; /* weights whose gradient is too small beside the others' to have a sign */
+    unsigned noise; /* weights whose gradient is smaller than the rounding of the others */
     float *x, *y, *y_in;
     uint8_t *observed_mask;
     size_t px, count; /* of a row; values of the images */
@@ -213,7 +214,8 @@ static void compare_gradients(struct training *t, int net, const char *prefix)
     }
 }
 
-/* The variance's rows of the last convolution, by themselves: the bound's gradient is small beside the others. */
+/* The rows of the last convolution that give v, apart from those of eps: their gradient is
+ * small. */
 static void compare_variance(struct training *t, const char *param)
 {
     const struct trainable *l = &t->nets[SCORE];
@@ -242,7 +244,8 @@ static void compare_variance(struct training *t, const char *param)
     }
 }
 
-/* Parameters that the file has after a step, as differences from `before`; a gradient that is zero in truth has no direction. */
+/* The file's parameters after a step, as differences from `before`. A parameter whose gradient is
+ * zero in exact arithmetic is left out, as rounding decides the direction of its update. */
 static void compare_update(struct training *t, int net, const char *step, const char *grad,
                            const float *before)
 {
@@ -263,8 +266,9 @@ static void compare_update(struct training *t, int net, const char *step, const 
             size_t place = l->layout.offset[i] + flat;
             double have = (double)l->params[place] - (double)before[place];
             double off = fabs(have - ((double)want[k] - (double)before[place])) / t->lr;
-            /* An update is lr g / (|g| + 1e-8), so beside large neighbours a gradient of 1e-8 turns their rounding, 3e-6 of
-             * their size, into a large part of lr: nothing can be compared where that is more than the tolerance. */
+            /* An update is lr g / (|g| + 1e-8). A gradient near 1e-8 has the rounding error of its
+             * large neighbours, 3e-6 of their size, and the update turns the error into a large
+             * part of lr: where that exceeds the tolerance, the update is not compared. */
             double rms = (double)*l2 / sqrt((double)l->g->params[i].count);
             double near_zero = fabs((double)l->gradients[place]) + 1e-8;
             if (off > update_tolerance &&
@@ -382,9 +386,9 @@ static void both_steps_are_the_published_ones(void **state)
         bool good = t.g.worst <= tolerance && t.worst_update <= update_tolerance;
         (void)printf("%-28s %s: worst relative error %.2e (%s, of %u), tolerance %.0e; updates off "
                      "by %.1e lr, tolerance %.0e (%u left out as noise)%s\n",
-                     strrchr(found.gl_pathv[i], '/') + 1, b->ops->name, t.g.worst, t.g.worst_name,
-                     t.g.compared, tolerance, t.worst_update, update_tolerance, t.noise,
-                     good ? "" : "  FAILED");
+                     strrchr(found.gl_pathv[i], '/') + 1, b->ops->device.name, t.g.worst,
+                     t.g.worst_name, t.g.compared, tolerance, t.worst_update, update_tolerance,
+                     t.noise, good ? "" : "  FAILED");
         failed += !good;
         close_training(&t);
     }
@@ -414,6 +418,6 @@ int main(void)
     if (reference_backend_open(&b, &err)) return 1;
 #endif
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    b->ops->close(b);
+    b->ops->device.close(b);
     return failed;
 }

@@ -85,7 +85,8 @@ static void close_network(struct network *n)
 
 static uint32_t batch_rows(struct backend *b, uint32_t rows)
 {
-    return b->ops->batch_rows ? b->ops->batch_rows(b, rows) : b->ops->rows_per_batch(b);
+    return b->ops->device.batch_rows ? b->ops->device.batch_rows(b, rows)
+                                     : b->ops->device.rows_per_batch(b);
 }
 
 /* Runs `rows` at once and compares every tap that the file has; only a pass's rows are kept, so the passes are put together. */
@@ -97,7 +98,7 @@ static void run(struct network *n, struct backend *b, const struct graph *graph,
     struct program *p = NULL;
     if (program_new(&p, b, graph, &src, &o, &err)) fail_msg("%s", err.detail);
 
-    uint32_t per_batch = b->ops->rows_per_batch(b);
+    uint32_t per_batch = b->ops->device.rows_per_batch(b);
     size_t px = (size_t)n->arch.image_size * n->arch.image_size;
     n->channels = graph->nodes[graph->output].c;
     n->y = malloc(n->rows * px * n->channels * sizeof *n->y);
@@ -209,9 +210,9 @@ static void outputs_and_activations_are_the_published_ones(void **state)
     uint64_t most = strtoull(golden_setting("DAVID_TEST_MAX_PARAMS", "1000000000"), NULL, 10);
     uint64_t least = strtoull(golden_setting("DAVID_TEST_MIN_PARAMS", "0"), NULL, 10);
     struct backend *b = chosen_backend();
-    if (!b->ops->has_dtype(b, dtype)) {
-        (void)printf("%s has no %s here\n", b->ops->name, dtype_name(dtype));
-        b->ops->close(b);
+    if (!b->ops->device.has_dtype(b, dtype)) {
+        (void)printf("%s has no %s here\n", b->ops->device.name, dtype_name(dtype));
+        b->ops->device.close(b);
         skip();
     }
     glob_t found;
@@ -225,7 +226,7 @@ static void outputs_and_activations_are_the_published_ones(void **state)
         assert_int_equal(unet_build(&graph, &n.arch, n.arch.image_size, n.arch.image_size, NULL),
                          ST_OK);
         if (graph_param_count(graph) > most || graph_param_count(graph) < least) {
-            (void)printf("%-32s %s %s: left out, %llu parameters\n", name, b->ops->name,
+            (void)printf("%-32s %s %s: left out, %llu parameters\n", name, b->ops->device.name,
                          dtype_name(dtype), (unsigned long long)graph_param_count(graph));
         } else {
             run(&n, b, graph, dtype);
@@ -234,8 +235,9 @@ static void outputs_and_activations_are_the_published_ones(void **state)
             bool good = n.file.worst <= tolerance && folded <= folded_tolerance;
             (void)printf("%-32s %s %s: worst relative error %.2e (%s, of %u), tolerance %.0e; "
                          "folded %.1e from unfolded%s\n",
-                         name, b->ops->name, dtype_name(dtype), n.file.worst, n.file.worst_name,
-                         n.file.compared, tolerance, folded, good ? "" : "  FAILED");
+                         name, b->ops->device.name, dtype_name(dtype), n.file.worst,
+                         n.file.worst_name, n.file.compared, tolerance, folded,
+                         good ? "" : "  FAILED");
             failed += !good;
             ran++;
         }
@@ -243,7 +245,7 @@ static void outputs_and_activations_are_the_published_ones(void **state)
         close_network(&n);
     }
     globfree(&found);
-    b->ops->close(b);
+    b->ops->device.close(b);
     assert_true(ran > 0);
     assert_int_equal(failed, 0);
 }

@@ -26,6 +26,10 @@ set_tests_properties(gradients_golden_cpu train_golden_cpu gradients_cpu gradien
   PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)
 # The longest of their label: first.
 set_tests_properties(gradients_golden_reference train_golden_reference PROPERTIES COST 100)
+# Loss ops against those in double.
+david_test(NAME test_losses LABEL unit SOURCES test_losses.c LIBS david_reference)
+david_test(NAME test_train_losses LABEL unit SOURCES test_train_losses.c LIBS david_reference)
+set_tests_properties(test_losses test_train_losses PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=PASSIVE SKIP_RETURN_CODE 77)
 david_test(NAME test_scores LABEL unit SOURCES test_scores.c LIBS david_engine)
 if(NOT DAVID_ENGINE_ONLY) # photographs are read by the codec
   david_test(NAME test_rows LABEL unit SOURCES test_rows.c LIBS david_engine)

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/graph/gradients.h"
+#include "engine/graph/backend.h"
+#include "engine/graph/backend/gradients.h"
 
 #define EXPECT_OK(call)                                                                            \
     do {                                                                                           \
@@ -126,8 +127,8 @@ BESIDE_FN int open_all(void)
 BESIDE_FN void close_all(void)
 {
     for (int way = 0; way < WAYS; way++)
-        cpu[way]->ops->close(cpu[way]);
-    reference->ops->close(reference);
+        cpu[way]->ops->device.close(cpu[way]);
+    reference->ops->device.close(reference);
 }
 
 #endif

@@ -117,7 +117,7 @@ WAYS_FN enum status open_plugin(void)
     if (test_backend_open(&b, 1, &(struct plugin_options){ .max_rows = 4 }, &err))
         return err.status;
     for (size_t k = 0; k < sizeof dtypes / sizeof *dtypes; k++)
-        if (b->ops->has_dtype(b, dtypes[k]))
+        if (b->ops->device.has_dtype(b, dtypes[k]))
             ways[n_ways++] = (struct way){ dtype_name(dtypes[k]), b, dtypes[k] };
     return ST_OK;
 }
@@ -132,8 +132,8 @@ WAYS_FN int run_on_all_ways(const struct CMUnitTest *tests, size_t count)
     }
     int failed = _cmocka_run_group_tests("ways", tests, count, NULL, NULL);
     for (size_t k = 0; k < n_ways; k++)
-        if (k == 0 || ways[k].b != ways[k - 1].b) ways[k].b->ops->close(ways[k].b);
-    reference->ops->close(reference);
+        if (k == 0 || ways[k].b != ways[k - 1].b) ways[k].b->ops->device.close(ways[k].b);
+    reference->ops->device.close(reference);
     return failed;
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# fuzz.sh PROGRAM CORPUS ARGUMENT... - one libFuzzer program for $DAVID_FUZZ_SECONDS (30) seconds; what ctest calls.
-# What it finds goes into CORPUS, an input that fails beside it. A minute on one input is a finding; ten seconds may be a busy machine.
+# fuzz.sh PROGRAM CORPUS ARGUMENT... - runs one libFuzzer program for $DAVID_FUZZ_SECONDS (30) seconds.
+# New inputs go into CORPUS, failing inputs beside it. A minute on one input is a finding; ten seconds
+# may be a busy machine.
 set -euo pipefail
 program=$1 corpus=$2
 shift 2

@@ -1,9 +1,10 @@
-/* Any configuration file: names and values come out bounded, and the unit texts read back as they were. */
+/* Any configuration file: names and values are bounded, and the texts of sizes and durations read
+ * back as the same values. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/config_text.h"
+#include "proto/messages/config_text.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

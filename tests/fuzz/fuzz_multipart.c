@@ -1,11 +1,11 @@
-/* Any Content-Type and body: parts lie inside the body in order, none holds its own delimiter, nothing reads outside.
- * Input: type, NUL, body. */
+/* Any Content-Type and body: parts lie inside the body in order, no part holds its own delimiter,
+ * and nothing reads outside the body. Input: type, NUL, body. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/multipart.h"
+#include "proto/messages/multipart.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

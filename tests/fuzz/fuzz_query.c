@@ -1,16 +1,18 @@
-/* Any query string: what is accepted is plain, terminated, inside the struct, and reads back from its
- * escaped form; of the parameters of /restore only numbers within their bounds are taken. */
+/* Any query string: accepted parameters are plain, terminated, inside the struct, and read back
+ * from their escaped form; of the parameters of /restore only numbers within their limits are
+ * accepted. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/query.h"
+#include "proto/messages/query.h"
+#include "proto/utf8.h"
 #include "server/parameters.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* Every byte as %XX; returns the end. */
+/* Writes every byte as %XX; returns the end. */
 static char *escape(char *to, const char *text)
 {
     for (; *text; text++)
@@ -18,7 +20,7 @@ static char *escape(char *to, const char *text)
     return to;
 }
 
-/* Written so that a NaN ends it. */
+/* The comparisons are written so that a NaN aborts. */
 static void read_parameters(const uint8_t *data, size_t size)
 {
     static char text[QUERY_MAX_BYTES + 1];

@@ -1,8 +1,8 @@
-/* Any bytes as a safetensors file: opened or refused, and what opens can be read to its last byte. */
+/* Any bytes as a safetensors file: opened or refused; every byte of an opened file can be read. */
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "proto/model_info.h"
+#include "proto/models/model_info.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 

@@ -1,14 +1,14 @@
-/* image.h - what holds for any bytes that are given to the image codec; shared by fuzz_png.c and fuzz_jpeg.c.
+/* image.h - properties of the image codec for any bytes; shared by fuzz_png.c and fuzz_jpeg.c.
  *
- * Decoding agrees with probing, an error leaves the output alone and has a text, and what was decoded survives a
- * round trip through PNG bit by bit. Aborts where one of these fails. */
+ * Decoding agrees with probing, an error leaves the output untouched and has a text, and a decoded
+ * image survives a round trip through PNG bit by bit. Aborts where one of these fails. */
 #ifndef DAVID_TESTS_FUZZ_IMAGE_H
 #define DAVID_TESTS_FUZZ_IMAGE_H
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/codec.h"
+#include "proto/images/codec.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 

@@ -16,7 +16,7 @@ def chunk(kind, body):
 
 
 def tiff(orientation, order="<"):
-    """An EXIF block with the orientation alone."""
+    """An EXIF block that holds only the orientation."""
     mark = b"II*\0" if order == "<" else b"MM\0*"
     return mark + struct.pack(order + "IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
 
@@ -24,7 +24,7 @@ def tiff(orientation, order="<"):
 def png(colour, bits, width=5, height=3, extra=b"", interlaced=0):
     samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     row = b"\0" + bytes((7 * i) & 255 for i in range((width * bits * samples + 7) // 8))
-    if interlaced:  # 1 x 1: only the first pass holds anything
+    if interlaced:  # 1 x 1: only the first pass holds pixels
         width = height = 1
         row = row[: 1 + (bits * samples + 7) // 8]
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced)
@@ -65,7 +65,7 @@ def part(name, body, extra=""):
 
 
 def multiparts():
-    """What fuzz_multipart.c reads: the Content-Type, NUL, the body."""
+    """The input of fuzz_multipart.c: the Content-Type, NUL, the body."""
     image = part("image", b"\x89PNG\r\n--\0", '; filename="a b.png"\r\nContent-Type: image/png')
     bodies = ([part("task", b"denoise")], [image, part("mask", b""), part("seed", b"42")], [part('a\\"b', b"--x")], [])
     for boundary in ("x", "----WebKitFormBoundary7MA4YWxk", '"a b"'):

@@ -6,7 +6,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-/* out: [most]; n: how many there were. False where one is not in 1..largest or there are too many. */
+/* out: [most]; n: the number of sizes. False where one is not in 1..largest or there are too
+ * many. */
 static inline bool parse_batches(const char *text, uint32_t *out, uint32_t most, uint32_t largest,
                                  uint32_t *n)
 {

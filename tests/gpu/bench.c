@@ -1,11 +1,13 @@
-/* What a card does with david's networks; one JSON object a line.
+/* Speed of david's networks on a card; one JSON object a line.
  *
  *   gpu_bench peak    [--side 8192] [--copy-mib 1024]
  *   gpu_bench network [--arch ffhq256] [--batch 1,8,32] [--dtype bf16] [--runs 20] [--repeats 20]
  *
- * peak: a matrix product of side^3 as a 1x1 convolution, and a copy. network: the folded network as it is served, its recorded passes one after the
- * other (`network`; alone_ms: one pass and a wait); each op again and again, so that its images may come from the cache (`op`, `ops`); 8-bit
- * images to 8-bit images, a batch of them together through engine_run (`restore`). The back end: tests/engine/back_end.h. Hash weights. */
+ * peak: a matrix product of side^3 as a 1x1 convolution, and a copy. network: the folded network as
+ * it is served. `network`: its recorded batch executions one after the other (alone_ms: one
+ * execution and a wait). `op`, `ops`: each op repeatedly, so that its images may come from the
+ * cache. `restore`: 8-bit images to 8-bit images, a batch of them through engine_run. The back end:
+ * tests/engine/back_end.h. Hash weights. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -49,11 +51,11 @@ static double median(double *v, uint32_t n)
     return (v[(n - 1) / 2] + v[n / 2]) / 2;
 }
 
-/* NAN where the back end does not know. */
+/* NAN where the back end does not report it. */
 static double memory_used(struct backend *b)
 {
     struct device_gauges g = { .memory_used_bytes = NAN };
-    return b->ops->gauges && b->ops->gauges(b, &g) ? g.memory_used_bytes : NAN;
+    return b->ops->device.gauges && b->ops->device.gauges(b, &g) ? g.memory_used_bytes : NAN;
 }
 
 static void print_number(const char *name, double v)
@@ -96,8 +98,8 @@ static void net_done(struct net *n, struct backend *b)
 {
     program_free(n->p);
     graph_free(n->g);
-    b->ops->free(b, n->x);
-    b->ops->free(b, n->y);
+    b->ops->device.free(b, n->x);
+    b->ops->device.free(b, n->y);
     *n = (struct net){ 0 };
 }
 
@@ -106,7 +108,7 @@ static enum status fill_noise(struct backend *b, float *dst, uint32_t side, uint
 {
     enum status s = ST_OK;
     for (uint32_t i = 0; !s && i < n; i++)
-        s = b->ops->normals(
+        s = b->ops->net.normals(
             b,
             &(struct normals_args){ .seed = i,
                                     .w = side,
@@ -139,8 +141,8 @@ static enum status net_make(struct net *n, struct engine *e, const struct option
     const uint32_t channels = arch_input_channels(&arch);
     const size_t floats = (size_t)rows * side * side;
     n->load_ms = now_ms() - from;
-    s = b->ops->alloc(b, floats * channels * sizeof(float), &n->x, err);
-    if (!s) s = b->ops->alloc(b, floats * 3 * sizeof(float), &n->y, err);
+    s = b->ops->device.alloc(b, floats * channels * sizeof(float), &n->x, err);
+    if (!s) s = b->ops->device.alloc(b, floats * 3 * sizeof(float), &n->y, err);
     return s ? s : fill_noise(b, n->x, side, channels, rows, err);
 }
 
@@ -152,7 +154,7 @@ static enum status run_executions(struct net *n, struct backend *b, uint32_t bat
     const double from = now_ms();
     for (uint32_t i = 0; !s && i < count; i++)
         s = program_run(n->p, &io, batch, err);
-    if (!s && b->ops->finish) s = b->ops->finish(b, err);
+    if (!s && b->ops->device.finish) s = b->ops->device.finish(b, err);
     *ms = (now_ms() - from) / count;
     return s;
 }
@@ -172,8 +174,9 @@ static enum status time_executions(const struct options *o, struct net *n, struc
         "{\"what\":\"network\",\"backend\":\"%s\",\"card\":\"%s\",\"arch\":\"%s\",\"dtype\":\"%s\","
         "\"batch\":%u,\"ms\":%.5g,\"fastest_ms\":%.5g,\"slowest_ms\":%.5g,\"alone_ms\":%.5g,"
         "\"images_per_second\":%.5g,\"program_bytes\":%zu,\"load_ms\":%.5g",
-        b->ops->name, b->ops->isa(b), name_of(o), o->dtype, batch, ms, each[0], each[o->runs - 1],
-        median(alone, o->runs), 1000 * batch / ms, program_bytes(n->p), n->load_ms);
+        b->ops->device.name, b->ops->device.isa(b), name_of(o), o->dtype, batch, ms, each[0],
+        each[o->runs - 1], median(alone, o->runs), 1000 * batch / ms, program_bytes(n->p),
+        n->load_ms);
     print_number("memory_used_bytes", memory_used(b));
     puts("}");
     return ST_OK;
@@ -205,9 +208,9 @@ static enum status time_ops(const struct options *o, struct net *n, struct backe
     return s;
 }
 
-/* ---- the card itself ---- */
+/* ---- peak rates of the card ---- */
 
-/* side pixels, side channels in and out: a product of three sides. */
+/* side pixels, side channels in and out: a matrix product of side^3. */
 static enum status time_product(struct backend *b, const struct options *o, double *ms,
                                 struct error *err)
 {
@@ -231,27 +234,27 @@ static enum status time_product(struct backend *b, const struct options *o, doub
     enum status s = weight && values ? ST_OK : error_set(err, ST_NO_MEMORY_NOW, "no memory");
     if (!s) hash_values("product", 1, weight, count);
     if (!s) dtype_from_f32(values, DT_BF16, weight, count);
-    if (!s) s = b->ops->alloc(b, count * 2, &x.data, err);
-    if (!s) s = b->ops->alloc(b, count * 2, &y.data, err);
-    if (!s && b->ops->copy_in) s = b->ops->copy_in(b, x.data, values, count * 2, err);
-    if (!s) s = b->ops->conv_plan(b, &d, weight, NULL, &p, err);
+    if (!s) s = b->ops->device.alloc(b, count * 2, &x.data, err);
+    if (!s) s = b->ops->device.alloc(b, count * 2, &y.data, err);
+    if (!s && b->ops->device.copy_in) s = b->ops->device.copy_in(b, x.data, values, count * 2, err);
+    if (!s) s = b->ops->net.conv_plan(b, &d, weight, NULL, &p, err);
     for (int i = 0; !s && i <= GROUP; i++) {
         const double from = now_ms();
         for (int k = 0; !s && k < GROUP; k++)
-            s = b->ops->conv(b, p, &x, NULL, &y, NULL, err);
-        if (!s && b->ops->finish) s = b->ops->finish(b, err);
+            s = b->ops->net.conv(b, p, &x, NULL, &y, NULL, err);
+        if (!s && b->ops->device.finish) s = b->ops->device.finish(b, err);
         if (i > 0) runs[i - 1] = (now_ms() - from) / GROUP;
     }
     if (!s) *ms = median(runs, GROUP);
-    if (p) b->ops->conv_plan_free(b, p);
-    b->ops->free(b, x.data);
-    b->ops->free(b, y.data);
+    if (p) b->ops->net.conv_plan_free(b, p);
+    b->ops->device.free(b, x.data);
+    b->ops->device.free(b, y.data);
     free(weight);
     free(values);
     return s;
 }
 
-/* F32 to BF16: 6 bytes a number, none of them twice. */
+/* F32 to BF16: 6 bytes per number, each number once. */
 static enum status time_copy(struct backend *b, const struct options *o, double *ms,
                              struct error *err)
 {
@@ -260,22 +263,22 @@ static enum status time_copy(struct backend *b, const struct options *o, double 
     struct tensor x = { NULL, DT_F32, 1, h, WIDTH, CHANNELS, CHANNELS };
     struct tensor y = { NULL, DT_BF16, 1, h, WIDTH, CHANNELS, CHANNELS };
     double runs[GROUP];
-    enum status s = b->ops->alloc(b, (size_t)h << 20, &x.data, err);
-    if (!s) s = b->ops->alloc(b, (size_t)h << 19, &y.data, err);
+    enum status s = b->ops->device.alloc(b, (size_t)h << 20, &x.data, err);
+    if (!s) s = b->ops->device.alloc(b, (size_t)h << 19, &y.data, err);
     const struct normals_args noise = {
         .w = WIDTH, .h = h, .channels = CHANNELS, .dst = (float *)x.data
     };
-    if (!s) s = b->ops->normals(b, &noise, err);
+    if (!s) s = b->ops->net.normals(b, &noise, err);
     for (int i = 0; !s && i <= GROUP; i++) {
         const double from = now_ms();
         for (int k = 0; !s && k < GROUP; k++)
-            s = b->ops->cast(b, &x, &y, err);
-        if (!s && b->ops->finish) s = b->ops->finish(b, err);
+            s = b->ops->net.cast(b, &x, &y, err);
+        if (!s && b->ops->device.finish) s = b->ops->device.finish(b, err);
         if (i > 0) runs[i - 1] = (now_ms() - from) / GROUP;
     }
     if (!s) *ms = median(runs, GROUP);
-    b->ops->free(b, x.data);
-    b->ops->free(b, y.data);
+    b->ops->device.free(b, x.data);
+    b->ops->device.free(b, y.data);
     return s;
 }
 
@@ -290,8 +293,8 @@ static enum status bench_peak(const struct options *o, struct error *err)
     if (!s)
         printf("{\"what\":\"peak\",\"card\":\"%s\",\"side\":%u,\"product_ms\":%.5g,\"tflops\":%.5g,"
                "\"copy_mib\":%u,\"copy_ms\":%.5g,\"tbytes\":%.5g}\n",
-               b->ops->isa(b), o->side, product, 2 * pow(o->side, 3) / product / 1e9, o->copy_mib,
-               copy, 1.5 * o->copy_mib * 1048576 / copy / 1e9);
+               b->ops->device.isa(b), o->side, product, 2 * pow(o->side, 3) / product / 1e9,
+               o->copy_mib, copy, 1.5 * o->copy_mib * 1048576 / copy / 1e9);
     engine_close(e);
     return s;
 }
@@ -345,7 +348,7 @@ static enum status time_restorations(const struct options *o, struct engine *e, 
     return s;
 }
 
-/* One load of the plans serves all three. */
+/* One load of the plans is used by all three. */
 static enum status bench_network(const struct options *o, struct error *err)
 {
     static struct ledger ledger;
@@ -375,7 +378,7 @@ static enum status bench_network(const struct options *o, struct error *err)
     return s;
 }
 
-/* ---- which ---- */
+/* ---- command line ---- */
 
 static bool parse(struct options *o, int argc, char **argv)
 {

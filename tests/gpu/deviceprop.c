@@ -1,4 +1,5 @@
-/* What cuDNN says of the device at hand, as the flat JSON of tests/cuda/devices: deviceprop > sm_90.json */
+/* Prints cuDNN's description of this device, as the flat JSON of tests/cuda/devices: deviceprop >
+ * sm_90.json */
 #include <cudnn.h>
 #include <stdio.h>
 #include <stdlib.h>

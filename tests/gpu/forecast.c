@@ -1,10 +1,11 @@
-/* What a card must do for a pass of a network, op by op, and the time below which it cannot do it.
+/* The work of a network on a card, op by op, and the time that it takes at least (the floor).
  *
  *   forecast [--arch ffhq256] [--batch 1,8,32] [--tflops 798] [--tbytes 3.0] [--json]
  *
- * The list is the network's own, folded and joined as it is served (ledger.h), in BF16. An op's floor is the larger of its operations over the
- * rate of the matrix units and its bytes over the rate of the memory. Needs no GPU. One table a batch, or one JSON object a
- * line: {"arch", "batch", "ops": [{op, what, count, gflop, mb, floor_us}], ...}. */
+ * The list of ops is the network's own, folded and fused as it is served (ledger.h), in BF16. An
+ * op's floor is the larger of its operations over the rate of the matrix units and its bytes over
+ * the rate of the memory. Needs no GPU. Prints one table per batch size, or one JSON object a line:
+ * {"arch", "batch", "ops": [{op, what, count, gflop, mb, floor_us}], ...}. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@ enum { MAX_BATCHES = 8, MAX_BATCH = 256 };
 struct options {
     const char *arch;
     uint32_t batch[MAX_BATCHES], batches;
-    double flops, bytes; /* a second */
+    double flops, bytes; /* per second */
     bool is_json;
 };
 
@@ -42,22 +43,22 @@ static enum status list_ops(struct ledger *l, const struct unet_arch *arch, uint
     const uint32_t side = arch->image_size;
     struct graph *g = NULL;
     struct program *p = NULL;
-    void *x = NULL; /* and y: of as many channels or fewer */
+    void *x = NULL; /* and y: of at most as many channels */
     ledger_init(l, batch);
     struct backend *b = &l->recorder.base;
     enum status s = unet_build(&g, arch, side, side, err);
     if (!s) s = program_new(&p, b, g, &src, &o, err);
     const size_t values = (size_t)batch * side * side * arch_input_channels(arch);
-    if (!s) s = b->ops->alloc(b, values * sizeof(float), &x, err);
+    if (!s) s = b->ops->device.alloc(b, values * sizeof(float), &x, err);
     const struct program_io io = { .x = x, .y = x };
     if (!s) s = program_run(p, &io, batch, err);
-    b->ops->free(b, x);
+    b->ops->device.free(b, x);
     program_free(p);
     graph_free(g);
     return s;
 }
 
-/* ---- what is printed ---- */
+/* ---- output ---- */
 
 struct sum {
     const char *name;
@@ -108,7 +109,7 @@ static void print_batch(const struct ledger *l, const struct options *o, uint32_
         add(&by_op[l->entries[i].op], &l->entries[i], o);
         if (!ledger_sum(l, i, &alike, &count)) continue;
         struct sum same = { 0 };
-        add(&same, &alike, o); /* the floor of a sum of alike ones is the sum of their floors */
+        add(&same, &alike, o); /* the floor of a sum of equal ops is the sum of their floors */
         same.count = count;
         print_row(o, op_name(l->entries[i].op), l->entries[i].what, same, before);
         if (o->is_json) before = ",";

@@ -6,7 +6,8 @@
 
 #include "engine/cuda/kernels.h"
 
-static struct ledger *ledger; /* the one; a back end that is watched does not know it */
+/* The active ledger; a back end that is watched does not know it. */
+static struct ledger *ledger;
 
 static double now_ns(void)
 {
@@ -15,10 +16,10 @@ static double now_ns(void)
     return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
 }
 
-/* What was asked for is done. */
+/* The work that was issued is complete. */
 static enum status place_restorations(struct backend *b, struct error *err)
 {
-    return ledger->repeats && b->ops->finish ? b->ops->finish(b, err) : ST_OK;
+    return ledger->repeats && b->ops->device.finish ? b->ops->device.finish(b, err) : ST_OK;
 }
 
 static enum status note(const struct entry *e, enum status s, double from, struct error *err)
@@ -32,14 +33,15 @@ static enum status note(const struct entry *e, enum status s, double from, struc
     return ST_OK;
 }
 
-/* Where the ledger is on, does `call` as often as the ledger says, writes `entry` down, returns. */
+/* Where the ledger is on, repeats `call` as often as the ledger's setting says, records `entry` and
+ * returns. */
 #define NOTED(entry, call)                                                                         \
     do {                                                                                           \
-        if (!ledger->is_on) return ledger->under->call;                                            \
+        if (!ledger->is_on) return ledger->under->net.call;                                        \
         enum status status = place_restorations(b, err);                                           \
         const double from = now_ns();                                                              \
         for (uint32_t i = 0; !status && i < ledger->repeats; i++)                                  \
-            status = ledger->under->call;                                                          \
+            status = ledger->under->net.call;                                                      \
         if (!status) status = place_restorations(b, err);                                          \
         return note(&(entry), status, from, err);                                                  \
     } while (0)
@@ -66,7 +68,7 @@ static enum status conv_plan(struct backend *b, const struct conv_desc *d, const
 {
     if (ledger->n_plans == RECORDER_MAX)
         return error_set(err, ST_INTERNAL, "more than %d convolutions", RECORDER_MAX);
-    enum status s = ledger->under->conv_plan(b, d, weight, bias, out, err);
+    enum status s = ledger->under->net.conv_plan(b, d, weight, bias, out, err);
     if (s) return s;
     ledger->plans[ledger->n_plans].plan = *out;
     ledger->plans[ledger->n_plans++].d = *d;
@@ -194,24 +196,24 @@ static enum status cast(struct backend *b, const struct tensor *x, const struct 
     NOTED(e, cast(b, x, y, err));
 }
 
-/* ---- whose ---- */
+/* ---- installation ---- */
 
 static void take_ops(struct ledger *l, struct backend *b)
 {
     ledger = l;
     l->under = b->ops;
     l->ops = *b->ops;
-    l->ops.conv_plan = conv_plan;
-    l->ops.conv = conv;
-    l->ops.attention = attention;
-    l->ops.group_norm = group_norm;
-    l->ops.upsample = upsample;
-    l->ops.downsample = downsample;
-    l->ops.space_to_depth = space_to_depth;
-    l->ops.depth_to_space = depth_to_space;
-    l->ops.concat = concat;
-    l->ops.add_channel = add_channel;
-    l->ops.cast = cast;
+    l->ops.net.conv_plan = conv_plan;
+    l->ops.net.conv = conv;
+    l->ops.net.attention = attention;
+    l->ops.net.group_norm = group_norm;
+    l->ops.net.upsample = upsample;
+    l->ops.net.downsample = downsample;
+    l->ops.net.space_to_depth = space_to_depth;
+    l->ops.net.depth_to_space = depth_to_space;
+    l->ops.net.concat = concat;
+    l->ops.net.add_channel = add_channel;
+    l->ops.net.cast = cast;
     b->ops = &l->ops;
 }
 
@@ -236,7 +238,7 @@ void ledger_turn(struct ledger *l, bool on)
     l->is_on = on;
     l->count = 0;
     /* An op that was recorded is not run. */
-    l->ops.execution_begin = on ? NULL : l->under->execution_begin;
+    l->ops.device.execution_begin = on ? NULL : l->under->device.execution_begin;
 }
 
 void ledger_unwatch(struct ledger *l)

@@ -1,9 +1,11 @@
-/* ledger.h - writes down what every op of a pass must do, operations and bytes, and how long it takes.
+/* ledger.h - records the operations, bytes and time of every op of a network.
  *
- * ledger_init: on a back end that computes nothing. A program made and run on it goes through the same folding, memory plan and joins as on a GPU, so the
- * list is what a GPU is asked for, copies that a join saves left out. ledger_watch: on a real one; while it is turned on, ops are done `repeats` times
- * each, one op after the other, and timed; results are then worth nothing. Bytes: each number read once and written once, but that a
- * norm that reads its image twice (kernels/norm.cu) is counted so. One ledger at a time. */
+ * ledger_init: on a back end that computes nothing. A program made and run on it has the same
+ * constant folding, memory plan and fusion as on a GPU, so the list is what a GPU runs; copies that
+ * fusion removes are left out. ledger_watch: on a real back end. While it is turned on, each op is
+ * run `repeats` times in a row and timed; the results are then meaningless. Bytes: each number is
+ * read once and written once, except that a norm that reads its image twice (kernels/norm.cu) is
+ * counted so. One ledger at a time. */
 #ifndef DAVID_TESTS_GPU_LEDGER_H
 #define DAVID_TESTS_GPU_LEDGER_H
 
@@ -16,11 +18,12 @@ struct entry {
     enum op op;
     char what[LEDGER_WHAT]; /* equal for ops that cost the same */
     double flop, bytes;
-    double again; /* of the bytes: read a second time, where a cache may have them still */
-    double
-        gaps; /* of a convolution's: images whose pixels stand apart, which some engines copy first */
-    bool is_matrix; /* its operations are the matrix units' */
-    double ns;      /* of one; 0: not timed */
+    double again; /* of the bytes: those read a second time, possibly from a cache */
+    /* Of the bytes: images of a convolution with gaps between pixels, which some engines copy
+     * first. */
+    double gaps;
+    bool is_matrix; /* its operations run on the matrix units */
+    double ns;      /* of one run; 0: not timed */
 };
 
 struct ledger {
@@ -40,12 +43,12 @@ struct ledger {
 };
 
 void ledger_init(struct ledger *l, uint32_t rows);
-/* For programs made from now on; turned off. */
+/* For programs made from now on. It is off at first. */
 void ledger_watch(struct ledger *l, struct backend *b, uint32_t repeats);
-void ledger_turn(struct ledger *l, bool on); /* forgets what it has written down */
-void ledger_unwatch(struct ledger *l);       /* programs made meanwhile have been freed */
+void ledger_turn(struct ledger *l, bool on); /* discards the entries */
+void ledger_unwatch(struct ledger *l);       /* free the programs made in between first */
 
-/* Alike entries as one: their sum; false: an earlier one was alike. *count: how many. */
+/* The sum of all entries equal to entry i; false: an earlier entry was equal. *count: how many. */
 bool ledger_sum(const struct ledger *l, uint32_t i, struct entry *out, uint32_t *count);
 
 #endif

@@ -1,5 +1,5 @@
-# What the engine and its tests need beside a compiler, without pkg-config: from the system, or from Debian packages that were unpacked
-# into DAVID_DEBS (a bare machine with a GPU has neither). Names are those that pkg-config would give.
+# The libraries of the engine and its tests without pkg-config: from the system, or from Debian packages unpacked
+# into DAVID_DEBS (for a machine with a GPU but without packages). The target names are those of pkg-config.
 function(david_gpu_library target header)
   string(MAKE_C_IDENTIFIER ${target} id)
   find_path(DAVID_${id}_INCLUDE ${header} HINTS ${DAVID_DEBS}/usr/include)
@@ -9,7 +9,7 @@ function(david_gpu_library target header)
   endif()
   add_library(PkgConfig::${target} INTERFACE IMPORTED GLOBAL)
   target_include_directories(PkgConfig::${target} SYSTEM INTERFACE ${DAVID_${id}_INCLUDE})
-  if(DAVID_DEBS) # OpenSSL's own configuration is apart
+  if(DAVID_DEBS) # OpenSSL's configuration header has a folder of its own
     target_include_directories(PkgConfig::${target} SYSTEM INTERFACE ${DAVID_DEBS}/usr/include/x86_64-linux-gnu)
   endif()
   target_link_libraries(PkgConfig::${target} INTERFACE ${DAVID_${id}_LIBRARY} Threads::Threads ${CMAKE_DL_LIBS})

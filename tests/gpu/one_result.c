@@ -1,9 +1,13 @@
-/* The rule "One result" of engine/README.md on this card: a image's bytes alone, in a crowd, at any place in a batch of any size.
+/* The rule "One result" of engine/README.md on this card: the bytes of an image alone and at any
+ * place in a batch of any size.
  *
  *   one_result [--arch A] [--batch 32] [--dtype bf16]
  *
- * Within a size of a pass the bytes must be the same, run after run and at the first and the last place; between sizes they may differ by 1 of 255. And
- * whether images live on the device or their rows are cut and blended by the host (`pools`): the same bytes, but for a hole's noise. One JSON object; ends in 1 where the rule is broken. The back end: tests/engine/back_end.h. Hash weights. */
+ * Within one size of a batch execution the bytes must be the same, in every run and at the first
+ * and the last place; between sizes they may differ by 1 of 255. `pools`: whether images are on the
+ * device or the host extracts and blends their tiles, the bytes are the same, except for the noise
+ * in a hole. Prints one JSON object; exits with 1 where the rule is broken. The back end:
+ * tests/engine/back_end.h. Hash weights. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,7 +27,7 @@ struct ctx {
     struct engine *e;
     struct model *m;
     uint32_t side;
-    size_t bytes; /* of a image */
+    size_t bytes; /* of an image */
 };
 
 static struct image crowd_image(const struct ctx *c, uint32_t which)
@@ -36,7 +40,7 @@ static struct image crowd_image(const struct ctx *c, uint32_t which)
     return img;
 }
 
-/* Image 0 at `place` of a batch of n, the others around it; its bytes to `out`. */
+/* Restores image 0 at `place` of a batch of n with others around it; its bytes to `out`. */
 static enum status restore(const struct ctx *c, uint32_t n, uint32_t place, uint8_t *out,
                            struct error *err)
 {
@@ -99,7 +103,8 @@ static enum status compare(const struct ctx *c, uint32_t batch, int *within, int
     return s;
 }
 
-/* Two samples of a image of several tiles and what they say together, on the device or by the host. out: mean, deviation, sample 1 */
+/* Two samples of an image of several tiles and their statistics, on the device or by the host. out:
+ * mean, deviation, sample 1. */
 static enum status restore_at(const struct ctx *c, const char *task, const struct image *img,
                               const struct image *mask, bool on_host, struct image out[3],
                               struct error *err)
@@ -127,7 +132,8 @@ static enum status restore_at(const struct ctx *c, const char *task, const struc
     return s;
 }
 
-/* pools: the largest difference; of inpaint, whose noise two mathematics libraries may round apart, what is beyond 1 of 255. */
+/* pools: the largest difference; for inpaint, whose noise two mathematics libraries may round
+ * differently, what is beyond 1 of 255. */
 static enum status compare_locations(const struct ctx *c, int *pools, struct error *err)
 {
     enum status s = ST_OK;

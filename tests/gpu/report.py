@@ -1,4 +1,6 @@
-"""What run.sh has measured, as tables: report.py FOLDER. Reads its results/*.jsonl and state/*, writes to stdout."""
+"""The measurements of run.sh as tables: report.py FOLDER. Reads its results/*.jsonl and state/*,
+writes to stdout.
+"""
 
 import json
 import pathlib
@@ -13,7 +15,7 @@ def read(folder):
         for line in file.read_text().splitlines():
             try:
                 rows.append(json.loads(line))
-            except ValueError:  # the last line of a step that was cut off
+            except ValueError:  # the last line of an interrupted step
                 continue
     return rows
 

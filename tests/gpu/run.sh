@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# run.sh - david on a machine with an NVIDIA GPU: built for its card, checked, timed, and the same networks in PyTorch.
+# run.sh - on a machine with an NVIDIA GPU: builds david for its card, checks it, times it, and times the same networks
+# in PyTorch.
 #
 #   tests/gpu/run.sh [build|check|bench|torch]... [--again] [--debs DIR] [--fake BUILD] [--budget S]
 #
-# No stage named: all four. A stage is made of steps; what has been done is kept in build/gpu-work and not done again while the sources are the same. A stage
-# stops within its budget (560 s) and then ends with 75: run it again, it goes on. A failed step does not stop the others, and the end is 1.
-# Needs CUDA's nvcc, cuDNN, CMake, a C compiler and, for `torch`, a python3 with torch. Logs, results and the table go to $OUT (build/gpu).
-#   --again    do everything anew
-#   --debs     unpacked Debian packages (libjansson-dev, libssl-dev, libjpeg62-turbo-dev, libcmocka-dev, libcmocka0), where the system has none
-#   --fake     no GPU: a build of david whose fake device is used, with tiny networks, to try this script
+# Without a stage: all four. A stage consists of steps; finished steps are recorded in build/gpu-work and not repeated
+# while the sources are the same. A stage stops within its budget (560 s) and exits with 75: run it again to continue. A
+# failed step does not stop the others; then the exit is 1. Needs CUDA's nvcc, cuDNN, CMake, a C compiler and, for
+# `torch`, a python3 with torch. Logs, results and the table go to $OUT (build/gpu).
+#   --again    repeats everything
+#   --debs     unpacked Debian packages (libjansson-dev, libssl-dev, libjpeg62-turbo-dev, libcmocka-dev, libcmocka0),
+#              where the system has none
+#   --fake     no GPU: a build of david whose fake device is used, with tiny networks, to test this script
 set -uo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -37,7 +40,7 @@ done
 [ -z "$fake" ] || work=$fake/gpu-dry-run
 python=$(command -v python3 || true)
 
-# ---- what has been done ----
+# ---- finished steps ----
 sources=$(cd "$top" && find CMakeLists.txt proto engine tests/CMakeLists.txt tests/{bench,cuda,engine,golden,gpu,reference} -type f -not -path '*/__pycache__/*' -print0 |
     LC_ALL=C sort -z | xargs -0 cat | cksum)
 if [ -n "$again" ] || [ "$(cat "$work/sources" 2>/dev/null)" != "$sources" ]; then
@@ -57,8 +60,8 @@ finish() {
 }
 trap 'status=130; finish' INT TERM
 
-# step STAGE.NAME LEAST MOST COMMAND...: where LEAST seconds of the budget are left, for at most MOST. What it prints goes to its log, lines of JSON to
-# the results.
+# step STAGE.NAME LEAST MOST COMMAND...: runs if LEAST seconds of the budget are left, for at most MOST. Its output goes
+# to its log, lines of JSON to the results.
 step() {
     local name=$1 least=$2 most_s=$3 left=$((budget - (SECONDS - started))) from=$SECONDS code limit
     shift 3
@@ -80,7 +83,7 @@ step() {
     0) echo "ok $((SECONDS - from))" >"$work/state/$name.step" ;;
     77) echo "skipped $((SECONDS - from))" >"$work/state/$name.step" ;;
     124 | 137)
-        if [ "$limit" -lt "$most_s" ]; then # it may yet have its time
+        if [ "$limit" -lt "$most_s" ]; then # a later call may have enough time
             echo "== $name: cut off after $limit s: run again" >&2
             [ "$status" -ne 0 ] || status=75
             return 0
@@ -94,7 +97,7 @@ step() {
     esac
 }
 
-# ---- where things are ----
+# ---- paths ----
 build=$work/build
 plugin=$build/libdavid_cuda.so
 small='{"image_size":32,"num_channels":32,"num_res_blocks":1,"channel_mult":"1,2","attention_resolutions":"16","num_heads":1,"learn_sigma":true,"use_scale_shift_norm":true,"resblock_updown":true}'
@@ -108,7 +111,7 @@ if [ -n "$fake" ]; then
 fi
 export DAVID_TEST_BACKEND=cuda DAVID_TEST_PLUGIN=$plugin OMP_WAIT_POLICY=PASSIVE DAVID_GOLDEN=$top/tests/golden
 
-# Libraries of Python's packages: cuDNN and NVRTC may be nowhere else.
+# Libraries of Python's packages: cuDNN and NVRTC may only be there.
 wheels=()
 if [ -n "$python" ] && [ -z "$fake" ]; then
     mapfile -t wheels < <("$python" -c 'import glob, os, nvidia
@@ -135,7 +138,7 @@ run_build() {
 
 run_check() {
     local tests=$build/tests/engine tool dtype sanitizer cells_once
-    # Its times are of no interest: none of them go to the results.
+    # Its times have no meaning and do not go to the results.
     cells_once=("$build/tests/gpu/gpu_bench" network --arch "$cells" --batch '1,2' --runs 1 --repeats 1)
     step check.ops 60 300 "$tests/backend_ops"
     step check.sampler 20 120 "$tests/backend_sampler"
@@ -151,7 +154,7 @@ run_check() {
     step check.cells 60 300 sh -c '"$@" >/dev/null' sh "${cells_once[@]}"
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
     if [ -n "$fake" ]; then
-        sanitizer='' # there is nothing for it to see
+        sanitizer='' # it has nothing to check
     elif [ -z "$sanitizer" ]; then
         step check.sanitizer 1 10 sh -c 'echo "no compute-sanitizer"; exit 77'
     fi
@@ -162,7 +165,7 @@ run_check() {
     done
 }
 
-measured() { # the card's own rates for the forecast, where they have been measured
+measured() { # the card's own rates for the forecast, if they were measured
     sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" "$work/results/bench.peak.jsonl" 2>/dev/null | head -n 1
 }
 

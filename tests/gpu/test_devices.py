@@ -1,4 +1,6 @@
-"""The daemon on several devices of the fake kind: an engine and a batcher each on the one queue, and the bytes of one device."""
+"""The daemon on several fake devices: an engine and a batcher each, on one queue, with the bytes
+of one device.
+"""
 
 import concurrent.futures
 import json
@@ -31,7 +33,7 @@ def test_three_devices_give_the_bytes_of_one(start):
     for _ in range(2):
         assert restored(three, bodies) == want
     assert three.metric("david_rows_total") == 2 * one.metric("david_rows_total")
-    assert three.reserved() == three.metric("david_memory_reserved_bytes") > one.reserved()  # a model a device
+    assert three.reserved() == three.metric("david_memory_reserved_bytes") > one.reserved()  # one model per device
     assert one.stop() == 0 and three.stop() == 0
 
 

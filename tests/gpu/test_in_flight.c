@@ -1,5 +1,6 @@
-/* The engine on a fake device while it serves: after the warm-up nothing is allocated or recorded any more, whatever the size of a batch; two
- * batches in flight give what each gives alone, also on two devices; passes of one size (deterministic) give the same bytes from start to start. */
+/* The engine on a fake device while it serves. After the warm-up nothing is allocated or recorded,
+ * at any batch size. Two batches in flight give the same bytes as each alone, also on two devices.
+ * Batch executions of one size (deterministic) give the same bytes from start to start. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -51,7 +52,7 @@ static void serving_done(struct serving *s)
     engine_close(s->e);
 }
 
-/* n images under restoration, the first is number `first` of all. */
+/* n images under restoration; the first has number `first`. */
 struct batch {
     struct image img[MAX_BATCH];
     struct tile_job rows[MAX_BATCH];
@@ -80,7 +81,7 @@ static void batch_begin(struct batch *a, const struct serving *s)
     if (engine_begin(s->e, s->m, a->rows, a->n, &a->in_flight, &err)) fail_msg("%s", err.detail);
 }
 
-/* What comes back, image after image. out: [n][BYTES] */
+/* The restored images in order. out: [n][BYTES] */
 static void batch_end(struct batch *a, const struct serving *s, uint8_t *out)
 {
     struct error err = { 0 };
@@ -105,7 +106,7 @@ static void restore_alone(const struct serving *s, uint32_t which, uint8_t *out)
     batch_end(&a, s, out);
 }
 
-/* Images 0 .. 20 in batches of these sizes, two in flight. out: [21][BYTES] */
+/* Restores images 0 .. 20 in batches of these sizes, two in flight. out: [21][BYTES] */
 static void restore_all(const struct serving *s, uint8_t *out)
 {
     static const uint32_t sizes[] = { 1, 2, 3, 4, 5, 6 };
@@ -125,8 +126,8 @@ static void restore_all(const struct serving *s, uint8_t *out)
 
 enum { IMAGES = 21 };
 
-/* Whether copies run ahead of the kernels as far as events let them, or come as late as they can: a stream_slot that is used too early reads another batch's
- * rows in one of the two. */
+/* Tested with copies that run as early as events allow, and as late as possible: a stream slot that
+ * is used too early reads another batch's rows in one of the two. */
 static void batches_in_flight_give_what_each_gives_alone(void **state)
 {
     static uint8_t together[IMAGES * BYTES], alone[BYTES];
@@ -161,17 +162,18 @@ static void serving_allocates_and_records_nothing(void **state)
     assert_int_equal(after.recorded, before.recorded);
     assert_int_equal(after.graphs, before.graphs);
     assert_int_equal(after.dnn_plans, before.dnn_plans);
-    assert_int_equal(after.replays - before.replays, 6); /* one a batch: nothing ran op by op */
+    /* one per batch: no op ran outside a recorded graph */
+    assert_int_equal(after.replays - before.replays, 6);
     serving_done(&s);
 }
 
-/* Nothing is timed then, so that the engines are the same ones. */
+/* Nothing is timed in this mode, so the engines are the same. */
 static void one_size_gives_the_same_bytes_from_start_to_start(void **state)
 {
     static uint8_t once[IMAGES * BYTES], again[IMAGES * BYTES], alone[BYTES];
     struct serving s = serving_of(true);
     (void)state;
-    assert_int_equal(s.e->backend->ops->batch_rows(s.e->backend, 1), MAX_BATCH);
+    assert_int_equal(s.e->backend->ops->device.batch_rows(s.e->backend, 1), MAX_BATCH);
     restore_all(&s, once);
     restore_alone(&s, 20, alone);
     assert_memory_equal(alone, once + (size_t)20 * BYTES, BYTES);
@@ -182,7 +184,8 @@ static void one_size_gives_the_same_bytes_from_start_to_start(void **state)
     serving_done(&s);
 }
 
-/* A restoration's rows on two devices that do not keep step: two batches are out until all others are back. */
+/* A restoration's rows on two devices of different speed: two batches stay in flight until all
+ * others are back. */
 static void a_slow_device_holds_no_row_up(void **state)
 {
     enum { LARGE = 48, SAMPLES = 12, SMALL = 2 };

@@ -1,9 +1,12 @@
-"""The networks of `gpu_bench network` in PyTorch on the same card: eager, and torch.compile (max-autotune), channels-last.
+"""The networks of `gpu_bench network` in PyTorch on the same card: eager, and torch.compile
+(max-autotune), channels-last.
 
   torch_bench.py peak
-  torch_bench.py network --arch ffhq256 --batch 32 --dtype bf16 [--compile] [--runs 20] [--device cuda] [--size 256]
+  torch_bench.py network --arch ffhq256 --batch 32 --dtype bf16 [--compile] [--runs 20]
+                         [--device cuda] [--size 256]
 
-One JSON object a line: the median time of a batch from one event to another, as `gpu_bench` takes it: ten batches one after the other.
+One JSON object per line: the median time of a batch from one event to another, measured like
+`gpu_bench`: over ten batches in a row.
 """
 import argparse
 import json

@@ -1,7 +1,9 @@
-"""Rows of training on the device: photographs decoded once, crops, and measurements of them by every task of engine/davi/tasks.def.
+"""Rows of training on the device: photographs decoded once, crops, and measurements of them by
+every task of engine/davi/tasks.def.
 
-A row is a function of the seed, the step and the folder, as in engine/train/rows.c, but with other draws. Images are [n][3][h][w] in units
-of [-1, 1]. What is random and small is drawn by numpy on the host, noise by the device.
+A row is a function of the seed, the step and the folder, as in engine/train/rows.c, but with
+other draws. Images are [n][3][h][w] in units of [-1, 1]. numpy on the host draws the small
+random values, the device draws noise.
 """
 import concurrent.futures
 import hashlib
@@ -16,13 +18,13 @@ import torch.nn.functional as F
 TABLE = pathlib.Path(__file__).resolve().parents[2] / "engine" / "davi" / "tasks.def"
 MARGIN, CELL = 16, 16  # px around a crop that is blurred or compressed: 4 deviations of the widest blur, a cell of JPEG
 TRIES, LEAST_CHANCE, BLOCK = 8, 0.1, 8
-PHOTO_SIDE_CHANCE = 0.125  # that a side of such a crop is one of the photo
+PHOTO_SIDE_CHANCE = 0.125  # that a side of such a crop is the photograph's edge
 WITH_SURROUNDINGS = ("OPERATOR_BLUR", "OPERATOR_JPEG")
 KEYS = ("name", "operator", "sigma", "sigma_low", "sigma_high", "h", "level", "level_low", "level_high", "gain")
 
 
 def read_tasks(path=TABLE):
-    """The rows of tasks.def by name: numbers and what is done to a image."""
+    """The rows of tasks.def by name: numbers and description."""
     tasks = {}
     for row in re.findall(r"^TASK\((.*?)\)$", pathlib.Path(path).read_text(), re.S | re.M):
         values = [v.strip().strip('"') for v in row.split(",")[1:1 + len(KEYS)]]
@@ -35,7 +37,8 @@ def read_tasks(path=TABLE):
 # ---- photographs ----
 
 class Photos:
-    """A folder's images as one array of pixels on the device; too small ones are left out."""
+    """A folder's images as one array of pixels on the device; images that are too small are
+    skipped."""
 
     def __init__(self, folder, least_side, device):
         from PIL import Image
@@ -71,7 +74,7 @@ class Photos:
         return np.where(blocks > 0, total / (2.0 * BLOCK * BLOCK * np.maximum(blocks, 1)), 0)
 
     def places(self, rng, n, side, jitter, texture):
-        """Squares, rather where there is texture: photo, x, y, side, [n] each."""
+        """Squares, preferably where there is texture: photo, x, y, side, [n] each."""
         photo = rng.integers(0, len(self.width), n)
         least = np.minimum(self.width, self.height)[photo]
         u = rng.random((TRIES, 4, n))
@@ -87,7 +90,8 @@ class Photos:
         return photo, x[first, row], y[first, row], size[first, row]
 
     def crops(self, rng, n, side, jitter, texture):
-        """Squares of photos, shrunk to `side` by means over boxes, and laid in one of eight ways."""
+        """Squares of photographs, shrunk to `side` by means over boxes, in one of eight
+        orientations."""
         photo, x, y, size = self.places(rng, n, side, jitter, texture)
         put = lambda v: torch.from_numpy(np.ascontiguousarray(v)).to(self.device)
         most, width = int(size.max()), put(self.width[photo])[:, None, None]
@@ -105,7 +109,7 @@ class Photos:
 
 
 def texture_sums(rgb):
-    """Sums of |differences of neighbours| of the green, over all blocks above and left."""
+    """Sums of |differences of neighbours| of green, over all blocks above and left."""
     green = rgb[..., 1].astype(np.int64)
     right = np.abs(np.diff(green, axis=1, append=green[:, -1:]))
     below = np.abs(np.diff(green, axis=0, append=green[-1:]))
@@ -144,7 +148,7 @@ def gray(rows, x, level):
 
 
 def holes(rows, x, level):
-    """Boxes, or strokes of a disc along a walk that turns a little at every step."""
+    """Boxes, or strokes of a disc along a random walk that turns a little at every step."""
     n, side = len(x), x.shape[-1]
     u = rows.rng.random((n, 3, 4))
     pieces = np.arange(3) < (1 + rows.rng.integers(0, 3, n))[:, None]
@@ -171,7 +175,7 @@ def holes(rows, x, level):
 
 
 def blur(x, deviation):
-    """With taps -30..30 and nothing beyond the image's sides; deviation: [n] px."""
+    """With taps -30..30 and zeros beyond the image's sides; deviation: [n] px."""
     side = x.shape[-1]
     at = torch.arange(-30, 31, device=x.device)
     norm = (-0.5 * (at / deviation[:, None])**2).exp().sum(1)[:, None, None]
@@ -182,7 +186,8 @@ def blur(x, deviation):
 
 
 def blurred(rows, x, level):
-    """x has a margin, which is no part of a photo where the crop's side is the photo's own."""
+    """x has a margin; where the crop's side is the photograph's edge, the margin is not part of
+    the photograph."""
     n, side = len(x), x.shape[-1]
     there = np.ones((n, 2, side), np.float32)  # across, down
     own = rows.rng.random((n, 2, 2)) < PHOTO_SIDE_CHANCE
@@ -193,7 +198,7 @@ def blurred(rows, x, level):
     return y[..., MARGIN:-MARGIN, MARGIN:-MARGIN], lambda y: y
 
 
-# ---- JPEG: what libjpeg does, but for its integer arithmetic (a level here and there); nothing is coded, as coding loses nothing ----
+# ---- JPEG as in libjpeg, without its integer arithmetic (a difference of a level in places); entropy coding is lossless and left out ----
 
 LUMINANCE = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
 18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"""
@@ -223,7 +228,7 @@ def through_blocks(plane, table):
 
 
 def jpeg(x, quality):
-    """x: levels [n][3][h][w], whole numbers; colours of half the width and height; quality: [n]."""
+    """x: levels [n][3][h][w], whole numbers; chroma of half the width and height; quality: [n]."""
     n, _, h, w = x.shape
     x = F.pad(x, (0, -w % 16, 0, -h % 16), mode="replicate")
     to_ycc = torch.tensor(TO_YCC, device=x.device)
@@ -237,12 +242,13 @@ def jpeg(x, quality):
 
 
 def compressed(rows, x, level):
-    """x has a margin, of which so much is left that the crop begins and ends anywhere in a cell."""
+    """x has a margin, of which so much is kept that the crop begins and ends at any offset in a
+    cell."""
     n, side = len(x), x.shape[-1] - 2 * MARGIN
     own = rows.rng.random((n, 2, 2)) < PHOTO_SIDE_CHANCE  # of down and across, before and behind
     margin = torch.from_numpy(np.where(own, 0, MARGIN - rows.rng.integers(0, CELL, (n, 2, 2)))).to(x.device)
     row, at = torch.arange(n, device=x.device)[:, None, None], torch.arange(side + 2 * MARGIN, device=x.device)
-    # What lies behind the end is the last pixel again, as libjpeg has it.
+    # Beyond the end the last pixel is repeated, as in libjpeg.
     part = torch.minimum(MARGIN - margin[:, :, :1] + at, MARGIN + side + margin[:, :, 1:] - 1)
     levels = ((x + 1) * 127.5).clamp(0, 255).round().permute(0, 2, 3, 1)[row, part[:, 0, :, None], part[:, 1, None, :]]
     y = jpeg(levels.permute(0, 3, 1, 2), level.round()).permute(0, 2, 3, 1)
@@ -257,7 +263,8 @@ OPERATORS = {"OPERATOR_IDENTITY": identity, "OPERATOR_BLUR": blurred, "OPERATOR_
 # ---- rows ----
 
 class Rows:
-    """Rows of a step. tasks: what Restorer.tasks has; arch tells which numbers are drawn in their ranges."""
+    """Rows of a step. tasks: those of Restorer.tasks; arch decides which numbers are drawn from
+    their ranges."""
 
     def __init__(self, photos, arch, tasks, side, jitter=2, texture=8):
         self.photos, self.arch, self.tasks = photos, arch, tasks
@@ -286,14 +293,15 @@ class Rows:
         return x[..., MARGIN:-MARGIN, MARGIN:-MARGIN] if has_margin else x, sized(y)
 
     def told(self, task, sigma, level):
-        """What the network is told of rows, as its sinusoids take it."""
+        """The network's conditions for rows, as its sinusoids take them."""
         values = {"label": ("class_cond", np.full(len(sigma), max(task["label"], 0), np.int64)),
                   "sigma": ("sigma_cond", (1000 * sigma).astype(np.float32)),
                   "level": ("level_cond", (task["gain"] * level).astype(np.float32))}
         return {k: torch.from_numpy(v).to(self.photos.device) for k, (option, v) in values.items() if self.arch[option]}
 
     def of_task(self, k, n, middle=False):
-        """x, y_in, h [n][1][1][1] and what is told, of n rows of the task k; middle: of its defaults."""
+        """x, y_in, h [n][1][1][1] and the conditions, of n rows of task k; middle: of its
+        defaults."""
         task = self.tasks[k]
         low, high = (task["sigma"],) * 2 if middle or not self.arch["sigma_cond"] else task["sigma_range"]
         sigma = self.rng.uniform(low, high, n)
@@ -303,7 +311,8 @@ class Rows:
         return x, y_in, torch.full((n, 1, 1, 1), task["h"], device=x.device), self.told(task, sigma, level)
 
     def draw(self, n, in_pairs=False):
-        """x, y_in, hz (None where every h is 0) and what is told, of n rows; in_pairs: two and two are of one measurement."""
+        """x, y_in, hz (None where every h is 0) and the conditions, of n rows; in_pairs: two
+        rows each share one measurement."""
         counts = self.rng.multinomial(n // 2 if in_pairs else n, self.chance)
         parts = [self.of_task(k, int(c)) for k, c in enumerate(counts) if c]
         join = lambda values: torch.cat(values).repeat_interleave(2, 0) if in_pairs else torch.cat(values)

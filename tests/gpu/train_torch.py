@@ -1,20 +1,26 @@
-"""Trains a prior or a restorer in PyTorch on a GPU, and writes a model file that david takes: `david inspect`, `david eval --model`, `david
-train --init`.
+"""Trains a prior or a restorer in PyTorch on a GPU, and writes a model file for `david inspect`,
+`david eval --model` and `david train --init`.
 
   train_torch.py prior    --data DIR --out FILE --arch JSON --steps N
-  train_torch.py restorer --data DIR --out FILE --arch JSON --task denoise:3,sr4:2 --objective regression --steps N [--init FILE]
+  train_torch.py restorer --data DIR --out FILE --arch JSON --task denoise:3,sr4:2
+                          --objective regression --steps N [--init FILE]
 
-Networks, first weights, tasks and their ranges, objectives, AdamW, the running average and the rate over the steps are those of `david train`
-(engine/README.md sections 2, 5, 9); so are the names of the options. Other than there: photographs are all decoded at the beginning into
-the device's memory, where crops, flips and measurements are made (train_rows.py; JPEG is imitated there, not called), draws are others, networks
-run in bfloat16 by autocast (weights, embeddings and losses in float32), and a line of JSON has the means of --log-every steps.
-The objective davi is not here.
+Networks, first weights, tasks and their ranges, objectives, AdamW, the running average and
+the learning rate schedule are those of `david train` (engine/README.md sections 2, 5, 9); so
+are the names of the options. Differences: all photographs are decoded at the start into the
+device's memory, where crops, flips and measurements are made (train_rows.py; JPEG is imitated
+there, not called); draws are others; networks run in bfloat16 by autocast (weights,
+embeddings and losses in float32); a line of JSON has the means of --log-every steps. The
+objective davi is not available.
 
-A run is kept in FILE.state (--state), every --save-minutes and where it ends: at --steps, after --minutes, or by SIGTERM. The same command goes
-on from it, with the same draws as without the stop. FILE is written each time with the average of the weights, and FILE.best with the best one on
---validate. Ten-minute calls: --minutes 9. Between machines only FILE may travel: begin with --init FILE and a --warmup.
+A run is saved in FILE.state (--state), every --save-minutes and at its end: at --steps, after
+--minutes, or by SIGTERM. The same command continues it, with the same draws as without the
+stop. Each time FILE is written with the average of the weights, and FILE.best with the best
+one on --validate. For calls of ten minutes: --minutes 9. On another machine only FILE can be
+used: start with --init FILE and a --warmup.
 
-Needs torch, numpy, Pillow and this tree. Dry run without a GPU: --device cpu --dtype f32, a small --arch and --size 32; RESULTS.md has one.
+Needs torch, numpy, Pillow and this tree. Dry run without a GPU: --device cpu --dtype f32, a
+small --arch and --size 32; RESULTS.md describes one.
 """
 import argparse
 import copy
@@ -41,7 +47,7 @@ AVERAGE_EVERY, AVERAGE_AFTER = 5, 100
 
 
 def weighted(text, what):
-    """{"denoise": 3.0, ...} of "denoise:3,sr4"."""
+    """{"denoise": 3.0, ...} from "denoise:3,sr4"."""
     found = {}
     for part in text.split(","):
         name, _, weight = part.partition(":")
@@ -52,7 +58,7 @@ def weighted(text, what):
 
 
 def rate_at(o, step):
-    """Up over the first steps, then level, then down along a cosine."""
+    """Rises over the first steps, then is constant, then falls along a cosine."""
     if step < o.warmup:
         return o.lr * (step + 1) / o.warmup
     if step + o.decay < o.steps or o.decay == 0:
@@ -68,7 +74,7 @@ def average_decay(updates, most):
 
 
 def label_tasks(tasks, arch, from_file):
-    """Labels of the file that the run begins with, and for other tasks the lowest that is free."""
+    """Labels of the file from which the run starts; for other tasks the lowest free one."""
     taken = {t["label"] for t in from_file.values() if t.get("label") is not None}
     for task in tasks:
         task["label"] = -1
@@ -142,7 +148,7 @@ class Run:
     # ---- steps ----
 
     def losses(self):
-        """The terms by name, the first being the one that is minimised."""
+        """The terms by name; the first is the one that is minimised."""
         n, device = self.o.batch, self.o.device
         self.rows.begin(self.o.seed, self.step)
         if self.is_prior:
@@ -244,7 +250,7 @@ class Run:
     # ---- files ----
 
     def settings(self):
-        """What a run that goes on must have in common with the one before."""
+        """The settings that must be equal when a run is continued."""
         o, names = self.o, ("kind", "task", "objective", "l2", "energy_norm", "h", "batch", "seed", "jitter", "texture", "weight_decay",
                             "average_decay", "clip", "dtype")
         return {"arch": self.arch, "size": self.side, "data": self.rows.photos.digest, **{n: getattr(o, n) for n in names}}

@@ -1,7 +1,9 @@
-"""What clang-tidy is given: a compile_commands.json in which no line of ours is looked at twice.
+"""The input of clang-tidy: a compile_commands.json in which no line of ours is checked twice.
 
-commands.py BUILD FOLDER: from the top folder. A file that is compiled several times (once per instruction set, once for the fake device) keeps
-the command that sees most of it, and of the others those that see lines which no kept one does. Prints the files, each ended by a zero byte.
+commands.py BUILD FOLDER: from the top folder. A file that is compiled several times (once per
+instruction set, once for the fake device) keeps the command that covers most of its lines,
+and those of the others that cover lines which no kept one does. Prints the files, each
+followed by a zero byte.
 """
 
 import json

@@ -1,17 +1,23 @@
-"""Documents in step with the tables: README's settings are server/config.def's, its tasks engine/davi/tasks.def's, its commands the
-program's; the API description lists every task, parameter and status. Run from the top folder; --write puts the settings and tasks into
-README.md and the tasks into the API description."""
+"""Documents agree with the tables and the tree.
+
+README's settings are those of server/config.def, its tasks those of engine/davi/tasks.def, its commands the
+program's. The API description lists every task, parameter and status. Lines of Markdown are not too long, and the
+files that documents name exist (markdown.py). Run from the top folder; --write puts the tables into README.md, and
+the tasks into the API description.
+"""
 
 import json
 import pathlib
 import re
 import sys
 
+import markdown
+
 TASK_FIELDS = 15
 
 
 def rows(path, macro, fields):
-    """The rows of a .def table: names and texts in order, as many as `fields`."""
+    """The rows of a .def table: names and texts in order, with `fields` fields each."""
     text = re.sub(r"/\*.*?\*/", "", pathlib.Path(path).read_text(), flags=re.S)
     field = r'\s*("(?:[^"\\]|\\.)*"|[^,()"]+)\s*'
     found = re.findall(rf"^{macro}\({','.join([field] * fields)}\)", text, re.M)
@@ -43,11 +49,11 @@ def with_table(text, name, source, table):
 
 
 def with_tasks(text):
-    """The API description with the names of the tasks in its lists of them; such a list may end with "auto"."""
+    """The API description with the names of the tasks in its lists of them."""
     def listed(match):
-        return match[1] + ("," + match[2]).join(f'"{task[1]}"' for task in tasks()) + (match[3] or "")
+        return match[1] + ("," + match[2]).join(f'"{task[1]}"' for task in tasks())
 
-    return re.sub(rf'("enum": \[(\s*))"{tasks()[0][1]}"[^\]]*?(,\s*"auto")?(?=\s*\])', listed, text)
+    return re.sub(rf'("enum": \[(\s*))"{tasks()[0][1]}"[^\]]*?(?=\s*\])', listed, text)
 
 
 def main():
@@ -57,28 +63,29 @@ def main():
     whole = with_table(whole, "tasks", "engine/davi/tasks.def", tasks_table())
     if "--write" in sys.argv:
         readme.write_text(whole)
-        api = pathlib.Path("proto/openapi.yaml")
+        api = pathlib.Path("proto/messages/openapi.json")
         api.write_text(with_tasks(api.read_text()))
         return 0
-    wrong = []
+    markdown.self_check()
+    wrong = markdown.complaints(".")
     if whole != text:
         wrong.append("README.md: settings or tasks differ from their tables: run tests/lint/docs.py --write")
     commands = re.findall(r'^\s*\{ "(\w+)", cmd_', pathlib.Path("cli/main.c").read_text(), re.M)
     wrong += [f"README.md: no word of `david {c}`" for c in commands if f"david {c}" not in text]
-    api = json.loads(pathlib.Path("proto/openapi.yaml").read_text())
+    api = json.loads(pathlib.Path("proto/messages/openapi.json").read_text())
     restore = api["paths"]["/restore"]["post"]
     unused = {"200", "401", "403"}
     for name, code, title in rows("proto/status.def", "STATUS", 3):
         if code not in unused and title not in restore["responses"].get(code, {}).get("description", ""):
-            wrong.append(f"proto/openapi.yaml: /restore does not list {code}: {title}")
+            wrong.append(f"proto/messages/openapi.json: /restore does not list {code}: {title}")
     form = restore["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     query = {p["name"]: p["schema"] for p in restore["parameters"]}
     names = [t[1] for t in tasks()]
     for where, listed in ("query", query["task"]["enum"]), ("form", form["task"]["enum"]):
-        if listed != names + ["auto"]:
-            wrong.append(f"proto/openapi.yaml: the {where}'s tasks are {listed}, the table has {names}")
+        if listed != names:
+            wrong.append(f"proto/messages/openapi.json: the {where}'s tasks are {listed}, the table has {names}")
     if query != {name: form[name] for name in form if name not in ("image", "mask")}:
-        wrong.append("proto/openapi.yaml: the fields of the form are not the parameters of the query")
+        wrong.append("proto/messages/openapi.json: the fields of the form are not the parameters of the query")
     wrong += [f"README.md: no word of the parameter {p}" for p in query if p != "task" and f"`{p}`" not in text]
     if not (commands and names):
         wrong.append("the tables could not be read")

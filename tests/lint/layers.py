@@ -11,6 +11,9 @@ import sys
 
 INSIDE = {
     "proto/": [],
+    "proto/images/": ["proto/error.h"],
+    "proto/models/": ["proto/error.h", "proto/atomic_file.h", "proto/utf8.h"],
+    "proto/messages/": ["proto/error.h", "proto/utf8.h", "proto/models/"],
     "engine/graph/": ["proto/"],
     "engine/nets/": ["engine/graph/", "proto/"],
     "engine/cpu/": ["engine/graph/", "proto/"],
@@ -61,11 +64,15 @@ def objection(path, kind, target):
 
 
 SELF_CHECK = [
-    ("proto/png.c", '"', "proto/image.h", True),
-    ("proto/png.c", '"', "engine/engine.h", False),
-    ("proto/png.c", '"', "image.h", False),
-    ("proto/png.c", '"', "../proto/image.h", False),
-    ("proto/png.c", "<", "png.h", True),
+    ("proto/images/png.c", '"', "proto/images/image.h", True),
+    ("proto/images/png.c", '"', "engine/engine.h", False),
+    ("proto/images/png.c", '"', "image.h", False),
+    ("proto/images/png.c", '"', "../proto/images/image.h", False),
+    ("proto/images/png.c", "<", "png.h", True),
+    ("proto/images/png.c", '"', "proto/models/dtype.h", False),
+    ("proto/models/digest.c", '"', "proto/error.h", True),
+    ("proto/messages/messages.h", '"', "proto/models/model_info.h", True),
+    ("proto/error.c", '"', "proto/messages/query.h", False),
     ("server/restore.c", "<", "png.h", False),
     ("server/http.c", "<", "microhttpd.h", True),
     ("server/routes.c", "<", "microhttpd.h", False),

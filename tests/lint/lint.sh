@@ -20,14 +20,14 @@ shell)
     ;;
 cppcheck)
     mkdir -p "$2/cppcheck"
-    # -I .: the .def tables are included as code. System headers stay unseen; posix.cfg describes what matters of them.
+    # -I .: the .def tables are included as code. System headers are not read; posix.cfg describes them.
     cppcheck --quiet --error-exitcode=1 --std=c11 --language=c --library=posix -j 2 -I . -D_GNU_SOURCE \
         --enable=warning,performance,portability --inline-suppr --suppress=missingIncludeSystem --suppressions-list=tests/lint/cppcheck.txt \
         --cppcheck-build-dir="$2/cppcheck" "${ours[@]}"
     echo "${#ours[@]} files are clean"
     ;;
 tidy)
-    # Only what this build compiles: a file for another processor has no entry.
+    # Only files that this build compiles: a file for another processor has no entry.
     mapfile -d '' -t files < <(/usr/bin/python3 tests/lint/commands.py "$2" "$2/tidy")
     [ "${#files[@]}" -gt 0 ] || { echo "nothing of ours in $2/compile_commands.json" >&2; exit 1; }
     printf '%s\0' "${files[@]}" | xargs -0 -P 2 -n 1 clang-tidy --quiet -p "$2/tidy"

@@ -1,4 +1,6 @@
-"""What must not be in the tree: paths that a stranger does not have, unfinished marks, files that are too long or large."""
+"""Things that must not be in the tree: paths that other machines do not have, unfinished marks,
+files that are too long or large.
+"""
 
 import pathlib
 import re
@@ -8,7 +10,7 @@ TEXT = {".c", ".h", ".def", ".cu", ".cuh", ".py", ".sh", ".md", ".yml", ".yaml",
 CODE = {".c", ".h", ".cu", ".cuh", ".py", ".sh"}
 MAX_LINES = 600
 MAX_BYTES = 6_000_000
-LARGE = re.compile(r"models/[^/]+\.safetensors")  # weights are what they are
+LARGE = re.compile(r"models/[^/]+\.safetensors")  # the size of weights is not limited
 
 # Spelled in pieces, so that this file passes its own test.
 FORBIDDEN = [
@@ -47,7 +49,7 @@ def main():
             continue
         lines = file.read_text(errors="replace").splitlines()
         if file.suffix in CODE and len(lines) > MAX_LINES:
-            found.append(f"{path}: {len(lines)} lines, more than {MAX_LINES}: often two rooms")
+            found.append(f"{path}: {len(lines)} lines, more than {MAX_LINES}: often two subjects")
         for number, line in enumerate(lines, 1):
             if what := complaint(line):
                 found.append(f"{path}:{number}: {what}: {line.strip()[:90]}")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# build.sh CMAKE SOURCE BUILD TARGETS [ARGUMENT...] - configures one variant and builds its targets; what ctest's fixtures call.
+# build.sh CMAKE SOURCE BUILD TARGETS [ARGUMENT...] - configures one variant and builds its targets; called by ctest's
+# fixtures.
 set -euo pipefail
 cmake=$1 source=$2 build=$3
 read -ra targets <<<"$4"

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 
 #include <jpeglib.h>
 
@@ -114,13 +115,7 @@ struct file_bytes png_insert(struct file_bytes f, const char *type, const void *
     memcpy(head + 4, type, 4);
     append(&out, head, 8);
     append(&out, body, len);
-    uint32_t crc = ~0u;
-    for (size_t i = out.len - len - 4; i < out.len; i++) {
-        crc ^= out.data[i];
-        for (int bit = 0; bit < 8; bit++)
-            crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
-    }
-    crc = ~crc;
+    uint32_t crc = (uint32_t)crc32(0, out.data + out.len - len - 4, (uInt)len + 4);
     uint8_t tail[4] = { (uint8_t)(crc >> 24), (uint8_t)(crc >> 16), (uint8_t)(crc >> 8),
                         (uint8_t)crc };
     append(&out, tail, 4);
@@ -129,7 +124,7 @@ struct file_bytes png_insert(struct file_bytes f, const char *type, const void *
     return out;
 }
 
-/* A lawful script of many scans: DC first, then coefficient by coefficient. */
+/* A valid script of many scans: DC first, then one coefficient after the other. */
 static int thin_scans(jpeg_scan_info *scans, int components, int coefficients)
 {
     int n = 0;

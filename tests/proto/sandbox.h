@@ -1,6 +1,7 @@
-/* sandbox.h - what the tests of files share: cmocka, and a folder of a test's own that is removed with all in it. */
-#ifndef DAVID_TESTS_ROOM_H
-#define DAVID_TESTS_ROOM_H
+/* sandbox.h - cmocka and a temporary folder for the tests of files; the folder is removed with its
+ * files. */
+#ifndef DAVID_TESTS_PROTO_SANDBOX_H
+#define DAVID_TESTS_PROTO_SANDBOX_H
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -15,20 +16,20 @@
 
 #include <cmocka.h>
 
-static char room[64];
+static char sandbox_folder[64];
 
 static inline int sandbox_enter(void **state)
 {
     (void)state;
-    strcpy(room, "/tmp/david-test.XXXXXX");
-    return mkdtemp(room) ? 0 : -1;
+    strcpy(sandbox_folder, "/tmp/david-test.XXXXXX");
+    return mkdtemp(sandbox_folder) ? 0 : -1;
 }
 
-/* Files in the room; removes them where asked. */
+/* Counts the files in the folder; removes them where `clear`. */
 static inline size_t sandbox_files(int clear)
 {
     size_t n = 0;
-    DIR *folder = opendir(room);
+    DIR *folder = opendir(sandbox_folder);
     assert_non_null(folder);
     for (struct dirent *e; (e = readdir(folder));) {
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
@@ -43,7 +44,7 @@ static inline int sandbox_leave(void **state)
 {
     (void)state;
     sandbox_files(1);
-    return rmdir(room);
+    return rmdir(sandbox_folder);
 }
 
 static inline const char *sandbox_path(const char *name)
@@ -51,7 +52,7 @@ static inline const char *sandbox_path(const char *name)
     static char path[2][128];
     static int turn;
     turn = !turn;
-    (void)snprintf(path[turn], sizeof path[0], "%s/%s", room, name);
+    (void)snprintf(path[turn], sizeof path[0], "%s/%s", sandbox_folder, name);
     return path[turn];
 }
 

@@ -1,8 +1,12 @@
-/* stored_zip.h - the smallest zip writer: entries as they are, sizes only in the central directory as PyTorch leaves them.
+/* stored_zip.h - a minimal zip writer: entries are stored, sizes are only in the central directory,
+ * as in PyTorch's files.
  *
- * For hostile files in tests: the method and the claimed size of an entry may lie. One fixed buffer, overflow asserts. */
-#ifndef DAVID_TESTS_STORED_ZIP_H
-#define DAVID_TESTS_STORED_ZIP_H
+ * For hostile files in tests: the method and the claimed size of an entry may be false. One fixed
+ * buffer; overflow asserts. */
+#ifndef DAVID_TESTS_PROTO_STORED_ZIP_H
+#define DAVID_TESTS_PROTO_STORED_ZIP_H
+
+#include <zlib.h>
 
 #include "tests/proto/sandbox.h"
 
@@ -12,31 +16,18 @@ struct stored_zip {
     unsigned entries;
 };
 
-static inline void zip_put(unsigned char *at, size_t *len, size_t sandbox_bytes, const void *p,
-                           size_t n)
+static inline void zip_put(unsigned char *at, size_t *len, size_t capacity, const void *p, size_t n)
 {
-    assert_true(n <= sandbox_bytes - *len);
+    assert_true(n <= capacity - *len);
     memcpy(at + *len, p, n);
     *len += n;
 }
 
-static inline void zip_number(unsigned char *at, size_t *len, size_t sandbox_bytes, uint32_t v,
-                              size_t n)
+static inline void zip_number(unsigned char *at, size_t *len, size_t capacity, uint32_t v, size_t n)
 {
     unsigned char bytes[4] = { (unsigned char)v, (unsigned char)(v >> 8), (unsigned char)(v >> 16),
                                (unsigned char)(v >> 24) };
-    zip_put(at, len, sandbox_bytes, bytes, n);
-}
-
-static inline uint32_t zip_crc(const unsigned char *p, size_t n)
-{
-    uint32_t crc = UINT32_MAX;
-    for (size_t i = 0; i < n; i++) {
-        crc ^= p[i];
-        for (int k = 0; k < 8; k++)
-            crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
-    }
-    return ~crc;
+    zip_put(at, len, capacity, bytes, n);
 }
 
 #define FILE_NUMBER(v, n) zip_number(z->file, &z->file_len, sizeof z->file, (v), (n))
@@ -46,10 +37,11 @@ static inline uint32_t zip_crc(const unsigned char *p, size_t n)
 static inline void zip_add(struct stored_zip *z, const char *name, const void *bytes, size_t n,
                            unsigned method, uint32_t claimed)
 {
-    uint32_t offset = (uint32_t)z->file_len, crc = zip_crc(bytes, n), len = (uint32_t)strlen(name);
+    uint32_t offset = (uint32_t)z->file_len, crc = (uint32_t)crc32(0, bytes, (uInt)n),
+             len = (uint32_t)strlen(name);
     FILE_NUMBER(0x04034b50, 4);
     FILE_NUMBER(20, 2);
-    FILE_NUMBER(8, 2); /* a data descriptor follows: the three numbers below are 0 */
+    FILE_NUMBER(8, 2); /* a data descriptor follows: the next three numbers are 0 */
     FILE_NUMBER(method, 2);
     for (int i = 0; i < 4; i++)
         FILE_NUMBER(0, 4);

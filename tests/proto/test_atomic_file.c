@@ -4,7 +4,7 @@
 #include <sys/wait.h>
 
 #include "proto/atomic_file.h"
-#include "proto/digest.h"
+#include "proto/models/digest.h"
 #include "tests/proto/sandbox.h"
 
 static void assert_content(const char *path, const char *text)
@@ -46,7 +46,7 @@ static void an_abandoned_file_leaves_the_old_one_and_no_trace(void **state)
     assert_int_equal(sandbox_files(1), 1);
 }
 
-/* A writer killed in the middle: the target still holds the old bytes. */
+/* A writer that is killed leaves the old bytes in the target. */
 static void a_killed_writer_leaves_the_old_file(void **state)
 {
     (void)state;
@@ -68,7 +68,7 @@ static void a_killed_writer_leaves_the_old_file(void **state)
     sandbox_files(1);
 }
 
-/* A disk that is full, played by the limit on a file's size. */
+/* A full disk, simulated by the limit on a file's size. */
 static void a_full_disk_is_an_error_and_leaves_the_old_file(void **state)
 {
     (void)state;
@@ -99,7 +99,7 @@ static void a_link_stays_a_link_and_odd_targets_are_refused(void **state)
     assert_int_equal(lstat(sandbox_path("link"), &info), 0);
     assert_true(S_ISLNK(info.st_mode));
     assert_content(sandbox_path("real"), "new");
-    assert_int_equal(atomic_file_save(room, "x", 1, NULL), ST_IO);
+    assert_int_equal(atomic_file_save(sandbox_folder, "x", 1, NULL), ST_IO);
     assert_int_equal(atomic_file_save("/dev/null", "x", 1, NULL), ST_IO);
     assert_int_equal(atomic_file_save(sandbox_path("no/such/folder"), "x", 1, NULL), ST_IO);
     assert_int_equal(atomic_file_save("", "x", 1, NULL), ST_IO);

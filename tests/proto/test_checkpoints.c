@@ -1,8 +1,9 @@
-/* Golden checkpoints against the numbers they were made from (engine/README.md sections 6 and 7). */
+/* Golden checkpoints against the values that they were made from (engine/README.md sections 6 and
+ * 7). */
 #include <math.h>
 
-#include "proto/model_info.h"
-#include "proto/state_dict.h"
+#include "proto/models/model_info.h"
+#include "proto/models/state_dict.h"
 #include "tests/proto/sandbox.h"
 
 static const char *golden(const char *name)
@@ -16,7 +17,8 @@ static const char *golden(const char *name)
     return path[turn];
 }
 
-/* A copy of the formula on purpose: the engine's own is compared with hash.safetensors elsewhere. */
+/* A deliberate copy of the formula: another test compares the engine's own with
+ * hash.safetensors. */
 static float hash_value(const char *name, uint64_t seed, uint64_t i)
 {
     uint64_t z = 0xcbf29ce484222325u;

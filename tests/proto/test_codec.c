@@ -1,4 +1,4 @@
-/* What the codec refuses, and that what it writes comes back. */
+/* Files that the codec refuses, and round trips of files that it writes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,7 +23,7 @@ static const struct {
     size_t len;
     const char *bytes;
     enum status want;
-    const char *detail; /* must be part of it */
+    const char *detail; /* the message must contain it */
 } bad[] = {
     { "empty file", B(""), ST_UNKNOWN_FORMAT, "empty" },
     { "one byte", B("\x89"), ST_UNKNOWN_FORMAT, "PNG or JPEG" },
@@ -128,7 +128,7 @@ static void a_file_cut_at_any_byte_is_refused(void **state)
         assert_int_equal(codec_decode(&img, f.data, f.len, MAX_PIXELS, NULL), ST_OK);
         image_done(&img);
         for (size_t len = 0; len < f.len; len++) {
-            uint8_t *cut = malloc(len + 1); /* exact, so that a sanitizer sees a read past it */
+            uint8_t *cut = malloc(len + 1); /* exact, so that a sanitizer detects a read past it */
             memcpy(cut, f.data, len);
             assert_refused(cut, len, "cut");
             free(cut);
@@ -137,7 +137,7 @@ static void a_file_cut_at_any_byte_is_refused(void **state)
     }
 }
 
-/* Signature, lengths, types, contents and CRCs: nothing in a PNG is unprotected. */
+/* Signature, lengths, types, contents and CRCs: every byte of a PNG is protected. */
 static void a_png_with_any_byte_changed_is_refused(void **state)
 {
     (void)state;
@@ -193,14 +193,14 @@ static void assert_survives_the_fast_writer(const struct image *img, size_t max_
     free(bytes);
 }
 
-/* Runs of every length, in front of and behind the borders of blocks. */
+/* Runs of every length, before and after the borders of blocks. */
 static void the_fast_writer_keeps_runs_of_any_length(void **state)
 {
     (void)state;
     struct image img = { 0 };
     assert_int_equal(image_init(&img, 800, 700, 1, 8, NULL), ST_OK);
     uint8_t *p = img.pixels, *end = p + image_bytes(&img);
-    assert_survives_the_fast_writer(&img, 16000); /* black: runs alone */
+    assert_survives_the_fast_writer(&img, 16000); /* black: runs only */
     for (unsigned run = 1, colour = 0; p < end; run = run % 620 + 1, colour ^= 200) {
         for (unsigned i = 0; i < run && p < end; i++)
             *p++ = (uint8_t)colour;
@@ -219,7 +219,8 @@ static void the_fast_writer_spends_little_on_what_cannot_be_compressed(void **st
     }
 }
 
-/* Each residual half as frequent as the one before, down to one in 65536: such a code wants 17 bits, deflate has 15. */
+/* Each residual is half as frequent as the previous one, down to one in 65536: such a code needs 17
+ * bits, deflate has 15. */
 static void the_fast_writer_never_needs_longer_codes_than_deflate_has(void **state)
 {
     (void)state;
@@ -254,7 +255,7 @@ static void jpeg_drops_alpha_and_rounds_to_eight_bits(void **state)
         uint32_t channels = kind % 4 + 1, depth = kind & 4 ? 16 : 8;
         struct image img = noise_image(24, 17, channels, depth), again = { 0 };
         uint32_t colours = channels <= 2 ? 1 : 3;
-        /* every colour sample 200.4 of 255 where it has 16 bits, 200 else; alpha stays noise */
+        /* every colour sample is 200.4 of 255 at 16 bits, else 200; alpha stays noise */
         for (size_t i = 0; i < (size_t)24 * 17 * channels; i++) {
             if (i % channels >= colours) continue;
             if (depth == 8)

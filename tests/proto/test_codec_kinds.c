@@ -1,4 +1,5 @@
-/* Every kind of file that other programs write: PNG's colour types and depths, JPEG's processes and ink spaces. */
+/* Every kind of file that other programs write: PNG's colour types and depths, JPEG's processes and
+ * ink spaces. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +17,7 @@
 
 enum { MAX_PIXELS = 1 << 20 };
 
-/* Sample c of pixel (x, y) as the codec must return it. */
+/* Sample c of pixel (x, y) in the codec's output. */
 static uint32_t want_png(const struct png_kind *k, uint32_t x, uint32_t y, uint32_t c)
 {
     uint32_t max = (1u << k->bits) - 1;
@@ -30,7 +31,7 @@ static uint32_t want_png(const struct png_kind *k, uint32_t x, uint32_t y, uint3
                  : k->colour == PNG_COLOR_TYPE_GRAY_ALPHA ? 2
                  : k->colour == PNG_COLOR_TYPE_RGB        ? 3
                                                           : 4;
-    if (c == n) { /* alpha from tRNS: the key colour alone is transparent */
+    if (c == n) { /* alpha from tRNS: only the key colour is transparent */
         bool is_key = true;
         for (uint32_t j = 0; j < n; j++)
             is_key &= sample_of(x * n + j, y, k->bits) == 1;
@@ -99,7 +100,7 @@ static void text_and_profile_chunks_are_never_inflated(void **state)
     (void)state;
     struct png_kind k = { 4, 4, PNG_COLOR_TYPE_RGB, 8, false, false, 0 };
     struct file_bytes f = png_make(&k);
-    uint8_t body[4096] = "note"; /* key, method 0, then what need not even inflate */
+    uint8_t body[4096] = "note"; /* key, method 0, then bytes that need not inflate */
     f = png_insert(f, "zTXt", body, sizeof body);
     f = png_insert(f, "iCCP", body, sizeof body);
     struct image img = { 0 };
@@ -158,7 +159,7 @@ static void every_jpeg_process_and_colour_space_decodes(void **state)
         fill(pixels, 50 * 41, rgb, 3);
         for (int space = 0; space < 2; space++) {
             k.file_space = space ? JCS_RGB : JCS_YCbCr;
-            k.adobe_marker = space; /* says transform 0 */
+            k.adobe_marker = space; /* the marker's transform is 0 */
             f = jpeg_make(&k, pixels);
             assert_flat(&f, 3, rgb);
             free(f.data);

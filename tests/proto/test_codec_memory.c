@@ -1,5 +1,5 @@
-/* What the codec takes from malloc: never more than codec_probe said, nothing for what is refused, and any of its
- * allocations may fail. The program stands in front of malloc; the libraries are counted with it. */
+/* The codec's allocations: never more than codec_probe reports, none for a refused file, and any of
+ * them may fail. The program replaces malloc, so that the libraries' allocations count too. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "images.h"
-#include "proto/jpeg_rows.h"
+#include "proto/images/jpeg_rows.h"
 
 static size_t held_bytes, peak_bytes, allocations, fail_at; /* fail_at 0: none fails */
 
@@ -107,7 +107,7 @@ static void decoding_never_holds_more_than_the_probe_said(void **state)
         assert_int_equal(codec_decode(&img, f.data, f.len, MAX_PIXELS, NULL), ST_OK);
         size_t took = peak_bytes - before;
         if (took > h.decode_bytes) fail_msg("kind %d: %zu > %zu", i, took, h.decode_bytes);
-        assert_true(h.decode_bytes < 4 * took + (2 << 20)); /* a bound, not a fright */
+        assert_true(h.decode_bytes < 4 * took + (2 << 20)); /* an upper bound, and not far above */
         image_done(&img);
         assert_int_equal(held_bytes, before);
         free(f.data);
@@ -145,7 +145,7 @@ static void a_jpeg_over_the_limit_costs_the_same_whatever_its_size(void **state)
     free(f.data);
 }
 
-/* EXIF's own allocations may fail without a word: the image is then as stored. */
+/* Allocations for EXIF may fail without an error: the image then has orientation 1. */
 static void any_allocation_may_fail_and_nothing_is_lost(void **state)
 {
     (void)state;
@@ -165,7 +165,7 @@ static void any_allocation_may_fail_and_nothing_is_lost(void **state)
             if (s && s != ST_NO_MEMORY_NOW) fail_msg("kind %d, %zu: %s", i, n, err.detail);
             image_done(&img);
             assert_int_equal(held_bytes, before);
-            if (did_fail && s == ST_OK) s = ST_NO_MEMORY_NOW; /* it went on without */
+            if (did_fail && s == ST_OK) s = ST_NO_MEMORY_NOW; /* decoded without EXIF */
         }
         free(f.data);
     }
@@ -209,7 +209,7 @@ static void put_nowhere(void *ctx, uint32_t y, const uint8_t *row)
     (void)row;
 }
 
-/* Whatever the height, and even for noise at the finest steps. */
+/* For every height, and for noise at the finest quantisation. */
 static void rows_through_jpeg_hold_no_more_than_they_say(void **state)
 {
     (void)state;
@@ -247,7 +247,7 @@ static void any_allocation_of_rows_through_jpeg_may_fail(void **state)
         enum status s = jpeg_rows_run(&j, &err);
         did_fail = allocations >= n;
         fail_at = 0;
-        /* libjpeg asks for less where it does not get much */
+        /* libjpeg requests less where it does not get much */
         if (s && !(did_fail && s == ST_NO_MEMORY_NOW)) fail_msg("%zu: %s", n, err.detail);
         assert_int_equal(held_bytes, before);
     }

@@ -1,6 +1,6 @@
 #include <math.h>
 
-#include "proto/dtype.h"
+#include "proto/models/dtype.h"
 #include "tests/proto/sandbox.h"
 
 static void every_half_survives_the_round_trip(void **state)
@@ -19,7 +19,8 @@ static void every_half_survives_the_round_trip(void **state)
     }
 }
 
-/* Between two neighbours every value goes to the nearer one, the middle to the even one; by double arithmetic. */
+/* Between two neighbours each value rounds to the nearer one, the middle to the even one; in double
+ * arithmetic. */
 static void halves_round_to_nearest_even(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* Images through JPEG and back row by row, and the quality that a file tells: against the codec. */
+/* Images through JPEG and back row by row, and the quality of a file, against the codec. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +12,7 @@
 #include <jpeglib.h>
 
 #include "images.h"
-#include "proto/jpeg_rows.h"
+#include "proto/images/jpeg_rows.h"
 
 enum { MAX_PIXELS = 1 << 22 };
 
@@ -51,7 +51,7 @@ static void through_files(struct image *out, const struct image *img, int qualit
     free(bytes);
 }
 
-/* Something between noise and a photograph, so that blocks of every length are coded. */
+/* A mixture of noise and gradients, so that blocks of every length are coded. */
 static struct image some_image(uint32_t w, uint32_t h, uint32_t channels)
 {
     struct image img = noise_image(w, h, channels, 8);
@@ -110,7 +110,8 @@ static void a_decoded_jpeg_tells_its_quality(void **state)
         }
 }
 
-/* Progressive, turned, of inks; with an entry that is not libjpeg's. A PNG has none. */
+/* Progressive, oriented, in inks; and a table with an entry that is not libjpeg's. A PNG has no
+ * quality. */
 static void the_nearest_quality_is_told_of_any_file(void **state)
 {
     (void)state;

@@ -1,6 +1,6 @@
 #include <math.h>
 
-#include "proto/model_info.h"
+#include "proto/models/model_info.h"
 #include "tests/proto/sandbox.h"
 
 #define NANO "\"image_size\":32,\"num_channels\":32,\"num_res_blocks\":1"
@@ -69,7 +69,7 @@ static const struct {
     { "{" NANO ",\"channel_mult\":\"1\",\"middle_attention\":true,\"num_heads\":3}",
       "num_heads = 3" },
     { "{" NANO ",\"channel_mult\":\"1\",\"patches\":2}", "unknown key \"patches\"" },
-    /* A level that is in cells: of 32 px, cells of 2 are 16. */
+    /* A resolution of 32 px at which cells of 2 px give 16 cells. */
     { "{" NANO ",\"channel_mult\":\"1\",\"patch\":2,\"attention_resolutions\":\"16\","
       "\"middle_attention\":false,\"num_heads\":3}",
       "num_heads = 3" },
@@ -156,7 +156,7 @@ static void options_beyond_the_published_networks_are_read(void **state)
                  a.no_middle_attention || a.num_classes);
 }
 
-/* So that the digests of published networks' texts stay. */
+/* The digests of published networks' texts must not change. */
 static void the_text_of_a_published_network_names_no_option_beyond_it(void **state)
 {
     (void)state;
@@ -178,7 +178,7 @@ static void an_architecture_survives_its_own_text(void **state)
         "ffhq256", "imagenet256",
         "{" NANO ",\"channel_mult\":\"1\",\"class_cond\":true,\"attention_resolutions\":\"\"}",
         "{" NANO "," BEYOND "}",
-        /* each alone */
+        /* each one separately */
         "{" NANO ",\"channel_mult\":\"1\",\"class_cond\":true,\"num_classes\":1}",
         "{" NANO ",\"channel_mult\":\"1\",\"patch\":2}",
         "{" NANO ",\"channel_mult\":\"1\",\"noise\":\"channels\"}",
@@ -200,7 +200,7 @@ static void an_architecture_survives_its_own_text(void **state)
     }
 }
 
-/* Metadata through a real file; NULL values are left out. */
+/* Metadata through a file; NULL values are left out. */
 static enum status read_metadata(struct model_info *info, const char *role, const char *tasks,
                                  const char *tile, const char *schedule, struct error *err)
 {
@@ -393,7 +393,7 @@ static void written_to_a_file(const struct model_info *in, char **tasks)
     model_metadata_done(&meta);
 }
 
-/* Ranges and levels as they were, and nothing said where there is nothing to say. */
+/* Ranges and levels survive, and keys without a value are not written. */
 static void ranges_survive_a_model_file(void **state)
 {
     (void)state;
@@ -429,7 +429,7 @@ static void ranges_survive_a_model_file(void **state)
         assert_memory_equal(a->level_range, b->level_range, sizeof a->level_range);
     }
     model_info_done(&out);
-    /* What would be refused when it is read is not written. */
+    /* Metadata that a reader would refuse is not written. */
     const struct model_task good = in.tasks[0];
     const struct {
         double *number, bad;
@@ -442,11 +442,11 @@ static void ranges_survive_a_model_file(void **state)
         assert_int_equal(model_info_metadata(&meta, &in, NULL), ST_BAD_FILE);
         in.tasks[0] = good;
     }
-    in.tasks[0].label = 5; /* of five classes */
+    in.tasks[0].label = 5; /* class 4 of five */
     struct model_metadata meta = { 0 };
     assert_int_equal(model_info_metadata(&meta, &in, NULL), ST_BAD_FILE);
     in.tasks[0] = good;
-    in.tile_size = 60; /* not whole cells of the lowest level */
+    in.tile_size = 60; /* not a multiple of the lowest level's cells */
     assert_int_equal(model_info_metadata(&meta, &in, NULL), ST_BAD_FILE);
     in.tile_size = 64;
     in.arch.patch = 3;

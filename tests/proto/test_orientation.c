@@ -1,4 +1,5 @@
-/* EXIF orientation: all eight values, in both formats, for every way in which rows reach the image. */
+/* EXIF orientation: all eight values, in both formats, for every path by which rows reach the
+ * image. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,7 +14,8 @@
 
 enum { BLOCK = 24, WIDTH = 3 * BLOCK, HEIGHT = 2 * BLOCK, MAX_PIXELS = 1 << 20 };
 
-/* The stored image is "abc" above "def"; how it must look, row by row, written from the EXIF standard's words. */
+/* The stored image is "abc" above "def". The table gives its displayed rows, from the text of the
+ * EXIF standard. */
 static const struct {
     unsigned orientation;
     const char *shown;
@@ -64,7 +66,7 @@ static void jpeg_is_turned_as_its_exif_says(void **state)
     }
 }
 
-/* Where the stored pixel (x, y) of a w x h image is shown. */
+/* The displayed position of the stored pixel (x, y) of a w x h image. */
 static void shown_at(unsigned o, uint32_t w, uint32_t h, uint32_t *x, uint32_t *y)
 {
     uint32_t from_right = w - 1 - *x, from_below = h - 1 - *y, column = *x, row = *y;

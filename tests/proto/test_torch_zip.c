@@ -1,9 +1,9 @@
-#include "proto/state_dict.h"
-#include "proto/unpickle.h"
+#include "proto/models/state_dict.h"
+#include "proto/models/unpickle.h"
 #include "tests/proto/sandbox.h"
 #include "tests/proto/stored_zip.h"
 
-/* Pieces of a pickle; a text is its length in four bytes and its bytes. */
+/* Pieces of a pickle; a text is four bytes of length and its bytes. */
 #define PROTO2        "\x80\x02"
 #define KEY_W         "X\1\0\0\0w"
 #define STORAGE(type) "(X\7\0\0\0storagectorch\n" type "\nX\1\0\0\0000X\3\0\0\0cpuK\x06tQ"
@@ -11,7 +11,7 @@
 #define HOOKS                                                                                      \
     "\x89"                                                                                         \
     "ccollections\nOrderedDict\n)R"
-/* {"w": a tensor of FloatStorage "0", 6 elements, with this offset, size and stride} */
+/* {"w": a tensor of FloatStorage "0", 6 elements, with the given offset, size and stride} */
 #define VIEW(offset, size, stride)                                                                 \
     PROTO2 "}" KEY_W TENSOR "(" STORAGE("FloatStorage") offset size stride HOOKS "tRs."
 #define PICKLE(text) text, sizeof(text) - 1
@@ -119,7 +119,7 @@ static void hostile_pickles_are_refused_with_their_reason(void **state)
     }
 }
 
-/* 30 lists, each holding the one before twice: 2^30 paths in 300 bytes. */
+/* 30 lists, each of which holds the previous one twice: 2^30 paths in 300 bytes. */
 static void a_pickle_that_doubles_at_every_level_is_refused(void **state)
 {
     (void)state;
@@ -133,7 +133,7 @@ static void a_pickle_that_doubles_at_every_level_is_refused(void **state)
         memcpy(bytes + n, more, sizeof more);
         n += sizeof more;
     }
-    /* What is left on the stack goes into a tuple, so that one value remains. */
+    /* The rest of the stack goes into a tuple, so that one value remains. */
     memmove(bytes + 3, bytes + 2, n - 2);
     bytes[2] = '(';
     n++;
@@ -157,6 +157,16 @@ struct zip_case {
     const char *says;
 };
 
+static enum status open_bytes(struct torch_zip **out, const void *bytes, size_t len,
+                              struct error *err)
+{
+    FILE *f = fopen(sandbox_path("z.pt"), "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, len, f), len);
+    assert_int_equal(fclose(f), 0);
+    return torch_zip_open(out, sandbox_path("z.pt"), err);
+}
+
 static enum status open_case(struct torch_zip **out, const struct zip_case *c, struct error *err)
 {
     static struct stored_zip z;
@@ -164,7 +174,7 @@ static enum status open_case(struct torch_zip **out, const struct zip_case *c, s
     zip_add(&z, c->pickle_name, PICKLE(GOOD_PICKLE), c->pickle_method, sizeof(GOOD_PICKLE) - 1);
     zip_add(&z, c->storage_name, storage_values, c->storage_bytes, c->storage_method, c->claimed);
     zip_end(&z);
-    return torch_zip_open_memory(out, z.file, z.file_len, err);
+    return open_bytes(out, z.file, z.file_len, err);
 }
 
 static void a_transposed_view_is_read_in_its_own_order(void **state)
@@ -227,7 +237,7 @@ static void a_flipped_bit_in_a_storage_fails_its_reading(void **state)
     zip_add(&z, "m/data/0", storage_values, sizeof storage_values, 0, sizeof storage_values);
     zip_end(&z);
     z.file[start + 30 + 8 + 5] ^= 1;
-    assert_int_equal(torch_zip_open_memory(&t, z.file, z.file_len, NULL), ST_OK);
+    assert_int_equal(open_bytes(&t, z.file, z.file_len, NULL), ST_OK);
     assert_int_equal(torch_zip_read(t, 0, v, NULL), ST_BAD_FILE);
     assert_true(v[0] == 0);
     torch_zip_close(t);
@@ -243,9 +253,9 @@ static void a_zip_cut_anywhere_is_refused(void **state)
     zip_add(&z, "m/data/0", storage_values, sizeof storage_values, 0, sizeof storage_values);
     zip_end(&z);
     for (size_t n = 0; n < z.file_len; n++)
-        assert_int_equal(torch_zip_open_memory(&t, z.file, n, NULL), ST_BAD_FILE);
+        assert_int_equal(open_bytes(&t, z.file, n, NULL), ST_BAD_FILE);
     assert_int_equal(torch_zip_open(&t, sandbox_path("missing.pt"), NULL), ST_IO);
-    assert_int_equal(torch_zip_open(&t, room, NULL), ST_IO);
+    assert_int_equal(torch_zip_open(&t, sandbox_folder, NULL), ST_IO);
 }
 
 int main(void)

@@ -50,7 +50,7 @@ enum status reference_conv_plan(struct backend *b, const struct conv_desc *d, co
     return ST_OK;
 }
 
-/* One output pixel into p->sum. */
+/* Computes one output pixel into p->sum. */
 static void convolve(const struct conv_plan *p, const struct tensor *x, uint32_t n, uint32_t oy,
                      uint32_t ox)
 {
@@ -155,7 +155,7 @@ enum status reference_linear(struct backend *b, struct linear_plan *p, const str
 
 struct attention_plan {
     struct attention_desc d;
-    double *weights; /* [h * w]: of one query */
+    double *weights; /* [h * w]: for one query */
     double *value;   /* [head_channels] */
 };
 

@@ -1,4 +1,4 @@
-/* Ops that walk over a image or an embedding once. */
+/* Ops that read an image or an embedding once. */
 #include <math.h>
 
 #include "tests/reference/reference.h"
@@ -48,7 +48,8 @@ enum status reference_group_norm(struct backend *b, const struct group_norm_args
         const float *ss = a->scale_shift ? pixel(a->scale_shift, n, 0, 0) : NULL;
         struct group_moments m = { 0 };
         for (uint32_t k = 0; k < c; k++) {
-            /* Taken before the group's first channel is overwritten (y may be x), and kept for the others. */
+            /* Computed before the group's first channel is overwritten (y may be x), and kept for
+             * the others. */
             if (k % width == 0) m = group_moments(x, n, k, width, (double)a->eps);
             for (uint32_t i = 0; i < x->h * x->w; i++) {
                 double v = ((double)pixel(x, n, 0, i)[k] - m.mean) * m.rstd;
@@ -93,7 +94,7 @@ enum status reference_downsample(struct backend *b, const struct tensor *x, cons
     return s;
 }
 
-/* Every value of the image of pixels, and where it stands in the one of cells. */
+/* Every value of the image of pixels, and its place in the image of cells. */
 static enum status permute(const struct tensor *pixels, const struct tensor *cells, bool to_cells,
                            struct error *err)
 {
@@ -153,7 +154,7 @@ enum status reference_add_channel(struct backend *b, const struct tensor *x, con
 {
     (void)b;
     enum status s = expect(same_shape(x, y) && e->n == x->n && e->c == x->c,
-                           "a sum of a image and an embedding that do not fit", err);
+                           "a sum of an image and an embedding of different shapes", err);
     for (uint32_t n = 0; !s && n < x->n; n++)
         for (uint32_t i = 0; i < x->h * x->w; i++)
             for (uint32_t c = 0; c < x->c; c++)
@@ -172,7 +173,8 @@ enum status reference_cast(struct backend *b, const struct tensor *x, const stru
     return s;
 }
 
-/* The angle is rounded to float32 as in the published code: at t = 999 the rounding is visible beside exact arithmetic. */
+/* The angle is rounded to float32 as in the published code: at t = 999 the difference from exact
+ * arithmetic is visible. */
 enum status reference_timestep(struct backend *b, const float *t, const struct tensor *y,
                                struct error *err)
 {

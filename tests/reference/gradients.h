@@ -1,12 +1,14 @@
-/* gradients.h - the gradients of the reference back end: F32 storage, double inside, the formulas as they are derived.
+/* gradients.h - the gradients of the reference back end: F32 storage, double inside, the
+ * formulas as derived.
  *
- * Forward passes that only training has are here too. Slow on purpose and without threads. */
+ * It also has the forward passes that only training needs. Simple and slow on purpose; no
+ * threads. */
 #ifndef DAVID_TESTS_REFERENCE_GRADIENTS_H
 #define DAVID_TESTS_REFERENCE_GRADIENTS_H
 
 #include <stddef.h>
 
-#include "engine/graph/gradients.h"
+#include "engine/graph/backend/gradients.h"
 #include "tests/reference/reference.h"
 
 extern const struct gradient_ops reference_gradients;
@@ -18,7 +20,7 @@ static inline void put(const struct into *to, uint32_t n, size_t i, size_t c, do
     *p = (float)(to->add ? (double)*p + v : v);
 }
 
-/* gradients_products.c */
+/* Defined in gradients_products.c. */
 enum status reference_trained_conv_new(struct backend *b, const struct trained_conv_desc *d,
                                        struct trained_conv **out, struct error *err);
 void reference_trained_conv_free(struct backend *b, struct trained_conv *c);
@@ -47,7 +49,7 @@ enum status reference_attention_gradient(struct backend *b, struct trained_atten
                                          const struct tensor *qkv, const struct tensor *dy,
                                          const struct tensor *dqkv, struct error *err);
 
-/* gradients_elementwise.c */
+/* Defined in gradients_elementwise.c. */
 enum status reference_silu_gradient(struct backend *b, const struct tensor *x,
                                     const struct tensor *dy, const struct into *dx,
                                     struct error *err);

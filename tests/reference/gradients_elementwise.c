@@ -1,4 +1,4 @@
-/* Gradients of what walks over a image or an embedding, batch norm, and the optimiser. */
+/* Gradients of the elementwise ops and norms, batch norm, and the optimiser. */
 #include <math.h>
 
 #include "tests/reference/gradients.h"
@@ -47,12 +47,12 @@ enum status reference_label_gradient(struct backend *b, const uint32_t *label,
 
 struct channel {
     double gamma, scale, shift, beta; /* y = silu((xhat gamma + beta) (1 + scale) + shift) */
-    double du, du_xhat;               /* sums over the image; u: what SiLU is taken of */
+    double du, du_xhat;               /* sums over the image; u: the input of SiLU */
 };
 
 struct group {
     double mean, rstd, du,
-        du_xhat; /* the last two: means over the group, weighed with gamma (1 + scale) */
+        du_xhat; /* the last two: means over the group, weighted with gamma (1 + scale) */
 };
 
 static double normed(const struct group_norm_args *f, const struct group *g, uint32_t n, size_t i,

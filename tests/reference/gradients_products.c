@@ -1,4 +1,4 @@
-/* Gradients of sums of products: convolution, linear, attention; and the table of all. */
+/* Gradients of sums of products: convolution, linear, attention; and the table of all gradients. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,7 +71,7 @@ enum status reference_trained_conv_pack(struct backend *b, struct trained_conv *
     return ST_OK;
 }
 
-/* The pixel of x that output pixel (oy, ox) reads at a tap; false: it lies in the padding. */
+/* The pixel of x that output pixel (oy, ox) reads at a tap; false: it is in the padding. */
 static bool tapped(const struct trained_conv *c, uint32_t oy, uint32_t ox, uint32_t tap,
                    uint32_t *y, uint32_t *x)
 {
@@ -149,7 +149,7 @@ enum status reference_conv_data(struct backend *b, struct trained_conv *c, const
     return s;
 }
 
-/* c->sum: the gradients of the weights at a tap, from all inputs to one output. */
+/* Into c->sum: the gradients of the weights at a tap, from all inputs to one output. */
 static void sum_products(struct trained_conv *c, const struct tensor *x, const struct tensor *dy,
                          size_t o, uint32_t tap)
 {
@@ -271,7 +271,8 @@ enum status reference_trained_attention_new(struct backend *b, const struct atte
     return ST_OK;
 }
 
-/* p_j = softmax(q . k_j / sqrt(ch)), y = sum p_j v_j; with g_j = dy . v_j, the scores' gradient is p_j (g_j - sum p g). */
+/* p_j = softmax(q . k_j / sqrt(ch)), y = sum p_j v_j; with g_j = dy . v_j, the scores' gradient is
+ * p_j (g_j - sum p g). */
 static void attend_back(struct trained_attention *a, const float *qkv, const float *dy, size_t ld,
                         size_t part, size_t i)
 {

@@ -1,8 +1,10 @@
 #include "tests/reference/gradients.h"
+#include "tests/reference/losses.h"
 
 #include <stdlib.h>
 
-/* Two rows in a pass, unlike the CPU's one: a last pass with a row missing is tested here. */
+/* Two rows per execution, unlike the CPU's one: a last execution with a missing row is tested
+ * here. */
 enum { ROWS_PER_PASS = 2 };
 
 enum status expect(bool ok, const char *what, struct error *err)
@@ -49,40 +51,41 @@ static void release(struct backend *b, void *p)
 }
 
 static const struct backend_ops reference_ops = {
-    .name = "reference",
-    .host_memory = true,
-    .close = close_reference,
-    .has_dtype = has_dtype,
-    .best_dtype = best_dtype,
-    .rows_per_batch = rows_per_batch,
-    .alloc = alloc,
-    .free = release,
-    .conv_plan = reference_conv_plan,
-    .conv_plan_free = reference_conv_plan_free,
-    .conv = reference_conv,
-    .linear_plan = reference_linear_plan,
-    .linear_plan_free = reference_linear_plan_free,
-    .linear = reference_linear,
-    .attention_plan = reference_attention_plan,
-    .attention_plan_free = reference_attention_plan_free,
-    .attention = reference_attention,
-    .group_norm = reference_group_norm,
-    .upsample = reference_upsample,
-    .downsample = reference_downsample,
-    .space_to_depth = reference_space_to_depth,
-    .depth_to_space = reference_depth_to_space,
-    .concat = reference_concat,
-    .add_channel = reference_add_channel,
-    .timestep = reference_timestep,
-    .label = reference_label,
-    .silu = reference_silu,
-    .add = reference_add,
-    .cast = reference_cast,
-    .normals = reference_normals,
-    .sampler_in = reference_sampler_in,
-    .sampler_join = reference_sampler_join,
-    .sampler_out = reference_sampler_out,
+    .device.name = "reference",
+    .device.host_memory = true,
+    .device.close = close_reference,
+    .device.has_dtype = has_dtype,
+    .device.best_dtype = best_dtype,
+    .device.rows_per_batch = rows_per_batch,
+    .device.alloc = alloc,
+    .device.free = release,
+    .net.conv_plan = reference_conv_plan,
+    .net.conv_plan_free = reference_conv_plan_free,
+    .net.conv = reference_conv,
+    .net.linear_plan = reference_linear_plan,
+    .net.linear_plan_free = reference_linear_plan_free,
+    .net.linear = reference_linear,
+    .net.attention_plan = reference_attention_plan,
+    .net.attention_plan_free = reference_attention_plan_free,
+    .net.attention = reference_attention,
+    .net.group_norm = reference_group_norm,
+    .net.upsample = reference_upsample,
+    .net.downsample = reference_downsample,
+    .net.space_to_depth = reference_space_to_depth,
+    .net.depth_to_space = reference_depth_to_space,
+    .net.concat = reference_concat,
+    .net.add_channel = reference_add_channel,
+    .net.timestep = reference_timestep,
+    .net.label = reference_label,
+    .net.silu = reference_silu,
+    .net.add = reference_add,
+    .net.cast = reference_cast,
+    .net.normals = reference_normals,
+    .net.sampler_in = reference_sampler_in,
+    .net.sampler_join = reference_sampler_join,
+    .net.sampler_out = reference_sampler_out,
     .gradients = &reference_gradients,
+    .losses = &reference_losses,
 };
 
 enum status reference_backend_open(struct backend **out, struct error *err)

@@ -1,21 +1,23 @@
-/* reference.h - the rooms of the reference back end: storage F32, arithmetic double, loops as the formulas are written.
+/* reference.h - what the files of the reference back end share: storage F32, arithmetic double,
+ * loops as the formulas are written.
  *
- * Slow on purpose and without threads. Nothing here may be called but through struct backend_ops. */
+ * Simple and slow on purpose; no threads. These functions are called only through struct
+ * backend_ops. */
 #ifndef DAVID_TESTS_REFERENCE_H
 #define DAVID_TESTS_REFERENCE_H
 
 #include "engine/graph/backend.h"
 
-/* Pixel (n, y, x) of an F32 view; its channels are neighbours. */
+/* Pixel (n, y, x) of an F32 view; its channels are contiguous. */
 static inline float *pixel(const struct tensor *t, uint32_t n, uint32_t y, uint32_t x)
 {
     return (float *)t->data + (((size_t)n * t->h + y) * t->w + x) * t->ld;
 }
 
-/* ST_INTERNAL where `ok` is false: the caller broke the interface. */
+/* ST_INTERNAL where `ok` is false: the caller violated the interface. */
 enum status expect(bool ok, const char *what, struct error *err);
 
-/* convolution.c */
+/* Defined in convolution.c. */
 enum status reference_conv_plan(struct backend *b, const struct conv_desc *d, const float *weight,
                                 const float *bias, struct conv_plan **out, struct error *err);
 void reference_conv_plan_free(struct backend *b, struct conv_plan *p);
@@ -34,7 +36,7 @@ enum status reference_attention(struct backend *b, struct attention_plan *p,
                                 const struct tensor *qkv, const struct tensor *y,
                                 struct error *err);
 
-/* feature maps.c */
+/* Defined in elementwise.c. */
 enum status reference_group_norm(struct backend *b, const struct group_norm_args *a,
                                  struct error *err);
 enum status reference_upsample(struct backend *b, const struct tensor *x, const struct tensor *y,
@@ -60,7 +62,7 @@ enum status reference_silu(struct backend *b, const struct tensor *x, const stru
 enum status reference_add(struct backend *b, const struct tensor *x, const struct tensor *e,
                           const struct tensor *y, struct error *err);
 
-/* sampler.c */
+/* Defined in sampler.c. */
 enum status reference_normals(struct backend *b, const struct normals_args *a, struct error *err);
 enum status reference_sampler_in(struct backend *b, const float *y_in, const float *z, float hz,
                                  float *x, size_t count, struct error *err);

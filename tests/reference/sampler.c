@@ -1,4 +1,4 @@
-/* Noise and the one step of the sampler (engine/README.md section 3). */
+/* Noise and the sampler's single step (engine/README.md section 3). */
 #include <math.h>
 #include <stdlib.h>
 

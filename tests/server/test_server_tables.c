@@ -11,8 +11,8 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "proto/model_folder.h"
-#include "proto/openapi.h"
+#include "proto/messages/openapi.h"
+#include "proto/models/model_folder.h"
 #include "server/config.h"
 #include "server/listener.h"
 #include "server/metrics.h"
@@ -169,12 +169,24 @@ static void parameters_are_judged_by_the_table(void **state)
 static void accept_is_weighed(void **state)
 {
     (void)state;
-    assert_int_equal(accept_choose(""), ACCEPTED_PNG);
-    assert_int_equal(accept_choose("*/*"), ACCEPTED_PNG);
-    assert_int_equal(accept_choose("image/jpeg"), ACCEPTED_JPEG);
-    assert_int_equal(accept_choose("image/jpeg;q=0.5, image/png"), ACCEPTED_PNG);
-    assert_int_equal(accept_choose("application/json"), ACCEPTED_JSON);
-    assert_int_equal(accept_choose("text/html, image/gif"), ACCEPTED_PNG);
+    static const struct {
+        const char *accept;
+        enum image_format format;
+        bool wants_json;
+    } cases[] = {
+        { "", IMAGE_PNG, false },
+        { "*/*", IMAGE_PNG, false },
+        { "image/jpeg", IMAGE_JPEG, false },
+        { "image/jpeg;q=0.5, image/png", IMAGE_PNG, false },
+        { "application/json", IMAGE_PNG, true },
+        { "application/json, image/jpeg", IMAGE_JPEG, false },
+        { "text/html, image/gif", IMAGE_PNG, false },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bool wants_json = !cases[i].wants_json;
+        assert_int_equal(accept_choose(&wants_json, cases[i].accept), cases[i].format);
+        assert_int_equal(wants_json, cases[i].wants_json);
+    }
 }
 
 static void no_text_metric(void *cls, const char *name, FILE *f)
@@ -240,7 +252,7 @@ static const char *const answer_headers[] = { "X-Request-Id",       "David-Model
                                               "David-Residual-Rms", "David-Residual-Expected",
                                               "David-Std-Scale",    "Server-Timing" };
 
-/* The task's enum is the engine's table, in its order, and `auto`. */
+/* The task's enum is the engine's table, in its order. */
 static void expect_all_tasks(json_t *parameters)
 {
     char listed[256] = "";
@@ -255,7 +267,7 @@ static void expect_all_tasks(json_t *parameters)
         }
     }
     char want[256];
-    (void)snprintf(want, sizeof want, "%s, auto, ", task_names);
+    (void)snprintf(want, sizeof want, "%s, ", task_names);
     assert_string_equal(listed, want);
 }
 

@@ -1,4 +1,4 @@
-"""What the tests of training share: small networks, small images, and `david train` as users run it."""
+"""Fixtures of the training tests: small networks, small images, and `david train` as users run it."""
 import fcntl
 import json
 import os
@@ -45,14 +45,15 @@ def train(kind, data, out, code=0, **more):
 
 
 def start(args, **kwargs):
-    """A run that goes on; unbuffered, as communicate() forgets what a buffer holds. It cannot be more than a page of lines ahead."""
+    """Starts a run. Its pipe is unbuffered, as communicate() drops buffered bytes, and holds one page, so that the run is at most
+    a page of lines ahead."""
     went = subprocess.Popen([DAVID, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, **kwargs)
     fcntl.fcntl(went.stdout, fcntl.F_SETPIPE_SZ, 4096)
     return went
 
 
 def lines(done):
-    """The JSON lines of a run without what depends on the clock."""
+    """The JSON lines of a run without the values that depend on the clock."""
     out = [json.loads(line) for line in done.stdout.splitlines()]
     out = [line for line in out if "validation" not in line]
     for line in out:
@@ -61,7 +62,7 @@ def lines(done):
 
 
 def validations(done):
-    """Its other lines: the scores on the validation folder."""
+    """The lines with the scores on the validation folder."""
     return [line for line in map(json.loads, done.stdout.splitlines()) if "validation" in line]
 
 
@@ -86,7 +87,7 @@ def leftovers(out):
 
 
 def result(out):
-    """All that a run ends with: the model and the whole state of its last checkpoint."""
+    """The results of a run: the bytes of its model and of its last checkpoint."""
     return pathlib.Path(out).read_bytes(), checkpoints(out)[-1].read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong is said in one clear line, and nothing half-written is ever taken for a checkpoint or a model."""
+"""Each error is one clear line, and no run reads a half-written file as a checkpoint or a model."""
 import json
 import os
 import pathlib
@@ -19,7 +19,7 @@ def last_line(done):
 
 
 def refused(tmp_path, kind, data, *words, code=1, **more):
-    """The run ends before its first step, says why, and leaves neither a model nor a checkpoint of its own."""
+    """The run ends before its first step, reports why, and writes neither a model nor a checkpoint."""
     out = tmp_path / "refused.safetensors"
     done = train(kind, data, out, code=code, **{"steps": 2, **more})
     assert all(str(w) in done.stderr.decode() for w in words), done.stderr.decode()
@@ -83,7 +83,7 @@ def test_bad_files_are_left_out_counted_and_named_once(photos, tmp_path):
     for name, content in bad.items():
         (data / name).write_bytes(content)
     save(np.zeros((8, 8, 3)), data / "tiny.png")
-    os.symlink(data / "nowhere", data / "dangling.png")  # not a file: not even listed
+    os.symlink(data / "nowhere", data / "dangling.png")  # not a file: not listed
     done = train("prior", data, tmp_path / "p", steps=40)
     text = done.stderr.decode()
     for name in [*bad, "tiny.png"]:
@@ -94,7 +94,7 @@ def test_bad_files_are_left_out_counted_and_named_once(photos, tmp_path):
 
 @pytest.mark.parametrize("change", ["removed", "written anew", "cut", "unreadable"])
 def test_a_folder_that_changes_while_in_use_ends_the_run(change, tmp_path):
-    """The cache holds one image of three, so that each is read again and again."""
+    """The cache holds one image of three, so that each is read repeatedly."""
     data, out = tmp_path / "data", tmp_path / "p"
     data.mkdir()
     draw = np.random.default_rng(4)
@@ -113,8 +113,8 @@ def test_a_folder_that_changes_while_in_use_ends_the_run(change, tmp_path):
             os.truncate(target, 100)
         else:
             target.unlink()
-            target.symlink_to(target)  # a loop: it cannot be opened, by root neither
-        (data / "later.png").write_bytes((data / "0.png").read_bytes())  # what is added is no matter
+            target.symlink_to(target)  # a loop: not even root can open it
+        (data / "later.png").write_bytes((data / "0.png").read_bytes())  # an added file has no effect
         _, err = went.communicate(timeout=60)
     finally:
         stop(went)
@@ -156,7 +156,7 @@ def test_priors_that_cannot_teach(photos, prior, tmp_path):
     text += b" " * (-len(text) % 8)
     three = tmp_path / "three.safetensors"
     three.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(blobs))
-    run("sample", "--prior", three, "--steps", 1, "--count", 1, tmp_path / "s.png")  # it is a sound prior
+    run("sample", "--prior", three, "--steps", 1, "--count", 1, tmp_path / "s.png")  # it is a valid prior
     refused(tmp_path, "davi", photos, three, "learned variance", prior=three)
 
     cut = tmp_path / "cut.safetensors"
@@ -186,13 +186,13 @@ def test_a_checkpoint_of_another_run_is_refused(photos, prior, tmp_path):
         assert words in last_line(done) and str(state) in last_line(done), last_line(done)
     done = train("davi", photos, out, prior=prior, steps=4, resume=True, code=1)
     assert "kind = prior there, davi here" in last_line(done)
-    done = train("prior", photos, out, steps=4, code=2)  # not asked to go on
+    done = train("prior", photos, out, steps=4, code=2)  # without --resume
     assert "resume" in last_line(done)
     assert checkpoints(out) == [state] and state.read_bytes() == before
 
 
 def damages(data):
-    """What a file may look like that was not written to its end, or that a disk has spoilt."""
+    """Files that were not written completely, or that a disk has damaged."""
     end = 8 + int.from_bytes(data[:8], "little")
     nan = np.float32("nan").tobytes()
     yield "empty", b""
@@ -216,7 +216,7 @@ def test_a_damaged_checkpoint_is_never_loaded(photos, prior, tmp_path):
         done = train("prior", photos, out, steps=4, resume=True, code=1)
         assert str(newest) in last_line(done), (name, last_line(done))
         assert [p.name for p in checkpoints(out)] == [good.name, newest.name], name
-    newest.unlink()  # the one before it is as good as ever
+    newest.unlink()  # the checkpoint before it is intact
     train("prior", photos, out, steps=2, resume=True, checkpoint_every=1)
     assert checkpoints(out)[-1].read_bytes() == whole
 
@@ -227,7 +227,7 @@ def test_a_run_that_explodes_names_its_last_good_checkpoint(photos, tmp_path):
     state = checkpoints(out)[-1]
     before = state.read_bytes()
     out.unlink()
-    # When it explodes is a matter of the last bits of floats: no checkpoint may come in between.
+    # The last bits of floats decide at which step it explodes: no checkpoint may come before.
     done = train("prior", photos, out, steps=10**6, checkpoint_every=10**6, resume=True, lr=1, code=1)
     text = done.stderr.decode().splitlines()
     assert "exploded" in text[-2] and "step " in text[-2] and str(state) in text[-1], text
@@ -262,7 +262,7 @@ def test_two_runs_do_not_share_a_folder(photos, tmp_path):
         assert "another run" in last_line(done)
     finally:
         stop(went)
-    train("prior", photos, out, steps=4, resume=True)  # a dead one holds nothing
+    train("prior", photos, out, steps=4, resume=True)  # a run that has ended holds no lock
 
 
 def limit_files(kib):
@@ -270,7 +270,7 @@ def limit_files(kib):
 
 
 def after_failing(photos, out, failed, reason):
-    """A checkpoint could not be written: the one before is named and is what the next run begins from."""
+    """A checkpoint could not be written: the error names the one before, and the next run begins from it."""
     text = failed.stderr.decode().splitlines()
     good = checkpoints(out)
     assert [p.name for p in good] == ["step-000000004.safetensors"] and leftovers(out) == []

@@ -1,7 +1,7 @@
-"""kill -9 at any moment: whoever goes on ends with the same bytes as a run that was never interrupted.
+"""kill -9 at any moment: the resumed run ends with the same bytes as a run that was never interrupted.
 
-A moment is a step that was told plus a fraction of a second, or a byte of a checkpoint that is being written (a limit of bytes whose
-signal ends the process there, as suddenly as kill -9); the seed fixes them. What the runs told before they died is compared as well.
+A moment is a reported step plus a fraction of a second, or a byte of a checkpoint during its write (a limit of bytes, whose signal
+ends the process there as suddenly as kill -9); the seed fixes them. The lines of the runs before the kill are compared too.
 The ten-kill proof: pytest -m slow, or ctest -R train-ten-kills."""
 import json
 import pathlib
@@ -29,7 +29,7 @@ def told_by(text):
 
 
 def kill_at_a_step(args, draw, ahead):
-    """Dies by kill -9 up to 30 ms after it told a step that is 1 to `ahead` steps on."""
+    """Killed by kill -9 up to 30 ms after it reported a step 1 to `ahead` steps later."""
     went = start(args)
     told, lines_ahead, wait = b"", draw.randint(1, ahead), draw.random() * 0.03
     try:
@@ -44,7 +44,7 @@ def kill_at_a_step(args, draw, ahead):
 
 
 def kill_at_a_byte(args, draw, size):
-    """Dies in the middle of its next checkpoint, which is `size` bytes."""
+    """Killed during the write of its next checkpoint of `size` bytes."""
     at = draw.randrange(1, size)
     went = start(args, preexec_fn=lambda: (resource.setrlimit(resource.RLIMIT_FSIZE, (at, at)),
                                            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))))
@@ -60,7 +60,7 @@ def prove(kind, kills, steps, every, photos, prior, tmp_path, capsys):
     draw, half, report = random.Random(f"{kind} {kills}"), 0, []
     args = options(kind, photos, out, **common, resume=True)
     for kill in range(kills):
-        # Half a checkpoint must have been there at least once; -9 leaves one when it happens to strike then.
+        # At least one kill came during the write of a checkpoint and left an incomplete file.
         strike, most = (kill_at_a_byte, size) if kill % 3 == 1 else (kill_at_a_step, 2 * every)
         has_died, told, moment = strike(args, draw, most)
         assert has_died, report
@@ -78,7 +78,7 @@ def prove(kind, kills, steps, every, photos, prior, tmp_path, capsys):
               " of the uninterrupted run", *report, sep="\n  ")
 
 
-# A page of lines (conftest.start) is 30 steps of a prior, 10 of DAVI: no run ends before it is killed.
+# A page of lines (conftest.start) is 30 steps of a prior, 10 of DAVI: every run is killed before its end.
 @pytest.mark.parametrize("kind,steps", [("prior", 120), ("davi", 40)])
 def test_three_kills(kind, steps, photos, prior, tmp_path, capsys):
     prove(kind, 3, steps, 4, photos, prior, tmp_path, capsys)

@@ -1,4 +1,4 @@
-"""A run that several processes share (mpirun) is the run of one process with a micro-batch that is as many times larger."""
+"""A run of n processes (mpirun) equals a run of one process with a micro-batch that is n times larger."""
 import os
 import pathlib
 import shutil
@@ -21,7 +21,7 @@ def mpirun(args, code=0, **kwargs):
 
 
 def state(out):
-    """Of the last checkpoint: name -> array."""
+    """The arrays of the last checkpoint by name."""
     path = checkpoints(out)[-1]
     header, data = header_of(path), path.read_bytes()
     begin = 8 + int.from_bytes(data[:8], "little")
@@ -33,15 +33,15 @@ def state(out):
     return arrays
 
 
-# What may be off: of the first moments (L2), and of 99 in 100 weights, in units of what one update moves them by. The adversarial losses
-# have kinks, |D(x) - D(y)| and leaky ReLUs: a value that is within rounding of one falls on either side, and takes its gradient with it.
-# One process with another instruction set differs from itself by as much (2e-3 of the generator's moments with seed 7, AVX2 and AVX-512).
+# Allowed differences: of the first moments (relative L2), and of 99 in 100 weights, in units of one update. The adversarial losses
+# have kinks, |D(x) - D(y)| and leaky ReLUs: rounding decides on which side a value near a kink lies, and so its gradient. One
+# process differs from itself by as much with another instruction set (2e-3 of the generator's moments with seed 7, AVX2 and AVX-512).
 SMOOTH, KINKED = (1e-4, 2e-3), (5e-3, 0.05)
 
 
 def differences(one, other, nets):
-    """net -> how far moments and weights are apart. The rest of the weights have a gradient that is rounding in one of the steps, like that
-    of a bias before a norm, and AdamW makes a full step of any gradient."""
+    """Differences of moments and weights by network. The remaining 1 in 100 weights have a gradient that is only rounding error in one of
+    the steps, like that of a bias before a norm, and AdamW makes a full step of any gradient."""
     a, b = state(one), state(other)
     assert a.keys() == b.keys()
     found = {}
@@ -64,7 +64,7 @@ def test_two_processes_make_the_prior_of_one(photos, prior, tmp_path):
     done = mpirun(options("prior", photos, two, micro_batch=2, **more))
     assert are_within(differences(one, two, ["generator"]), SMOOTH)
     together = lines(done)
-    assert [line["step"] for line in together] == [1, 2, 3, 4, 5]  # one process tells
+    assert [line["step"] for line in together] == [1, 2, 3, 4, 5]  # one process reports
     for a, b in zip(alone, together):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-4) and b["gradient"] == pytest.approx(a["gradient"], rel=1e-4)
     assert done.stderr.decode().count("two.safetensors: 5 steps") == 1
@@ -72,8 +72,8 @@ def test_two_processes_make_the_prior_of_one(photos, prior, tmp_path):
 
 @pytest.mark.parametrize("task", ["denoise", "inpaint"])
 def test_two_processes_make_the_restorer_of_one(photos, prior, tmp_path, task):
-    """The discriminator's batch norms, lambda and the share of an inpainting's kept pixels are those of all processes. Some seeds meet a
-    kink; one of the first few must not."""
+    """The discriminator's batch norms, lambda and the count of an inpainting's observed pixels are those of all processes. With some seeds
+    a value lies at a kink; one of the first few seeds must agree within the smaller bounds."""
     for seed in range(7, 15):
         one, two = tmp_path / f"one-{seed}.safetensors", tmp_path / f"two-{seed}.safetensors"
         more = {"prior": prior, "task": task, "batch": 8, "steps": 2, "dtype": "f32", "json": True, "seed": seed}

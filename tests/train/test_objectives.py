@@ -1,4 +1,4 @@
-"""Restorers that learn from the truth alone, with what a model file may have beyond the published networks."""
+"""Restorers that learn from the truth alone, with the options beyond the published networks."""
 import json
 import math
 import subprocess
@@ -76,7 +76,7 @@ def test_the_best_average_on_the_validation_folder_is_kept(photos, tmp_path):
     metrics = json.loads(header_of(folder / "best.safetensors")["__metadata__"]["david.metrics"])
     assert metrics["step"] == best["step"] and abs(metrics["score"] - best["score"]) < 1e-3
     assert {p.name for p in folder.glob("sheet-validation-*")} == {f"sheet-validation-{n:09}.png" for n in (10, 20, 30, 40)}
-    # A resumed run does not keep one that is worse.
+    # A resumed run does not replace the best model by a worse one.
     done = learn(photos, out, "regression", h=0, steps=50, lr=1, resume=True, validate=photos, validate_every=10,
                  validate_crops=3, sheet_every=20)
     assert not validations(done)[-1]["best"]
@@ -96,7 +96,7 @@ def test_a_generator_begins_as_its_prior_whatever_it_is_told_beside(photos, tmp_
     assert set(after) == {"label_emb.weight", *(f"sigma_embed.{i}.{p}" for i in (0, 2) for p in ("weight", "bias"))}
     assert not after["label_emb.weight"].any() and not after["sigma_embed.2.weight"].any()
     assert after["sigma_embed.0.weight"].any()
-    # Further tasks get labels of their own, and those that were there keep theirs.
+    # New tasks get new labels, and the others keep theirs.
     again = tmp_path / "again.safetensors"
     learn(photos, again, "regression", grown=None, init=out, task="colorize,sr4", steps=1)
     labels = {name: t["label"] for name, t in json.loads(run("inspect", "--json", again).stdout)["tasks"].items()}
@@ -119,7 +119,7 @@ def test_the_rate_rises_stays_and_falls(photos, tmp_path):
         out = tmp_path / name
         learn(photos, out, "regression", h=0, **{"weight_decay": 0, **more})
         return tensors(out)["out.2.weight"]
-    # The average, which is what a model file has, first moves with the fifth step; until then each moves a weight by about the rate.
+    # A model file has the average, which first changes at the fifth step; each step moves a weight by about the rate.
     still = weights("a", steps=5, lr=0)
     slow = np.abs(weights("b", steps=5, lr=1e-3, warmup=1000) - still).max()
     fast = np.abs(weights("c", steps=5, lr=1e-3) - still).max()
@@ -128,7 +128,7 @@ def test_the_rate_rises_stays_and_falls(photos, tmp_path):
 
 
 def test_no_weight_decay_is_none(photos, tmp_path):
-    """0 is a value like any other, not what stands where nothing was asked."""
+    """0 is a value, not the absence of the option."""
     def weights(name, decay):
         learn(photos, tmp_path / name, "regression", h=0, steps=5, lr=1e-3, weight_decay=decay)
         return tensors(tmp_path / name)["input_blocks.1.0.in_layers.2.weight"]

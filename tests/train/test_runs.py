@@ -1,4 +1,4 @@
-"""What a run tells and leaves: lines, sheets, checkpoints, a model; and that it can be stopped and gone on with."""
+"""The output of a run: lines, sheets, checkpoints, a model; and that a stopped run can be resumed."""
 import json
 import math
 import os
@@ -180,7 +180,7 @@ def test_samples_of_a_prior(prior, tmp_path):
 # ---- the data ----
 
 def sheet_of(tmp_path, image, kind="prior", side=16, batch=64, **more):
-    """The rows that the first step sees of a folder of one image."""
+    """The rows of the first step of a run on one image."""
     data, out = tmp_path / "data", tmp_path / "x.safetensors"
     shutil.rmtree(data, ignore_errors=True)
     shutil.rmtree(f"{out}.checkpoints", ignore_errors=True)
@@ -199,7 +199,7 @@ def test_crops_lie_in_all_eight_ways(tmp_path):
 
 def test_crops_prefer_texture(tmp_path):
     image = np.full((128, 128, 3), 100)
-    image[:, :32] = np.random.default_rng(3).integers(0, 256, (128, 32, 3))  # a quarter is worth learning from
+    image[:, :32] = np.random.default_rng(3).integers(0, 256, (128, 32, 3))  # a quarter has texture
     share = [np.mean([row[0].std() > 5 for row in sheet_of(tmp_path, image, texture=t)]) for t in (0, 8)]
     assert share[0] < 0.55 and share[1] > 0.7
 
@@ -247,7 +247,7 @@ def test_decoded_images_are_bounded_by_the_cache(tmp_path):
     for mib in (8, 1024):
         went = start(options("prior", data, tmp_path / f"c{mib}", steps=12, cache_mib=mib, json=True))
         try:
-            while went.stdout.readline():  # after the last line a checkpoint and a model are still to be written
+            while went.stdout.readline():  # a checkpoint and a model are written after the last line
                 status = pathlib.Path(f"/proc/{went.pid}/status").read_text()
                 peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024 if "VmHWM" in status else peak
             assert went.wait(60) == 0

@@ -1,4 +1,4 @@
-"""`david sample` against DDIM (arXiv 2010.02502, eta 0) written once more in double around `david forward`, from the same noise."""
+"""`david sample` against a second DDIM (arXiv 2010.02502, eta 0), in double around `david forward`, from the same noise."""
 import json
 
 import numpy as np
@@ -6,7 +6,7 @@ from PIL import Image
 
 from conftest import header_of, run, tiles
 
-COUNT, SIDE, SEED, STREAM = 3, 16, 11, 4  # stream 3 + 1: where training's z comes from
+COUNT, SIDE, SEED, STREAM = 3, 16, 11, 4  # stream 3 + 1: z of training
 
 
 def philox(counter, key):

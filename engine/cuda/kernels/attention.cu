@@ -1,8 +1,9 @@
-/* Attention where cuDNN's fused kernels do not go: F32, odd head sizes, few pixels. Softmax as the keys come by, so that nothing of
- * the size of pixels squared exists.
+/* Attention for the shapes that cuDNN's fused kernels do not support: F32, unusual head sizes, few
+ * pixels. An online softmax, so that nothing of the size of pixels squared is stored.
  *
- * A block has some queries of one head; keys and values come through shared memory, 32 at a time, in ascending order. For the products with the keys a
- * lane is a key, for those with the values it is a channel (every 32nd). One order of sums, whatever the batch. */
+ * A block has some queries of one head; keys and values are loaded into shared memory, 32 at a
+ * time, in ascending order. In the products with the keys a lane is a key; in those with the values
+ * it is a channel (every 32nd). One order of sums for all batch sizes. */
 #include "engine/cuda/kernels/memory.cuh"
 
 namespace
@@ -17,7 +18,8 @@ struct attention_args {
     float scale;
 };
 
-/* Floats between rows in shared memory: whole vectors, an odd number of them, so that eight rows lie in all banks. What is beyond the channels is 0. */
+/* Floats between rows in shared memory: an odd number of whole vectors, so that eight rows fall
+ * into different banks. The padding beyond the channels is 0. */
 static inline __host__ __device__ uint32_t stride_of(uint32_t channels)
 {
     return 4 * ((channels + 3) / 4 | 1);
@@ -33,7 +35,8 @@ DEVICE float dot4(float4 a, float4 b, float sum)
     return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
 }
 
-/* STEPS: runs of 32 channels that a lane may have to keep. With eight, four blocks an SM would leave too few registers for them. */
+/* STEPS: runs of 32 channels that a lane may have to keep. With eight, four blocks per SM would
+ * leave too few registers for them. */
 template <typename T, int STEPS>
 __global__ void __launch_bounds__(THREADS, STEPS < 8 ? 4 : 3)
     attention(const T *qkv_all, T *y_all, attention_args a)
@@ -66,7 +69,7 @@ __global__ void __launch_bounds__(THREADS, STEPS < 8 ? 4 : 3)
             sum[r][s] = 0;
     }
     for (uint32_t k0 = 0; k0 < a.pixels; k0 += KEYS) {
-        __syncthreads(); /* the keys before have been used */
+        __syncthreads(); /* the previous keys have been used */
         for (uint32_t i = threadIdx.x; i < KEYS * stride; i += THREADS) {
             const uint32_t k = k0 + i / stride, c = i % stride;
             const T *from = q + (size_t)k * a.qkv_ld + c;

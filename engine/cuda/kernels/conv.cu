@@ -1,9 +1,11 @@
-/* Convolutions that tensor cores do not pay for: three channels in, three out, and anything else that no other code takes.
+/* Convolutions for which tensor cores do not pay: three channels in, three out, and every shape
+ * that no other code supports.
  *
- * F32 multiply-adds; each output is one sum in one order, whatever the batch. narrow_in: a block has a strip of the feature map in shared memory and a
- * run of output channels; a thread has 4 pixels of one vector of them, so that a weight is read once for 4 products. narrow_out: a block has a tile
- * of the output and goes through the channels a sector at a time; a thread has 2 x 2 pixels, so that a weight is read once for
- * 4 pixels and a value for up to 4 taps. */
+ * F32 multiply-adds; each output is one sum in one order, for all batch sizes. narrow_in: a block
+ * has a strip of the feature map in shared memory and a run of output channels; a thread computes 4
+ * pixels of one vector of them, so that a weight is read once for 4 products. narrow_out: a block
+ * has a tile of the output and goes over the channels one sector at a time; a thread computes 2 x 2
+ * pixels, so that a weight is read once for 4 pixels and a value for up to 4 taps. */
 #include "engine/cuda/kernels/memory.cuh"
 
 namespace
@@ -28,7 +30,7 @@ enum {
     IN_THREADS = 256,
     IN_CHANNELS = 4,
     IN_COLUMNS = 16, /* vectors of output channels of a block */
-    IN_PIXELS = 4,   /* neighbours on a line, of a thread */
+    IN_PIXELS = 4,   /* adjacent pixels of a line, of a thread */
     IN_WIDTH = IN_THREADS / IN_COLUMNS * IN_PIXELS,
     IN_ROWS = 8, /* output lines of a block */
     TAPS = 9
@@ -47,8 +49,8 @@ DEVICE float get_any(const image &x, size_t i)
 }
 
 template <int V> struct in_box {
-    float4 weight[TAPS * IN_CHANNELS][V / 4]
-                 [IN_COLUMNS]; /* neighbouring columns are neighbours: no two in one bank */
+    /* Adjacent columns are adjacent in memory: no two are in one bank. */
+    float4 weight[TAPS * IN_CHANNELS][V / 4][IN_COLUMNS];
     float x[IN_ROWS + 2][IN_CHANNELS][IN_WIDTH + 2];
 };
 
@@ -72,7 +74,8 @@ __global__ void __launch_bounds__(IN_THREADS) narrow_in(image x, T *y_all, conv_
     for (uint32_t i = threadIdx.x; i < (IN_ROWS + 2) * (IN_WIDTH + 2) * a.ic; i += IN_THREADS) {
         const uint32_t c = i % a.ic, at = i / a.ic % (IN_WIDTH + 2),
                        line = i / a.ic / (IN_WIDTH + 2);
-        const uint32_t xx = left + at - 1, yy = top + line - 1; /* before the edge: very large */
+        /* before the edge: wraps to a very large value */
+        const uint32_t xx = left + at - 1, yy = top + line - 1;
         box.x[line][c][at] =
             xx < a.w && yy < a.h ? get_any(x, (x_row + (size_t)yy * a.w + xx) * a.x_ld + c) : 0;
     }
@@ -123,23 +126,24 @@ enum {
     OUT_HEIGHT = 16,
     OUT_COLUMNS = OUT_WIDTH + 2,
     OUT_LINES = OUT_HEIGHT + 2,
-    OUT_VECTORS = 2, /* of a pixel at a time: a sector */
+    OUT_VECTORS = 2, /* channels of a pixel at a time: a sector */
     OUT_CHANNELS = 3
 };
 
 template <int V> struct out_box {
-    uint4 x[OUT_VECTORS][OUT_LINES]
-           [OUT_COLUMNS];                 /* even columns first, then odd ones: see place_of */
-    float4 weight[TAPS][OUT_VECTORS * V]; /* x, y, z: of the output channels */
+    /* Even columns first, then odd ones: see place_of. */
+    uint4 x[OUT_VECTORS][OUT_LINES][OUT_COLUMNS];
+    float4 weight[TAPS][OUT_VECTORS * V]; /* x, y, z: the output channels */
 };
 
-/* Threads stand two pixels apart; in this order what they read together is together. */
+/* Adjacent threads are two pixels apart; in this order the values that they read together are
+ * contiguous. */
 DEVICE uint32_t place_of(uint32_t column)
 {
     return column / 2 + column % 2 * (OUT_COLUMNS / 2);
 }
 
-/* A tile of outputs, [OUT_HEIGHT][OUT_WIDTH][oc] in shared memory, in the order in which it lies in y. */
+/* A tile of outputs, [OUT_HEIGHT][OUT_WIDTH][oc] in shared memory, in the order of y. */
 template <typename To>
 DEVICE void put_tile(To *y, const conv_args &a, uint32_t row, uint32_t left, uint32_t top,
                      const float *tile)
@@ -157,7 +161,7 @@ template <typename T>
 DEVICE void add_products(float (&sum)[2][2][OUT_CHANNELS], const uint4 (&seen)[4][4],
                          const float4 *weight, uint32_t stride)
 {
-    constexpr int EACH = 4 / (int)sizeof(T); /* values of a word */
+    constexpr int EACH = 4 / (int)sizeof(T); /* values in a word */
 #pragma unroll
     for (int word = 0; word < 4; word++) {
         float v[4][4][EACH];
@@ -197,15 +201,15 @@ __global__ void __launch_bounds__(OUT_THREADS)
         sum[0][0][o] = sum[0][1][o] = sum[1][0][o] = sum[1][1][o] = o < a.oc ? get(bias + o) : 0;
 
     for (uint32_t i = threadIdx.x; i < TAPS * CHUNK; i += OUT_THREADS)
-        box.weight[i / CHUNK][i % CHUNK] = make_float4(0, 0, 0, 0); /* stays so from oc on */
+        box.weight[i / CHUNK][i % CHUNK] = make_float4(0, 0, 0, 0); /* stays zero from oc on */
     for (uint32_t first = 0; first < a.ic; first += CHUNK) {
-        __syncthreads(); /* the chunk before has been used */
+        __syncthreads(); /* the previous chunk has been used */
         for (uint32_t i = threadIdx.x; i < OUT_LINES * OUT_COLUMNS * OUT_VECTORS;
              i += OUT_THREADS) {
             const uint32_t k = i % OUT_VECTORS, at = i / OUT_VECTORS % OUT_COLUMNS,
                            line = i / OUT_VECTORS / OUT_COLUMNS;
             const uint32_t xx = left + at - 1,
-                           yy = top + line - 1; /* before the edge: very large */
+                           yy = top + line - 1; /* before the edge: wraps to a very large value */
             uint4 *to = &box.x[k][line][place_of(at)];
             if (xx < a.w && yy < a.h)
                 copy16_async(to, x + ((size_t)yy * a.w + xx) * a.x_ld + first + k * V);
@@ -221,14 +225,14 @@ __global__ void __launch_bounds__(OUT_THREADS)
         __syncthreads();
 #pragma unroll 1
         for (uint32_t k = 0; k < OUT_VECTORS; k++) {
-            uint4 seen[4][4]; /* what 2 x 2 pixels see */
+            uint4 seen[4][4]; /* the inputs of 2 x 2 pixels */
 #pragma unroll
             for (uint32_t i = 0; i < 16; i++)
                 seen[i / 4][i % 4] = box.x[k][2 * ty + i / 4][place_of(2 * tx + i % 4)];
             add_products<T>(sum, seen, &box.weight[0][k * V], CHUNK);
         }
     }
-    __syncthreads(); /* of box.x nothing is needed any more: it takes the tile */
+    __syncthreads(); /* box.x is no longer needed: it now holds the tile */
     float *tile = reinterpret_cast<float *>(&box.x[0][0][0]);
 #pragma unroll
     for (uint32_t p = 0; p < 4; p++)
@@ -244,7 +248,7 @@ __global__ void __launch_bounds__(OUT_THREADS)
         put_tile(static_cast<T *>(y), a, row, left, top, tile);
 }
 
-/* ---- any ---- */
+/* ---- any shape ---- */
 
 enum { ANY_THREADS = 256 };
 
@@ -262,7 +266,7 @@ __global__ void __launch_bounds__(ANY_THREADS)
     for (uint32_t tap = 0; tap < a.kernel * a.kernel; tap++) {
         const uint32_t yy = top + tap / a.kernel - a.kernel / 2,
                        xx = left + tap % a.kernel - a.kernel / 2;
-        if (yy >= a.h || xx >= a.w) continue; /* before the edge: very large */
+        if (yy >= a.h || xx >= a.w) continue; /* before the edge: wraps to a very large value */
         const From *from = x + ((size_t)yy * a.w + xx) * a.x_ld;
         const float *w = a.weight + (size_t)tap * a.ic * a.oc + o;
         for (uint32_t c = 0; c < a.ic; c++)
@@ -273,7 +277,7 @@ __global__ void __launch_bounds__(ANY_THREADS)
     put(y + at * a.y_ld + o, rounded<To>(sum));
 }
 
-/* ---- which ---- */
+/* ---- the choice of the kernel ---- */
 
 static bool takes_narrow_in(const struct gpu_conv *g)
 {

@@ -1,4 +1,4 @@
-/* Embeddings: small vectors, F32. Their cost is the launch; they are written to be plain. */
+/* Embeddings: small vectors, F32. Their cost is the launch, so the kernels are kept simple. */
 #include "engine/cuda/kernels/memory.cuh"
 
 namespace
@@ -6,7 +6,8 @@ namespace
 
 enum { THREADS = 256, WARPS = THREADS / WARP_LANES };
 
-/* The angle is rounded to float before the cosine, as on the CPU: at t = 999 the rounding shows. The product is not fused with anything. */
+/* The angle is rounded to float before the cosine, as on the CPU: at t = 999 the difference is
+ * visible. The product must not be fused with another operation. */
 __global__ void __launch_bounds__(THREADS) timestep(const float *t, uint32_t c, float *y)
 {
     const uint32_t i = blockIdx.x * THREADS + threadIdx.x, half = c / 2;
@@ -26,7 +27,8 @@ __global__ void __launch_bounds__(THREADS)
     put(y + (size_t)blockIdx.y * c + i, get(table + (size_t)get(labels + blockIdx.y) * c + i));
 }
 
-/* A warp an output. Lanes take a vector each, in turn, and are added at the end, always in the same order. */
+/* One warp per output. Each lane sums every 32nd vector; the lanes' sums are added at the end,
+ * always in the same order. */
 template <int N>
 __global__ void __launch_bounds__(THREADS)
     linear(const float *weight, const float *bias, const float *x, float *y, uint32_t ic,

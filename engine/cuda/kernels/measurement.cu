@@ -8,11 +8,11 @@
 namespace
 {
 
-enum { THREADS = 256, RESIDUAL_PIXELS = 4096 /* of a block */ };
+enum { THREADS = 256, RESIDUAL_PIXELS = 4096 /* pixels per block */ };
 
 /* ---- the measurement at a pixel ---- */
 
-/* Number i of the image given, in [-1, 1]. */
+/* Number i of the given image, in [-1, 1]. */
 DEVICE float level_at(const struct observed &m, size_t i)
 {
     if (m.depth == 32) return get(static_cast<const float *>(m.pixels) + i);
@@ -36,7 +36,7 @@ DEVICE void observed_at(const struct observed &m, uint32_t x, uint32_t y, float 
 
 /* ---- extracting ---- */
 
-/* The pixel inside [0, n) that stands at `at` when a line of n pixels is continued by reflection. */
+/* The pixel inside [0, n) that is at `at` when a line of n pixels is continued by reflection. */
 DEVICE uint32_t reflected(uint32_t at, uint32_t n)
 {
     if (at < n) return at;
@@ -82,7 +82,8 @@ DEVICE void resized_at(const struct observed &m, uint32_t x, uint32_t y, float (
         v[k] = mixed(mixed(a[k], b[k], bx.w), mixed(c[k], d[k], bx.w), by.w);
 }
 
-/* The normals are in double, as on the host; their last float digit may differ from the host's where the two mathematics libraries round apart. */
+/* The normals are computed in double, as on the host. Their last float digit may differ from the
+ * host's where the two mathematics libraries round differently. */
 DEVICE void noise_at(const struct observed &m, uint32_t x, uint32_t y, float (&v)[3])
 {
     for (uint32_t c = 0; c < m.y_channels; c++) {
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(THREADS) extract(struct extract_args a)
         resized_at(a.m, x, y, v);
     else if (a.m.observed_mask && a.m.depth != 32 &&
              !get(a.m.observed_mask + (size_t)y * a.m.w + x))
-        noise_at(a.m, x, y, v); /* a simulated measurement brings its own */
+        noise_at(a.m, x, y, v); /* a simulated measurement has its own noise in the hole */
     else
         observed_at(a.m, x, y, v);
     float *to = a.y_in + ((size_t)ty * a.tile + tx) * 3;
@@ -132,7 +133,7 @@ struct totals_box {
     total warps[THREADS / WARP_LANES];
 };
 
-/* Of all threads; in one order, to thread 0. */
+/* The sum over all threads, in a fixed order; the result is in thread 0. */
 DEVICE total block_total(total t, totals_box &box)
 {
     t = warp_total(t);

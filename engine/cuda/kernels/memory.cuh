@@ -1,7 +1,9 @@
-/* memory.cuh - numbers in device memory: F32, F16 or BF16 there, float in registers; one at a time or 16 bytes at a time.
+/* memory.cuh - numbers in device memory: F32, F16 or BF16 there, float in registers; one at a time
+ * or 16 bytes at a time.
  *
- * All access to device memory goes through here: 16 bytes at once wherever the layout allows it (can_vector), and in one place, so that
- * the emulation can check alignment and count what a warp touches. Conversions round to nearest even. */
+ * All access to device memory is through these functions: 16 bytes at once wherever the layout
+ * allows it (can_vector), and in one place, so that the emulation can check alignment and count
+ * what a warp accesses. Conversions round to nearest even. */
 #ifndef DAVID_CUDA_MEMORY_CUH
 #define DAVID_CUDA_MEMORY_CUH
 
@@ -44,7 +46,7 @@ template <typename T> DEVICE unsigned pack(float low, float high)
         return bits_as<unsigned>(__floats2half2_rn(low, high));
 }
 
-/* v[0 .. 16 / sizeof(T)) from 16 bytes, and back. */
+/* v[0 .. 16 / sizeof(T)) from 16 bytes, and the reverse. */
 template <typename T> DEVICE void unpack16(float *v, uint4 raw)
 {
     if constexpr (sizeof(T) == 4) {
@@ -63,7 +65,7 @@ template <typename T> DEVICE void unpack16(float *v, uint4 raw)
     }
 }
 
-/* The value, or two, of one word of 16 bytes. */
+/* One value or two from one word of 16 bytes. */
 template <typename T, int N> DEVICE void unpack_word(float (&v)[N], const uint4 &raw, int word)
 {
     const unsigned bits = word == 0 ? raw.x : word == 1 ? raw.y : word == 2 ? raw.z : raw.w;
@@ -135,7 +137,8 @@ DEVICE void put16(void *p, uint4 raw)
     *static_cast<uint4 *>(p) = raw;
 }
 
-/* 16 bytes on their way into shared memory without a detour through registers; there once this thread has waited. */
+/* Copies 16 bytes into shared memory without passing through registers; complete once this thread
+ * has waited. */
 DEVICE void copy16_async(void *shared, const void *p)
 {
     DEVICE_TOUCH(p, VECTOR_BYTES, false);
@@ -148,7 +151,7 @@ DEVICE void wait_for_copies()
     __pipeline_wait_prior(0);
 }
 
-/* N numbers from p on: one, or a multiple of 16 bytes. */
+/* Loads N numbers from p on: one, or a multiple of 16 bytes. */
 template <typename T, int N> DEVICE void load(float (&v)[N], const T *p)
 {
     if constexpr (N == 1) {
@@ -173,7 +176,7 @@ template <typename T, int N> DEVICE void store(T *p, const float (&v)[N])
     }
 }
 
-/* v as it would come back from memory. */
+/* Rounds v as a store and a load would. */
 template <typename T, int N> DEVICE void round_to(float (&v)[N])
 {
     if constexpr (N == 1) {
@@ -185,14 +188,15 @@ template <typename T, int N> DEVICE void round_to(float (&v)[N])
     }
 }
 
-/* ---- on the host: which code runs ---- */
+/* ---- on the host: the choice of the code ---- */
 
 static inline size_t dtype_bytes(enum dtype t)
 {
     return t == DT_F32 ? 4 : 2;
 }
 
-/* Whether channels first .. first + c of every pixel can be read in steps of `step` elements, whole vectors each. */
+/* True if channels first .. first + c of every pixel can be read in steps of `step` elements, in
+ * whole vectors. */
 static inline bool can_vector(const struct tensor *t, size_t first, size_t c, size_t step)
 {
     const size_t size = dtype_bytes(t->dtype);
@@ -204,7 +208,8 @@ template <typename T> struct type_is {
     typedef T type;
 };
 
-/* f(type_is<T>()) with the T of a dtype; its answer, or cudaErrorInvalidValue where it is none of ours. */
+/* Calls f(type_is<T>()) with the T of a dtype; returns its result, or cudaErrorInvalidValue for an
+ * unknown dtype. */
 template <typename F> static inline int with_type(enum dtype t, F f)
 {
     switch (t) {

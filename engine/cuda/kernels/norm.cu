@@ -1,10 +1,14 @@
-/* Group norm, with scale and shift and SiLU: three ways, chosen by the shape alone, so that a row's bytes do not depend on its batch.
+/* Group norm with scale and shift and SiLU: three algorithms, selected by the shape alone, so that
+ * a row's bytes do not depend on its batch.
  *
- * whole: a block keeps all pixels of a few groups in shared memory: x is read once. partial + apply: for feature maps too large for that; blocks sum
- * chunks of pixels, the next kernel's blocks each add up the chunks' sums, in order, and normalise. any: what is not laid out in whole vectors.
- * Sums are of x - shift, shift = the group's value at the first pixel, and the mean stays in two parts (shift and the rest):
- * a small spread about a large mean keeps its digits. Each can write the feature map doubled or halved (HOW: enum resample): the bytes are those
- * of feature maps.cu on what it would have written. So is x itself (`too`), from the same reading. */
+ * whole: a block keeps all pixels of a few groups in shared memory, so x is read once. partial +
+ * apply: for feature maps too large for that; blocks sum chunks of pixels, then each block of the
+ * next kernel adds up the chunks' sums in order and normalises. any: for layouts that are not whole
+ * vectors. Sums are of x - shift, where shift is the group's value at the first pixel, and the mean
+ * is kept in two parts (shift and the remainder): a small spread about a large mean keeps its
+ * digits. Each algorithm can write the feature map doubled or halved (HOW: enum resample); the
+ * bytes are those of resample.cu applied to its output. It can write x itself resampled too
+ * (`too`), from the same read. */
 #include "engine/cuda/kernels/resample.cuh"
 
 namespace
@@ -13,53 +17,55 @@ namespace
 enum {
     THREADS = 256,
     WARPS = THREADS / WARP_LANES,
-    MAX_GROUPS = 256, /* of a feature map, where it is not `any` */
+    MAX_GROUPS = 256, /* of a feature map that is not `any` */
     MAX_VECTOR = 8,   /* elements of a vector */
-    SLAB_BYTES =
-        88 *
-        1024, /* of whole: fits beside the rest in the 99 KiB that every GPU from sm_80 on has */
-    SECTOR_BYTES = 32,         /* what device memory is read in */
-    PARTIAL_BYTES = 64 * 1024, /* least work of a block of partial, */
-    PARTIAL_CHUNKS = 64,       /* and most chunks */
-    APPLY_BLOCKS = 128,        /* of a row, as far as their work stays between the next two */
+    /* Of `whole`: fits, with the rest, in the 99 KiB that every GPU from sm_80 on has. */
+    SLAB_BYTES = 88 * 1024,
+    SECTOR_BYTES = 32,         /* the unit in which device memory is read */
+    PARTIAL_BYTES = 64 * 1024, /* the least work of a block of `partial` */
+    PARTIAL_CHUNKS = 64,       /* the most chunks */
+    /* Of a row, as long as a block's work stays between the next two constants. */
+    APPLY_BLOCKS = 128,
     APPLY_LEAST_BYTES = 32 * 1024,
     APPLY_BYTES = 128 * 1024
 };
 
-/* How threads share out a run of `channels`: thread t has column t % columns (a vector) of every pixel p = t / columns (mod lanes). */
+/* How threads divide a run of `channels`: thread t has column t % columns (a vector) of every pixel
+ * p = t / columns (mod lanes). */
 struct spread {
     uint32_t channels, columns, lanes;
-    uint32_t groups, width; /* of the run; channels of a group */
-    uint32_t closes;        /* bit e: element e of a vector is the last whose sum is one entry */
-    uint32_t entries, group_entries; /* of a vector; of one group and lane */
+    uint32_t groups, width; /* groups of the run; channels of a group */
+    uint32_t closes;        /* bit e: element e of a vector is the last one of its entry's sum */
+    uint32_t entries, group_entries; /* entries of a vector; of one group and lane */
 };
 
 struct norm_args {
     uint32_t pixels, c, groups, width;
-    uint32_t steps, y_pixels,
-        small_w; /* steps: see write_step; small_w: of the smaller feature map */
+    /* steps: see write_step; small_w: width of the smaller feature map. */
+    uint32_t steps, y_pixels, small_w;
     size_t x_ld, y_ld, too_ld;
     float eps;
     bool silu;
-    enum resample how; /* of `any`; the others are compiled for one */
+    enum resample how; /* of `any`; the others are compiled for each value */
     const float *gamma, *beta, *scale_shift;
     size_t scale_shift_ld;
     const uint32_t *condition;
     float *mean_rstd;
     float2 *partial; /* [n][groups][chunks]: sums of x - shift and of its square */
-    float *shift;    /* [n][groups]: kept, since y may be written over x */
+    float *shift;    /* [n][groups]: stored, since y may overwrite x */
     uint32_t chunks, chunk_pixels, apply_steps;
     struct spread s;
 };
 
-/* ---- what the three share ---- */
+/* ---- shared by the three ---- */
 
 DEVICE float silu(float v)
 {
     return __fdividef(v, 1.0f + __expf(-v));
 }
 
-/* y = (x - shift) scale + offset of N channels. First, while statistics are still on their way, scale is gamma and offset beta. */
+/* y = (x - shift) scale + offset of N channels. Until the statistics are known, scale is gamma and
+ * offset is beta. */
 template <int N> struct affine {
     float shift[N], scale[N], offset[N];
 };
@@ -76,7 +82,7 @@ DEVICE void load_affine(affine<N> &f, const norm_args &a, uint32_t row, uint32_t
     load(by, ss);
     load(shift, ss + a.c);
 #pragma unroll
-    for (int e = 0; e < N; e++) { /* rounded where folding rounds: the two forms then agree */
+    for (int e = 0; e < N; e++) { /* rounds where constant folding rounds: both forms then agree */
         const double scale = 1.0 + (double)by[e];
         f.scale[e] = (float)((double)f.scale[e] * scale);
         f.offset[e] = (float)((double)f.offset[e] * scale + (double)shift[e]);
@@ -99,8 +105,8 @@ template <int N> DEVICE void normalise(float (&v)[N], const affine<N> &f, bool w
     }
 }
 
-/* Step p of the way to y: a pixel of x into one or four of y, or four of x into one; too: NULL or where x goes as y does.
- * read(v, i): N channels of x's pixel i. */
+/* Step p of the output: one pixel of x into one or four of y, or four of x into one. too: NULL, or
+ * where x is written, resampled like y. read(v, i): N channels of x's pixel i. */
 template <int HOW, typename T, int N, typename Read>
 DEVICE void write_step(T *y, T *too, uint32_t p, const norm_args &a, const affine<N> &f, Read read)
 {
@@ -146,10 +152,10 @@ template <typename T> DEVICE T *row_of(T *too, const norm_args &a, uint32_t row,
 DEVICE float rstd_of(float spread, float eps)
 {
     return __frcp_rn(
-        __fsqrt_rn(fmaxf(spread, 0.0f) + eps)); /* rounding may leave less than nothing */
+        __fsqrt_rn(fmaxf(spread, 0.0f) + eps)); /* rounding may give a negative value */
 }
 
-/* A NaN must come out as one: fmaxf alone would make a 0 of it. */
+/* A NaN must stay a NaN: fmaxf alone would turn it into 0. */
 DEVICE float rstd_or_nan(float spread, float eps)
 {
     return spread == spread ? rstd_of(spread, eps) : spread;
@@ -162,7 +168,8 @@ DEVICE void write_moments(const norm_args &a, uint32_t row, uint32_t group, floa
     put(a.mean_rstd + ((size_t)row * a.groups + group) * 2 + 1, rstd);
 }
 
-/* One number a thread and vector element: to one entry for each group that the vector touches. */
+/* Adds one number per thread and vector element to one entry for each group that the vector
+ * covers. */
 template <int N> DEVICE void put_entries(float *box, const spread &s, const float (&v)[N])
 {
     float sum = 0;
@@ -178,7 +185,7 @@ template <int N> DEVICE void put_entries(float *box, const spread &s, const floa
     }
 }
 
-/* Sum of a group's entries; every lane of the warp gets it. */
+/* Sum of a group's entries, returned to every lane of the warp. */
 DEVICE float group_sum(const float *box, const spread &s, uint32_t group)
 {
     const uint32_t line = s.columns * s.entries, count = s.lanes * s.group_entries;
@@ -219,7 +226,7 @@ __global__ void __launch_bounds__(THREADS)
     float sum[N], v[N];
     if (has_work) load_affine(f, a, row, first + column * N);
     __syncthreads();
-    wait_for_copies(); /* a thread reads back only what it copied itself */
+    wait_for_copies(); /* a thread reads only what it copied itself */
 #pragma unroll
     for (int e = 0; e < N; e++) {
         f.shift[e] = has_work ? box.shift[(column * N + e) / a.width] : 0;
@@ -387,7 +394,7 @@ struct any_box {
 DEVICE float block_sum(float v, any_box &box)
 {
     v = warp_sum(v);
-    __syncthreads(); /* the last sum has been read */
+    __syncthreads(); /* the previous sum has been read */
     if (threadIdx.x % WARP_LANES == 0) box.warps[threadIdx.x / WARP_LANES] = v;
     __syncthreads();
     float sum = 0;
@@ -435,7 +442,7 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* ---- which way ---- */
+/* ---- the choice of the algorithm ---- */
 
 enum way { ANY, WHOLE, PARTIAL_APPLY };
 
@@ -455,7 +462,8 @@ static struct spread spread_over(uint32_t channels, uint32_t width, uint32_t vec
     return s;
 }
 
-/* The fewest groups that are whole vectors, and a whole sector where that fits; 0: not even the fewest fit. */
+/* The smallest number of groups that is whole vectors, and a whole sector where that fits; 0: not
+ * even the smallest fits. */
 static uint32_t slab_groups(uint32_t pixels, uint32_t groups, uint32_t width, size_t size)
 {
     uint32_t best = 0;
@@ -544,7 +552,8 @@ extern "C" int gpu_group_norm(const struct gpu_norm *g, void *stream)
 
     uint32_t slab = 0;
     enum way way = way_of(&g->x, g->groups, &slab);
-    /* The layout of x and y may be worse than the shape promises; scratch is then simply not used. */
+    /* The layout of x and y may be worse than the shape alone allows; then the scratch stays
+     * unused. */
     const uint32_t vector = VECTOR_BYTES / (uint32_t)dtype_bytes(g->x.dtype);
     if (!can_vector(&g->x, 0, a.c, vector) || !can_vector(&g->y, 0, a.c, vector) ||
         (g->x_too.data && !can_vector(&g->x_too, 0, a.c, vector)))
@@ -552,7 +561,7 @@ extern "C" int gpu_group_norm(const struct gpu_norm *g, void *stream)
     if (way == PARTIAL_APPLY) {
         a.chunk_pixels = partial_chunk(&g->x);
         a.chunks = blocks_of(a.pixels, a.chunk_pixels);
-        /* Read and written by a step, on average: of a norm alone, a pixel. */
+        /* Bytes read and written by a step, on average: of a norm alone, a pixel. */
         const size_t step_bytes =
             (size_t)(is_up || is_down ? 5 : 2) * a.c * dtype_bytes(g->x.dtype) / 2;
         size_t least = a.steps * step_bytes / APPLY_BLOCKS;

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# nvcc.sh LOG NVCC ARGUMENT... - compiles, keeps what is said of registers and spills in LOG (tests/cuda/builds.py reads it), and says the rest.
+# nvcc.sh LOG NVCC ARGUMENT... - compiles. Messages about registers and spills go to LOG, which
+# tests/cuda/builds.py reads; the others are printed.
 set -uo pipefail
 log=$1
 shift

@@ -1,6 +1,7 @@
-/* The measurement operators on whole float images (engine/davi/operators.c), in its order of sums and without a fused one: the same
- * bytes as on the host. Zeros from beyond the edge are added like any number; they change nothing, since no partial sum is -0.
- * Rows are the grid's x: it alone may be longer than 65535. */
+/* The measurement operators on whole float images, with the host's order of sums and no fused
+ * operation: the same bytes as on the host. Zeros beyond the edge are added like any number; they
+ * change nothing, since no partial sum is -0. Rows are the grid's x: only x may be longer than
+ * 65535. */
 #include "engine/cuda/kernels/memory.cuh"
 
 namespace
@@ -9,8 +10,8 @@ namespace
 enum {
     THREADS = 256,
     MAX_CHANNELS = 4,
-    DOWN_COLUMNS = WARP_LANES, /* what a block of blur_down has: numbers of a row, */
-    DOWN_ROWS = 64             /* and rows */
+    DOWN_COLUMNS = WARP_LANES, /* columns of a block of blur_down */
+    DOWN_ROWS = 64             /* rows of a block of blur_down */
 };
 
 struct blur_box {

@@ -1,6 +1,6 @@
-/* Walks over images: resampling, cells of pixels, copies that convert, join and add. Each number
- * is read once and written once; a thread has a vector of channels of one pixel, neighbours have
- * neighbouring vectors. */
+/* Elementwise kernels over images: resampling, cells of pixels, copies that convert, concatenate
+ * and add. Each number is read once and written once. A thread has a vector of channels of one
+ * pixel; adjacent threads have adjacent vectors. */
 #include "engine/cuda/kernels/resample.cuh"
 
 namespace
@@ -8,11 +8,11 @@ namespace
 
 enum { THREADS = 256 };
 
-/* Of the smaller image where there are two. */
+/* Of the smaller image where there are two sizes. */
 struct layout {
     uint32_t w, pixels, columns; /* columns: vectors of a pixel */
     size_t x_ld, y_ld;
-    size_t x_row, y_row; /* elements of a whole row of the batch */
+    size_t x_row, y_row; /* elements of a row of the batch */
 };
 
 static struct layout layout_of(const struct tensor *x, const struct tensor *y,
@@ -79,18 +79,19 @@ static int resampled(const struct tensor *x, const struct tensor *y, bool up, vo
 
 /* ---- cells of pixels ---- */
 
-/* The numbers of a cell stand in runs that are runs of the image of pixels too: a line of the cell
- * where pixels stand side by side, else a pixel. They are moved as they are, whatever their type, in
+/* The numbers of a cell form runs that are contiguous in the image of pixels too: a line of the
+ * cell where pixels are contiguous, else a pixel. They are moved unchanged, whatever their type, in
  * words as wide as both images allow; lengths and distances are in words. */
 struct permutation {
-    uint32_t w, cells, patch; /* cells on a line and of a row of the batch; px a side of a cell */
-    uint32_t across, run;     /* runs on a line of a cell; words of one */
-    uint32_t words;           /* of a cell */
-    size_t step, cell_ld;     /* from run to run of the pixels, from cell to cell */
+    /* Cells on a line and in a row of the batch; patch: side of a cell in px. */
+    uint32_t w, cells, patch;
+    uint32_t across, run; /* runs on a line of a cell; words of a run */
+    uint32_t words;       /* of a cell */
+    size_t step, cell_ld; /* between runs of the pixels; between cells */
     bool to_cells;
 };
 
-/* A warp's words stand side by side in the cells; in the pixels they are a piece of a few lines. */
+/* A warp's words are contiguous in the cells; in the pixels they are parts of a few lines. */
 template <typename Word>
 __global__ void __launch_bounds__(THREADS) permute(const Word *from, Word *to, permutation p)
 {

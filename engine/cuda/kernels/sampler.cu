@@ -1,5 +1,5 @@
-/* The sampler's own steps: noise in, tanh or a clamp out. F32; a row's parameters stand in device
- * memory, so that one recorded launch serves any. */
+/* The sampler's own steps: noise at the input, tanh or a clamp at the output. F32. A row's
+ * parameters are in device memory, so that one recorded launch serves all rows. */
 #include "engine/cuda/kernels/memory.cuh"
 #include "engine/graph/philox.h"
 
@@ -8,7 +8,8 @@ namespace
 
 enum { THREADS = 256 };
 
-/* Four normals of one channel from four words, as engine/README.md section 3 has it; u has 24 digits, so float holds it exactly. */
+/* Four normals of one channel from four words, as in engine/README.md section 3. u has 24
+ * significant bits, so float holds it exactly. */
 DEVICE void normals_of(float (&n)[4], const uint32_t (&words)[4])
 {
 #pragma unroll
@@ -22,7 +23,7 @@ DEVICE void normals_of(float (&n)[4], const uint32_t (&words)[4])
     }
 }
 
-/* A thread has four neighbouring pixels of one channel, those that share a counter. */
+/* A thread has four adjacent pixels of one channel, which share a counter. */
 __global__ void __launch_bounds__(THREADS) normals(struct gpu_normals a)
 {
     const struct gpu_row row = a.rows ? a.rows[blockIdx.z] : a.row;
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(THREADS)
     store(x + at, y);
 }
 
-/* count: numbers of a row of x. */
+/* count: numbers in a row of x. */
 __global__ void __launch_bounds__(THREADS)
     sampler_join(const float *y_in, const float *z, const struct gpu_row *rows, float hz, float *x,
                  size_t count)
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(THREADS)
     put(x + blockIdx.y * count + i, i % 6 < 3 ? get(y_in + from) : hz * get(z + from));
 }
 
-/* fminf and fmaxf would make a number of a NaN, which is looked for later. */
+/* fminf and fmaxf would turn a NaN into a number; the caller checks for NaN. */
 DEVICE float clamped(float v)
 {
     return v < -1.0f ? -1.0f : v > 1.0f ? 1.0f : v;
@@ -93,7 +94,7 @@ __global__ void __launch_bounds__(THREADS)
 
 extern "C" int gpu_normals(const struct gpu_normals *a, void *stream)
 {
-    /* Where x0 is not known here, a group of four more than the width needs may be touched. */
+    /* Where x0 is not known here, one more group of four than the width needs may be touched. */
     const uint64_t threads = ((uint64_t)a->w + 6) / 4 * a->channels;
     return launch(normals, dim3(a->h, blocks_of(threads, THREADS), a->rows ? a->n : 1), THREADS, 0,
                   stream, *a);

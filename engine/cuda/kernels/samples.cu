@@ -11,7 +11,7 @@ enum { THREADS = 256 };
 #define ACC_UNIT  (1.0 / (double)((int64_t)1 << (VALUE_BITS + 2 * BLEND_BITS)))
 #define FOLD_UNIT (1.0 / (double)(1 << FOLD_BITS))
 
-/* ---- finite? ---- */
+/* ---- check for NaN and infinity ---- */
 
 __global__ void clear_flags(uint32_t *bad, uint32_t n)
 {
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(THREADS) find_bad(const float *x, size_t count
 
 /* ---- blend ---- */
 
-/* Scaling by 2^30 is exact in float, so this is the host's llrint of a double. */
+/* Scaling by 2^30 is exact in float, so this equals the host's llrint of a double. */
 DEVICE long long fixed(float v)
 {
     const float in = v < -1 ? -1 : v > 1 ? 1 : v;
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(THREADS) blend(struct blend_args a, uint32_t v
                              3));
 }
 
-/* ---- over samples ---- */
+/* ---- statistics over samples ---- */
 
 __global__ void __launch_bounds__(THREADS)
     accumulate(int64_t *acc, int64_t *sum, int64_t *sum2, size_t count)
@@ -98,7 +98,8 @@ __global__ void __launch_bounds__(THREADS) round_levels(struct finished f, T *pi
     put(pixels + i, (T)__double2int_rn(level));
 }
 
-/* 128 bits, not negative, to the nearest double: as the host's compiler converts. What is shifted out only breaks ties. */
+/* A non-negative 128-bit integer to the nearest double, as the host's compiler converts it. The
+ * bits shifted out only break ties. */
 DEVICE double nearest(unsigned long long high, unsigned long long low)
 {
     if (high == 0) return (double)low;
@@ -127,7 +128,7 @@ __global__ void no_deviation(double *largest)
     put(largest, 0.0);
 }
 
-/* Doubles that are not negative are ordered as their bits are. */
+/* Non-negative doubles are ordered like their bits. */
 __global__ void __launch_bounds__(THREADS) largest_deviation(struct finished f, double *largest)
 {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;

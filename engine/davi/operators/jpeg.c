@@ -4,7 +4,7 @@
 
 #include "engine/davi/operators/rows.h"
 #include "engine/graph/pixels.h"
-#include "proto/jpeg_rows.h"
+#include "proto/images/jpeg_rows.h"
 
 struct trip {
     struct row_source from;

@@ -1,4 +1,5 @@
-/* cuda_bf16.h - BF16 as our kernels use it: conversions alone, arithmetic is F32. A test compares all values with the toolkit's. */
+/* cuda_bf16.h - BF16 as our kernels use it: conversions only, arithmetic is F32. A test compares
+ * all values with the toolkit's. */
 #ifndef DAVID_EMU_CUDA_BF16_H
 #define DAVID_EMU_CUDA_BF16_H
 
@@ -15,7 +16,7 @@ static inline float __bfloat162float(__nv_bfloat16 h)
 {
     return __uint_as_float((unsigned)h.bits << 16);
 }
-/* To the nearest, ties to even; a NaN becomes 0x7fff. */
+/* Rounds to nearest, ties to even; a NaN becomes 0x7fff. */
 static inline __nv_bfloat16 __float2bfloat16_rn(float x)
 {
     unsigned u = __float_as_uint(x);

@@ -1,4 +1,5 @@
-/* cuda_fp16.h - F16 as our kernels use it: conversions alone, arithmetic is F32. A test compares all values with the toolkit's. */
+/* cuda_fp16.h - F16 as our kernels use it: conversions only, arithmetic is F32. A test compares all
+ * values with the toolkit's. */
 #ifndef DAVID_EMU_CUDA_FP16_H
 #define DAVID_EMU_CUDA_FP16_H
 
@@ -20,12 +21,13 @@ static inline float __half2float(__half h)
     float tiny = (float)part * 0x1p-24f; /* subnormal, or 0 */
     return sign ? -tiny : tiny;
 }
-/* To the nearest, ties to even; a NaN becomes 0x7fff, what is too large becomes infinite. */
+/* Rounds to nearest, ties to even; a NaN becomes 0x7fff, a number that is too large becomes
+ * infinity. */
 static inline __half __float2half_rn(float x)
 {
     unsigned u = __float_as_uint(x), size = u & 0x7fffffffu, sign = u >> 16 & 0x8000;
     if (size > 0x7f800000u) return { 0x7fff };
-    if (size >= 0x47800000u) return { (uint16_t)(sign | 0x7c00) }; /* 2^16 and more */
+    if (size >= 0x47800000u) return { (uint16_t)(sign | 0x7c00) }; /* 2^16 and above */
     if (size < 0x38800000u) {                                      /* below 2^-14: units of 2^-24 */
         float units = __uint_as_float(size) * 0x1p24f;
         return { (uint16_t)(sign | (unsigned)std::lrint(units)) };

@@ -1,5 +1,5 @@
-/* cuda_pipeline.h - copies from device to shared memory that arrive when they are waited for, not before: who reads too early reads
- * what was there. Own declarations of the public primitives. */
+/* cuda_pipeline.h - copies from device to shared memory that complete at the wait and not before:
+ * code that reads too early reads the old contents. Own declarations of the public primitives. */
 #ifndef DAVID_EMU_CUDA_PIPELINE_H
 #define DAVID_EMU_CUDA_PIPELINE_H
 
@@ -13,7 +13,7 @@ static inline void __pipeline_commit()
 {
     emu::copies_commit();
 }
-/* All but the last `left` commits of this thread have arrived. */
+/* Waits until all but the last `left` commits of this thread are complete. */
 static inline void __pipeline_wait_prior(size_t left, const char *file = __builtin_FILE(),
                                          int line = __builtin_LINE())
 {

@@ -1,7 +1,9 @@
-/* cuda_runtime.h - the part of CUDA C++ that our kernels are written in, as C++ for the host (see emu.h).
+/* cuda_runtime.h - the subset of CUDA C++ that our kernels use, as C++ for the host (see emu.h).
  *
- * Own declarations of public names. What a kernel uses and this lacks does not compile here, which is the point: add it, with its documented
- * error where it has one. SHARED, DYNAMIC_SHARED and DEVICE_TOUCH are this tree's own words; engine/cuda/kernels/device.cuh has nvcc's side of them. */
+ * Own declarations of public names. A kernel that uses a name which is missing here does not
+ * compile; add the name then, with its documented error where it has one. SHARED, DYNAMIC_SHARED
+ * and DEVICE_TOUCH are names of this project; engine/cuda/kernels/device.cuh defines them for
+ * nvcc. */
 #ifndef DAVID_EMU_CUDA_RUNTIME_H
 #define DAVID_EMU_CUDA_RUNTIME_H
 
@@ -150,7 +152,7 @@ static inline int __all_sync(unsigned mask, int predicate, EMU_HERE)
     return __ballot_sync(mask, predicate, file, line) == mask;
 }
 
-/* ---- atomics: one thread runs at a time ---- */
+/* ---- atomics: only one thread runs at a time ---- */
 
 template <typename T> static inline T atomicAdd(T *address, T value)
 {
@@ -226,7 +228,7 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 {
     return (unsigned long long)((__extension__(unsigned __int128) a * b) >> 64);
 }
-/* To the nearest, ties to even, as the process's rounding mode is. */
+/* To nearest, ties to even: the process's rounding mode. */
 static inline long long __double2ll_rn(double x)
 {
     return std::llrint(x);
@@ -282,7 +284,7 @@ CUDA_MIN_MAX(long)
 CUDA_MIN_MAX(unsigned long)
 #undef CUDA_MIN_MAX
 
-/* ---- functions with an error: the largest that the programming guide documents, in units of the last place ---- */
+/* ---- functions with an error: the largest that the programming guide documents, in ulp ---- */
 
 namespace emu
 {
@@ -355,7 +357,7 @@ static inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, v
 template <typename F>
 static inline cudaError_t cudaFuncSetAttribute(F *kernel, cudaFuncAttribute attribute, int value)
 {
-    (void)attribute; /* there is one */
+    (void)attribute; /* there is only one */
     return emu::allow_shared(reinterpret_cast<const void *>(kernel), (size_t)value);
 }
 

@@ -1,7 +1,9 @@
-/* cuda_runtime_api.h - the types and calls of CUDA's runtime that our sources use, for builds without the toolkit.
+/* cuda_runtime_api.h - the types and calls of CUDA's runtime that our sources use, for builds
+ * without the toolkit.
  *
- * Own declarations; names and values are those of the public interface, and a test compares them with the toolkit's where that is there.
- * Plain C. Nothing here talks to a device: tests/cuda/emu runs the kernels. */
+ * Own declarations; names and values are those of the public interface, and a test compares them
+ * with the toolkit's where it is installed. Plain C. Nothing here accesses a device: tests/cuda/emu
+ * runs the kernels. */
 #ifndef DAVID_EMU_CUDA_RUNTIME_API_H
 #define DAVID_EMU_CUDA_RUNTIME_API_H
 
@@ -43,7 +45,7 @@ typedef struct cudaLaunchConfig_st {
     dim3 gridDim, blockDim;
     size_t dynamicSmemBytes;
     cudaStream_t stream;
-    void *attrs; /* none is understood */
+    void *attrs; /* none is supported */
     unsigned numAttrs;
 } cudaLaunchConfig_t;
 

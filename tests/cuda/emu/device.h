@@ -1,4 +1,5 @@
-/* device.h - what the shim headers need of the emulation: threads, barriers, warps, shared memory. Not for tests (emu.h). */
+/* device.h - what the shim headers use of the emulation: threads, barriers, warps, shared memory.
+ * Tests include emu.h instead. */
 #ifndef DAVID_EMU_DEVICE_H
 #define DAVID_EMU_DEVICE_H
 
@@ -23,16 +24,18 @@ struct site {
 enum vote { VOTE_NONE, VOTE_COUNT, VOTE_AND, VOTE_OR };
 int block_barrier(site where, vote kind, int value);
 
-/* Every lane of `mask` gives a word and gets all 32; `what` tells kinds of exchange apart. Words of lanes outside the mask must not be used. */
+/* Every lane of `mask` contributes a word and receives all 32; `what` distinguishes kinds of
+ * exchange. Words of lanes outside the mask must not be used. */
 const uint64_t *warp_exchange(site where, const char *what, unsigned mask, uint64_t word);
 int lane();
 [[noreturn]] void fault(site where, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* The block's copy of the variable that `tag` stands for; the block's dynamic shared memory. */
+/* The block's copy of the variable that `tag` identifies; the block's dynamic shared memory. */
 void *shared_variable(const void *tag, size_t bytes, size_t alignment);
 void *shared_dynamic();
 
-/* Copies of the running thread, into shared memory: started, closed as one batch, all but the last `left` batches waited for. */
+/* Copies of the running thread into shared memory: started; committed as one batch; waited for, all
+ * but the last `left` batches. */
 void copy_later(void *to, const void *from, size_t bytes);
 void copies_commit();
 void copies_wait(site where, size_t left);
@@ -43,7 +46,8 @@ cudaError_t launch(const cudaLaunchConfig_t *config, const void *kernel,
                    std::function<void()> body);
 cudaError_t allow_shared(const void *kernel, size_t bytes);
 
-/* x moved by up to `ulps` of its last place, up or down as the bits of `from` say. */
+/* x moved by up to `ulps` of its last place, up or down, by an amount that the bits of `from`
+ * determine. */
 extern bool is_rough;
 static inline float rough(float x, float from, float ulps)
 {

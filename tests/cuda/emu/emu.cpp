@@ -1,4 +1,5 @@
-/* The emulation: blocks in turn, each block's threads as fibers, warps run until they wait. */
+/* The emulation: blocks one after the other, each thread of a block as a fiber; a warp runs until
+ * it waits. */
 #include "tests/cuda/emu/emu.h"
 
 #include <algorithm>
@@ -19,7 +20,7 @@ struct emu_job {
     std::function<void()> body;
     dim3 grid, block;
     size_t shared;
-    bool is_raised; /* its kernel may have more than 48 KiB */
+    bool is_raised; /* the kernel may use more than 48 KiB */
 };
 
 uint3 threadIdx, blockIdx;
@@ -29,7 +30,7 @@ namespace emu
 {
 
 enum { WARP = 32, MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / WARP };
-/* SHARED_LIMIT: of the smallest card that the kernels are built for (sm_89, sm_120). */
+/* SHARED_LIMIT: of the smallest card for which the kernels are built (sm_89, sm_120). */
 enum { SHARED_STATIC_LIMIT = 48 * 1024, SHARED_LIMIT = 99 * 1024, GRID_YZ_LIMIT = 65535 };
 static const uint32_t GRID_X_LIMIT = 0x7fffffff;
 
@@ -45,14 +46,14 @@ struct thread {
     fiber stack;
     state now;
     uint3 index;
-    site where;       /* it waits */
+    site where;       /* the place where it waits */
     const char *what; /* at AT_WARP: the kind of exchange; at AT_BARRIER: NULL */
     unsigned mask;
     vote kind;
     int value;
     uint64_t word;
-    std::vector<copy> copies; /* not yet arrived */
-    size_t batch;             /* that the next copy belongs to */
+    std::vector<copy> copies; /* not yet complete */
+    size_t batch;             /* of the next copy */
 };
 
 struct variable {
@@ -61,19 +62,20 @@ struct variable {
     size_t bytes;
 };
 
-/* Everything of the block that runs. Guarded by `turn`. */
+/* The state of the running block. Guarded by `turn`. */
 static std::mutex turn;
 static thread threads[MAX_THREADS];
-static uint64_t words[MAX_WARPS][WARP]; /* of the last exchange of each warp */
+static uint64_t words[MAX_WARPS][WARP]; /* of each warp's last exchange */
 static int made, count,
-    running; /* threads with a stack; of this block; the one that runs, -1: none */
+    /* Threads that have a stack; threads of this block; the running one, -1: none. */
+    running;
 static int vote_result;
 static fiber scheduler;
 static const std::function<void()> *kernel_body;
 static std::vector<variable> variables;
 static void *dynamic;
 static size_t dynamic_bytes;
-static bool is_raised; /* the kernel's limit of shared memory */
+static bool is_raised; /* the kernel's shared memory limit was raised */
 
 static uint64_t order, random_state;
 static emu_launch_hook hook;
@@ -111,7 +113,7 @@ static bool same(site a, site b)
     return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
 }
 
-/* ---- what threads call ---- */
+/* ---- called by threads ---- */
 
 static void leave(state why)
 {
@@ -120,7 +122,8 @@ static void leave(state why)
     fiber_to(&t.stack, &scheduler);
 }
 
-static std::vector<site> barriers; /* met so far; not where copies have to be waited for */
+/* The barriers met so far, without the waits for copies. */
+static std::vector<site> barriers;
 static const char *const skipped = getenv("EMU_SKIP_BARRIER");
 
 static std::string text_of(site where)
@@ -220,7 +223,7 @@ void copies_commit()
 
 void copies_wait(site where, size_t left)
 {
-    if (is_skipped(where)) left = SIZE_MAX / 2; /* nothing has arrived; nor will it */
+    if (is_skipped(where)) left = SIZE_MAX / 2; /* no copy completes */
     thread &t = threads[running];
     size_t keep = 0;
     for (const copy &c : t.copies)
@@ -242,14 +245,13 @@ static int place_in_order(int i, int n, uint64_t salt)
 {
     if (order == EMU_ASCENDING) return i;
     if (order == EMU_DESCENDING) return n - 1 - i;
-    uint64_t step =
-        salt % (uint64_t)n | 1; /* a step that has no divisor in common with n visits all */
+    uint64_t step = salt % (uint64_t)n | 1; /* a step that is coprime to n visits all */
     while (std::__gcd<uint64_t>(step, (uint64_t)n) != 1)
         step += 2;
     return (int)((salt / 64 + (uint64_t)i * step) % (uint64_t)n);
 }
 
-/* Lanes that wait for each other and are all there go on. True: some do. */
+/* Releases lanes that wait for each other and are complete. True: some were released. */
 static bool release(int warp)
 {
     thread *lanes = threads + warp * WARP;
@@ -299,7 +301,7 @@ static void go(int i)
     running = -1;
 }
 
-/* Each lane that can runs until it waits; false: the warp as a whole has to wait. */
+/* Runs each lane that can run until it waits; false: the warp as a whole has to wait. */
 static bool run_warp(int warp)
 {
     const int n = lanes_of(warp);
@@ -316,14 +318,15 @@ static bool run_warp(int warp)
 static void thread_main(void *argument)
 {
     (void)argument;
-    for (;;) { /* the stack serves the thread of this number in every block */
+    for (;;) { /* the stack is used by the thread of this number in every block */
         (*kernel_body)();
         if (!threads[running].copies.empty()) fault({}, "returns while copies are under way");
         leave(DONE);
     }
 }
 
-/* Everybody waits: a barrier that all have reached lets them go on, anything else is a fault. False: the block is done. */
+/* All threads wait: a barrier that all have reached releases them; anything else is a fault. False:
+ * the block is done. */
 static bool pass_barrier()
 {
     int done = 0, first = -1;
@@ -354,7 +357,8 @@ static bool pass_barrier()
     return true;
 }
 
-/* Mostly the same warp goes on until it meets a barrier: what it then does too early, the others see. */
+/* Usually the same warp continues until it meets a barrier: what it then does too early becomes
+ * visible to the others. */
 static bool changes_warp()
 {
     return is_seeded() && draw() % 8 == 0;
@@ -374,7 +378,7 @@ static void run_block()
     const int warps = (count + WARP - 1) / WARP;
     bool ready[MAX_WARPS];
     for (const variable &v : variables)
-        memset(v.memory, 0xff, v.bytes); /* what the block before left there is nobody's business */
+        memset(v.memory, 0xff, v.bytes); /* no block may read what the previous one left there */
     if (dynamic) memset(dynamic, 0xff, dynamic_bytes);
     for (int i = 0; i < count; i++) {
         thread &t = threads[i];
@@ -397,8 +401,8 @@ static void run_block()
 
 /* ---- a launch ---- */
 
-static std::map<const void *, size_t>
-    allowed; /* dynamic shared memory of a kernel, where it was raised */
+/* The dynamic shared memory of a kernel, where its limit was raised. */
+static std::map<const void *, size_t> allowed;
 
 cudaError_t allow_shared(const void *kernel, size_t bytes)
 {
@@ -438,7 +442,8 @@ cudaError_t launch(const cudaLaunchConfig_t *config, const void *kernel, std::fu
 
 /* ---- traffic ---- */
 
-/* The k-th access that a lane makes at one place of the program belongs to the k-th of its neighbours. */
+/* The k-th access of a lane at one place of the program is paired with the k-th access of its
+ * neighbours. */
 struct access {
     const void *place;
     int warp;

@@ -1,5 +1,6 @@
-/* Switching stacks. On x86-64 by hand, since ucontext asks the kernel for the signal mask at every switch, which would be most
- * of the emulation's time. EMU_UCONTEXT takes ucontext there too (tests run both). */
+/* Switches stacks. On x86-64 in assembly, since ucontext makes a system call for the signal mask at
+ * every switch, which would be most of the emulation's time. EMU_UCONTEXT selects ucontext there
+ * too (tests run both). */
 #include "tests/cuda/emu/fiber.h"
 
 #include <cstdio>
@@ -33,7 +34,7 @@
 namespace emu
 {
 
-static fiber *just_left; /* by the last switch; read by whoever is gone to */
+static fiber *just_left; /* set by each switch, read by the fiber that it starts */
 
 static void arrive(fiber *here)
 {
@@ -41,7 +42,8 @@ static void arrive(fiber *here)
     const void *bottom = nullptr;
     size_t bytes = 0;
     __sanitizer_finish_switch_fiber(here->fake_stack, &bottom, &bytes);
-    if (just_left && !just_left->bottom) { /* the thread's own stack: known from now on */
+    /* the stack of the thread itself: its bounds are known from now on */
+    if (just_left && !just_left->bottom) {
         just_left->bottom = bottom;
         just_left->stack_bytes = bytes;
     }
@@ -100,7 +102,7 @@ __asm__(".text\n"
         "    ret\n"
         ".size emu_fiber_switch, .-emu_fiber_switch\n");
 
-static fiber *beginning; /* the one that is gone to for the first time */
+static fiber *beginning; /* the fiber that is started for the first time */
 
 static void begin()
 {
@@ -110,7 +112,8 @@ static void begin()
     abort();
 }
 
-/* A stack as emu_fiber_switch leaves one: six registers, then where to return to; there the stack is 8 beside a multiple of 16, as after a call. */
+/* A stack as emu_fiber_switch leaves it: six registers, then the return address; there the stack
+ * pointer is 8 bytes off a multiple of 16, as after a call. */
 static void prepare(fiber *f)
 {
     void **top = (void **)((char *)f->bottom + f->stack_bytes);

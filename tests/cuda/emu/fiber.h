@@ -1,8 +1,9 @@
-/* fiber.h - stacks that are switched by hand: one for each thread of a CUDA block.
+/* fiber.h - stacks with explicit switches: one for each thread of a CUDA block.
  *
- * fiber_to leaves the running stack and goes on with another; the callee-saved registers stay with each (x86-64: twelve
- * instructions; elsewhere ucontext). AddressSanitizer is told of every switch. A stack has a guard page below it: running
- * over it is a fault, not a surprise. A fiber belongs to the thread that made it and is never left by its function. */
+ * fiber_to leaves the running stack and continues another; each keeps its callee-saved registers
+ * (x86-64: twelve instructions; elsewhere ucontext). AddressSanitizer is informed of every switch.
+ * A stack has a guard page below it, so that an overflow is a fault. A fiber belongs to the thread
+ * that made it, and its function never returns. */
 #ifndef DAVID_EMU_FIBER_H
 #define DAVID_EMU_FIBER_H
 
@@ -12,7 +13,7 @@ namespace emu
 {
 
 struct fiber {
-    void *sp;           /* where it goes on; x86-64 */
+    void *sp;           /* where it continues; x86-64 */
     void *context;      /* ucontext_t; elsewhere */
     void *memory;       /* NULL: the stack of the operating system's thread */
     size_t bytes;       /* of memory, guard page included */
@@ -28,7 +29,7 @@ enum { FIBER_STACK = 256 * 1024 };
 /* `run` must not return. Aborts where there is no memory. */
 void fiber_make(fiber *f, void (*run)(void *), void *argument);
 void fiber_free(fiber *f);
-/* The stack that the caller runs on, so that it can be gone back to. */
+/* Makes a fiber of the caller's own stack, so that a switch can return to it. */
 void fiber_here(fiber *f);
 void fiber_to(fiber *from, fiber *to);
 

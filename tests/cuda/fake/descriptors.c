@@ -1,4 +1,5 @@
-/* The fake cuDNN's descriptors: what may be set, when; which engines are offered; what plans there are. */
+/* The fake cuDNN's descriptors: which attributes may be set and when, the engines that are offered,
+ * the plans that can be made. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -235,7 +236,7 @@ static bool is_tensor(const struct descriptor *d)
     return align > 0 && align % element(d) == 0;
 }
 
-/* cuDNN takes other numbers of channels for a grouped convolution; nobody here means one. */
+/* cuDNN accepts other numbers of channels for a grouped convolution; david never uses one. */
 static bool is_convolution(const struct descriptor *d)
 {
     const struct descriptor *x = dnn_child(d, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, 0),
@@ -332,8 +333,8 @@ static bool is_loose(const struct descriptor *tensor)
     return dims[1] > 1 && strides[3] != dims[1];
 }
 
-/* What is offered for a graph, in the heuristics' order; as on the real ones, a bias of another type than the image's is for engines that
- * are compiled, and a residual with gaps too. */
+/* The engines offered for a graph, in the heuristics' order. As in cuDNN, only engines that are
+ * compiled at run time support a bias of another type than the image's, or a residual with gaps. */
 static int candidates_of(const struct descriptor *graph, int64_t out[ENGINE_COUNT])
 {
     const struct descriptor *op = first_operation(graph);

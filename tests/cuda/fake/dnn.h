@@ -1,4 +1,5 @@
-/* dnn.h - the fake cuDNN's descriptors, between descriptors.c, which makes them, and dnn_run.c, which computes what they say. */
+/* dnn.h - the fake cuDNN's descriptors: descriptors.c makes them, dnn_run.c computes their
+ * operations. */
 #ifndef DAVID_FAKE_DNN_H
 #define DAVID_FAKE_DNN_H
 
@@ -29,23 +30,23 @@ const int64_t *dnn_numbers(const struct descriptor *d, cudnnBackendAttributeName
 struct descriptor *dnn_child(const struct descriptor *d, cudnnBackendAttributeName_t name,
                              int64_t i);
 
-/* Engines of this device. */
+/* The engines of this device. */
 enum {
-    ENGINE_PLAIN,            /* takes everything */
+    ENGINE_PLAIN,            /* supports everything */
     ENGINE_NONDETERMINISTIC, /* must never be chosen */
-    ENGINE_SPLIT,            /* nor this, which cuts its sums */
-    ENGINE_NOT_ALONE,        /* the fastest, but it does not take a batch of one */
+    ENGINE_SPLIT,            /* must not be chosen either: it splits sums */
+    ENGINE_NOT_ALONE,        /* the fastest, but it does not support a batch of one */
     ENGINE_FAST,
-    ENGINE_GREEDY,   /* wants more workspace than anybody gives */
+    ENGINE_GREEDY,   /* needs more workspace than the bound */
     ENGINE_TF32,     /* F32 with rounded products */
-    ENGINE_COMPILED, /* takes a wide bias */
+    ENGINE_COMPILED, /* supports a wide bias */
     ENGINE_COUNT
 };
 uint64_t dnn_cost_ns(int64_t engine);
 
 cudnnStatus_t dnn_execute(cudnnHandle_t handle, struct descriptor *plan,
                           const struct descriptor *pack);
-void dnn_forget_weights(void); /* what was packed for the CPU */
+void dnn_forget_weights(void); /* discards what was packed for the CPU */
 
 struct cudnnContext {
     cudaStream_t stream;

@@ -1,4 +1,5 @@
-/* What a plan of the fake cuDNN computes: the operations of its graph on the CPU back end, in F32, rounded where a tensor is narrower. */
+/* Runs a plan of the fake cuDNN: the operations of its graph on the CPU back end, in F32, rounded
+ * where a tensor has 16 bits. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +14,11 @@ struct run {
     struct descriptor *plan;
     int64_t n, uid[MAX_TENSORS];
     void *pointer[MAX_TENSORS];
-    float scale; /* by value: as it was when the run was asked for */
+    float scale; /* by value: its value when the run was issued */
     void *workspace;
 };
 
-/* ---- the CPU behind it ---- */
+/* ---- the CPU back end ---- */
 
 struct packed {
     uint64_t birth;
@@ -41,10 +42,10 @@ void dnn_forget_weights(void)
     while (weights) {
         struct packed *w = weights;
         weights = w->next;
-        cpu->ops->conv_plan_free(cpu, w->plan);
+        cpu->ops->net.conv_plan_free(cpu, w->plan);
         free(w);
     }
-    if (cpu) cpu->ops->close(cpu);
+    if (cpu) cpu->ops->device.close(cpu);
     cpu = NULL;
 }
 
@@ -108,7 +109,7 @@ static float *read_image(const struct view *v)
                 if (v->stride[1] == 1)
                     dtype_to_f32(at, element(v, n, 0, h, w), v->dtype, (size_t)d[1]);
                 else
-                    fake_die("a image of cuDNN whose channels are not side by side");
+                    fake_die("an image of cuDNN whose channels are not contiguous");
     return out;
 }
 
@@ -139,7 +140,8 @@ static struct conv_plan *pack(const struct view *w, const struct conv_desc *d)
                 kcrs[(o * d->ic + i) * taps + t] = krsc[(o * taps + t) * d->ic + i];
     p->birth = birth;
     p->d = *d;
-    if (the_cpu()->ops->conv_plan(cpu, d, kcrs, NULL, &p->plan, &err)) fake_die("%s", err.detail);
+    if (the_cpu()->ops->net.conv_plan(cpu, d, kcrs, NULL, &p->plan, &err))
+        fake_die("%s", err.detail);
     p->next = weights;
     weights = p;
     free(krsc);
@@ -181,12 +183,13 @@ static float *convolve(const struct run *r, const struct descriptor *op)
     float *in = read_image(&x), *out = floats((size_t)(y.dim[0] * y.dim[1] * y.dim[2] * y.dim[3]));
     const struct tensor from = image(in, x.dim), to = image(out, y.dim);
     struct conv_plan *plan = pack(&w, &d);
-    if (the_cpu()->ops->conv(cpu, plan, &from, NULL, &to, NULL, &err)) fake_die("%s", err.detail);
+    if (the_cpu()->ops->net.conv(cpu, plan, &from, NULL, &to, NULL, &err))
+        fake_die("%s", err.detail);
     free(in);
     return out;
 }
 
-/* values += b, which is a image or one value a channel; written where y is in memory. */
+/* values += b, which is an image or one value per channel; written to y where y is in memory. */
 static void add(const struct run *r, const struct descriptor *op, float *values)
 {
     const struct view b = view_of(r, dnn_child(op, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, 0)),
@@ -200,7 +203,7 @@ static void add(const struct run *r, const struct descriptor *op, float *values)
     if (y.data) write_image(&y, values);
 }
 
-/* Queries, keys and values by heads: [n][heads][pixels][channels]. */
+/* Queries, keys and values, one head after the other: [n][heads][pixels][channels]. */
 static void attend(const struct run *r, const struct descriptor *op)
 {
     struct error err = { 0 };
@@ -232,10 +235,10 @@ static void attend(const struct run *r, const struct descriptor *op)
     struct tensor qkv = { in, DT_F32, (uint32_t)rows, d.h, 1, (uint32_t)(3 * c), 3 * c };
     struct tensor to = { out, DT_F32, (uint32_t)rows, d.h, 1, (uint32_t)c, c };
     struct attention_plan *plan = NULL;
-    if (the_cpu()->ops->attention_plan(cpu, &d, &plan, &err) ||
-        cpu->ops->attention(cpu, plan, &qkv, &to, &err))
+    if (the_cpu()->ops->net.attention_plan(cpu, &d, &plan, &err) ||
+        cpu->ops->net.attention(cpu, plan, &qkv, &to, &err))
         fake_die("%s", err.detail);
-    cpu->ops->attention_plan_free(cpu, plan);
+    cpu->ops->net.attention_plan_free(cpu, plan);
     for (size_t n = 0; n < rows; n++)
         for (size_t p = 0; p < px; p++)
             for (size_t h = 0; h < heads; h++)
@@ -299,7 +302,7 @@ cudnnStatus_t dnn_execute(cudnnHandle_t handle, struct descriptor *plan,
     memcpy(r->uid, uids->values, (size_t)r->n * sizeof *r->uid);
     memcpy(r->pointer, pointers->values, (size_t)r->n * sizeof *r->pointer);
     memcpy(&r->workspace, workspace->values, sizeof r->workspace);
-    /* A tensor by value is read now; it is the one that an attention has. */
+    /* A tensor by value is read now; only an attention has one, its scale. */
     const struct descriptor *config = dnn_child(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, 0);
     const struct descriptor *graph = dnn_child(dnn_child(config, CUDNN_ATTR_ENGINECFG_ENGINE, 0),
                                                CUDNN_ATTR_ENGINE_OPERATION_GRAPH, 0);

@@ -1,4 +1,5 @@
-/* internal.h - what the fake runtime's files share. Everything is under one lock, from fake_enter to fake_leave. */
+/* internal.h - what the fake runtime's files share. Everything is under one lock, from fake_enter
+ * to fake_leave. */
 #ifndef DAVID_FAKE_INTERNAL_H
 #define DAVID_FAKE_INTERNAL_H
 
@@ -13,9 +14,9 @@ struct fake_state {
     uint64_t clock_ns, fail_allocation, fail_dnn, break_after, memory_bytes;
     int devices;
     bool is_eager, copies_first;
-    cudaEvent_t stopwatch; /* the event that started it; NULL: none runs */
+    cudaEvent_t stopwatch; /* the event that started it; NULL: it does not run */
     const char *break_file;
-    const char *tell_file; /* written at the end: what each device has done */
+    const char *tell_file; /* written at the end: the counts of each device */
     int working;           /* the device whose work is being done */
     uint64_t replays[MAX_DEVICES];
 };
@@ -25,9 +26,9 @@ void fake_enter(void);
 cudaError_t fake_leave(cudaError_t e);
 int fake_device(void); /* this thread's */
 
-/* memory.c */
+/* Defined in memory.c. */
 struct block {
-    char *pages; /* with the one that cannot be touched at its end */
+    char *pages; /* including the inaccessible one at its end */
     size_t mapped;
     char *data;
     size_t bytes;
@@ -37,26 +38,28 @@ struct block {
     struct block *next;
 };
 struct block *fake_block_of(const void *p); /* NULL: none */
-void fake_begin_work(void);                 /* device memory can be touched until fake_end_work */
+void fake_begin_work(void);                 /* device memory is accessible until fake_end_work */
 void fake_end_work(void);
-/* The same for what p points into alone; nothing where all can be touched anyway, or p is the host's. */
+/* The same only for the block that p points into; does nothing where all is accessible, or p is
+ * host memory. */
 void fake_open(const void *p);
 void fake_shut(const void *p);
 
-/* streams.c */
+/* Defined in streams.c. */
 struct item {
     void (*run)(void *job);
     void (*drop)(void *job);
     void *job;
     cudaEvent_t record, wait; /* instead of a job */
-    cudaStream_t wait_stream; /* where the event stood when the wait was asked for */
+    /* The position of the event when the wait was issued. */
+    cudaStream_t wait_stream;
     uint64_t wait_number;
     struct item *next;
 };
 
 struct CUgraph_st {
     struct item *first, **end;
-    uint32_t users; /* the graph and what was made of it */
+    uint32_t users; /* the graph and its executables */
 };
 
 struct CUgraphExec_st {
@@ -66,10 +69,10 @@ struct CUgraphExec_st {
 
 struct CUstream_st {
     struct item *first, **end;
-    uint64_t asked, done; /* items, ever */
+    uint64_t asked, done; /* number of items in total */
     struct CUgraph_st *recording;
     int device;
-    bool is_spoilt; /* something was asked for that cannot be recorded */
+    bool is_spoilt; /* an operation that cannot be recorded was issued */
     struct CUstream_st *next;
 };
 
@@ -83,10 +86,10 @@ struct CUevent_st {
 
 cudaStream_t fake_stream_of(void *p);
 void fake_ask(cudaStream_t s, struct item what);
-/* Does what is asked for of `s`, up to item `number`, and of other streams what that waits for. */
+/* Does the work of `s` up to item `number`, and the work of other streams that it waits for. */
 void fake_work(cudaStream_t s, uint64_t number);
 void fake_do(const struct item *i);
-/* Something that cannot be done while anything is recorded: spoils the recording. */
+/* For an operation that is not allowed during a recording: invalidates the recording. */
 bool fake_any_recording(void);
 
 #endif

@@ -1,5 +1,6 @@
-/* The launchers of engine/cuda/kernels.h on the CPU back end: what the fake device runs where the emulated kernels would take too long. Each
- * launch is kept with a copy of its arguments, as a real one is. Computed in F32, rounded where a tensor is narrower. */
+/* The launchers of engine/cuda/kernels.h on the CPU back end, for tests in which the emulated
+ * kernels would take too long. Each launch is stored with a copy of its arguments, like a real one.
+ * Computed in F32, rounded where a tensor has 16 bits. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +10,7 @@
 
 static struct backend *the_cpu(void)
 {
-    static struct backend *cpu; /* lives as long as the process */
+    static struct backend *cpu; /* never freed */
     struct error err = { 0 };
     if (!cpu && cpu_backend_open(&cpu, 1, &err)) fake_die("the CPU back end: %s", err.detail);
     return cpu;
@@ -86,10 +87,10 @@ static void narrow(const struct tensor *t, struct tensor *f, const char *what)
 
 size_t gpu_norm_scratch(const struct tensor *x, uint32_t groups)
 {
-    return (size_t)x->n * groups; /* some, so that it is asked for */
+    return (size_t)x->n * groups; /* more than 0, so that a scratch is allocated */
 }
 
-/* What comes after a rounding to `like`'s dtype; x is freed. */
+/* The operations after rounding to `like`'s dtype; x is freed. */
 static struct tensor resampled(struct tensor *x, const struct tensor *like, bool up)
 {
     struct error err = { 0 };
@@ -101,7 +102,7 @@ static struct tensor resampled(struct tensor *x, const struct tensor *like, bool
         dtype_from_f32(&rounded, like->dtype, v, 1);
         dtype_to_f32(v, &rounded, like->dtype, 1);
     }
-    must((up ? ops->upsample : ops->downsample)(the_cpu(), x, &y, &err), &err);
+    must((up ? ops->net.upsample : ops->net.downsample)(the_cpu(), x, &y, &err), &err);
     free(x->data);
     return y;
 }
@@ -125,7 +126,7 @@ static void run_norm(void *job)
                                        .condition = a->condition,
                                        .scale_shift = a->scale_shift ? &ss : NULL,
                                        .silu = a->silu };
-    must(the_cpu()->ops->group_norm(the_cpu(), &n, &err), &err);
+    must(the_cpu()->ops->net.group_norm(the_cpu(), &n, &err), &err);
     const bool is_up = a->resample == RESAMPLE_UP;
     if (a->x_too.data) {
         struct tensor too = resampled(&x, &a->x_too, is_up);
@@ -150,7 +151,7 @@ struct resampling {
 static void run_resample(void *job)
 {
     const struct resampling *a = job;
-    struct tensor x = widened(&a->x, "a image"), y = resampled(&x, &a->y, a->up);
+    struct tensor x = widened(&a->x, "an image"), y = resampled(&x, &a->y, a->up);
     narrow(&a->y, &y, "a resampled image");
 }
 
@@ -172,7 +173,8 @@ static void run_permute(void *job)
     struct error err = { 0 };
     struct tensor x = widened(&a->x, "pixels or cells"), y = tight(&a->y);
     const struct backend_ops *ops = the_cpu()->ops;
-    must((a->up ? ops->depth_to_space : ops->space_to_depth)(the_cpu(), &x, &y, &err), &err);
+    must((a->up ? ops->net.depth_to_space : ops->net.space_to_depth)(the_cpu(), &x, &y, &err),
+         &err);
     free(x.data);
     narrow(&a->y, &y, "cells or pixels");
 }
@@ -250,9 +252,10 @@ static void run_conv(void *job)
                                  .r_ld = a->has_residual ? oc : 0 };
     struct conv_plan *p = NULL;
     const struct backend_ops *ops = the_cpu()->ops;
-    must(ops->conv_plan(the_cpu(), &d, weight, a->bias, &p, &err), &err);
-    must(ops->conv(the_cpu(), p, &x, a->has_residual ? &r : NULL, &y, a->condition, &err), &err);
-    ops->conv_plan_free(the_cpu(), p);
+    must(ops->net.conv_plan(the_cpu(), &d, weight, a->bias, &p, &err), &err);
+    must(ops->net.conv(the_cpu(), p, &x, a->has_residual ? &r : NULL, &y, a->condition, &err),
+         &err);
+    ops->net.conv_plan_free(the_cpu(), p);
     free(weight);
     free(x.data);
     free(r.data);
@@ -279,9 +282,9 @@ static void run_attention(void *job)
                                       .y_ld = y.ld };
     struct attention_plan *p = NULL;
     const struct backend_ops *ops = the_cpu()->ops;
-    must(ops->attention_plan(the_cpu(), &d, &p, &err), &err);
-    must(ops->attention(the_cpu(), p, &qkv, &y, &err), &err);
-    ops->attention_plan_free(the_cpu(), p);
+    must(ops->net.attention_plan(the_cpu(), &d, &p, &err), &err);
+    must(ops->net.attention(the_cpu(), p, &qkv, &y, &err), &err);
+    ops->net.attention_plan_free(the_cpu(), p);
     free(qkv.data);
     narrow(&a->y, &y, "an attention's y");
 }
@@ -314,7 +317,7 @@ static void run_timestep(void *job)
     struct error err = { 0 };
     const struct tensor y = vector(a->y, a->n, a->oc, "an embedding");
     (void)vector(a->x, a->n, 1, "times");
-    must(the_cpu()->ops->timestep(the_cpu(), a->x, &y, &err), &err);
+    must(the_cpu()->ops->net.timestep(the_cpu(), a->x, &y, &err), &err);
 }
 
 int gpu_timestep(const float *t, uint32_t n, uint32_t c, float *y, void *stream)
@@ -350,9 +353,9 @@ static void run_linear(void *job)
     const struct backend_ops *ops = the_cpu()->ops;
     (void)vector(a->weight, a->ic, a->oc, "weights");
     (void)vector(a->bias, 1, a->oc, "biases");
-    must(ops->linear_plan(the_cpu(), a->ic, a->oc, a->weight, a->bias, &p, &err), &err);
-    must(ops->linear(the_cpu(), p, &x, &y, &err), &err);
-    ops->linear_plan_free(the_cpu(), p);
+    must(ops->net.linear_plan(the_cpu(), a->ic, a->oc, a->weight, a->bias, &p, &err), &err);
+    must(ops->net.linear(the_cpu(), p, &x, &y, &err), &err);
+    ops->net.linear_plan_free(the_cpu(), p);
 }
 
 int gpu_linear(const float *weight, const float *bias, const float *x, float *y, uint32_t n,
@@ -370,7 +373,7 @@ static void run_silu(void *job)
     struct error err = { 0 };
     const struct tensor x = vector(a->x, 1, (uint32_t)a->count, "SiLU's x"),
                         y = vector(a->y, 1, (uint32_t)a->count, "SiLU's y");
-    must(the_cpu()->ops->silu(the_cpu(), &x, &y, &err), &err);
+    must(the_cpu()->ops->net.silu(the_cpu(), &x, &y, &err), &err);
 }
 
 int gpu_silu(const float *x, float *y, size_t count, void *stream)
@@ -386,7 +389,7 @@ static void run_add(void *job)
     const struct tensor x = vector(a->x, 1, (uint32_t)a->count, "a sum's x"),
                         e = vector(a->e, 1, (uint32_t)a->count, "a sum's e"),
                         y = vector(a->y, 1, (uint32_t)a->count, "a sum's y");
-    must(the_cpu()->ops->add(the_cpu(), &x, &e, &y, &err), &err);
+    must(the_cpu()->ops->net.add(the_cpu(), &x, &e, &y, &err), &err);
 }
 
 int gpu_add(const float *x, const float *e, float *y, size_t count, void *stream)
@@ -414,7 +417,7 @@ static void run_normals(void *job)
                                         .h = a->h,
                                         .channels = a->channels,
                                         .dst = a->dst + i * row };
-        must(the_cpu()->ops->normals(the_cpu(), &n, &err), &err);
+        must(the_cpu()->ops->net.normals(the_cpu(), &n, &err), &err);
     }
 }
 
@@ -433,8 +436,8 @@ static void run_sampler_in(void *job)
     for (uint32_t i = 0; i < a->n; i++) {
         const struct gpu_row *rows = (const struct gpu_row *)(const void *)a->label;
         const size_t at = i * a->count;
-        must(the_cpu()->ops->sampler_in(the_cpu(), a->x + at, a->e + at, rows ? rows[i].hz : a->hz,
-                                        a->y + at, a->count, &err),
+        must(the_cpu()->ops->net.sampler_in(the_cpu(), a->x + at, a->e + at,
+                                            rows ? rows[i].hz : a->hz, a->y + at, a->count, &err),
              &err);
     }
 }
@@ -462,9 +465,9 @@ static void run_sampler_join(void *job)
     (void)vector(a->y, a->n, (uint32_t)(6 * pixels), "x");
     for (uint32_t i = 0; i < a->n; i++) {
         const struct gpu_row *rows = (const struct gpu_row *)(const void *)a->label;
-        must(the_cpu()->ops->sampler_join(the_cpu(), a->x + i * 3 * pixels, a->e + i * 3 * pixels,
-                                          rows ? rows[i].hz : a->hz, a->y + i * 6 * pixels, pixels,
-                                          &err),
+        must(the_cpu()->ops->net.sampler_join(the_cpu(), a->x + i * 3 * pixels,
+                                              a->e + i * 3 * pixels, rows ? rows[i].hz : a->hz,
+                                              a->y + i * 6 * pixels, pixels, &err),
              &err);
     }
 }
@@ -495,7 +498,7 @@ static void run_sampler_out(void *job)
     struct tensor eps = widened(&a->eps, "eps");
     expect(&a->x, "x");
     expect(&a->x0, "x0");
-    must(the_cpu()->ops->sampler_out(the_cpu(), &a->x, &eps, a->std, a->linear, &a->x0, &err),
+    must(the_cpu()->ops->net.sampler_out(the_cpu(), &a->x, &eps, a->std, a->linear, &a->x0, &err),
          &err);
     free(eps.data);
 }

@@ -1,4 +1,4 @@
-/* The emulated kernels on the fake device: their launches are kept like any other work. */
+/* The emulated kernels on the fake device: their launches are stored like any other work. */
 #include "tests/cuda/emu/emu.h"
 #include "tests/cuda/fake/fake.h"
 

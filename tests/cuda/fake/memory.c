@@ -8,7 +8,7 @@
 
 static struct block *blocks;
 static uint64_t next_birth = 1;
-static int working; /* device memory can be touched */
+static int working; /* device memory is accessible */
 
 struct block *fake_block_of(const void *p)
 {
@@ -64,7 +64,7 @@ static struct block *block_new(size_t bytes, bool is_pinned)
     b->birth = next_birth++;
     b->is_pinned = is_pinned;
     b->device = fake_device();
-    /* NaN in every dtype. Large blocks are left alone: writing them would take real memory. */
+    /* NaN in every dtype. Large blocks are not filled: that would use real memory. */
     memset(b->data, 0xff, size < ((size_t)64 << 20) ? size : 4096);
     if (mprotect(b->pages + b->mapped - page, page, PROT_NONE)) fake_die("mprotect of a page");
     if (!is_pinned && working == 0) protect(b, PROT_NONE);

@@ -1,4 +1,5 @@
-/* A libnvidia-ml.so.1 for tests: one card at each address, which is as busy, hot and hungry as said here. */
+/* A libnvidia-ml.so.1 for tests: a card at each address, with the load, temperature and power
+ * below. */
 #include <string.h>
 
 struct nvml_utilization {
@@ -54,5 +55,5 @@ int nvmlDeviceGetTemperature(void *d, int sensor, unsigned *celsius)
     (void)d;
     (void)sensor;
     (void)celsius;
-    return 3; /* not supported: that one is left out */
+    return 3; /* not supported: the gauge is left out */
 }

@@ -11,8 +11,8 @@ struct fake_counts fake_now;
 struct fake_state fake = { .break_after = UINT64_MAX,
                            .memory_bytes = (uint64_t)16 << 30,
                            .devices = 1 };
-static pthread_mutex_t lock =
-    PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP; /* work may ask the fake cuDNN */
+/* Recursive: work may call the fake cuDNN. */
+static pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static bool has_settings;
 static _Thread_local int current;
 
@@ -21,7 +21,7 @@ int fake_device(void)
     return current;
 }
 
-/* One line a device: how many recorded graphs it has been asked for. */
+/* One line per device: the number of replays of recorded graphs. */
 static void tell(void)
 {
     FILE *f = fopen(fake.tell_file, "we");
@@ -74,7 +74,7 @@ cudaError_t fake_leave(cudaError_t e)
 cudaError_t cudaGetDeviceCount(int *count)
 {
     fake_enter();
-    if (fake.devices <= 0) return fake_leave(cudaErrorNoDevice); /* the count stays as it was */
+    if (fake.devices <= 0) return fake_leave(cudaErrorNoDevice); /* the count stays unchanged */
     *count = fake.devices;
     return fake_leave(cudaSuccess);
 }

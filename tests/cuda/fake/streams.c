@@ -1,4 +1,5 @@
-/* Streams, events, copies and graphs of the fake runtime: work is kept until somebody waits for it. */
+/* Streams, events, copies and graphs of the fake runtime: work is stored until a caller waits for
+ * it. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -36,10 +37,10 @@ void fake_do(const struct item *i)
     if (i->run) i->run(i->job);
 }
 
-/* A stopwatch runs from one event that takes times to another. */
+/* The elapsed time is counted from one event with timing enabled to another. */
 static void note_time(cudaEvent_t e, const struct CUstream_st *s)
 {
-    if (e->stream != s || e->number != s->done + 1) return; /* recorded again since */
+    if (e->stream != s || e->number != s->done + 1) return; /* recorded again since then */
     e->ns = fake.clock_ns;
     if (e->is_timed) fake.stopwatch = fake.stopwatch && fake.stopwatch != e ? NULL : e;
 }
@@ -63,7 +64,7 @@ void fake_work(cudaStream_t s, uint64_t number)
         if (i->record) {
             note_time(i->record, s);
         } else if (!i->wait_stream) {
-            /* Opening all memory takes longer than a copy, which opens its own. */
+            /* Making all memory accessible takes longer than a copy, which opens only its own. */
             if (i->run != run_copy && !is_open) fake_begin_work();
             is_open = is_open || i->run != run_copy;
             fake_do(i);
@@ -78,7 +79,7 @@ void fake_work(cudaStream_t s, uint64_t number)
     fake.working = working;
 }
 
-/* Nothing but copies, and none that waits for what is not done. */
+/* True if it holds only copies, and none that waits for unfinished work. */
 static bool is_free_to_copy(const struct CUstream_st *s)
 {
     for (const struct item *i = s->first; i; i = i->next)
@@ -114,7 +115,7 @@ int fake_enqueue(void *stream, void (*run)(void *job), void (*drop)(void *job), 
     if (!s->recording) fake_now.launches++;
     fake_ask(s, (struct item){ .run = run, .drop = drop, .job = job });
     (void)fake_leave(cudaSuccess);
-    return cudaSuccess; /* the job is taken; a fault of the work itself is told by the next call */
+    return cudaSuccess; /* the job is owned; the next call reports a fault of the work */
 }
 
 void fake_spend(uint64_t ns)
@@ -211,7 +212,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     (void)flags;
     if (fake.sticky) return fake_leave(fake.sticky);
     cudaStream_t s = fake_stream_of(stream);
-    if (!event->stream) return fake_leave(cudaSuccess); /* as CUDA has it: nothing to wait for */
+    /* as in CUDA: there is nothing to wait for */
+    if (!event->stream) return fake_leave(cudaSuccess);
     fake_ask(s, (struct item){
                     .wait = event, .wait_stream = event->stream, .wait_number = event->number });
     return fake_leave(cudaSuccess);
@@ -240,7 +242,7 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end)
 struct copy_job {
     void *to;
     const void *from;
-    void *kept; /* what a copy from memory that is not pinned has read at once */
+    void *kept; /* the data of a copy from unpinned memory, which is read at once */
     size_t bytes;
     enum cudaMemcpyKind kind;
 };

@@ -1,5 +1,6 @@
-/* The plugin on the fake device when something fails: every allocation in turn, every so many pieces of work; and what serving must not
- * do: allocate, record or plan anew. Linked with the plugin's own sources, so that the fake device can be asked. */
+/* The plugin on the fake device under failures: every allocation in turn, and work in regular
+ * steps. Also what serving must not do: allocate, record or plan again. Linked with the plugin's
+ * own sources, so that the test can query the fake device. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -51,7 +52,7 @@ static struct image image_of(uint64_t seed)
     return img;
 }
 
-/* `n` rows of one image in one batch; `out`: where the device holds, sample 0. */
+/* `n` rows of one image in one batch; `out`: where the device survives, sample 0. */
 static enum status serve(struct loaded *l, size_t n, struct image *out, struct error *err)
 {
     const struct restore_params p = { .task = "denoise",
@@ -68,7 +69,7 @@ static enum status serve(struct loaded *l, size_t n, struct image *out, struct e
         rows[i] = (struct tile_job){ .restoration = r, .index = i };
     enum status s = engine_run(l->engine, l->model, rows, n, err);
     for (size_t i = 0; i < n; i++)
-        assert_int_equal(rows[i].status, s); /* none is kept back, none is lost in silence */
+        assert_int_equal(rows[i].status, s); /* every row returns, and with the error */
     if (!s && out) assert_int_equal(restoration_image(r, OUTPUT_IMAGE, 0, out, NULL), ST_OK);
     restoration_free(r);
     image_done(&img);
@@ -113,7 +114,7 @@ static void each_allocation_that_fails_is_said_and_leaks_nothing(void **state)
         }
         unload(&l);
         expect_nothing_left("allocation", nth);
-        /* Pinned memory is counted by fail_allocation, not by allocations: a few beyond are tried too. */
+        /* fail_allocation counts pinned memory, allocations does not: a few more are tried. */
         if (is_whole && nth > made + 16) break;
     }
     print_message("%u loads refused, %u with a smaller pass\n", refused, smaller);
@@ -150,7 +151,7 @@ static void a_fault_at_any_work_ends_all_of_it(void **state)
             assert_non_null(strstr(err.detail, "cudaErrorIllegalAddress"));
             in_serving += l.model != NULL;
         }
-        if (!has_held && l.model) { /* for good: nothing is taken for a result */
+        if (!has_held && l.model) { /* permanent: no result is accepted */
             struct error later = { 0 };
             assert_int_equal(serve(&l, 2, NULL, &later), ST_DEVICE_FAULT);
             assert_int_equal(model_warm(l.model, &later), ST_DEVICE_FAULT);
@@ -178,7 +179,7 @@ static struct network *network_on(struct engine **e)
     return n;
 }
 
-/* What comes back from a forward pass is right, or it does not come back. */
+/* A forward pass returns a correct result or an error. */
 static void no_fault_at_any_work_of_an_execution_is_taken_for_a_result(void **state)
 {
     (void)state;
@@ -211,7 +212,8 @@ static void no_fault_at_any_work_of_an_execution_is_taken_for_a_result(void **st
     assert_true(faults > 20);
 }
 
-/* The device goes on as if nothing had been: only cuDNN's own word tells, in the pass that runs op by op and in the one that is recorded. */
+/* The device continues as if nothing had happened: only cuDNN's status reports it, in the execution
+ * that runs op by op and in the one that is recorded. */
 static void no_run_that_cudnn_refuses_is_taken_for_a_result(void **state)
 {
     (void)state;
@@ -234,7 +236,7 @@ static void no_run_that_cudnn_refuses_is_taken_for_a_result(void **state)
             if (has_met) {
                 assert_int_equal(s, ST_DEVICE_FAULT);
                 assert_non_null(strstr(err.detail, "as was asked"));
-                /* for good: a card on which cuDNN fails is not trusted again */
+                /* permanent: a card on which cuDNN fails is not used again */
                 struct error later = { 0 };
                 assert_int_equal(network_forward(n, &in, 2, y, &later), ST_DEVICE_FAULT);
             } else {
@@ -292,7 +294,8 @@ static void serving_allocates_records_and_plans_nothing(void **state)
         for (size_t n = 1; n <= ROWS; n++) {
             struct image out = { 0 };
             assert_int_equal(serve(&l, n, &out, &err), ST_OK);
-            assert_memory_equal(out.pixels, first.pixels, image_bytes(&first)); /* in any bucket */
+            /* at any batch size */
+            assert_memory_equal(out.pixels, first.pixels, image_bytes(&first));
             image_done(&out);
         }
     const struct fake_counts is = fake_count();
@@ -303,10 +306,10 @@ static void serving_allocates_records_and_plans_nothing(void **state)
     assert_int_equal(is.descriptors, was.descriptors);
     assert_int_equal(is.recorded, was.recorded);
     assert_int_equal(is.events, was.events);
-    assert_int_equal(is.replays - was.replays, ROUNDS * ROWS); /* a pass is one replay */
+    assert_int_equal(is.replays - was.replays, ROUNDS * ROWS); /* an execution is one replay */
     image_done(&first);
 
-    /* A second model of the same shapes takes the plans that are there. */
+    /* A second model of the same shapes uses the existing plans. */
     struct model *second = NULL;
     if (model_hash(&second, l.engine, &tiny, 2, &err)) fail_msg("%s", err.detail);
     assert_int_equal(fake_count().dnn_plans, was.dnn_plans);
@@ -331,7 +334,7 @@ static void two_devices_serve_beside_each_other_with_the_same_bytes(void **state
         image_done(&out[i]);
         unload(&l[i]);
     }
-    assert_int_equal(load_on(&l[0], 2, &err), ST_DEVICE_FAULT); /* there is no third */
+    assert_int_equal(load_on(&l[0], 2, &err), ST_DEVICE_FAULT); /* a third one is not available */
     unload(&l[0]);
     fake_set_devices(1);
     expect_nothing_left("devices", 2);
@@ -349,7 +352,7 @@ static void an_older_cudnn_is_refused_with_its_version(void **state)
     expect_nothing_left("an older cuDNN", 0);
 }
 
-/* A model that cannot be had is none of the card's faults. */
+/* A model that is not supported is no fault of the card. */
 static void heads_that_no_kernel_takes_are_refused_at_the_load(void **state)
 {
     (void)state;
@@ -364,15 +367,15 @@ static void heads_that_no_kernel_takes_are_refused_at_the_load(void **state)
         d.qkv_ld = (size_t)3 * ch;
         d.y_ld = ch;
         const enum status want = ch > GPU_HEAD_CHANNELS_MAX ? ST_UNSUPPORTED : ST_OK;
-        assert_int_equal(b->ops->attention_plan(b, &d, &p, &err), want);
-        if (!want) b->ops->attention_plan_free(b, p);
+        assert_int_equal(b->ops->net.attention_plan(b, &d, &p, &err), want);
+        if (!want) b->ops->net.attention_plan_free(b, p);
     }
     assert_non_null(strstr(err.detail, "257 channels"));
-    b->ops->close(b);
+    b->ops->device.close(b);
     expect_nothing_left("wide heads", 0);
 }
 
-/* cuDNN out of memory is no fault: fewer rows may do. */
+/* cuDNN out of memory is no fault: fewer rows may fit. */
 static void statuses_of_cudnn_are_taken_for_what_they_mean(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-/* The names and values that the fake device's headers give are the toolkit's: compiled with the toolkit's own headers. */
+/* The names and values of the fake device's headers equal the toolkit's: compiled with the
+ * toolkit's own headers. */
 #include <cuda_runtime_api.h>
 #include <cudnn.h>
 #include <stdio.h>

@@ -1,4 +1,6 @@
-"""The real daemon with the CUDA plugin over the fake device (fake.h): what it says of the device, and what it does when that breaks."""
+"""The real daemon with the CUDA plugin over the fake device (fake.h): its reports about the
+device, and its behaviour when the device breaks.
+"""
 
 import concurrent.futures
 import json
@@ -111,7 +113,7 @@ def test_little_memory_is_a_smaller_batch_and_too_little_a_clear_refusal(start, 
     assert lines(whole, "model loaded")[0]["rows"] == 32
     body = png(90, 70)
     expected = whole.restore(body, seed=5).content
-    for mib in (8, 20):  # with 20 the program of 32 rows finds room, but not what stands beside it
+    for mib in (8, 20):  # with 20 the program of 32 rows fits, but not the rest
         small = with_memory(mib)
         assert 1 <= lines(small, "model loaded")[0]["rows"] < 32
         assert small.restore(body, seed=5).content == expected
@@ -124,7 +126,8 @@ def test_little_memory_is_a_smaller_batch_and_too_little_a_clear_refusal(start, 
 
 def test_every_device_computes(start, tmp_path):
     def replays(clients):
-        """Of each device, over the life of a daemon that has served so many at once."""
+        """The count of each device, over the life of a daemon that served so many requests at
+        once."""
         tell = tmp_path / f"tell-{clients}"
         d = start(max_batch=2, environment={"DAVID_FAKE_DEVICES": "2", "DAVID_FAKE_TELL_FILE": str(tell)})
         if clients:
@@ -151,7 +154,7 @@ def test_without_a_driver_auto_serves_on_the_cpu_with_one_line_and_cuda_is_refus
 
 def test_the_real_program_serves_on_the_cpu_where_there_is_no_driver(start, monkeypatch):
     if pathlib.Path("/proc/driver/nvidia/version").exists():
-        return  # here there is one
+        return  # here one is installed
     monkeypatch.setattr("daemon.DAVID", REAL)
     d = start(backend="auto")
     (line,) = lines(d, "engine")

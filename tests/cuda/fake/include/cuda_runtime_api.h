@@ -1,7 +1,8 @@
 /* cuda_runtime_api.h - the part of CUDA's runtime that engine/cuda calls, for the fake device.
  *
- * Own declarations of public names and values; test_headers.c compares them with the toolkit's where that is there. What the
- * plugin calls and this lacks does not compile, which is the point. Plain C. */
+ * Own declarations of public names and values; test_headers.c compares them with the toolkit's
+ * where it is installed. A call of the plugin that is missing here does not compile; add it then.
+ * Plain C. */
 #ifndef DAVID_FAKE_CUDA_RUNTIME_API_H
 #define DAVID_FAKE_CUDA_RUNTIME_API_H
 

@@ -1,6 +1,7 @@
 /* cudnn.h - the part of cuDNN's graph interface that engine/cuda calls, for the fake device.
  *
- * Own declarations of public names; their values are in cudnn_values.def. What the plugin calls and this lacks does not compile. */
+ * Own declarations of public names; their values are in cudnn_values.def. A call of the plugin that
+ * is missing here does not compile; add it then. */
 #ifndef DAVID_FAKE_CUDNN_H
 #define DAVID_FAKE_CUDNN_H
 
