@@ -91,7 +91,8 @@ static void attention_free(struct backend *b, struct attention_plan *p)
     (void)p;
 }
 
-/* Ops that constant folding runs, or that a program asks for before it is made. Nothing is computed: no value reaches a plan. */
+/* Ops that constant folding runs, or that a program asks for before it is made. Nothing is
+ * computed: no value reaches a plan. */
 
 static enum status conv(struct backend *b, struct conv_plan *p, const struct tensor *x,
                         const struct tensor *residual, const struct tensor *y,

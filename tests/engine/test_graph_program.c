@@ -10,58 +10,7 @@
 
 #include "engine/graph/backward.h"
 #include "engine/graph/op_run.h"
-#include "engine/graph/program.h"
-#include "engine/nets/unet.h"
-#include "tests/engine/archs.h"
-
-enum { ROWS = 3 }; /* one more than a pass of the reference */
-static uint64_t seed = 7;
-static const struct param_source hashes = { hash_param_load, &seed };
-static const struct condition conditions[] = { { 999, 2, 20, 300 },
-                                               { 3, 0, 401.5, 0 },
-                                               { 500, 4, 0, 99 } };
-static const float t[ROWS] = { 999, 3, 500 }, sigma[ROWS] = { 20, 401.5, 0 },
-                   level[ROWS] = { 300, 0, 99 };
-static const uint32_t label[ROWS] = { 2, 0, 4 }, condition[ROWS] = { 0, 1, 2 };
-
-struct net {
-    struct backend *b;
-    struct graph *g;
-    float *x, *y;
-    size_t px, x_row, y_row; /* of a row; elements */
-};
-
-static struct net net_of(const struct named_arch *a)
-{
-    struct net n = { 0 };
-    assert_int_equal(reference_backend_open(&n.b, NULL), ST_OK);
-    assert_int_equal(unet_build(&n.g, &a->arch, a->h, a->w, NULL), ST_OK);
-    n.px = (size_t)a->h * a->w;
-    n.x_row = n.px * arch_input_channels(&a->arch);
-    n.y_row = (size_t)a->h * a->w * n.g->nodes[n.g->output].c;
-    n.x = malloc(ROWS * n.x_row * sizeof *n.x);
-    n.y = malloc(ROWS * n.y_row * sizeof *n.y);
-    assert_non_null(n.x);
-    assert_non_null(n.y);
-    hash_values("x", 1, n.x, ROWS * n.x_row);
-    return n;
-}
-
-static void net_done(struct net *n)
-{
-    free(n->x);
-    free(n->y);
-    graph_free(n->g);
-    n->b->ops->device.close(n->b);
-}
-
-static struct program *program_of(const struct net *n, struct program_options o)
-{
-    struct program *p = NULL;
-    o.dtype = DT_F32;
-    assert_int_equal(program_new(&p, n->b, n->g, &hashes, &o, NULL), ST_OK);
-    return p;
-}
+#include "tests/engine/small_net.h"
 
 static double relative_error(const float *a, const float *b, size_t n)
 {
@@ -115,73 +64,6 @@ static void a_row_is_the_same_alone_and_among_others(void **state)
     free(alone);
     program_free(p);
     net_done(&n);
-}
-
-/* The ops as the program would have asked for them; a block's skip last, where another's memory would no longer be free. */
-static const struct backend_ops *unfused;
-static unsigned resampled_norms, siblings;
-
-static enum status resampling_norm(struct backend *b, const struct group_norm_args *a,
-                                   struct error *err)
-{
-    struct group_norm_args norm = *a;
-    if (!a->resample) return unfused->net.group_norm(b, a, err);
-    const size_t count = (size_t)a->x.n * a->x.h * a->x.w * a->x.c;
-    assert_ptr_not_equal(a->x.data, a->y.data);
-    norm.resample = RESAMPLE_NONE;
-    norm.y = a->x;
-    norm.y.ld = a->x.c;
-    norm.y.data = malloc(count * sizeof(float));
-    assert_non_null(norm.y.data);
-    enum status s = unfused->net.group_norm(b, &norm, err);
-    const bool is_up = a->resample == RESAMPLE_UP;
-    if (!s) s = (is_up ? unfused->net.upsample : unfused->net.downsample)(b, &norm.y, &a->y, err);
-    if (!s && a->x_too)
-        s = (is_up ? unfused->net.upsample : unfused->net.downsample)(b, &a->x, a->x_too, err);
-    free(norm.y.data);
-    resampled_norms++;
-    siblings += a->x_too != NULL;
-    return s;
-}
-
-static void norms_that_resample_change_no_byte(void **state)
-{
-    (void)state;
-    for (int i = 0; i < N_ARCHS; i++) {
-        struct net n = net_of(&archs[i]);
-        struct backend_ops ops = *n.b->ops;
-        unfused = n.b->ops;
-        ops.net.norm_resamples = true;
-        ops.net.group_norm = resampling_norm;
-        float *fused = malloc(ROWS * n.y_row * sizeof *fused);
-        assert_non_null(fused);
-        for (int folded = 0; folded < 2; folded++) {
-            const struct program_options o = { .conditions = folded ? conditions : NULL,
-                                               .n_conditions = 3 };
-            struct program_io io = { .x = n.x,
-                                     .y = n.y,
-                                     .t = t,
-                                     .sigma = sigma,
-                                     .level = level,
-                                     .label = label,
-                                     .condition = condition };
-            struct program *p = program_of(&n, o);
-            assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
-            program_free(p);
-            n.b->ops = &ops;
-            resampled_norms = siblings = 0;
-            p = program_of(&n, o);
-            io.y = fused;
-            assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
-            program_free(p);
-            n.b->ops = unfused;
-            assert_true((resampled_norms > 0) == archs[i].arch.resblock_updown);
-            assert_int_equal(siblings, resampled_norms);
-            assert_memory_equal(fused, n.y, ROWS * n.y_row * sizeof *fused);
-        }
-        free(fused);
-        net_done(&n);
-    }
 }
 
 /* Of a network of cells: those of each pixel of a cell. */
@@ -429,7 +311,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(folded_and_unfolded_forms_agree),
         cmocka_unit_test(a_row_is_the_same_alone_and_among_others),
-        cmocka_unit_test(norms_that_resample_change_no_byte),
         cmocka_unit_test(the_first_output_channels_are_those_of_the_whole),
         cmocka_unit_test(taps_are_kept_only_when_asked_for),
         cmocka_unit_test(impossible_inputs_are_refused),
