@@ -60,7 +60,7 @@ struct machine {
 enum status machine_run(struct machine *m, uint32_t *root);
 void machine_done(struct machine *m);
 
-/* Makes room for one more element of `size` bytes in an array that doubles; false where memory is
+/* Grows the array, which doubles, to hold one more element of `size` bytes; false where memory is
  * out. */
 bool array_grow(void **array, size_t *capacity, size_t n, size_t size);
 
