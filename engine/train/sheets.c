@@ -96,7 +96,7 @@ enum status write_sheet(struct trainer *t, const struct batch *batch, uint32_t m
     struct columns columns = { 0 };
     struct image img = { 0 };
     enum status s = take_columns(t, batch, micro, &columns, err);
-    for (uint32_t i = 0; !s && i < rows; i++) {
+    for (size_t i = 0; !s && i < rows; i++) {
         images[3 * i] = columns.truth + i * each;
         images[3 * i + 1] = columns.input + i * each;
         images[3 * i + 2] = columns.answer + i * each;

@@ -36,8 +36,8 @@ struct train_options {
     uint32_t size;           /* px of a crop; 0: the architecture's image_size */
     uint64_t steps, seed;
     uint32_t batch; /* rows of a step, of all processes */
-    uint32_t
-        micro_batch; /* rows that run together, of one process; 0: a divisor of them, up to 16 */
+    /* Rows that run together, of one process; 0: their largest divisor up to 16. */
+    uint32_t micro_batch;
     uint32_t keep, checkpoint_every, sheet_every; /* checkpoints kept; steps between; 0: none */
     uint32_t validate_every, validate_crops;      /* steps between; crops of each task */
     /* Steps at the beginning over which lr rises, and at the end over which it falls along a

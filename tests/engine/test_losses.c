@@ -9,11 +9,19 @@
 #include "engine/train/losses.h"
 #include "tests/engine/two_back_ends.h"
 
-enum { ROWS = 3, W = 13, H = 9, PX = W * H, COUNT = ROWS * PX * LOSS_CHANNELS };
+enum {
+    ROWS = 3,
+    W = 13,
+    H = 9,
+    PX = W * H,
+    COUNT = ROWS * PX * LOSS_CHANNELS,
+    OUT_COUNT = ROWS * PX * OUTPUT_CHANNELS
+};
 
 static const struct near kind = { .name = "losses", .f32 = 2e-6, .bf16 = 2e-6 };
 
-/* Two results of one op: F32 on a CPU, and double. `add` ops begin from the same noise. */
+/* Two results of one op: F32 on a CPU, the only dtype of losses, and double. Both arrays begin with
+ * the same noise, for the gradients that are added. */
 struct results {
     struct near near;
     float *got, *want;
@@ -48,9 +56,6 @@ static const struct loss_ops *ops_of(struct backend *b)
     return b->ops->losses;
 }
 
-/* F32 alone: losses have no other dtype. */
-#define EACH_TEAM(way) for (int way = 0; way < TEAMS; way++)
-
 /* ---- noise and denoising ---- */
 
 static void noise_is_put_on_and_taken_off(void **state)
@@ -58,9 +63,8 @@ static void noise_is_put_on_and_taken_off(void **state)
     (void)state;
     const float keep[ROWS] = { 0.9f, 0.5f, 0.01f }, add[ROWS] = { 0.1f, 0.8f, 0.99f };
     const double alpha_bar[ROWS] = { 0.99, 0.5, 0.001 };
-    float *x0 = floats(COUNT, 1), *z = floats(COUNT, 2), *out = floats(2 * COUNT, 3);
-    EACH_TEAM(way)
-    {
+    float *x0 = floats(COUNT, 1), *z = floats(COUNT, 2), *out = floats(OUT_COUNT, 3);
+    for (int way = 0; way < TEAMS; way++) {
         struct results r = results("diffuse", way, COUNT), c = results("clean", way, COUNT);
         struct diffuse_args a = { ROWS, PX, keep, add, x0, z, r.got };
         struct clean_args k = { ROWS, PX, alpha_bar, x0, out, c.got };
@@ -88,14 +92,13 @@ static void the_hybrid_loss(void **state)
     assert_non_null(schedule);
     schedule_init(schedule, SCHEDULE_DAVI);
     denoising_constants_of(schedule, t, ROWS, constants);
-    float *x0 = floats(COUNT, 1), *z = floats(COUNT, 2), *out = floats(2 * COUNT, 3);
+    float *x0 = floats(COUNT, 1), *z = floats(COUNT, 2), *out = floats(OUT_COUNT, 3);
     float *x_t = floats(COUNT, 4);
     x0[0] = -1; /* the open ends of the range */
     x0[1] = 1;
     EXPECT_OK(diffuse(reference, schedule, ROWS, PX, t, x0, z, x_t, &err));
-    EACH_TEAM(way)
-    {
-        struct results r = results("hybrid", way, 2 * COUNT);
+    for (int way = 0; way < TEAMS; way++) {
+        struct results r = results("hybrid", way, OUT_COUNT);
         double mse[2][ROWS], vb[2][ROWS];
         struct hybrid_args a = { .rows = ROWS,
                                  .px = PX,
@@ -141,27 +144,27 @@ static void the_input_of_the_generator(void **state)
     (void)state;
     const float of[3][ROWS] = { { 0.2f, 0.5f, 0.9f }, { 0.8f, 0.5f, 0.1f }, { 0.1f, 0.f, 0.3f } };
     float *x = floats(COUNT, 1), *y = floats(COUNT, 2), *z = floats(COUNT, 3);
-    EACH_TEAM(way) for (int form = 0; form < 8; form++)
-    {
-        struct results q = results("bridge", way, COUNT);
-        struct results j = results("bridge, joined", way, 2 * COUNT);
-        struct bridge_args a = { .rows = ROWS,
-                                 .px = PX,
-                                 .of_x = of[0],
-                                 .of_y = of[1],
-                                 .of_z = of[2],
-                                 .x = form & 1 ? x : NULL,
-                                 .y_in = y,
-                                 .z = form & 2 ? z : NULL,
-                                 .x_q = q.got,
-                                 .joined = form & 4 ? j.got : NULL };
-        EXPECT_OK(ops_of(cpu[way])->bridge(cpu[way], &a, &err));
-        a.x_q = q.want;
-        if (a.joined) a.joined = j.want;
-        EXPECT_OK(ops_of(reference)->bridge(reference, &a, &err));
-        compare(&q);
-        compare(&j);
-    }
+    for (int way = 0; way < TEAMS; way++)
+        for (int form = 0; form < 8; form++) {
+            struct results q = results("bridge", way, COUNT);
+            struct results j = results("bridge, joined", way, OUT_COUNT);
+            struct bridge_args a = { .rows = ROWS,
+                                     .px = PX,
+                                     .of_x = of[0],
+                                     .of_y = of[1],
+                                     .of_z = of[2],
+                                     .x = form & 1 ? x : NULL,
+                                     .y_in = y,
+                                     .z = form & 2 ? z : NULL,
+                                     .x_q = q.got,
+                                     .joined = form & 4 ? j.got : NULL };
+            EXPECT_OK(ops_of(cpu[way])->bridge(cpu[way], &a, &err));
+            a.x_q = q.want;
+            if (a.joined) a.joined = j.want;
+            EXPECT_OK(ops_of(reference)->bridge(reference, &a, &err));
+            compare(&q);
+            compare(&j);
+        }
     free(x);
     free(y);
     free(z);
@@ -171,37 +174,37 @@ static void the_answer_and_its_gradient(void **state)
 {
     (void)state;
     const float std[ROWS] = { 0.1f, 1.5f, 2.2f }, slope[ROWS] = { -0.1f, -1.5f, -2.2f };
-    float *x_q = floats(COUNT, 1), *out = floats(2 * COUNT, 2), *d_pred = floats(COUNT, 3);
-    EACH_TEAM(way) for (int form = 0; form < 4; form++)
-    {
-        const uint32_t channels = form & 1 ? OUTPUT_CHANNELS : LOSS_CHANNELS;
-        struct results p = results("answer", way, COUNT);
-        struct results d = results("answer_gradient", way, (size_t)ROWS * PX * channels);
-        struct answer_args a = { .rows = ROWS,
-                                 .channels = channels,
-                                 .px = PX,
-                                 .is_linear = form & 2,
-                                 .std = std,
-                                 .x_q = x_q,
-                                 .out = out,
-                                 .pred = p.got };
-        struct answer_gradient_args g = { .rows = ROWS,
-                                          .channels = channels,
-                                          .px = PX,
-                                          .is_linear = form & 2,
-                                          .slope = slope,
-                                          .pred = p.got,
-                                          .d_pred = d_pred,
-                                          .d_out = d.got };
-        EXPECT_OK(ops_of(cpu[way])->answer(cpu[way], &a, &err));
-        EXPECT_OK(ops_of(cpu[way])->answer_gradient(cpu[way], &g, &err));
-        a.pred = p.want;
-        g.d_out = d.want;
-        EXPECT_OK(ops_of(reference)->answer(reference, &a, &err));
-        EXPECT_OK(ops_of(reference)->answer_gradient(reference, &g, &err));
-        compare(&d);
-        compare(&p);
-    }
+    float *x_q = floats(COUNT, 1), *out = floats(OUT_COUNT, 2), *d_pred = floats(COUNT, 3);
+    for (int way = 0; way < TEAMS; way++)
+        for (int form = 0; form < 4; form++) {
+            const uint32_t channels = form & 1 ? OUTPUT_CHANNELS : LOSS_CHANNELS;
+            struct results p = results("answer", way, COUNT);
+            struct results d = results("answer_gradient", way, (size_t)ROWS * PX * channels);
+            struct answer_args a = { .rows = ROWS,
+                                     .channels = channels,
+                                     .px = PX,
+                                     .is_linear = form & 2,
+                                     .std = std,
+                                     .x_q = x_q,
+                                     .out = out,
+                                     .pred = p.got };
+            struct answer_gradient_args g = { .rows = ROWS,
+                                              .channels = channels,
+                                              .px = PX,
+                                              .is_linear = form & 2,
+                                              .slope = slope,
+                                              .pred = p.got,
+                                              .d_pred = d_pred,
+                                              .d_out = d.got };
+            EXPECT_OK(ops_of(cpu[way])->answer(cpu[way], &a, &err));
+            EXPECT_OK(ops_of(cpu[way])->answer_gradient(cpu[way], &g, &err));
+            a.pred = p.want;
+            g.d_out = d.want;
+            EXPECT_OK(ops_of(reference)->answer(reference, &a, &err));
+            EXPECT_OK(ops_of(reference)->answer_gradient(reference, &g, &err));
+            compare(&d);
+            compare(&p);
+        }
     free(x_q);
     free(out);
     free(d_pred);
@@ -212,9 +215,8 @@ static void the_answer_and_its_gradient(void **state)
 static void the_integrated_kl(void **state)
 {
     (void)state;
-    float *psi = floats(2 * COUNT, 1), *theta = floats(2 * COUNT, 2), *pred = floats(COUNT, 3);
-    EACH_TEAM(way)
-    {
+    float *psi = floats(OUT_COUNT, 1), *theta = floats(OUT_COUNT, 2), *pred = floats(COUNT, 3);
+    for (int way = 0; way < TEAMS; way++) {
         struct results r = results("ikl", way, COUNT);
         struct ikl_args a = { ROWS, PX, psi, theta, pred, r.got };
         double got, want;
@@ -242,26 +244,26 @@ static void the_truth_with_and_without_a_hole(void **state)
 {
     (void)state;
     float *pred = floats(COUNT, 1), *x = floats(COUNT, 2);
-    uint8_t *observed_mask = mask(ROWS * PX), *hole = calloc(ROWS * PX, 1);
+    uint8_t *observed_mask = mask((size_t)ROWS * PX), *hole = calloc((size_t)ROWS * PX, 1);
     const uint8_t *const masks[] = { NULL, observed_mask, hole };
-    EACH_TEAM(way) for (int i = 0; i < 3; i++)
-    {
-        struct results r = results("truth", way, COUNT);
-        struct truth_args a = { ROWS, PX, pred, x, masks[i], 0, r.got };
-        double got, want, observed = 0;
-        if (masks[i]) {
-            EXPECT_OK(
-                ops_of(cpu[way])->count_observed(cpu[way], masks[i], ROWS * PX, &a.observed, &err));
-            EXPECT_OK(
-                ops_of(reference)->count_observed(reference, masks[i], ROWS * PX, &observed, &err));
+    for (int way = 0; way < TEAMS; way++)
+        for (int i = 0; i < 3; i++) {
+            struct results r = results("truth", way, COUNT);
+            struct truth_args a = { ROWS, PX, pred, x, masks[i], 0, r.got };
+            double got, want, observed = 0;
+            if (masks[i]) {
+                EXPECT_OK(ops_of(cpu[way])->count_observed(cpu[way], masks[i], (size_t)ROWS * PX,
+                                                           &a.observed, &err));
+                EXPECT_OK(ops_of(reference)->count_observed(reference, masks[i], (size_t)ROWS * PX,
+                                                            &observed, &err));
+            }
+            assert_true(a.observed == observed && (observed > 0) == (i == 1));
+            EXPECT_OK(ops_of(cpu[way])->truth(cpu[way], &a, &got, &err));
+            a.dpred = r.want;
+            EXPECT_OK(ops_of(reference)->truth(reference, &a, &want, &err));
+            values_near("truth", got, want);
+            compare(&r);
         }
-        assert_true(a.observed == observed && (observed > 0) == (i == 1));
-        EXPECT_OK(ops_of(cpu[way])->truth(cpu[way], &a, &got, &err));
-        a.dpred = r.want;
-        EXPECT_OK(ops_of(reference)->truth(reference, &a, &want, &err));
-        values_near("truth", got, want);
-        compare(&r);
-    }
     free(pred);
     free(x);
     free(observed_mask);
@@ -276,28 +278,28 @@ static void the_losses_of_the_discriminator(void **state)
     for (size_t i = 0; i < count; i++)
         d[i] *= 3;    /* on both sides of the hinge */
     true_d[5] = d[5]; /* a kink */
-    EACH_TEAM(way) for (int side = -1; side <= 1; side += 2)
-    {
-        struct results h = results("hinge", way, count), f = results("features", way, count);
-        struct results a = results("adversarial", way, count);
-        struct backend *const both[] = { cpu[way], reference };
-        double hinge[2], features[2], adversarial[2];
-        for (int i = 0; i < 2; i++) {
-            struct backend *b = both[i];
-            EXPECT_OK(
-                ops_of(b)->hinge(b, d, count, side, 0.3, i ? h.want : h.got, &hinge[i], &err));
-            EXPECT_OK(
-                ops_of(b)->features(b, d, true_d, count, i ? f.want : f.got, &features[i], &err));
-            EXPECT_OK(
-                ops_of(b)->adversarial(b, d, count, i ? a.want : a.got, &adversarial[i], &err));
+    for (int way = 0; way < TEAMS; way++)
+        for (int side = -1; side <= 1; side += 2) {
+            struct results h = results("hinge", way, count), f = results("features", way, count);
+            struct results a = results("adversarial", way, count);
+            struct backend *const both[] = { cpu[way], reference };
+            double hinge[2], features[2], adversarial[2];
+            for (int i = 0; i < 2; i++) {
+                struct backend *b = both[i];
+                EXPECT_OK(
+                    ops_of(b)->hinge(b, d, count, side, 0.3, i ? h.want : h.got, &hinge[i], &err));
+                EXPECT_OK(ops_of(b)->features(b, d, true_d, count, i ? f.want : f.got, &features[i],
+                                              &err));
+                EXPECT_OK(
+                    ops_of(b)->adversarial(b, d, count, i ? a.want : a.got, &adversarial[i], &err));
+            }
+            values_near("hinge", hinge[0], hinge[1]);
+            values_near("features", features[0], features[1]);
+            values_near("adversarial", adversarial[0], adversarial[1]);
+            compare(&h);
+            compare(&f);
+            compare(&a);
         }
-        values_near("hinge", hinge[0], hinge[1]);
-        values_near("features", features[0], features[1]);
-        values_near("adversarial", adversarial[0], adversarial[1]);
-        compare(&h);
-        compare(&f);
-        compare(&a);
-    }
     free(d);
     free(true_d);
 }
@@ -309,8 +311,7 @@ static void gradients_are_weighted_and_added(void **state)
     float *terms[WEIGHTED_TERMS];
     for (int k = 0; k < WEIGHTED_TERMS; k++)
         terms[k] = floats(COUNT, 1 + (uint64_t)k);
-    EACH_TEAM(way)
-    {
+    for (int way = 0; way < TEAMS; way++) {
         struct results r = results("weighted_sum", way, COUNT);
         EXPECT_OK(ops_of(cpu[way])->weighted_sum(cpu[way], (const float *const *)terms, weights,
                                                  COUNT, r.got, &err));
@@ -328,19 +329,19 @@ static void the_regression(void **state)
 {
     (void)state;
     float *pred = floats(COUNT, 1), *x = floats(COUNT, 2);
-    EACH_TEAM(way) for (int l2 = 0; l2 < 2; l2++)
-    {
-        struct results r = results("regression", way, COUNT);
-        struct regression_args a = {
-            l2 ? REGRESSION_L2 : REGRESSION_L1, COUNT, pred, x, 0.5 * COUNT, r.got
-        };
-        double got, want;
-        EXPECT_OK(ops_of(cpu[way])->regression(cpu[way], &a, &got, &err));
-        a.d_pred = r.want;
-        EXPECT_OK(ops_of(reference)->regression(reference, &a, &want, &err));
-        values_near("regression", got, want);
-        compare(&r);
-    }
+    for (int way = 0; way < TEAMS; way++)
+        for (int l2 = 0; l2 < 2; l2++) {
+            struct results r = results("regression", way, COUNT);
+            struct regression_args a = {
+                l2 ? REGRESSION_L2 : REGRESSION_L1, COUNT, pred, x, 0.5 * COUNT, r.got
+            };
+            double got, want;
+            EXPECT_OK(ops_of(cpu[way])->regression(cpu[way], &a, &got, &err));
+            a.d_pred = r.want;
+            EXPECT_OK(ops_of(reference)->regression(reference, &a, &want, &err));
+            values_near("regression", got, want);
+            compare(&r);
+        }
     free(pred);
     free(x);
 }
@@ -352,31 +353,31 @@ static void the_energy_score(void **state)
     enum { PAIRED = 4, SIDE_W = 24, SIDE_H = 8, ALL = PAIRED * SIDE_W * SIDE_H * 3 };
     const double weights[ENERGY_SCALES] = { 1, 0.5, 2, 0.25 };
     float *pred = floats(ALL, 1), *x = floats(ALL, 2);
-    EACH_TEAM(way) for (int norm = 0; norm < 2; norm++)
-    {
-        struct results r = results("energy", way, ALL);
-        float *scratch = floats(ops_of(cpu[way])->energy_scratch(SIDE_W, SIDE_H), 3);
-        struct energy_args a = { .kind = norm ? DISTANCE_NORM : DISTANCE_L1,
-                                 .rows = PAIRED,
-                                 .w = SIDE_W,
-                                 .h = SIDE_H,
-                                 .pred = pred,
-                                 .x = x,
-                                 .weights = weights,
-                                 .weight = SIDE_W * SIDE_H,
-                                 .d_pred = r.got,
-                                 .scratch = scratch };
-        double got, want;
-        EXPECT_OK(ops_of(cpu[way])->energy(cpu[way], &a, &got, &err));
-        a.d_pred = r.want;
-        EXPECT_OK(ops_of(reference)->energy(reference, &a, &want, &err));
-        values_near("energy", got, want);
-        compare(&r);
-        a.rows = 3; /* one answer has no other */
-        assert_int_equal(ops_of(cpu[way])->energy(cpu[way], &a, &got, &err), ST_INTERNAL);
-        err = (struct error){ 0 };
-        free(scratch);
-    }
+    for (int way = 0; way < TEAMS; way++)
+        for (int norm = 0; norm < 2; norm++) {
+            struct results r = results("energy", way, ALL);
+            float *scratch = floats(ops_of(cpu[way])->energy_scratch(SIDE_W, SIDE_H), 3);
+            struct energy_args a = { .kind = norm ? DISTANCE_NORM : DISTANCE_L1,
+                                     .rows = PAIRED,
+                                     .w = SIDE_W,
+                                     .h = SIDE_H,
+                                     .pred = pred,
+                                     .x = x,
+                                     .weights = weights,
+                                     .weight = SIDE_W * SIDE_H,
+                                     .d_pred = r.got,
+                                     .scratch = scratch };
+            double got, want;
+            EXPECT_OK(ops_of(cpu[way])->energy(cpu[way], &a, &got, &err));
+            a.d_pred = r.want;
+            EXPECT_OK(ops_of(reference)->energy(reference, &a, &want, &err));
+            values_near("energy", got, want);
+            compare(&r);
+            a.rows = 3; /* one answer has no other */
+            assert_int_equal(ops_of(cpu[way])->energy(cpu[way], &a, &got, &err), ST_INTERNAL);
+            err = (struct error){ 0 };
+            free(scratch);
+        }
     free(pred);
     free(x);
 }

@@ -26,7 +26,7 @@ static void the_consistency_of_every_operator(void **state)
     (void)state;
     const double levels[ROWS] = { 0.7, 3, 1.5 };
     float *pred = floats(COUNT, 1), *y = floats(COUNT, 2);
-    uint8_t *observed_mask = mask(ROWS * PX);
+    uint8_t *observed_mask = mask((size_t)ROWS * PX);
     static float taps[ROWS * BLUR_TAPS];
     for (int i = 0; i < TASK_COUNT; i++) {
         const enum operator_kind op = task_table[i].op;
@@ -69,7 +69,7 @@ static void the_adjoint_is_that_of_the_operator(void **state)
     static float taps[ROWS * BLUR_TAPS];
     float *x = floats(COUNT, 1), *y = floats(COUNT, 2), *ax = floats(COUNT, 3);
     float *aty = floats(COUNT, 4);
-    uint8_t *observed_mask = mask(ROWS * PX);
+    uint8_t *observed_mask = mask((size_t)ROWS * PX);
     const struct rows_operator plain = { .rows = ROWS, .w = W, .h = H, .scale = 1 };
     struct rows_operator all[] = { plain, plain, plain, plain, plain, plain };
     all[1].scale = 2;
@@ -79,7 +79,8 @@ static void the_adjoint_is_that_of_the_operator(void **state)
     all[5].taps = taps;
     for (uint32_t n = 0; n < ROWS; n++)
         for (int i = -BLUR_REACH; i <= BLUR_REACH; i++)
-            taps[n * BLUR_TAPS + BLUR_REACH + i] = 0.3f * expf(-0.1f * (float)((n + 1) * i * i));
+            taps[(size_t)n * BLUR_TAPS + BLUR_REACH + i] =
+                0.3f * expf(-0.1f * (float)((n + 1) * i * i));
     for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
         const struct rows_operator *a = &all[k];
         const size_t count = (size_t)ROWS * (W / a->scale) * (H / a->scale) * (a->is_gray ? 1 : 3);

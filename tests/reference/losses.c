@@ -294,13 +294,19 @@ static size_t energy_scratch(uint32_t w, uint32_t h)
     return 0;
 }
 
+/* The index of pixel i of cell (row, column), s px a side, of an image w px wide. */
+static size_t place_in_cell(uint32_t w, uint32_t s, uint32_t row, uint32_t column, uint32_t i)
+{
+    return ((size_t)row * s + i / s) * w + (size_t)column * s + i % s;
+}
+
 /* The mean over the s x s px of cell (row, column), channel c, of an image w px wide. */
 static double cell_mean(const float *v, uint32_t w, uint32_t s, uint32_t row, uint32_t column,
                         uint32_t c)
 {
     double sum = 0;
     for (uint32_t i = 0; i < s * s; i++)
-        sum += (double)v[((size_t)(row * s + i / s) * w + column * s + i % s) * LOSS_CHANNELS + c];
+        sum += (double)v[place_in_cell(w, s, row, column, i) * LOSS_CHANNELS + c];
     return sum / (s * s);
 }
 
@@ -326,8 +332,7 @@ static double distance(const struct energy_args *a, uint32_t s, double by, const
                                                         : 0;
             if (a->kind == DISTANCE_L1) sum += by * fabs(off[c]) / LOSS_CHANNELS / cells;
             for (uint32_t i = 0; i < s * s; i++) {
-                const size_t at =
-                    ((size_t)(row * s + i / s) * a->w + column * s + i % s) * LOSS_CHANNELS + c;
+                const size_t at = place_in_cell(a->w, s, row, column, i) * LOSS_CHANNELS + c;
                 const double g = a->weight * by * slope / cells / (s * s);
                 dp[at] = (float)((double)dp[at] + g);
                 if (dq) dq[at] = (float)((double)dq[at] - g);

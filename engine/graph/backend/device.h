@@ -12,8 +12,8 @@
 #include <stdint.h>
 
 #include "engine/graph/scalar.h"
-#include "proto/models/dtype.h"
 #include "proto/error.h"
+#include "proto/models/dtype.h"
 
 struct backend;
 

@@ -47,8 +47,8 @@ struct clean_args {
 /* Constants of one row's t: the two log variances that v interpolates, and the posterior mean's
  * factors. */
 struct denoising_constants {
-    bool
-        is_first; /* t = 0: the bound is the likelihood of x0's bin, 2/255 wide, not a divergence */
+    /* t = 0: the bound is the likelihood of x0's bin, 2/255 wide, not a divergence. */
+    bool is_first;
     double log_beta, log_tilde;
     double of_x0, of_xt;            /* mean = of_x0 x0 + of_xt x_t */
     double predict_xt, predict_eps; /* x0 = predict_xt x_t - predict_eps eps */
