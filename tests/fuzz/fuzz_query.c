@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "proto/query.h"
-#include "server/parameters.h"
+#include "server/restore/parameters.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,4 +1,4 @@
-#include "server/parameters.h"
+#include "server/restore/parameters.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -2,8 +2,8 @@
  *
  * Tasks are embedded in their owner and run once each; urgent ones (encoding: they end a request and free memory) go first.
  * Any thread pushes. codec_pool_free() runs what is left, then joins. */
-#ifndef DAVID_SERVER_CODEC_POOL_H
-#define DAVID_SERVER_CODEC_POOL_H
+#ifndef DAVID_SERVER_RESTORE_CODEC_POOL_H
+#define DAVID_SERVER_RESTORE_CODEC_POOL_H
 
 #include <stdbool.h>
 #include <stddef.h>

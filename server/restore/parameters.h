@@ -2,8 +2,8 @@
  *
  * A plain value. Unknown and repeated names and bad values are ST_BAD_PARAMETER (or ST_TOO_MANY_SAMPLES), each naming what
  * is allowed. */
-#ifndef DAVID_SERVER_PARAMETERS_H
-#define DAVID_SERVER_PARAMETERS_H
+#ifndef DAVID_SERVER_RESTORE_PARAMETERS_H
+#define DAVID_SERVER_RESTORE_PARAMETERS_H
 
 #include <stdbool.h>
 
