@@ -1,7 +1,8 @@
 /* metrics.h - what the daemon counts, made from metrics.def, and its Prometheus text.
  *
- * Counting is lock-free and may happen on any thread; a text is the view of a moment, each number by itself. Label values
- * come from tables of the program (routes, methods, codes, reasons), never from a client, so their number is bounded. */
+ * Counting is lock-free and may happen on any thread; a text is the view of a moment, each
+ * number by itself. Label values come from tables of the program (routes, methods, codes,
+ * reasons), never from a client, so their number is bounded. */
 #ifndef DAVID_SERVER_METRICS_H
 #define DAVID_SERVER_METRICS_H
 
@@ -52,12 +53,13 @@ void metric_subtract(metric_number *m, uint64_t n);
 void metric_set(metric_number *m, uint64_t n);
 void metric_time(struct metric_histogram *h, uint64_t ns);
 void metric_size(struct metric_histogram *h, uint64_t n);
-/* metric_count(&m->rejected, 1, "queue_full"): one value, without line feeds or quotes, for each label of the row. n = 0
- * makes the sample appear. */
+/* metric_count(&m->rejected, 1, "queue_full"): one value, without line feeds or quotes, for each
+ * label of the row. n = 0 makes the sample appear. */
 #define metric_count(m, n, ...)                                                                    \
     metric_count_values((m), (n), (const char *const[METRIC_LABELS + 1]){ __VA_ARGS__ })
 void metric_count_values(struct metric_labelled *m, uint64_t n, const char *const *values);
-/* route: a path of the table of routes, or "other"; method and code: any, unknown ones are counted as "other" and 0. */
+/* route: a path of the table of routes, or "other"; method and code: any, unknown ones are
+ * counted as "other" and 0. */
 void metric_request(struct metrics *m, const char *route, const char *method, int code);
 
 /* writers: [METRIC_COUNT], those of the TEXT metrics; the others are not looked at. */

@@ -1,8 +1,9 @@
-/* reservation.h - the bytes of the memory budget that one request holds, from its headers to its reply.
+/* reservation.h - the bytes of the memory budget that one request holds, from its headers to its
+ * reply.
  *
- * A plain value that belongs to the owner of the request; nothing is allocated here. The owner adds bytes before it
- * allocates them and gives them back with reservation_keep(). One thread at a time uses a reservation; the budget behind
- * it is lock-free. */
+ * A plain value that belongs to the owner of the request; nothing is allocated here. The owner
+ * adds bytes before it allocates them and gives them back with reservation_keep(). One thread at
+ * a time uses a reservation; the budget behind it is lock-free. */
 #ifndef DAVID_SERVER_RESERVATION_H
 #define DAVID_SERVER_RESERVATION_H
 

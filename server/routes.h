@@ -1,4 +1,5 @@
-/* routes.h - the table of paths: method, and what answers. The context of every row is the struct service. */
+/* routes.h - the table of paths: method, and what answers. The context of every row is the
+ * struct service. */
 #ifndef DAVID_SERVER_ROUTES_H
 #define DAVID_SERVER_ROUTES_H
 

@@ -66,7 +66,8 @@ static void write_build_info(void *context, const char *name, FILE *f)
                   DAVID_VERSION, e->backend, e->dtype, e->isa);
 }
 
-/* One sample for each device that has gauges and knows this one. offset: of a double in struct engine_gauges. */
+/* One sample for each device that has gauges and knows this one. offset: of a double in struct
+ * engine_gauges. */
 static void write_gauge(const struct service *v, const char *name, size_t offset, FILE *f)
 {
     for (size_t gpu = 0; gpu < v->n_engines; gpu++) {

@@ -1,4 +1,5 @@
-/* scrape.h - the text of /metrics: what was counted, and what is measured when the text is asked for.
+/* scrape.h - the text of /metrics: what was counted, and what is measured when the text is asked
+ * for.
  *
  * A TEXT row of metrics.def names its function in scrape.c. Any thread. */
 #ifndef DAVID_SERVER_SCRAPE_H

@@ -22,11 +22,12 @@
 #include "server/routes.h"
 #include "server/service.h"
 
-/* After a fault of the device: /readyz answers 503 for so long; then what waits is answered within the second time; the
- * process ends after the third at the latest. */
+/* After a fault of the device: /readyz answers 503 for so long; then what waits is answered
+ * within the second time; the process ends after the third at the latest. */
 enum { FAULT_SEEN_MS = 1000, FAULT_ANSWERS_MS = 2000, FAULT_END_S = 4 };
 
-/* What a request that arrives now waits for: tile jobs, and one for each request that is not decoded yet. */
+/* What a request that arrives now waits for: tile jobs, and one for each request that is not
+ * decoded yet. */
 static uint64_t backlog(void *queue)
 {
     return queue_tile_jobs(queue) + queue_depth(queue);
@@ -51,7 +52,8 @@ static int failed(const struct error *err)
     return err->status == ST_UNSUPPORTED || err->status == ST_BAD_PARAMETER ? 2 : 1;
 }
 
-/* Waits until `until_ns` for a signal that ends the service; true where one came. False at once where the device fails. */
+/* Waits until `until_ns` for a signal that ends the service; true where one came. False at once
+ * where the device fails. */
 static bool end_came(const sigset_t *set, uint64_t until_ns)
 {
     for (;;) {
@@ -74,7 +76,8 @@ static void exit_at_once(void)
     _exit(1);
 }
 
-/* Waits until every accepted request is answered: true; until until_ns: false. A second signal ends the process. */
+/* Waits until every accepted request is answered: true; until until_ns: false. A second signal
+ * ends the process. */
 static bool wait_for_work(struct server *s, const sigset_t *set, uint64_t until_ns)
 {
     while (atomic_load(&s->active) > 0) {
@@ -108,8 +111,8 @@ static void exit_late(int number)
     _exit(1);
 }
 
-/* The device has failed for good, and only a new process finds it working: ends this one, after what waits is answered 503.
- * The alarm ends the process even where a library hangs. */
+/* The device has failed for good, and only a new process finds it working: ends this one, after
+ * what waits is answered 503. The alarm ends the process even where a library hangs. */
 static int end_faulty(struct server *s, const sigset_t *set)
 {
     (void)signal(SIGALRM, exit_late);
@@ -128,9 +131,10 @@ static int end_faulty(struct server *s, const sigset_t *set)
     return 1;
 }
 
-/* Models are loaded on a thread of their own, so that the main thread hears signals meanwhile. The team of OpenMP threads that
- * warms the models ends with that thread: libgomp counts the teams of all threads, and its threads stop spinning when
- * there are more of them than processors. */
+/* Models are loaded on a thread of their own, so that the main thread hears signals meanwhile.
+ * The team of OpenMP threads that warms the models ends with that thread: libgomp counts the
+ * teams of all threads, and its threads stop spinning when there are more of them than
+ * processors. */
 struct loading {
     struct service *service;
     struct error err;
@@ -309,7 +313,8 @@ int serve_run(const struct config *config)
     static struct daemon daemon; /* large, and there is one */
     struct error err = { 0 };
     sigset_t set;
-    /* Images are allocated and freed in megabytes: they go back to the system at once, not into arenas. */
+    /* Images are allocated and freed in megabytes: they go back to the system at once, not into
+     * arenas. */
     (void)mallopt(M_MMAP_THRESHOLD, 1 << 20);
     (void)mallopt(M_TRIM_THRESHOLD, 1 << 22);
     block_signals(&set);

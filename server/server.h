@@ -1,8 +1,9 @@
-/* server.h - the state of the daemon: is it alive, ready, does it take new work, and when should a client try again.
+/* server.h - the state of the daemon: is it alive, ready, does it take new work, and when should
+ * a client try again.
  *
- * There is one, in serve.c, and it outlives every thread. It knows nothing of HTTP or of restoring: serve.c changes the
- * flags, and what is above reads them. The flags and counters are atomics; the other fields are set before the first
- * thread starts. */
+ * There is one, in serve.c, and it outlives every thread. It knows nothing of HTTP or of
+ * restoring: serve.c changes the flags, and what is above reads them. The flags and counters are
+ * atomics; the other fields are set before the first thread starts. */
 #ifndef DAVID_SERVER_SERVER_H
 #define DAVID_SERVER_SERVER_H
 
@@ -35,7 +36,8 @@ void server_init(struct server *s, const struct config *config);
 enum status server_alive(struct server *s, struct error *err);
 /* ST_OK where /readyz answers 200. Else ST_DEVICE_FAULT, ST_DRAINING or ST_NOT_READY. */
 enum status server_ready(struct server *s, struct error *err);
-/* ST_OK where a request with a body is accepted; `active` must be incremented before. Else as server_ready(). */
+/* ST_OK where a request with a body is accepted; `active` must be incremented before. Else as
+ * server_ready(). */
 enum status server_admits(struct server *s, struct error *err);
 unsigned server_retry_after(struct server *s); /* seconds */
 

@@ -1,7 +1,8 @@
-/* service.h - what the endpoints work with: the state, the engines and the parts that a restoration passes through.
+/* service.h - what the endpoints work with: the state, the engines and the parts that a
+ * restoration passes through.
  *
- * There is one, in serve.c, which fills it before it starts HTTP; it is the context of every route. Each part has its own
- * rules for threads. */
+ * There is one, in serve.c, which fills it before it starts HTTP; it is the context of every
+ * route. Each part has its own rules for threads. */
 #ifndef DAVID_SERVER_SERVICE_H
 #define DAVID_SERVER_SERVICE_H
 

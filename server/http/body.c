@@ -5,8 +5,8 @@
 
 #include "server/http/internal.h"
 
-/* Makes the buffer hold `need` bytes: the whole body at once where its length is known, else in doubling steps. Each step
- * is reserved before it is allocated. */
+/* Makes the buffer hold `need` bytes: the whole body at once where its length is known, else in
+ * doubling steps. Each step is reserved before it is allocated. */
 static enum status grow(struct transaction *x, size_t need, struct error *err)
 {
     enum { FIRST_STEP = 65536 };
@@ -30,10 +30,10 @@ static enum status grow(struct transaction *x, size_t need, struct error *err)
     return ST_OK;
 }
 
-enum MHD_Result body_append(struct transaction *x, const char *data, size_t n)
+bool body_append(struct transaction *x, const char *data, size_t n)
 {
     struct http_call *c = &x->call;
-    if (n > SIZE_MAX / 4 - c->body_len) return MHD_NO;
+    if (n > SIZE_MAX / 4 - c->body_len) return false;
     if (!x->refusal.status) {
         if (grow(x, c->body_len + n, &x->refusal)) {
             http_drop_body(c);
@@ -43,9 +43,9 @@ enum MHD_Result body_append(struct transaction *x, const char *data, size_t n)
         }
     }
     c->body_len += n;
-    /* libmicrohttpd cannot answer while a body comes: up to twice the limit is read and discarded; beyond that the
-     * connection is closed. */
-    return c->body_len > 2 * x->h->server->config->max_body ? MHD_NO : MHD_YES;
+    /* libmicrohttpd cannot answer while a body comes: up to twice the limit is read and
+     * discarded; beyond that the connection is closed. */
+    return c->body_len <= 2 * x->h->server->config->max_body;
 }
 
 void http_drop_body(struct http_call *call)

@@ -96,8 +96,9 @@ static bool is_late(const struct server *s, enum phase phase, uint64_t age_ns)
     return false;
 }
 
-/* The client has closed or half-closed the connection, and no byte of it is unread: what the HTTP thread waits for will
- * never come. True at the second check in a row, when that thread has finished with the bytes that it had read. */
+/* The client has closed or half-closed the connection, and no byte of it is unread: what the
+ * HTTP thread waits for will never come. True at the second check in a row, when that thread has
+ * finished with the bytes that it had read. */
 static bool is_disconnected(struct connection *c, enum phase phase, uint64_t now_ns)
 {
     char byte;
@@ -111,7 +112,8 @@ static bool is_disconnected(struct connection *c, enum phase phase, uint64_t now
     return seemed_disconnected && c->seems_disconnected;
 }
 
-/* Why a connection that is late in this phase ends, as its client is to read it; ST_OK: it ends without a word. */
+/* Why a connection that is late in this phase ends, as its client is to read it; ST_OK: it ends
+ * without a word. */
 static enum status reason_of(const struct server *s, enum phase phase, char *detail, size_t cap)
 {
     char limit[32];

@@ -1,12 +1,13 @@
 /* connections.h - every open connection, the phase it is in, and the clock that ends it.
  *
- * libmicrohttpd knows a timeout of inactivity only; here headers, bodies and replies have a time as a whole. A connection
- * whose phase lasts too long is moved to PHASE_ENDED, reported where libmicrohttpd cannot answer any more (408; 503 where
- * the daemon aborts) and shut down. Its HTTP thread finds that when its next connection_move() fails, and then drops the
- * request. A connection whose client has closed is moved to PHASE_DISCONNECTED and shut down: libmicrohttpd misses an end
- * of file that comes together with bytes.
- * Threads: a connection belongs to its HTTP thread, which opens, moves and closes it; connections_check() belongs to the
- * clock, and sees no connection that is closed. */
+ * libmicrohttpd knows a timeout of inactivity only; here headers, bodies and replies have a time
+ * as a whole. A connection whose phase lasts too long is moved to PHASE_ENDED, reported where
+ * libmicrohttpd cannot answer any more (408; 503 where the daemon aborts) and shut down. Its
+ * HTTP thread finds that when its next connection_move() fails, and then drops the request. A
+ * connection whose client has closed is moved to PHASE_DISCONNECTED and shut down: libmicrohttpd
+ * misses an end of file that comes together with bytes.
+ * Threads: a connection belongs to its HTTP thread, which opens, moves and closes it;
+ * connections_check() belongs to the clock, and sees no connection that is closed. */
 #ifndef DAVID_SERVER_HTTP_CONNECTIONS_H
 #define DAVID_SERVER_HTTP_CONNECTIONS_H
 
@@ -34,7 +35,8 @@ enum phase {
 struct connection {
     struct connection *prev, *next;
     int fd;
-    /* The phase and the time at which it began, in one word: the clock must never see one of them stale. */
+    /* The phase and the time at which it began, in one word: the clock must never see one of
+     * them stale. */
     _Atomic uint64_t state;
     /* Of the request whose body comes: set before PHASE_BODY, constant in it. */
     const struct http_route *route;
@@ -44,8 +46,9 @@ struct connection {
     bool seems_disconnected; /* the clock's: what it saw then */
 };
 
-/* A connection is ended in the middle of a request, and libmicrohttpd cannot answer that: the call-back writes the reply to
- * the socket. route: NULL before the headers are read, and request_id is "" then. age_ns: of the phase. */
+/* A connection is ended in the middle of a request, and libmicrohttpd cannot answer that: the
+ * call-back writes the reply to the socket. route: NULL before the headers are read, and
+ * request_id is "" then. age_ns: of the phase. */
 struct ended_connection {
     int fd;
     const struct http_route *route;

@@ -1,5 +1,6 @@
 /* The request line and the headers of a request. */
 #include <errno.h>
+#include <microhttpd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,9 +41,9 @@ void headers_read(struct transaction *x, const char *method)
     c->route = find_route(x->h, c->path);
 }
 
-/* The length of the body must be given exactly once, so that a proxy in front and this daemon see the same requests on a
- * connection (RFC 9112, section 6.3). libmicrohttpd takes the first of two lengths, and takes a header name that ends with
- * a space for another name. */
+/* The length of the body must be given exactly once, so that a proxy in front and this daemon
+ * see the same requests on a connection (RFC 9112, section 6.3). libmicrohttpd takes the first
+ * of two lengths, and takes a header name that ends with a space for another name. */
 struct framing {
     unsigned lengths, encodings;
     bool is_other; /* an encoding that is not chunked */

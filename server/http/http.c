@@ -1,6 +1,7 @@
 #include "server/http/http.h"
 
 #include <inttypes.h>
+#include <microhttpd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,7 +69,8 @@ void http_reply(struct http_call *call, const struct reply *reply)
 {
     struct transaction *x = (struct transaction *)call;
     x->reply = *reply;
-    /* Not where the reply is sent: libmicrohttpd drops a request whose client has gone without another call-back. */
+    /* Not where the reply is sent: libmicrohttpd drops a request whose client has gone without
+     * another call-back. */
     if (reply->status) report_refusal(x->h->server, reply->status);
     watch_remove(x->h->watch, x->ticket);
     MHD_resume_connection(x->connection);
@@ -81,7 +83,8 @@ static const char *allow(const struct http_route *r)
     return strcmp(r->method, "GET") == 0 ? "GET, HEAD" : r->method;
 }
 
-/* What the headers alone can refuse of a request with a body, in the order in which a client is told. */
+/* What the headers alone can refuse of a request with a body, in the order in which a client is
+ * told. */
 static enum status accept_body(struct transaction *x, struct error *err)
 {
     struct http_call *c = &x->call;
@@ -132,8 +135,8 @@ static enum MHD_Result begin(struct transaction *x, const char *method)
         x->reply.closes |= c->has_body;
         return send_reply(x);
     }
-    /* Counted before server_admits() reads is_refusing; the drain sets is_refusing before it reads the count: one of the
-     * two sees the other. */
+    /* Counted before server_admits() reads is_refusing; the drain sets is_refusing before it
+     * reads the count: one of the two sees the other. */
     atomic_fetch_add(&s->active, 1);
     if (accept_body(x, &err)) {
         atomic_fetch_sub(&s->active, 1);
@@ -190,7 +193,7 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
         if (*upload_size > 0) {
             size_t n = *upload_size;
             *upload_size = 0;
-            return body_append(x, upload, n);
+            return body_append(x, upload, n) ? MHD_YES : MHD_NO;
         }
         return submit(x);
     case STATE_SUBMITTED: return send_reply(x);
@@ -238,7 +241,8 @@ static void unreference(struct transaction *x)
 static void abandon(struct transaction *x, enum MHD_RequestTerminationCode code)
 {
     struct http_call *c = &x->call;
-    /* Its client has closed: the clock has not ended it, nothing was refused, and libmicrohttpd has not answered. */
+    /* Its client has closed: the clock has not ended it, nothing was refused, and libmicrohttpd
+     * has not answered. */
     if (x->conn && !connection_is_ended(x->conn) && !x->refusal.status &&
         code != MHD_REQUEST_TERMINATED_COMPLETED_OK) {
         report_refusal(x->h->server, ST_CANCELLED);
@@ -266,8 +270,8 @@ static void note_completed(void *cls, struct MHD_Connection *connection, void **
     unreference(x);
 }
 
-/* A close of a socket with unread bytes resets the connection, and the client would lose the answer: the socket stays open
- * for a while. */
+/* A close of a socket with unread bytes resets the connection, and the client would lose the
+ * answer: the socket stays open for a while. */
 static void linger(struct http *h, int fd)
 {
     int kept = dup(fd);

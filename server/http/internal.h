@@ -1,14 +1,17 @@
-/* internal.h - what the files of server/http/ share: the library's state, and one request with what only HTTP sees of it. */
+/* internal.h - what the files of server/http/ share: the library's state, and one request with
+ * what only HTTP sees of it. */
 #ifndef DAVID_SERVER_HTTP_INTERNAL_H
 #define DAVID_SERVER_HTTP_INTERNAL_H
 
-#include <microhttpd.h>
 #include <stdatomic.h>
 
 #include "server/http/connections.h"
 #include "server/http/http.h"
 #include "server/http/watch.h"
 #include "server/server.h"
+
+struct MHD_Connection;
+struct MHD_Daemon;
 
 struct http {
     const struct http_route *routes; /* [n_routes] */
@@ -49,7 +52,8 @@ void headers_read(struct transaction *x, const char *method);
 /* What is wrong with the framing of the message; NULL: nothing. */
 const char *headers_fault(struct MHD_Connection *connection);
 
-/* body.c: appends n bytes. MHD_NO: the body is so much too large that the connection is closed. */
-enum MHD_Result body_append(struct transaction *x, const char *data, size_t n);
+/* body.c: appends n bytes. False: the body is so much too large that the connection must be
+ * closed. */
+bool body_append(struct transaction *x, const char *data, size_t n);
 
 #endif

@@ -6,9 +6,9 @@
 
 #include "proto/error.h"
 
-/* listen_at: "ADDRESS:PORT", an IPv6 address in brackets; no address listens on every one, port 0 on a free one.
- * address: [cap], as bound, "127.0.0.1:43817". out: the socket, the caller's. ST_BAD_PARAMETER: not an address; ST_IO: it
- * cannot be bound. */
+/* listen_at: "ADDRESS:PORT", an IPv6 address in brackets; no address listens on every one, port
+ * 0 on a free one. address: [cap], as bound, "127.0.0.1:43817". out: the socket, the caller's.
+ * ST_BAD_PARAMETER: not an address; ST_IO: it cannot be bound. */
 enum status listener_open(int *out, char *address, size_t cap, const char *listen_at,
                           struct error *err);
 

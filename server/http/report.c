@@ -26,7 +26,8 @@ void report_redact(char *out, size_t cap, const char *detail)
     const char *last_quote = strrchr(detail, '\'');
     for (size_t i = 0; detail[i] && n + sizeof hidden < cap;) {
         size_t skip = 0;
-        /* A quote after a letter is an apostrophe. Up to the last quote: a value can hold quotes of its own. */
+        /* A quote after a letter is an apostrophe. Up to the last quote: a value can hold quotes
+         * of its own. */
         if (detail[i] == '\'' && (i == 0 || !isalnum((unsigned char)detail[i - 1])))
             skip = last_quote > detail + i ? (size_t)(last_quote - detail) + 1 - i
                                            : strlen(detail + i);

@@ -7,7 +7,8 @@
 static void make(char *out)
 {
     unsigned char bytes[16] = { 0 };
-    /* Before the kernel has entropy only the address differs between two calls; the id protects nothing. */
+    /* Before the kernel has entropy only the address differs between two calls; the id protects
+     * nothing. */
     if (getrandom(bytes, sizeof bytes, GRND_NONBLOCK) < 0) memcpy(bytes, &out, sizeof out);
     for (unsigned i = 0; i < sizeof bytes; i++)
         (void)snprintf(out + 2 * (size_t)i, 3, "%02x", bytes[i]);

@@ -15,9 +15,8 @@ enum { LINGERERS = 64, EVENTS = 64, TICK_MS = 20 };
 
 struct watched {
     int fd;
-    uint32_t
-        turn; /* of the ticket that holds the place; the ticket of a stale event has an older one */
-    void *who; /* NULL: free */
+    uint32_t turn; /* of the ticket that holds the place; a stale event has an older one */
+    void *who;     /* NULL: free */
 };
 
 struct watch {
@@ -94,7 +93,8 @@ void watch_linger(struct watch *w, int fd, uint64_t now_ns)
     if (fd >= 0) (void)close(fd);
 }
 
-/* Reads and discards what lingering clients still send; closes the sockets that are at their end or late. */
+/* Reads and discards what lingering clients still send; closes the sockets that are at their end
+ * or late. */
 static void discard_input(struct watch *w, uint64_t now_ns)
 {
     static char sink[65536]; /* this thread's only */

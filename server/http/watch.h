@@ -1,9 +1,11 @@
-/* watch.h - one thread that notices clients that close their connection while their request waits, and that ticks.
+/* watch.h - one thread that notices clients that close their connection while their request
+ * waits, and that ticks.
  *
- * libmicrohttpd does not look at suspended connections, so their sockets are in an epoll set here with EPOLLRDHUP: a client
- * that closes or half-closes has gone. `disconnected` runs under the lock of the watch and takes a reference; `cancel` then
- * runs without the lock. Sockets given to watch_linger() are read until the peer closes, so that a reset does not lose an
- * early answer. watch_remove() after an event does nothing.
+ * libmicrohttpd does not look at suspended connections, so their sockets are in an epoll set
+ * here with EPOLLRDHUP: a client that closes or half-closes has gone. `disconnected` runs under
+ * the lock of the watch and takes a reference; `cancel` then runs without the lock. Sockets
+ * given to watch_linger() are read until the peer closes, so that a reset does not lose an early
+ * answer. watch_remove() after an event does nothing.
  * Threads: any thread adds and removes; the hooks run on the watch's thread. */
 #ifndef DAVID_SERVER_HTTP_WATCH_H
 #define DAVID_SERVER_HTTP_WATCH_H

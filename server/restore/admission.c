@@ -1,4 +1,5 @@
-/* Admission: what the headers and the parameters of a request decide, before its body is read or decoded. */
+/* Admission: what the headers and the parameters of a request decide, before its body is read or
+ * decoded. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -57,7 +57,8 @@ static enum status reserve_peak(struct request *r, const struct image_header *h,
                          " px, more than max_output_pixels = %" PRIu64,
                          out_px, c->max_output_pixels);
     uint64_t images = r->params.output == OUTPUT_ALL ? r->params.samples + 2u : 1;
-    /* Gray becomes RGB where the task gives colours. A PNG holds a byte before each of its rows of pixels. */
+    /* Gray becomes RGB where the task gives colours. A PNG holds a byte before each of its rows
+     * of pixels. */
     uint64_t channels = h->channels + (shape.gives_colour && h->channels < 3 ? 2u : 0u);
     uint64_t rows = (uint64_t)h->height * shape.scale;
     uint64_t encoded = out_px * channels * (h->depth / 8) + rows + 65536;

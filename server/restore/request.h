@@ -1,7 +1,8 @@
 /* request.h - one restoration request, and how it ends.
  *
- * A request is the user_data of its call: http frees the struct, request_release() frees what it holds. Whoever takes it out
- * of the queue owns it. The owner ends it with request_fail() or with http_reply(), after which it must not be touched. */
+ * A request is the user_data of its call: http frees the struct, request_release() frees what it
+ * holds. Whoever takes it out of the queue owns it. The owner ends it with request_fail() or
+ * with http_reply(), after which it must not be touched. */
 #ifndef DAVID_SERVER_RESTORE_REQUEST_H
 #define DAVID_SERVER_RESTORE_REQUEST_H
 
@@ -31,9 +32,11 @@ struct request {
     uint64_t deadline_ns, queued_ns, decode_ns, encode_ns, jobs_done_ns;
 };
 
-/* Why the work on a request should stop: ST_CANCELLED, ST_DRAINING, ST_DEADLINE. ST_OK: it should go on. */
+/* Why the work on a request should stop: ST_CANCELLED, ST_DRAINING, ST_DEADLINE. ST_OK: it
+ * should go on. */
 enum status request_check(struct request *r, struct error *err);
-/* Frees images, restoration and model reference, and gives the memory back but for `bytes` that the reply holds. */
+/* Frees images, restoration and model reference, and gives the memory back but for `bytes` that
+ * the reply holds. */
 void request_release(struct request *r, uint64_t bytes);
 /* Releases the request and replies with the problem. */
 void request_fail(struct request *r, const struct error *err);

@@ -1,4 +1,5 @@
-/* What control groups leave to the process, from made-up /proc and /sys; and the files that may be open. */
+/* What control groups leave to the process, from made-up /proc and /sys; and the files that may
+ * be open. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -160,7 +160,8 @@ static void a_closed_queue_takes_nothing(void **state)
     queue_free(q);
 }
 
-/* A client that goes while its image is decoded: the item never waits, and its place is the caller's to give back. */
+/* A client that goes while its image is decoded: the item never waits, and its place is the
+ * caller's to give back. */
 static void what_was_dropped_before_cannot_be_pushed(void **state)
 {
     (void)state;
@@ -241,7 +242,8 @@ static void retry_after_follows_the_measured_rate(void **state)
     assert_int_equal(throughput_retry_after(&t, 1000000), 120);
 }
 
-/* The batcher reads its clock before it has the queue's lock: a request that came in between has not waited for 585 years. */
+/* The batcher reads its clock before it has the queue's lock: a request that came in between has
+ * not waited for 585 years. */
 static void a_request_newer_than_the_batchers_clock_has_not_waited(void **state)
 {
     (void)state;

@@ -199,7 +199,8 @@ static char *text_of(const struct metrics *m)
     return text;
 }
 
-/* Every metric of the table has HELP, TYPE and a sample; histograms are cumulative and end with +Inf. */
+/* Every metric of the table has HELP, TYPE and a sample; histograms are cumulative and end with
+ * +Inf. */
 static void metrics_text_holds_the_table(void **state)
 {
     (void)state;
@@ -228,7 +229,8 @@ static void metrics_text_holds_the_table(void **state)
     free(text);
 }
 
-/* Each set of label values has one sample that counts all of it; the reasons of refusals are there before any is counted. */
+/* Each set of label values has one sample that counts all of it; the reasons of refusals are
+ * there before any is counted. */
 static void labelled_counters_have_one_sample_a_set_of_values(void **state)
 {
     (void)state;
