@@ -76,7 +76,7 @@ def serve(body):
             path = os.path.join(folder, "spoilt.safetensors")
             with open(path, "wb") as f:
                 f.write(body)
-            env = {**os.environ, "DAVID_LISTEN": "127.0.0.1:0", "DAVID_MODELS": folder, "DAVID_STATE": folder,
+            env = {**os.environ, "DAVID_LISTEN": "127.0.0.1:0", "DAVID_MODELS": folder,
                    "DAVID_DEFAULT_MODEL": "spoilt"}
             done = subprocess.run([DAVID, "serve"], env=env, capture_output=True, text=True, timeout=120,
                                   stdin=subprocess.DEVNULL)
