@@ -74,11 +74,6 @@ void metric_subtract(metric_number *m, uint64_t n)
     atomic_fetch_sub_explicit(m, n, memory_order_relaxed);
 }
 
-void metric_set(metric_number *m, uint64_t n)
-{
-    atomic_store_explicit(m, n, memory_order_relaxed);
-}
-
 static uint64_t get(const metric_number *m)
 {
     return atomic_load_explicit(m, memory_order_relaxed);

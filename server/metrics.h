@@ -50,7 +50,6 @@ struct metrics {
 void metrics_init(struct metrics *m); /* m: zeroed */
 void metric_add(metric_number *m, uint64_t n);
 void metric_subtract(metric_number *m, uint64_t n);
-void metric_set(metric_number *m, uint64_t n);
 void metric_time(struct metric_histogram *h, uint64_t ns);
 void metric_size(struct metric_histogram *h, uint64_t n);
 /* metric_count(&m->rejected, 1, "queue_full"): one value, without line feeds or quotes, for each

@@ -282,11 +282,3 @@ uint64_t queue_tile_jobs(struct queue *q)
     (void)pthread_mutex_unlock(&q->lock);
     return n;
 }
-
-uint64_t queue_next_deadline(struct queue *q)
-{
-    (void)pthread_mutex_lock(&q->lock);
-    uint64_t at = q->n ? q->heap[0]->deadline_ns : NO_DEADLINE;
-    (void)pthread_mutex_unlock(&q->lock);
-    return at;
-}

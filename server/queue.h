@@ -75,6 +75,5 @@ bool queue_is_waited_for(struct queue *q);
 size_t queue_depth(struct queue *q); /* places that are taken */
 uint64_t queue_tile_jobs(struct queue *q);
 bool queue_is_full(struct queue *q);
-uint64_t queue_next_deadline(struct queue *q); /* NO_DEADLINE: none */
 
 #endif
