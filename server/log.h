@@ -4,7 +4,7 @@
  * "/restore", NULL): triples, then NULL. Nothing that a client sent is logged but its checked
  * request id: no image, file name or query value. Any thread; a line is one write. No thread
  * waits for the reader of stderr: a line that stderr does not take at once is lost, and the next
- * line that is taken tells how many were lost. */
+ * line that is taken says how many were lost. */
 #ifndef DAVID_SERVER_LOG_H
 #define DAVID_SERVER_LOG_H
 

@@ -20,8 +20,8 @@ struct http_call {
     uint64_t length; /* Content-Length, bytes */
     uint8_t *body;   /* [body_len]; NULL after http_drop_body() */
     size_t body_len, body_cap;
-    struct reservation
-        reservation; /* of the body; then whatever the route makes of it, until the reply is sent */
+    /* The bytes of the body, then what the route makes of it; given back when the reply is sent. */
+    struct reservation reservation;
     void *user_data; /* malloc'd by `begin`; http frees it when no call-back can see it any more */
 };
 

@@ -1,4 +1,4 @@
-/* parameters.h - what a client asks of /restore: query parameters and form fields, checked one
+/* parameters.h - the parameters of /restore: of the query and of a form, checked one
  * by one and together.
  *
  * A plain value. Unknown names, repeated names and bad values are ST_BAD_PARAMETER (or

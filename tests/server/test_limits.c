@@ -107,7 +107,7 @@ static void groups_bind_with_all_above_them(void **state)
     }
 }
 
-/* The soft limit is raised as far as it must, never beyond the hard one, and never lowered. */
+/* The soft limit is raised as far as necessary, never above the hard one, and never lowered. */
 static void open_files_are_raised_to_what_is_wanted(void **state)
 {
     (void)state;

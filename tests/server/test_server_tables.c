@@ -25,7 +25,7 @@ static const char *max_queue_from_environment(const char *name)
     return strcmp(name, "DAVID_MAX_QUEUE") == 0 ? "30" : NULL;
 }
 
-/* flag > environment > file > default, and each value says where it is from. */
+/* flag > environment > file > default, and each value says where it comes from. */
 static void stronger_sources_win(void **state)
 {
     (void)state;
@@ -46,7 +46,7 @@ static void stronger_sources_win(void **state)
     assert_int_equal(c.source[CONFIG_models], FROM_DEFAULT);
 }
 
-/* What is printed reads back as the same settings; as JSON it says the same. */
+/* Printed settings read back as the same settings; the JSON holds the same values. */
 static void printed_settings_read_back(void **state)
 {
     (void)state;
@@ -257,7 +257,7 @@ static void labelled_counters_have_one_sample_a_set_of_values(void **state)
     free(text);
 }
 
-/* No answer of ours is counted under "0". */
+/* No reply of the daemon is counted under "0". */
 static void every_status_has_a_metric_of_its_code(void **state)
 {
     (void)state;
@@ -276,7 +276,7 @@ static const char *const answer_headers[] = { "X-Request-Id",       "David-Model
                                               "David-Residual-Rms", "David-Residual-Expected",
                                               "David-Std-Scale",    "Server-Timing" };
 
-/* The task's enum is the engine's table, in its order, and `auto`. */
+/* The enum of task is the table of the engine, in its order, and `auto`. */
 static void expect_all_tasks(json_t *parameters)
 {
     char listed[256] = "";

@@ -1,4 +1,4 @@
-"""The daemon under test, and how the tests talk to it. Every wait is for a condition, with a limit that only a fault reaches."""
+"""The daemon under test and its clients. Every wait is for a condition, with a limit that only a fault reaches."""
 
 import io
 import os
@@ -119,7 +119,7 @@ class Daemon:
 
 
 class Answer:
-    """A response read from a raw socket; status None where the peer closed without a word. `rest`: bytes of the next one."""
+    """A response read from a raw socket; status None where the peer closed without an answer. `rest`: bytes of the next one."""
 
     def __init__(self, sock, rest=b"", is_head=False):
         data = rest
