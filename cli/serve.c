@@ -1,4 +1,5 @@
-/* david serve: reads the settings from flags, environment and file, and runs the daemon or prints them. */
+/* david serve: reads the settings from flags, environment and file, and runs the daemon or
+ * prints them. */
 #include "server/serve.h"
 
 #include <stdlib.h>
@@ -43,7 +44,7 @@ struct request {
     bool is_help, is_print, is_json;
 };
 
-/* One pass over the flags: the switches and the name of the file, or else the settings. */
+/* Reads the switches and the name of the file; where `settings` is not NULL, the settings too. */
 static enum status read_flags(struct request *r, struct config *settings, int argc, char **argv,
                               struct error *err)
 {
@@ -83,7 +84,7 @@ static enum status read_settings(struct config *c, struct request *r, int argc, 
 {
     config_init(c);
     r->file = getenv("DAVID_CONFIG");
-    /* Twice over the flags: the file that they name is weaker than they are. */
+    /* The flags are read twice: the file that they name is weaker than they are. */
     enum status s = read_flags(r, NULL, argc, argv, err);
     if (s || r->is_help) return s;
     if (r->is_json && !r->is_print)

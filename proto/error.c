@@ -1,13 +1,14 @@
 #include "proto/error.h"
 
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 
 static const struct {
     int http;
-    const char *name, *title;
+    const char *name, *title, *reason;
 } status_table[] = {
-#define STATUS(name, http, title) { http, #name, title },
+#define STATUS(name, http, title, reason) { http, #name, title, reason },
 #include "proto/status.def"
 #undef STATUS
 };
@@ -30,6 +31,11 @@ const char *status_title(enum status s)
 const char *status_name(enum status s)
 {
     return status_table[bounded(s)].name;
+}
+
+const char *status_reason(enum status s)
+{
+    return status_table[bounded(s)].reason;
 }
 
 /* In parentheses, because error.h defines a macro of this name for the analyzer. */

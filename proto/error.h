@@ -8,7 +8,7 @@
 #define DAVID_PROTO_ERROR_H
 
 enum status {
-#define STATUS(name, http, title) ST_##name,
+#define STATUS(name, http, title, reason) ST_##name,
 #include "proto/status.def"
 #undef STATUS
     ST_COUNT
@@ -22,6 +22,8 @@ struct error {
 int status_http(enum status s);          /* the HTTP code */
 const char *status_title(enum status s); /* one fixed line of text */
 const char *status_name(enum status s);  /* "TOO_MANY_PX" */
+/* The label value of a refusal in the metrics; NULL: not counted as one. */
+const char *status_reason(enum status s);
 
 /* Returns `s` in every case, so that callers write `return error_set(...)`. */
 enum status error_set(struct error *err, enum status s, const char *format, ...)

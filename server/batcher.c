@@ -7,12 +7,12 @@
 
 enum { MOST_IN_FLIGHT = 2 };
 
-/* A batch from when it is taken out of the queue until its jobs are back. */
+/* A batch, from queue_fill() until its jobs are back. */
 struct batch {
     struct queue_job *waiting; /* [max_batch] */
     struct tile_job *jobs;     /* [max_batch] */
     size_t n;
-    enum status begun; /* why the engine did not take it */
+    enum status begun; /* of engine_begin(): why it is not in the engine */
     struct in_flight_batch in_flight;
 };
 
@@ -21,7 +21,7 @@ struct batcher {
     pthread_t thread;
     size_t depth; /* batches in flight, at most */
     struct batch batches[MOST_IN_FLIGHT];
-    uint64_t last_ns; /* when the engine had its hands free last */
+    uint64_t last_ns; /* when the engine last finished a batch, or began one after idling */
 };
 
 static void note_fault(struct batcher *b, const struct error *err)
@@ -36,7 +36,7 @@ static void begin(struct batcher *b, struct batch *a)
     for (size_t i = 0; i < a->n; i++)
         a->jobs[i] =
             (struct tile_job){ a->waiting[i].item->restoration, a->waiting[i].index, ST_OK };
-    /* The queue keeps models as keys only. */
+    /* The queue holds models as keys only. */
     const struct served_model *served = a->waiting[0].item->model;
     struct model *model = served->on[b->o.number];
     a->begun = engine_begin(b->o.engine, model, a->jobs, a->n, &a->in_flight, &err);
@@ -60,7 +60,8 @@ static void end(struct batcher *b, struct batch *a)
         struct queue_item *item = a->waiting[i].item;
         enum status job = s ? s : a->jobs[i].status;
         if (job && !s) metric_add(&b->o.metrics->job_failures, 1);
-        /* What is left of a failed item would be computed for nobody; its last job here hands it on below. */
+        /* The jobs left of a failed item are not run; its last job in an engine hands it on
+         * below. */
         if (job) {
             queue_fail(b->o.queue, item, job);
             (void)queue_drop(b->o.queue, item);
@@ -69,11 +70,12 @@ static void end(struct batcher *b, struct batch *a)
     }
 }
 
-/* While a batch is in flight the next one is begun, if there are jobs for it, before the first is waited for. */
+/* While a batch is in flight, the next one is begun, where jobs wait, before the thread waits
+ * for the first. */
 static void *work(void *cls)
 {
     struct batcher *b = cls;
-    size_t first = 0, in_flight = 0; /* batches[first ..], around */
+    size_t first = 0, in_flight = 0; /* batches[first ..], modulo depth */
     for (;;) {
         if (in_flight == 0) {
             if (!queue_wait(b->o.queue, b->o.max_batch, b->o.max_delay_ns)) return NULL;

@@ -1,4 +1,5 @@
-/* clock.h - the one place where the daemon reads the monotonic clock; everything below main threads takes `now_ns`. */
+/* clock.h - the monotonic clock. Only threads and their call-backs read it; everything below
+ * takes `now_ns`. */
 #ifndef DAVID_SERVER_CLOCK_H
 #define DAVID_SERVER_CLOCK_H
 
@@ -15,7 +16,8 @@ static inline uint64_t clock_now_ns(void)
     return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
-/* From one reading to another; 0 where another thread's reading, taken before a lock was waited for, is the earlier. */
+/* From one reading to another; 0 where the second is the earlier: another thread took it before
+ * it waited for a lock. */
 static inline uint64_t clock_since_ns(uint64_t from_ns, uint64_t to_ns)
 {
     return to_ns > from_ns ? to_ns - from_ns : 0;

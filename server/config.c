@@ -182,7 +182,7 @@ void config_resolve(struct config *c)
         c->memory_budget = limits_memory_bytes("") / 2;
         c->source[CONFIG_memory_budget] = FROM_MACHINE;
     }
-    /* Only what nobody asked for is lowered; serve_run refuses the rest. */
+    /* Only the default is lowered; serve_run() refuses a value that was set. */
     uint64_t files = limits_files(c->max_connections + CONFIG_SPARE_FILES);
     if (files < c->max_connections + CONFIG_SPARE_FILES && files > CONFIG_SPARE_FILES + 8 &&
         c->source[CONFIG_max_connections] == FROM_DEFAULT) {

@@ -9,7 +9,7 @@
 #include <sys/resource.h>
 #include <sys/sysinfo.h>
 
-/* Up to two numbers of a small file, how many were there; "max" is no number. */
+/* Reads up to two numbers of a small file; returns how many it has. "max" is no number. */
 static int read_numbers(const char *folder, const char *name, uint64_t *a, uint64_t *b)
 {
     char path[PATH_MAX];
@@ -26,7 +26,7 @@ static void keep_smaller(uint64_t *limit, uint64_t v)
     if (v > 0 && v < *limit) *limit = v;
 }
 
-/* A folder of a control group: whole processors of its quota, bytes of its limit. */
+/* folder: of a control group. The quota, rounded up to whole processors. */
 static void check_cpus(const char *folder, uint64_t *limit)
 {
     uint64_t quota = 0, period = 0, unused = 0;
@@ -34,7 +34,7 @@ static void check_cpus(const char *folder, uint64_t *limit)
         if (read_numbers(folder, "cpu.cfs_quota_us", &quota, &unused) != 1) return;
         if (read_numbers(folder, "cpu.cfs_period_us", &period, &unused) != 1) return;
     }
-    /* -1 is version 1's "no quota" */
+    /* -1, as an unsigned number: version 1 has no quota */
     if (quota < INT64_MAX && period > 0) keep_smaller(limit, (quota + period - 1) / period);
 }
 
@@ -46,7 +46,8 @@ static void check_memory(const char *folder, uint64_t *limit)
     keep_smaller(limit, bytes);
 }
 
-/* Every group that this process is in, of version 2 or of this controller, and all above it. */
+/* Checks every group of version 2 or of this controller that the process is in, and all groups
+ * above it. */
 static void check_cgroups(const char *root, const char *controller,
                           void (*check)(const char *folder, uint64_t *limit), uint64_t *limit)
 {
@@ -69,7 +70,7 @@ static void check_cgroups(const char *root, const char *controller,
         }
     }
     if (f) (void)fclose(f);
-    /* In a container the group's own folder is what is mounted, whatever /proc calls it. */
+    /* In a container the folder of the group itself is mounted, whatever /proc calls it. */
     (void)snprintf(folder, sizeof folder, "%s/sys/fs/cgroup", root);
     check(folder, limit);
     (void)snprintf(folder, sizeof folder, "%s/sys/fs/cgroup/%s", root, controller);
@@ -97,7 +98,7 @@ uint64_t limits_memory_bytes(const char *root)
 uint64_t limits_files(uint64_t wanted)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit)) return wanted; /* cannot be told: the kernel will */
+    if (getrlimit(RLIMIT_NOFILE, &limit)) return wanted; /* unknown: the kernel will refuse */
     if (limit.rlim_cur < wanted && limit.rlim_cur < limit.rlim_max) {
         struct rlimit more = { limit.rlim_max < wanted ? limit.rlim_max : wanted, limit.rlim_max };
         if (setrlimit(RLIMIT_NOFILE, &more) == 0) limit = more;

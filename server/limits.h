@@ -1,7 +1,8 @@
-/* limits.h - what this machine and its control groups leave to the process: processors, memory, open files.
+/* limits.h - what the machine and its control groups leave to this process: processors, memory,
+ * open files.
  *
- * A group's limit binds with those of all groups above it; both versions of control groups are read. `root` stands before
- * /proc and /sys: "" but in tests. */
+ * The limit of a group applies together with those of all groups above it; control groups of
+ * version 1 and 2 are read. `root` is put before /proc and /sys: "" but in tests. */
 #ifndef DAVID_SERVER_LIMITS_H
 #define DAVID_SERVER_LIMITS_H
 
@@ -9,7 +10,8 @@
 
 uint64_t limits_cpus(const char *root);         /* >= 1: the smaller of affinity and quota */
 uint64_t limits_memory_bytes(const char *root); /* the smaller of RAM and the groups' limits */
-/* Raises the number of files that may be open to `wanted` where that is allowed, and says what it is. */
+/* Raises the number of files that can be open to `wanted` where that is allowed; returns the
+ * number. */
 uint64_t limits_files(uint64_t wanted);
 
 #endif

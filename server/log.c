@@ -16,7 +16,7 @@
 static const char *const names[] = { "debug", "info", "warn", "error" };
 static atomic_int threshold = LOG_LEVEL_INFO;
 static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER; /* guards stderr and lost */
-static uint64_t lost; /* lines since the last that was written */
+static uint64_t lost; /* lines since the last one that was written */
 
 bool log_set_level(const char *name)
 {
@@ -28,7 +28,7 @@ bool log_set_level(const char *name)
     return false;
 }
 
-/* Room for one line; what does not fit is cut inside the last text. */
+/* One line; what does not fit is cut inside the last text. */
 struct line {
     char text[2048];
     size_t n;
@@ -40,7 +40,8 @@ static void put(struct line *l, const char *text)
         l->text[l->n++] = *text++;
 }
 
-/* UTF-8 stays as it is; in other texts each byte beyond ASCII becomes the character of its number. */
+/* UTF-8 stays as it is; in other texts each byte beyond ASCII becomes the character with its
+ * number. */
 static void put_quoted(struct line *l, const char *text)
 {
     enum { CHARACTER_MAX = 4, END = 16 };
@@ -79,15 +80,17 @@ static void begin(struct line *l, enum log_level level, const char *event)
     put_quoted(l, event);
 }
 
-/* False where whoever reads stderr has fallen behind: the service does not wait for them. A pipe that can be written takes a whole
- * line, since a line is shorter than PIPE_BUF and nobody else writes. */
+/* False where the reader of stderr is too slow: the service does not wait for it. A pipe that
+ * can be written takes a whole line: a line is shorter than PIPE_BUF, and this process is the
+ * only writer. */
 static bool write_line(struct line *l)
 {
     struct pollfd err = { .fd = STDERR_FILENO, .events = POLLOUT };
     l->text[l->n++] = '}';
     l->text[l->n++] = '\n';
     if (poll(&err, 1, 0) == 0) return false;
-    return write(STDERR_FILENO, l->text, l->n) >= 0 || errno != EAGAIN; /* else nowhere to say it */
+    return write(STDERR_FILENO, l->text, l->n) >= 0 ||
+           errno != EAGAIN; /* other errors cannot be logged anywhere */
 }
 
 static void write_or_count(struct line *l)
@@ -96,7 +99,7 @@ static void write_or_count(struct line *l)
     char text[32];
     (void)pthread_mutex_lock(&writing);
     if (lost > 0) {
-        begin(&news, LOG_LEVEL_WARN, "log lines lost: whoever reads them was too slow");
+        begin(&news, LOG_LEVEL_WARN, "log lines lost: their reader was too slow");
         (void)snprintf(text, sizeof text, ",\"lines\":%" PRIu64, lost);
         put(&news, text);
         if (write_line(&news)) lost = 0;

@@ -1,9 +1,10 @@
-/* log.h - one JSON object a line on stderr: time, level, event, and the fields that the event has.
+/* log.h - one JSON object a line on stderr: time, level, event, and the fields of the event.
  *
- * log_event(LOG_INFO, "request", "status", LOG_NUMBER, 200.0, "route", LOG_TEXT, "/restore", NULL): triples, then NULL.
- * Nothing that a client sent but its checked request id goes in here: no image, file name or query value.
- * Any thread; a line is one write. Nothing waits for a reader: lines that stderr does not take now are lost, and counted in the next
- * that it does. */
+ * log_event(LOG_LEVEL_INFO, "request", "status", LOG_NUMBER, 200.0, "route", LOG_TEXT,
+ * "/restore", NULL): triples, then NULL. Nothing that a client sent is logged but its checked
+ * request id: no image, file name or query value. Any thread; a line is one write. No thread
+ * waits for the reader of stderr: a line that stderr does not take at once is lost, and the next
+ * line that is taken says how many were lost. */
 #ifndef DAVID_SERVER_LOG_H
 #define DAVID_SERVER_LOG_H
 
@@ -12,7 +13,7 @@
 enum log_level { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
 enum log_field { LOG_TEXT = 1, LOG_NUMBER }; /* const char *, double */
 
-bool log_set_level(const char *name); /* false: no such level */
+bool log_set_level(const char *name); /* false: there is no such level */
 void log_event(enum log_level level, const char *event, ...);
 
 #endif

@@ -11,12 +11,12 @@ void memory_init(struct memory *m, uint64_t budget_bytes)
 
 enum status memory_reserve(struct memory *m, uint64_t bytes, struct error *err)
 {
-    uint64_t held = atomic_load(&m->held), room = held < m->budget ? m->budget - held : 0;
-    if (bytes > room)
+    uint64_t held = atomic_load(&m->held), left = held < m->budget ? m->budget - held : 0;
+    if (bytes > left)
         return error_set(err, ST_NEVER_FITS,
                          "needs %" PRIu64 " bytes, more than the %" PRIu64
                          " that memory_budget = %" PRIu64 " leaves beside the models",
-                         bytes, room, m->budget);
+                         bytes, left, m->budget);
     uint64_t now = atomic_load(&m->reserved);
     do {
         if (now > m->budget || bytes > m->budget - now)

@@ -1,7 +1,8 @@
-/* memory.h - one budget of bytes that models and requests reserve before they take memory.
+/* memory.h - the one budget of bytes that models and requests reserve before they allocate.
  *
- * A request that is larger than what models leave can never fit: ST_NEVER_FITS (names memory_budget); one that does not fit
- * now gets ST_NO_MEMORY_NOW. Nothing is allocated here. Lock-free; any thread. */
+ * A request that is larger than what the models leave can never fit: ST_NEVER_FITS, naming
+ * memory_budget. A request that does not fit at the moment gets ST_NO_MEMORY_NOW. Nothing is
+ * allocated here. Lock-free; any thread. */
 #ifndef DAVID_SERVER_MEMORY_H
 #define DAVID_SERVER_MEMORY_H
 
@@ -12,9 +13,9 @@
 #include "proto/error.h"
 
 struct memory {
-    uint64_t budget; /* bytes */
-    _Atomic uint64_t reserved,
-        held; /* held: the part of `reserved` that is never given back, the models' */
+    uint64_t budget;           /* bytes */
+    _Atomic uint64_t reserved; /* bytes, of models and requests */
+    _Atomic uint64_t held;     /* the models' part of `reserved`: no request can wait for it */
 };
 
 void memory_init(struct memory *m, uint64_t budget_bytes);

@@ -1,27 +1,77 @@
 #include "server/metrics.h"
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <string.h>
+
+#include "proto/error.h"
+
+enum kind { COUNTER, GAUGE, HISTOGRAM, SIZES, LABELLED, TEXT };
 
 static const double bounds_s[METRIC_BUCKETS - 1] = { 0.001, 0.0025, 0.005, 0.01, 0.025,
                                                      0.05,  0.1,    0.25,  0.5,  1,
                                                      2.5,   5,      10,    30,   60 };
 static const unsigned bounds_n[] = { 1, 2, 4, 8, 16, 32, 64, 128 };
-static const char *const methods[METRIC_METHODS] = { "GET",    "HEAD",    "POST",  "PUT",
-                                                     "DELETE", "OPTIONS", "PATCH", "other" };
-static const int codes[METRIC_CODES] = { 200, 202, 204, 400, 401, 403, 404, 405, 408,
-                                         413, 415, 422, 429, 500, 503, 504, 0 };
-static const char *const reasons[REJECTED_REASONS] = { "queue_full", "memory", "draining",
-                                                       "deadline" };
+static const char *const methods[] = { "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH" };
+
+#define METRIC_KIND_COUNTER                                                                        \
+    COUNTER,                                                                                       \
+    {                                                                                              \
+        NULL                                                                                       \
+    }
+#define METRIC_KIND_GAUGE                                                                          \
+    GAUGE,                                                                                         \
+    {                                                                                              \
+        NULL                                                                                       \
+    }
+#define METRIC_KIND_HISTOGRAM                                                                      \
+    HISTOGRAM,                                                                                     \
+    {                                                                                              \
+        NULL                                                                                       \
+    }
+#define METRIC_KIND_SIZES                                                                          \
+    SIZES,                                                                                         \
+    {                                                                                              \
+        NULL                                                                                       \
+    }
+#define METRIC_KIND_LABELLED(...)                                                                  \
+    LABELLED,                                                                                      \
+    {                                                                                              \
+        __VA_ARGS__                                                                                \
+    }
+#define METRIC_KIND_TEXT(writer)                                                                   \
+    TEXT,                                                                                          \
+    {                                                                                              \
+        NULL                                                                                       \
+    }
+static const struct row {
+    const char *name, *help;
+    size_t offset; /* of the field in struct metrics */
+    enum kind kind;
+    const char *labels[METRIC_LABELS];
+} rows[METRIC_COUNT] = {
+#define METRIC(field, name, type, help)                                                            \
+    { name, help, offsetof(struct metrics, field), METRIC_KIND_##type },
+#include "server/metrics.def"
+#undef METRIC
+};
+
+void metrics_init(struct metrics *m)
+{
+    /* Every reason has a sample from the start, so that a rate over it is defined. */
+    for (int s = 0; s < ST_COUNT; s++)
+        if (status_reason((enum status)s))
+            metric_count(&m->rejected, 0, status_reason((enum status)s));
+}
 
 void metric_add(metric_number *m, uint64_t n)
 {
     atomic_fetch_add_explicit(m, n, memory_order_relaxed);
 }
 
-void metric_set(metric_number *m, uint64_t n)
+void metric_subtract(metric_number *m, uint64_t n)
 {
-    atomic_store_explicit(m, n, memory_order_relaxed);
+    atomic_fetch_sub_explicit(m, n, memory_order_relaxed);
 }
 
 static uint64_t get(const metric_number *m)
@@ -47,16 +97,53 @@ void metric_size(struct metric_histogram *h, uint64_t n)
     metric_add(&h->sum, n);
 }
 
-void metric_request(struct metrics *m, unsigned route, const char *method, int code)
+/* ---- counters with labels ---- */
+
+enum cell_state { CELL_FREE, CELL_TAKEN, CELL_READY };
+
+void metric_count_values(struct metric_labelled *m, uint64_t n, const char *const *values)
 {
-    unsigned k = 0, c = 0;
-    while (k < METRIC_METHODS - 1 && strcmp(methods[k], method) != 0)
-        k++;
-    while (codes[c] != 0 && codes[c] != code)
-        c++;
-    if (route >= METRIC_ROUTES) route = METRIC_ROUTES - 1;
-    metric_add(&m->http_requests.n[route][k][c], 1);
+    char key[METRIC_VALUES_MAX] = "";
+    size_t len = 0;
+    for (unsigned i = 0; i < METRIC_LABELS && values[i] && len < sizeof key; i++)
+        len += (size_t)snprintf(key + len, sizeof key - len, "%s\n", values[i]);
+    for (unsigned i = 0; i < METRIC_CELLS; i++) {
+        struct metric_cell *c = &m->cells[i];
+        unsigned state = atomic_load_explicit(&c->state, memory_order_acquire);
+        if (state == CELL_FREE && atomic_compare_exchange_strong(&c->state, &state, CELL_TAKEN)) {
+            memcpy(c->values, key, sizeof key);
+            atomic_store_explicit(&c->state, CELL_READY, memory_order_release);
+            state = CELL_READY;
+        }
+        while (state == CELL_TAKEN) /* another thread copies a few bytes */
+            state = atomic_load_explicit(&c->state, memory_order_acquire);
+        if (strcmp(c->values, key) == 0) {
+            metric_add(&c->n, n);
+            return;
+        }
+    }
+    /* Not reached: the tables of the program have fewer sets of values than there are cells. */
 }
+
+static bool is_known(int code)
+{
+    bool known = code == 204; /* OPTIONS */
+    for (int s = 0; s < ST_COUNT; s++)
+        known = known || status_http((enum status)s) == code;
+    return known;
+}
+
+void metric_request(struct metrics *m, const char *route, const char *method, int code)
+{
+    char text[16];
+    const char *known = "other";
+    for (unsigned k = 0; k < sizeof methods / sizeof methods[0]; k++)
+        if (strcmp(methods[k], method) == 0) known = methods[k];
+    (void)snprintf(text, sizeof text, "%d", is_known(code) ? code : 0);
+    metric_count(&m->http_requests, 1, route, known, text);
+}
+
+/* ---- the text ---- */
 
 static void number(FILE *f, const char *name, const metric_number *m)
 {
@@ -89,55 +176,56 @@ static void sizes(FILE *f, const char *name, const struct metric_histogram *h)
     (void)fprintf(f, "%s_sum %" PRIu64 "\n%s_count %" PRIu64 "\n", name, get(&h->sum), name, n);
 }
 
-static void requests(FILE *f, const char *name, const struct metric_requests *r,
-                     const char *const *routes, unsigned n_routes)
+static void labelled(FILE *f, const struct row *row, const struct metric_labelled *m)
 {
-    for (unsigned i = 0; i < METRIC_ROUTES; i++)
-        for (unsigned k = 0; k < METRIC_METHODS; k++)
-            for (unsigned c = 0; c < METRIC_CODES; c++) {
-                uint64_t n = get(&r->n[i][k][c]);
-                if (n)
-                    (void)fprintf(f, "%s{route=\"%s\",method=\"%s\",code=\"%d\"} %" PRIu64 "\n",
-                                  name, i < n_routes ? routes[i] : "other", methods[k], codes[c],
-                                  n);
-            }
+    for (unsigned i = 0; i < METRIC_CELLS; i++) {
+        const struct metric_cell *c = &m->cells[i];
+        if (atomic_load_explicit(&c->state, memory_order_acquire) != CELL_READY) continue;
+        const char *value = c->values;
+        (void)fputs(row->name, f);
+        for (unsigned k = 0; k < METRIC_LABELS && row->labels[k]; k++) {
+            int len = (int)strcspn(value, "\n");
+            (void)fprintf(f, "%c%s=\"%.*s\"", k ? ',' : '{', row->labels[k], len, value);
+            value += len + (value[len] == '\n');
+        }
+        (void)fprintf(f, "} %" PRIu64 "\n", get(&c->n));
+    }
 }
 
-static void rejected(FILE *f, const char *name, const metric_number *n)
-{
-    for (unsigned i = 0; i < REJECTED_REASONS; i++)
-        (void)fprintf(f, "%s{reason=\"%s\"} %" PRIu64 "\n", name, reasons[i], get(&n[i]));
-}
-
-static void head(FILE *f, const char *name, const char *type, const char *help)
-{
-    (void)fprintf(f, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
-/* What a TEXT metric is: its name ends the way Prometheus' counters do, or it is a gauge. */
+/* The name of a TEXT metric says its type: Prometheus' counters end with _total. */
 static const char *text_type(const char *name)
 {
     size_t n = strlen(name);
     return n > 6 && strcmp(name + n - 6, "_total") == 0 ? "counter" : "gauge";
 }
 
-void metrics_text(const struct metrics *m, FILE *f, const char *const *route_names,
-                  unsigned n_routes, void (*more)(void *cls, const char *name, FILE *f), void *cls)
+static const char *type_of(const struct row *row)
 {
-#define WRITE_COUNTER(field, name) head(f, name, "counter", help_), number(f, name, &m->field)
-#define WRITE_GAUGE(field, name)   head(f, name, "gauge", help_), number(f, name, &m->field)
-#define WRITE_HISTOGRAM(field, name)                                                               \
-    head(f, name, "histogram", help_), histogram(f, name, &m->field)
-#define WRITE_SIZES(field, name) head(f, name, "histogram", help_), sizes(f, name, &m->field)
-#define WRITE_REQUESTS(field, name)                                                                \
-    head(f, name, "counter", help_), requests(f, name, &m->field, route_names, n_routes)
-#define WRITE_REJECTED(field, name) head(f, name, "counter", help_), rejected(f, name, m->field)
-#define WRITE_TEXT(field, name)     head(f, name, text_type(name), help_), more(cls, name, f)
-#define METRIC(field, name, type, help)                                                            \
-    {                                                                                              \
-        const char *help_ = help;                                                                  \
-        WRITE_##type(field, name);                                                                 \
+    switch (row->kind) {
+    case GAUGE: return "gauge";
+    case HISTOGRAM:
+    case SIZES: return "histogram";
+    case TEXT: return text_type(row->name);
+    case COUNTER:
+    case LABELLED: break;
     }
-#include "server/metrics.def"
-#undef METRIC
+    return "counter";
+}
+
+void metrics_text(const struct metrics *m, FILE *f, metric_writer *const *writers, void *context)
+{
+    for (size_t i = 0; i < METRIC_COUNT; i++) {
+        const struct row *row = &rows[i];
+        const void *field = (const char *)m + row->offset;
+        (void)fprintf(f, "# HELP %s %s\n# TYPE %s %s\n", row->name, row->help, row->name,
+                      type_of(row));
+        switch (row->kind) {
+        case COUNTER:
+        case GAUGE: number(f, row->name, field); break;
+        case HISTOGRAM: histogram(f, row->name, field); break;
+        case SIZES: sizes(f, row->name, field); break;
+        case LABELLED: labelled(f, row, field); break;
+        case TEXT: writers[i](context, row->name, f); break;
+        }
+    }
 }

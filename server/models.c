@@ -80,7 +80,8 @@ struct found {
     char name[MODEL_NAME_MAX], version[MODEL_NAME_MAX], path[PATH_MAX];
 };
 
-/* What an entry of the folder holds: a model's file, or its versions, of which the newest. False: neither. */
+/* The model that an entry of the folder holds: a file, or the newest of a folder of versions.
+ * False: neither. */
 static bool find(struct found *f, const char *folder, const char *entry)
 {
     struct stat st;
@@ -94,7 +95,8 @@ static bool find(struct found *f, const char *folder, const char *entry)
     return n > 0 && (size_t)n < sizeof f->path;
 }
 
-/* One name is one model, whatever order the folder lists its entries in: versions serve, a file beside them does not. */
+/* One name is one model, in whatever order the folder lists its entries: versions are served, a
+ * file beside them is not. */
 static enum status check_single(const struct found *f, const char *folder, struct error *err)
 {
     char versions[PATH_MAX], unused[MODEL_NAME_MAX];

@@ -1,4 +1,5 @@
-/* notify.h - tells the service manager over $NOTIFY_SOCKET: "READY=1", "STOPPING=1". Without one, nothing happens. */
+/* notify.h - sends a state to the service manager over $NOTIFY_SOCKET: "READY=1", "STOPPING=1".
+ * Without the variable it does nothing. */
 #ifndef DAVID_SERVER_NOTIFY_H
 #define DAVID_SERVER_NOTIFY_H
 

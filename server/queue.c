@@ -130,7 +130,7 @@ enum status queue_push(struct queue *q, struct queue_item *item, struct error *e
     if (!is_closed && !is_dropped) {
         item->order = q->pushed++;
         item->served =
-            q->n ? q->heap[0]->served : 0; /* not 0: newcomers would starve a large image */
+            q->n ? q->heap[0]->served : 0; /* not 0: new items would starve a large image */
         item->next = 0;
         item->in_engine = 0;
         item->is_expired = false;
@@ -153,7 +153,7 @@ size_t queue_fill(struct queue *q, struct queue_job *batch, size_t max, uint64_t
     (void)pthread_mutex_lock(&q->lock);
     while (n < max && q->n > 0) {
         struct queue_item *item = q->heap[0];
-        if (n > 0 && item->model != model) { /* another model's: it leads the next batch */
+        if (n > 0 && item->model != model) { /* of another model: it is first in the next batch */
             unlink_item(q, item);
             q->aside[aside++] = item;
             continue;
@@ -173,7 +173,7 @@ size_t queue_fill(struct queue *q, struct queue_job *batch, size_t max, uint64_t
     }
     while (aside > 0)
         link_item(q, q->aside[--aside]);
-    if (q->jobs > 0) (void)pthread_cond_signal(&q->filled); /* the next batcher's */
+    if (q->jobs > 0) (void)pthread_cond_signal(&q->filled); /* wakes the next batcher */
     (void)pthread_mutex_unlock(&q->lock);
     return n;
 }
@@ -281,12 +281,4 @@ uint64_t queue_tile_jobs(struct queue *q)
     uint64_t n = q->jobs;
     (void)pthread_mutex_unlock(&q->lock);
     return n;
-}
-
-uint64_t queue_next_deadline(struct queue *q)
-{
-    (void)pthread_mutex_lock(&q->lock);
-    uint64_t at = q->n ? q->heap[0]->deadline_ns : NO_DEADLINE;
-    (void)pthread_mutex_unlock(&q->lock);
-    return at;
 }

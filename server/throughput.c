@@ -4,7 +4,8 @@ void throughput_record(struct throughput *t, uint64_t jobs, uint64_t ns)
 {
     if (jobs == 0) return;
     uint64_t old = atomic_load(&t->ns_per_job), now = ns / jobs;
-    /* An eighth of the new: a stall of one batch does not send clients away for minutes. */
+    /* The weight of the new value is an eighth: a stall of one batch does not turn clients away
+     * for minutes. */
     atomic_store(&t->ns_per_job, old ? old - old / 8 + now / 8 : now);
 }
 

@@ -1,4 +1,5 @@
-/* throughput.h - how fast the engine gets through jobs, as measured, and what Retry-After follows from it. */
+/* throughput.h - the measured rate of tile jobs, and the Retry-After that follows from it. Any
+ * thread. */
 #ifndef DAVID_SERVER_THROUGHPUT_H
 #define DAVID_SERVER_THROUGHPUT_H
 
@@ -9,8 +10,8 @@ struct throughput {
     _Atomic uint64_t ns_per_job; /* moving mean over batches; 0: nothing measured yet */
 };
 
-void throughput_record(struct throughput *t, uint64_t jobs,
-                       uint64_t ns); /* any thread; as if all engines together took ns */
+/* The engines together have taken ns for so many jobs. */
+void throughput_record(struct throughput *t, uint64_t jobs, uint64_t ns);
 /* Whole seconds until `jobs` are done, 1 to 120. */
 unsigned throughput_retry_after(const struct throughput *t, uint64_t jobs);
 

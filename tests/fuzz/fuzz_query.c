@@ -8,7 +8,7 @@
 
 #include "proto/messages/query.h"
 #include "proto/utf8.h"
-#include "server/parameters.h"
+#include "server/restore/parameters.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,4 +1,5 @@
-/* What control groups leave to the process, from made-up /proc and /sys; and the files that may be open. */
+/* What control groups leave to the process, from made-up /proc and /sys; and the files that may
+ * be open. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -106,7 +107,7 @@ static void groups_bind_with_all_above_them(void **state)
     }
 }
 
-/* The soft limit is raised as far as it must, never beyond the hard one, and never lowered. */
+/* The soft limit is raised as far as necessary, never above the hard one, and never lowered. */
 static void open_files_are_raised_to_what_is_wanted(void **state)
 {
     (void)state;

@@ -14,9 +14,10 @@
 #include "proto/messages/openapi.h"
 #include "proto/models/model_folder.h"
 #include "server/config.h"
-#include "server/listener.h"
+#include "server/http/listener.h"
+#include "server/http/report.h"
 #include "server/metrics.h"
-#include "server/parameters.h"
+#include "server/restore/parameters.h"
 #include "server/routes.h"
 
 static const char *max_queue_from_environment(const char *name)
@@ -24,7 +25,7 @@ static const char *max_queue_from_environment(const char *name)
     return strcmp(name, "DAVID_MAX_QUEUE") == 0 ? "30" : NULL;
 }
 
-/* flag > environment > file > default, and each value says where it is from. */
+/* flag > environment > file > default, and each value says where it comes from. */
 static void stronger_sources_win(void **state)
 {
     (void)state;
@@ -45,7 +46,7 @@ static void stronger_sources_win(void **state)
     assert_int_equal(c.source[CONFIG_models], FROM_DEFAULT);
 }
 
-/* What is printed reads back as the same settings; as JSON it says the same. */
+/* Printed settings read back as the same settings; the JSON holds the same values. */
 static void printed_settings_read_back(void **state)
 {
     (void)state;
@@ -189,32 +190,45 @@ static void accept_is_weighed(void **state)
     }
 }
 
-static void no_text_metric(void *cls, const char *name, FILE *f)
+static void one(void *context, const char *name, FILE *f)
 {
-    (void)cls;
+    (void)context;
     (void)fprintf(f, "%s 1\n", name);
 }
 
-/* Every metric of the table has HELP, TYPE and a sample; histograms are cumulative and end with +Inf. */
+/* The text of m, malloc'd. */
+static char *text_of(const struct metrics *m)
+{
+    metric_writer *writers[METRIC_COUNT];
+    char *text = NULL;
+    size_t len = 0;
+    for (size_t i = 0; i < METRIC_COUNT; i++)
+        writers[i] = one;
+    FILE *f = open_memstream(&text, &len);
+    assert_non_null(f);
+    metrics_text(m, f, writers, NULL);
+    (void)fclose(f);
+    return text;
+}
+
+/* Every metric of the table has HELP, TYPE and a sample; histograms are cumulative and end with
+ * +Inf. */
 static void metrics_text_holds_the_table(void **state)
 {
     (void)state;
     static struct metrics m;
-    static const char *const names[] = { "/restore" };
-    char *text = NULL;
-    size_t len = 0;
+    metrics_init(&m);
     metric_time(&m.compute_duration, 2000000);
     metric_time(&m.compute_duration, UINT64_C(100000000000));
     metric_size(&m.batch_size, 8);
-    metric_request(&m, 0, "POST", 200);
-    metric_request(&m, 99, "BREW", 418);
-    FILE *f = open_memstream(&text, &len);
-    assert_non_null(f);
-    metrics_text(&m, f, names, 1, no_text_metric, NULL);
-    (void)fclose(f);
+    metric_request(&m, "/restore", "POST", 200);
+    metric_request(&m, "other", "BREW", 418);
+    char *text = text_of(&m);
 #define METRIC(field, name, type, help)                                                            \
     assert_non_null(strstr(text, "# HELP " name " "));                                             \
-    assert_non_null(strstr(text, "# TYPE " name " "));
+    assert_non_null(strstr(text, "# TYPE " name " "));                                             \
+    assert_true(strstr(text, "\n" name " ") || strstr(text, "\n" name "{") ||                      \
+                strstr(text, "\n" name "_bucket{"));
 #include "server/metrics.def"
 #undef METRIC
     assert_non_null(strstr(text, "david_compute_duration_seconds_bucket{le=\"0.0025\"} 1\n"));
@@ -227,20 +241,42 @@ static void metrics_text_holds_the_table(void **state)
     free(text);
 }
 
-/* No answer of ours is counted under "0". */
+/* Each set of label values has one sample that counts all of it; the reasons of refusals are
+ * there before any is counted. */
+static void labelled_counters_have_one_sample_a_set_of_values(void **state)
+{
+    (void)state;
+    static struct metrics m;
+    static const char *const reasons[] = { "queue_full", "memory", "draining", "deadline" };
+    char line[128];
+    metrics_init(&m);
+    for (int i = 0; i < 3; i++)
+        metric_count(&m.rejected, 2, "memory");
+    metric_count(&m.http_requests, 1, "/a", "GET", "200");
+    metric_count(&m.http_requests, 1, "/a", "GET", "404");
+    char *text = text_of(&m);
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++) {
+        (void)snprintf(line, sizeof line, "\ndavid_requests_rejected_total{reason=\"%s\"} %d\n",
+                       reasons[i], strcmp(reasons[i], "memory") == 0 ? 6 : 0);
+        assert_non_null(strstr(text, line));
+    }
+    size_t samples = 0;
+    for (const char *p = text; (p = strstr(p, "\ndavid_requests_rejected_total{")) != NULL; p++)
+        samples++;
+    assert_int_equal(samples, sizeof reasons / sizeof *reasons);
+    assert_non_null(strstr(text, "{route=\"/a\",method=\"GET\",code=\"200\"} 1\n"));
+    assert_non_null(strstr(text, "{route=\"/a\",method=\"GET\",code=\"404\"} 1\n"));
+    free(text);
+}
+
+/* No reply of the daemon is counted under "0". */
 static void every_status_has_a_metric_of_its_code(void **state)
 {
     (void)state;
     static struct metrics m;
-    static const char *const names[] = { "/restore" };
-    char *text = NULL;
-    size_t len = 0;
     for (int s = 0; s < ST_COUNT; s++)
-        metric_request(&m, 0, "POST", status_http((enum status)s));
-    FILE *f = open_memstream(&text, &len);
-    assert_non_null(f);
-    metrics_text(&m, f, names, 1, no_text_metric, NULL);
-    (void)fclose(f);
+        metric_request(&m, "/restore", "POST", status_http((enum status)s));
+    char *text = text_of(&m);
     assert_non_null(strstr(text, "code=\"504\"} 1\n"));
     assert_null(strstr(text, "code=\"0\""));
     free(text);
@@ -288,7 +324,6 @@ static void openapi_agrees_with_the_tables(void **state)
     for (int s = 0; s < ST_COUNT; s++) {
         char code[8];
         (void)snprintf(code, sizeof code, "%d", status_http((enum status)s));
-        if (s == ST_UNAUTHORIZED || s == ST_FORBIDDEN) continue; /* nothing here asks for a token */
         if (!json_object_get(responses, code)) fail_msg("no response %s", code);
     }
     json_t *parameter;
@@ -352,6 +387,38 @@ static void only_addresses_with_ports_are_listened_on(void **state)
     }
 }
 
+static const struct {
+    const char *detail, *logged;
+} details[] = {
+    { "", "" },
+    { "256 requests wait, as many as max_queue = 256 allows",
+      "256 requests wait, as many as max_queue = 256 allows" },
+    { "the body did not arrive within body_timeout = 2s",
+      "the body did not arrive within body_timeout = 2s" },
+    { "samples = 17 is more than max_samples = 16", "samples = ... is more than max_samples = 16" },
+    { "sigma = 0.3: the model knows 0.2 alone", "sigma = ...: the model knows 0.2 alone" },
+    { "seed = '12 34' is not a whole number", "seed = ... is not a whole number" },
+    { "task = 'a' or 'b' is not offered", "task = ... is not offered" },
+    { "there is no parameter 'secret'; there are task",
+      "there is no parameter ...; there are task" },
+    { "there is no model 'never closed", "there is no model ..." },
+    { "a header's name is empty", "a header's name is empty" },
+    { "the PNG's header says 0 x 64 px", "the PNG's header says 0 x 64 px" },
+};
+
+/* What a client sent is not in the log; limits and settings are. */
+static void details_are_logged_without_what_a_client_sent(void **state)
+{
+    (void)state;
+    char text[sizeof((struct error *)NULL)->detail], small[12];
+    for (size_t i = 0; i < sizeof details / sizeof *details; i++) {
+        report_redact(text, sizeof text, details[i].detail);
+        assert_string_equal(text, details[i].logged);
+    }
+    report_redact(small, sizeof small, "a text that is too long for the buffer");
+    assert_true(strlen(small) < sizeof small);
+}
+
 static void versions_are_in_natural_order(void **state)
 {
     (void)state;
@@ -372,9 +439,11 @@ int main(void)
         cmocka_unit_test(parameters_are_judged_by_the_table),
         cmocka_unit_test(accept_is_weighed),
         cmocka_unit_test(metrics_text_holds_the_table),
+        cmocka_unit_test(labelled_counters_have_one_sample_a_set_of_values),
         cmocka_unit_test(every_status_has_a_metric_of_its_code),
         cmocka_unit_test(openapi_agrees_with_the_tables),
         cmocka_unit_test(only_addresses_with_ports_are_listened_on),
+        cmocka_unit_test(details_are_logged_without_what_a_client_sent),
         cmocka_unit_test(versions_are_in_natural_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -28,7 +28,7 @@ def daemon(models, tmp_path_factory):
 
 @pytest.fixture
 def start(models, tmp_path):
-    """Starts daemons of one's own: start(setting=value); wait=False: returns before it listens."""
+    """Starts daemons for one test alone: start(setting=value); wait=False: returns before it listens."""
     started = []
 
     def one(**settings):

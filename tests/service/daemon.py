@@ -1,4 +1,4 @@
-"""The daemon under test, and how the tests talk to it. Every wait is for a condition, with a limit that only a fault reaches."""
+"""The daemon under test and its clients. Every wait is for a condition, with a limit that only a fault reaches."""
 
 import io
 import os
@@ -40,7 +40,7 @@ class Daemon:
         env.update(settings.pop("environment", {}))
         target = settings.pop("log", None)
         # Two threads, a small budget that does not depend on the machine, f32 so that bytes are comparable everywhere.
-        chosen = dict(listen="127.0.0.1:0", models=models, state=pathlib.Path(folder) / "state", dtype="f32",
+        chosen = dict(listen="127.0.0.1:0", models=models, dtype="f32",
                       memory_budget="1GiB", default_model="nano")
         if BACKEND != "cpu":
             chosen["backend"] = BACKEND
@@ -119,7 +119,7 @@ class Daemon:
 
 
 class Answer:
-    """A response read from a raw socket; status None where the peer closed without a word. `rest`: bytes of the next one."""
+    """A response read from a raw socket; status None where the peer closed without an answer. `rest`: bytes of the next one."""
 
     def __init__(self, sock, rest=b"", is_head=False):
         data = rest

@@ -1,9 +1,11 @@
-/* failing_alloc.c - preloaded: one allocation of the process fails, the n-th from when a test says so.
+/* failing_alloc.c - preloaded: makes one allocation of the process fail, the n-th from the moment
+ * at which a test sets n.
  *
- * $FAILING_ALLOC names a file of one uint64 that is shared with the test: 0 none; n: the n-th from now, and then 0 again.
- * Allocations of the C library, the loader, OpenMP's team, OpenSSL and the CUDA runtime inside our plugin are left alone: none of them
- * can say that it failed. Nor those of $FAILING_ALLOC_SPARES: where memory ends, the parser of jansson 2.14 drops bytes and then
- * ends the process. */
+ * $FAILING_ALLOC names a file of one uint64 that is shared with the test: 0: none fails; n: the
+ * n-th from now, and then 0 again. Allocations of the C library, the loader, OpenMP's team, OpenSSL
+ * and the CUDA runtime inside our plugin are left alone: none of them can report a failure. Those
+ * of $FAILING_ALLOC_SPARES are left alone too: without memory the parser of jansson 2.14 drops
+ * bytes and then ends the process. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -51,7 +53,7 @@ static bool fails(const void *caller)
     return n == 1;
 }
 
-/* The C library's own, by the names that it keeps for this. */
+/* The allocator of the C library, by the names that it keeps for preloaded ones. */
 void *__libc_malloc(size_t);
 void *__libc_calloc(size_t, size_t);
 void *__libc_realloc(void *, size_t);

@@ -1,4 +1,4 @@
-"""sigma and level of a request: ranges of the models, headers, JSON, what a JPEG tells by itself, and what is refused."""
+"""sigma and level of a request: ranges of the models, headers, JSON, the quality that a JPEG holds, and what is refused."""
 
 import base64
 import json

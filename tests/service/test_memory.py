@@ -1,5 +1,5 @@
-"""Every allocation fails in turn: while a image is restored by the daemon, and in the commands. Nothing dies of it, nothing
-leaks, nothing half-made is left behind, and the next request is served as if nothing had been."""
+"""Every allocation fails in turn: while the daemon restores an image, and in the commands. No process ends by it, nothing
+leaks, no incomplete file is left, and the next request is served as before."""
 
 import mmap
 import os

@@ -90,6 +90,38 @@ def test_log_is_json_lines_without_what_was_asked(daemon):
     assert "1234567" not in line and "task=" not in line
 
 
+REFUSED = [  # what is asked, the status by name, words of the detail in the log
+    (dict(seed="hunter2"), "BAD_PARAMETER", "whole number from 0 to 2^64-1"),
+    (dict(model="hunter2"), "UNKNOWN_MODEL", "/v1/models lists them"),
+    (dict(hunter2="1"), "BAD_PARAMETER", "there is no parameter"),
+    (dict(samples=7654321, output="mean"), "TOO_MANY_SAMPLES", "max_samples = 16"),
+    (dict(sigma=0.7654321), "BAD_PARAMETER", "sigma = ..."),
+    (dict(model="nano' hunter2"), "UNKNOWN_MODEL", "/v1/models lists them"),
+]
+
+
+@pytest.mark.parametrize("asked, status, words", REFUSED)
+def test_the_log_says_why_a_request_is_refused_without_what_was_asked(daemon, asked, status, words):
+    name = f"refused-{REFUSED.index((asked, status, words))}"
+    answer = daemon.restore(png(), headers={"X-Request-Id": name}, **asked)
+    assert answer.status_code >= 400
+    line = wait_for("log line", lambda: next((l for l in daemon.log().splitlines() if name in l), None))
+    event = json.loads(line)
+    assert event["event"] == "request" and event["status"] == answer.status_code and event["ms"] >= 0
+    assert event["error"] == status and words in event["detail"]
+    assert "hunter2" not in line and "7654321" not in line
+
+
+def test_a_failed_body_is_in_the_log_with_its_reason(daemon):
+    for body, name, status in (b"no image", "not-read", "UNKNOWN_FORMAT"), (png(300, 300), "too-large", "TOO_MANY_PX"):
+        daemon.restore(body, headers={"X-Request-Id": name})
+        line = wait_for("log line", lambda: next((l for l in daemon.log().splitlines() if name in l), None))
+        assert json.loads(line)["error"] == status and json.loads(line)["detail"]
+    daemon.restore(png(), headers={"X-Request-Id": "all-well"})
+    line = wait_for("log line", lambda: next((l for l in daemon.log().splitlines() if "all-well" in l), None))
+    assert "error" not in json.loads(line) and "detail" not in json.loads(line)
+
+
 def test_a_client_that_goes_away_is_counted_and_its_memory_comes_back(daemon):
     cancelled, reserved = daemon.metric("david_requests_cancelled_total"), daemon.idle
     wait_for("the last test's memory", lambda: daemon.reserved() == reserved)

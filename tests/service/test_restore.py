@@ -133,10 +133,10 @@ def test_accept_chooses_the_format(daemon, accept, kind):
 @pytest.mark.parametrize("task", ["denoise", "sr4", "sr2", "dejpeg"])
 def test_gray_stays_gray_and_alpha_is_kept(daemon, mode, task):
     source = image(24, 24, mode)
-    image = decoded(daemon.restore(encoded(source), task=task).content)
-    assert image.mode == mode
+    restored = decoded(daemon.restore(encoded(source), task=task).content)
+    assert restored.mode == mode
     if mode.endswith("A") and task == "denoise":
-        assert np.array_equal(np.asarray(image)[..., -1], np.asarray(source)[..., -1])
+        assert np.array_equal(np.asarray(restored)[..., -1], np.asarray(source)[..., -1])
 
 
 def test_colorize_gives_colour_to_gray(daemon):
@@ -157,10 +157,10 @@ def test_exif_orientation_is_applied(daemon):
 
 
 def test_inpaint_takes_a_mask_as_a_field_and_a_hole_as_alpha(daemon):
-    image, mask = image(40, 40), mask_of(40, 40)
-    by_mask = daemon.restore(None, files={"image": encoded(image), "mask": encoded(mask)}, task="inpaint", seed=4)
+    source, mask = image(40, 40), mask_of(40, 40)
+    by_mask = daemon.restore(None, files={"image": encoded(source), "mask": encoded(mask)}, task="inpaint", seed=4)
     assert by_mask.status_code == 200, by_mask.text
-    holed = image.copy()
+    holed = source.copy()
     holed.putalpha(mask.point(lambda v: 255 - v))
     by_alpha = daemon.restore(encoded(holed), task="inpaint", seed=4)
     assert by_alpha.status_code == 200, by_alpha.text

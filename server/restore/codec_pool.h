@@ -1,9 +1,11 @@
-/* codec_pool.h - workers that decode and encode, so that neither the HTTP threads nor the engine's do.
+/* codec_pool.h - workers that decode and encode, so that neither the HTTP threads nor those of
+ * the engine do.
  *
- * Tasks are embedded in their owner and run once each; urgent ones (encoding: they end a request and free memory) go first.
- * Any thread pushes. codec_pool_free() runs what is left, then joins. */
-#ifndef DAVID_SERVER_CODEC_POOL_H
-#define DAVID_SERVER_CODEC_POOL_H
+ * A task is embedded in its owner and runs once; urgent ones (encoding: it ends a request and
+ * frees memory) run first. Any thread pushes. codec_pool_free() runs the tasks that are left,
+ * then joins. */
+#ifndef DAVID_SERVER_RESTORE_CODEC_POOL_H
+#define DAVID_SERVER_RESTORE_CODEC_POOL_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,4 +1,4 @@
-#include "server/codec_pool.h"
+#include "server/restore/codec_pool.h"
 
 #include <pthread.h>
 #include <stdlib.h>

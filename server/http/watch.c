@@ -1,4 +1,4 @@
-#include "server/watch.h"
+#include "server/http/watch.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -15,13 +15,13 @@ enum { LINGERERS = 64, EVENTS = 64, TICK_MS = 20 };
 
 struct watched {
     int fd;
-    uint32_t turn; /* of the ticket that holds the place; stale events carry an older one */
+    uint32_t turn; /* of the ticket that holds the place; a stale event has an older one */
     void *who;     /* NULL: free */
 };
 
 struct watch {
     struct watch_hooks hooks;
-    pthread_mutex_t lock; /* guards places, free list and lingerers */
+    pthread_mutex_t lock; /* guards places, free list and lingering sockets */
     int epoll;
     size_t max, n_free;
     struct watched *watched; /* [max] */
@@ -40,7 +40,7 @@ static uint64_t ticket_of(uint32_t turn, uint32_t place)
     return (uint64_t)turn << 32 | (place + 1);
 }
 
-/* Frees the place of a ticket; NULL where the ticket is an old one. Locked. */
+/* Frees the place of a ticket; NULL where the ticket is an old one. The lock is held. */
 static void *leave(struct watch *w, uint64_t ticket)
 {
     uint32_t i = (uint32_t)ticket - 1;
@@ -93,8 +93,9 @@ void watch_linger(struct watch *w, int fd, uint64_t now_ns)
     if (fd >= 0) (void)close(fd);
 }
 
-/* Reads away what lingering clients still send; closes those that are done or late. */
-static void read_away(struct watch *w, uint64_t now_ns)
+/* Reads and discards what lingering clients still send; closes the sockets that are at their end
+ * or late. */
+static void discard_input(struct watch *w, uint64_t now_ns)
 {
     static char sink[65536]; /* this thread's only */
     (void)pthread_mutex_lock(&w->lock);
@@ -118,15 +119,14 @@ static void *work(void *cls)
     while (!atomic_load(&w->is_closed)) {
         int n = epoll_wait(w->epoll, events, EVENTS, TICK_MS);
         for (int i = 0; i < n; i++) {
-            void *what = NULL;
             (void)pthread_mutex_lock(&w->lock);
             void *who = leave(w, events[i].data.u64);
-            if (who) what = w->hooks.disconnected(who);
+            if (who) w->hooks.disconnected(who);
             (void)pthread_mutex_unlock(&w->lock);
-            if (what) w->hooks.cancel(what);
+            if (who) w->hooks.cancel(who);
         }
         uint64_t now = clock_now_ns();
-        read_away(w, now);
+        discard_input(w, now);
         w->hooks.tick(w->hooks.cls, now);
     }
     return NULL;

@@ -1,4 +1,4 @@
-#include "server/parameters.h"
+#include "server/restore/parameters.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -72,7 +72,7 @@ static enum status set_h(struct parameters *p, const char *v, struct error *err)
     return ST_OK;
 }
 
-/* What a model was trained for is narrower, and the engine's to say. */
+/* The range that a model was trained for is narrower; the engine checks it. */
 static enum status set_sigma(struct parameters *p, const char *v, struct error *err)
 {
     double sigma;

@@ -1,4 +1,4 @@
-#include "server/listener.h"
+#include "server/http/listener.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -12,7 +12,7 @@
 
 enum { BACKLOG = 1024 };
 
-/* -1, and errno, where this address is not to be had. */
+/* -1 and errno where this address cannot be bound. */
 static int bind_to(const struct addrinfo *a)
 {
     int one = 1;
@@ -47,7 +47,7 @@ enum status listener_open(int *out, char *address, size_t cap, const char *liste
     (void)snprintf(host, sizeof host, "%s", listen_at);
     char *colon = strrchr(host, ':'), *name = host;
     uint64_t port;
-    /* Not left to getaddrinfo, which takes 65536 for 0 and no port at all for any. */
+    /* getaddrinfo would take 65536 for 0 and a missing port for any. */
     if (!colon || config_count(&port, colon + 1, NULL) || port > UINT16_MAX)
         return error_set(err, ST_BAD_PARAMETER,
                          "listen = %.80s is not ADDRESS:PORT, the port a number up to 65535",
@@ -63,7 +63,7 @@ enum status listener_open(int *out, char *address, size_t cap, const char *liste
                          gai_strerror(failed));
     int fd = -1;
     for (const struct addrinfo *a = list; a && fd < 0; a = a->ai_next)
-        fd = bind_to(a); /* a name may stand for addresses that this machine lacks */
+        fd = bind_to(a); /* a name can resolve to addresses that this machine lacks */
     int why = errno;
     freeaddrinfo(list);
     if (fd < 0) return error_set(err, ST_IO, "listen = %.80s: %s", listen_at, strerror(why));
