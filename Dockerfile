@@ -37,7 +37,7 @@ COPY deploy/packages.sh deploy/packages-run.txt /packages/
 RUN bash -c '. /packages/packages.sh && install_packages /packages/packages-run.txt' \
     && rm -rf /packages /var/lib/apt/lists/* /var/cache/apt/*.bin \
     && useradd --system --uid 10001 --home-dir /var/lib/david --create-home --shell /usr/sbin/nologin david
-ENV DAVID_LISTEN=0.0.0.0:8080 DAVID_MODELS=/usr/local/share/david/models
+ENV DAVID_LISTEN=0.0.0.0:8080 DAVID_MODELS=/usr/local/share/david/models DAVID_STATE=/var/lib/david
 WORKDIR /var/lib/david
 VOLUME /var/lib/david
 EXPOSE 8080

@@ -53,7 +53,7 @@ mkdir -p "$out"
 mv "$build.log" "$out/build.log"
 
 say "start"
-"$build/david" serve --listen 127.0.0.1:0 --models "$top/models" \
+"$build/david" serve --listen 127.0.0.1:0 --models "$top/models" --state "$out/state" \
     </dev/null >"$log" 2>&1 &
 pid=$!
 # The daemon was started with port 0: the kernel's choice is in /proc/net/tcp, found by the socket's inode.

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import requests
@@ -59,8 +60,8 @@ def main():
     p.add_argument("options", nargs="*")
     args = p.parse_args()
     url = f"http://127.0.0.1:{free_port()}"
-    with open(args.image, "rb") as f:
-        process = subprocess.Popen([args.david, "serve", "--listen", url[7:], "--models", args.models,
+    with tempfile.TemporaryDirectory() as state, open(args.image, "rb") as f:
+        process = subprocess.Popen([args.david, "serve", "--listen", url[7:], "--state", state, "--models", args.models,
                                     "--max-queue", str(args.queue), *args.options])
         try:
             wait_ready(url, process)

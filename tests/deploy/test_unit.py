@@ -77,10 +77,10 @@ def test_the_file_of_settings_is_stronger_than_the_unit(stage, unit):
     given = settings(unit)
     assert given["EnvironmentFile"] == ["-/etc/default/david"]
     own = dict(line.split("=", 1) for line in given["Environment"])
-    env = {"PATH": "/usr/bin:/bin", **own, "DAVID_MODELS": "/srv/models"}
+    env = {"PATH": "/usr/bin:/bin", **own, "DAVID_MODELS": "/srv/models", "DAVID_STATE": "/srv/state"}
     command = [str(stage) + given["ExecStart"][0].split()[0], *given["ExecStart"][0].split()[1:], "--print-config", "--json"]
     found = json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
-    assert found["models"]["value"] == "/srv/models"
+    assert found["models"]["value"] == "/srv/models" and found["state"]["value"] == "/srv/state"
 
 
 def system_calls(names):
@@ -132,12 +132,15 @@ def test_the_daemon_lives_inside_the_filter(stage, unit, manager, tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
+    state = tmp_path / "state"
+    state.mkdir()
     for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
         folder.chmod(0o755)
+    os.chown(state, NOBODY, NOBODY)
     # The unit's own command and environment, their absolute paths below the stage.
     command = [str(stage) + a if a.startswith("/") else a for a in given["ExecStart"][0].split()]
     own = dict(line.split("=", 1) for line in given["Environment"])
-    own = {name: str(stage) + value for name, value in own.items()}
+    own = {name: str(state) if name == "DAVID_STATE" else str(stage) + value for name, value in own.items()}
     env = {**own, "PATH": "/usr/bin:/bin", "NOTIFY_SOCKET": manager.getsockname(), "DAVID_LISTEN": f"127.0.0.1:{port}",
            "OMP_WAIT_POLICY": "passive"}
     load = fence(system_calls(given["SystemCallFilter"][0].split()))

@@ -1,4 +1,4 @@
-"""Model files with one fault each, and what the refusal must name beside the file: rows of the table of test_bad_input."""
+"""Model files in which something is off, and what the refusal must name beside the file: rows of test_bad_input's table."""
 
 import json
 import os
@@ -69,14 +69,15 @@ class Run:
 
 
 def serve(body):
-    """`david serve` on a folder whose default model is this file: its exit code, and its stderr."""
+    """`david serve` on a folder whose default model is this file: its exit code, and what it said."""
 
     def run(_):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "spoilt.safetensors")
             with open(path, "wb") as f:
                 f.write(body)
-            env = {**os.environ, "DAVID_LISTEN": "127.0.0.1:0", "DAVID_MODELS": folder, "DAVID_DEFAULT_MODEL": "spoilt"}
+            env = {**os.environ, "DAVID_LISTEN": "127.0.0.1:0", "DAVID_MODELS": folder, "DAVID_STATE": folder,
+                   "DAVID_DEFAULT_MODEL": "spoilt"}
             done = subprocess.run([DAVID, "serve"], env=env, capture_output=True, text=True, timeout=120,
                                   stdin=subprocess.DEVNULL)
         return f"exit {done.returncode}", done.stderr, {}

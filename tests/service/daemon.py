@@ -40,7 +40,7 @@ class Daemon:
         env.update(settings.pop("environment", {}))
         target = settings.pop("log", None)
         # Two threads, a small budget that does not depend on the machine, f32 so that bytes are comparable everywhere.
-        chosen = dict(listen="127.0.0.1:0", models=models, dtype="f32",
+        chosen = dict(listen="127.0.0.1:0", models=models, state=pathlib.Path(folder) / "state", dtype="f32",
                       memory_budget="1GiB", default_model="nano")
         if BACKEND != "cpu":
             chosen["backend"] = BACKEND

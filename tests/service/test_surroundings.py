@@ -75,9 +75,9 @@ def limited_files(n):
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))
 
 
-def test_too_few_open_files_lower_the_default_and_refuse_a_wish(models):
+def test_too_few_open_files_lower_the_default_and_refuse_a_wish(models, tmp_path):
     assert settings(preexec_fn=limited_files(300))["max_connections"] == ("172", "machine")
-    done = subprocess.run([DAVID, "serve", "--listen", "127.0.0.1:0", "--models", models,
+    done = subprocess.run([DAVID, "serve", "--listen", "127.0.0.1:0", "--models", models, "--state", tmp_path,
                            "--max-connections", "1000"], env=CLEAN, capture_output=True, text=True, timeout=60,
                           preexec_fn=limited_files(300))
     assert done.returncode == 2
@@ -256,7 +256,7 @@ def test_sigterm_is_heard_while_models_are_loaded(start, tmp_path):
     assert '"ready"' not in d.log()
 
 
-def test_a_port_that_is_taken_is_1_and_named(daemon, models):
-    done = subprocess.run([DAVID, "serve", "--listen", f"127.0.0.1:{daemon.port}", "--models", models,
+def test_a_port_that_is_taken_is_1_and_named(daemon, models, tmp_path):
+    done = subprocess.run([DAVID, "serve", "--listen", f"127.0.0.1:{daemon.port}", "--models", models, "--state", tmp_path,
                            "--default-model", "nano"], env=CLEAN, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and f"listen = 127.0.0.1:{daemon.port}" in done.stderr and "in use" in done.stderr
