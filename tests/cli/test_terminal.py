@@ -72,7 +72,7 @@ def test_rows_of_a_table_do_not_run_into_progress(restorer, folder):
 
 
 @pytest.mark.parametrize("command", ["restore", "degrade"])
-def test_a_image_is_not_written_to_a_terminal(command, photo):
+def test_an_image_is_not_written_to_a_terminal(command, photo):
     code, _, shown = on_terminal(command, "--task", "denoise", photo, "-", stdout_too=True)
     assert code == 2 and b"terminal" in shown and b"PNG\r\n" not in shown
 

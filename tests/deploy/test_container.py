@@ -175,7 +175,7 @@ def test_image_health_check_passes_while_ready_and_fails_without_a_daemon(contai
         buildah("run", "--env", f"DAVID_LISTEN=127.0.0.1:{free_port()}", container.name, "--", "sh", "-c", command)
 
 
-def test_restores_a_image(container):
+def test_restores_an_image(container):
     answer = requests.post(container.url + "/restore?task=sr4&seed=1", data=PHOTO.read_bytes(), timeout=120)
     assert answer.status_code == 200, answer.text
     assert answer.headers["Content-Type"] == "image/png"

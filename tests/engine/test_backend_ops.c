@@ -384,7 +384,7 @@ static void attention_agrees(void **state)
         }
 }
 
-/* ---- walks over a image ---- */
+/* ---- walks over an image ---- */
 
 enum elementwise { UP, DOWN, CONCAT, ADD_CHANNEL, CAST };
 

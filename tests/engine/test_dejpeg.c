@@ -1,4 +1,4 @@
-/* dejpeg: a measurement is what proto's encoder makes of a image, and answers are compared so. */
+/* dejpeg: a measurement is what proto's encoder makes of an image, and answers are compared so. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -430,7 +430,7 @@ static void attentions(void **state)
     }
 }
 
-/* ---- walks over a image ---- */
+/* ---- walks over an image ---- */
 
 static void up_forward(struct trial *t)
 {

@@ -1,4 +1,4 @@
-/* The rest of the CPU back end's training ops against those in double: embeddings, walks over a image, PatchGAN's norms, and
+/* The rest of the CPU back end's training ops against those in double: embeddings, walks over an image, PatchGAN's norms, and
  * the optimiser. As test_gradients_cpu.c otherwise. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -85,7 +85,7 @@ static void embeddings_agree(void **state)
         }
 }
 
-/* ---- walks over a image ---- */
+/* ---- walks over an image ---- */
 
 enum elementwise { UP, DOWN, PASS, TO_F32, SUMS, LEAKY, LEAKY_GRADIENT, LEAKY_IN_PLACE, WALKS };
 static const char *const elementwise_names[WALKS] = { "upsample",     "downsample", "pass",

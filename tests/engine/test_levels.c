@@ -1,4 +1,4 @@
-/* Sigma and level of a request: what a model allows, what a image's file tells, what they do. */
+/* Sigma and level of a request: what a model allows, what an image's file tells, what they do. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

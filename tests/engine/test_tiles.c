@@ -1,4 +1,4 @@
-/* Tiles: how they cover a image, and how they are blended whatever their order. No network. */
+/* Tiles: how they cover an image, and how they are blended whatever their order. No network. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -47,7 +47,7 @@ BESIDE_FN float *floats(size_t count, uint64_t seed)
     return v;
 }
 
-/* A image with `more` elements between its channels and the next pixel's. */
+/* An image with `more` elements between its channels and the next pixel's. */
 BESIDE_FN struct tensor image(enum dtype t, const uint32_t shape[4], uint32_t more, uint64_t seed)
 {
     struct tensor x = { NULL, t, shape[0], shape[1], shape[2], shape[3], shape[3] + more };

@@ -441,7 +441,7 @@ static void a_restoration_that_is_dropped_leaves(void **state)
     serving_done(&s);
 }
 
-/* A image goes over once and comes back once, however many rows it has; the rows themselves stay. */
+/* An image goes over once and comes back once, however many rows it has; the rows themselves stay. */
 static void what_travels_is_the_image_not_the_rows(void **state)
 {
     struct serving s = serving_of(1);

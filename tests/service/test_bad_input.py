@@ -172,7 +172,7 @@ NEVER = "task=sr4&samples=16&output=all"  # of 200 x 200 px: some 150 MB, where 
 TABLE = [
     # -- bodies that are no image
     ("empty body", send(body=b""), {415}, ["0 bytes"]),
-    ("text", send(body=b"hello, I am not a image"), {415}, ["PNG", "JPEG"]),
+    ("text", send(body=b"hello, I am not an image"), {415}, ["PNG", "JPEG"]),
     ("GIF", send(body=encoded(image(), "GIF")), {415}, ["GIF"]),
     ("WebP", send(body=b"RIFF\x24\0\0\0WEBPVP8 " + b"\0" * 64), {415}, ["WebP"]),
     ("HEIC", send(body=b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 64), {415}, ["HEIC"]),

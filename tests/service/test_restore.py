@@ -22,7 +22,7 @@ def mask_of(width, height):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_answers_a_image_of_its_size(daemon, task):
+def test_every_task_answers_an_image_of_its_size(daemon, task):
     answer = daemon.restore(png(40, 24), task=task, seed=1)
     assert answer.status_code == 200, answer.text
     assert answer.headers["Content-Type"] == "image/png"
