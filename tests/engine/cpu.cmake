@@ -8,10 +8,10 @@ foreach(part ops sampler networks)
   endforeach()
 endforeach()
 # A prologue is for sets with BF16 alone: the others are skipped.
-david_test(NAME staged_conv LABEL unit SOURCES test_conv_prologue.c LIBS david_reference)
-set_tests_properties(staged_conv PROPERTIES SKIP_RETURN_CODE 77)
+david_test(NAME conv_prologue LABEL unit SOURCES test_conv_prologue.c LIBS david_reference)
+set_tests_properties(conv_prologue PROPERTIES SKIP_RETURN_CODE 77)
 foreach(isa avx512bf16 amx)
-  add_test(NAME conv_prologue_${isa} COMMAND staged_conv)
+  add_test(NAME conv_prologue_${isa} COMMAND conv_prologue)
   set_tests_properties(conv_prologue_${isa} PROPERTIES LABELS unit TIMEOUT 120
     ENVIRONMENT "DAVID_CPU_ISA=${isa}" SKIP_RETURN_CODE 77)
 endforeach()

@@ -61,7 +61,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 # Headers whose bodies are in several modules: not part of the module of that name.
 FACES = {"engine/engine.h"}
 # A module that is a part of another one, by the names of their files: they may include each other.
-PART_OF = {"formats": "codec", "pickle_machine": "unpickle", "unet_arch": "model_info", "image_pool": "restoration"}
+PART_OF = {"formats": "codec", "pickle_machine": "unpickle", "unet_arch": "model_info", "restoration_device": "restoration"}
 
 
 def layer_of(path):
