@@ -247,7 +247,7 @@ static enum status add_image(json_t *images, const char *name, const struct scor
 static enum status evaluate_all(struct run *run, struct scores *mean, json_t *images, char **names,
                                 size_t n, struct error *err)
 {
-    struct progress progress;
+    struct progress progress = { 0 };
     progress_begin(&progress, "images", n);
     if (!images)
         printf("%-24s %10s %10s %10s %10s %10s %10s\n", "image", "PSNR", "SSIM", "input PSNR",

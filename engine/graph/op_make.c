@@ -19,7 +19,8 @@ struct tensor op_view(const struct node *n, void *data, size_t ld, uint32_t rows
 
 static struct tensor view_of(const struct tensor *views, int32_t node)
 {
-    return node == NODE_NONE ? (struct tensor){ 0 } : views[node];
+    static const struct tensor none = { 0 };
+    return node == NODE_NONE ? none : views[node];
 }
 
 void op_connect(struct op_step *st, const struct graph *g, int32_t node, const struct tensor *views,
