@@ -109,7 +109,7 @@ static enum status make_conv(struct op_step *st, struct op_maker *m, int32_t nod
     const float *folded = m->beta ? m->beta[node] : NULL;
     struct conv_desc d = conv_desc_of(st, m, node);
     float *weight = NULL, *bias = NULL;
-    enum status s = load(m, n->weight, &weight, err);
+    enum status s = param_load(m->src, w, &weight, err);
     if (!s && !folded) s = load(m, n->bias, &bias, err);
     if (s) goto done;
     keep_wanted(n, weight, w->count / w->shape[0]);

@@ -152,11 +152,11 @@ struct net_ops {
     /* The unary and binary ops of ops.def, which states their shapes. */
 #define OP(name, traits, what)
 #define UNARY_OP(name, function, traits, what)                                                     \
-    enum status (*function)(struct backend * b, const struct tensor *x, const struct tensor *y,    \
-                            struct error *err);
+    enum status (*(function))(struct backend * b, const struct tensor *x, const struct tensor *y,  \
+                              struct error *err);
 #define BINARY_OP(name, function, traits, what)                                                    \
-    enum status (*function)(struct backend * b, const struct tensor *x, const struct tensor *o,    \
-                            const struct tensor *y, struct error *err);
+    enum status (*(function))(struct backend * b, const struct tensor *x, const struct tensor *o,  \
+                              const struct tensor *y, struct error *err);
 #include "engine/graph/ops.def"
 
     /* Embeddings, all F32 [n][1][1][c]; y may be x. */
