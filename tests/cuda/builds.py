@@ -14,7 +14,7 @@ import sys
 ARCHITECTURES = ["80", "89", "90", "100", "120"]
 # Kernels of every batch: no spills, no stack.
 HOT = ["norm_whole", "norm_partial", "norm_apply", "upsample", "downsample", "permute", "copy", "narrow_in", "narrow_out", "attention",
-       "normals", "sampler_in", "sampler_join", "sampler_out", "linear", "blend", "fold", "find_bad", "round_levels"]
+       "normals", "sampler_in", "sampler_join", "sampler_out", "linear", "blend", "accumulate", "find_bad", "round_levels"]
 # Kernels with dynamic shared memory, up to DYNAMIC_SHARED_BYTES of device.cuh: with their own it must fit sm_89 and sm_120.
 DYNAMIC = ["norm_whole", "attention"]
 BLOCK_BYTES, DYNAMIC_BYTES = 99 * 1024, 88 * 1024
