@@ -38,6 +38,22 @@ static enum status resampling_norm(struct backend *b, const struct group_norm_ar
     return s;
 }
 
+/* Makes the program for the back end's ops of now, and runs it. y: as n->y */
+static void run(struct net *n, bool folded, float *y)
+{
+    struct program *p = program_of(
+        n, (struct program_options){ .conditions = folded ? conditions : NULL, .n_conditions = 3 });
+    const struct program_io io = { .x = n->x,
+                                   .y = y,
+                                   .t = t,
+                                   .sigma = sigma,
+                                   .level = level,
+                                   .label = label,
+                                   .condition = condition };
+    assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
+    program_free(p);
+}
+
 static void norms_that_resample_change_no_byte(void **state)
 {
     (void)state;
@@ -50,24 +66,10 @@ static void norms_that_resample_change_no_byte(void **state)
         float *fused = malloc(ROWS * n.y_row * sizeof *fused);
         assert_non_null(fused);
         for (int folded = 0; folded < 2; folded++) {
-            const struct program_options o = { .conditions = folded ? conditions : NULL,
-                                               .n_conditions = 3 };
-            struct program_io io = { .x = n.x,
-                                     .y = n.y,
-                                     .t = t,
-                                     .sigma = sigma,
-                                     .level = level,
-                                     .label = label,
-                                     .condition = condition };
-            struct program *p = program_of(&n, o);
-            assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
-            program_free(p);
+            run(&n, folded, n.y);
             n.b->ops = &ops;
             resampled_norms = siblings = 0;
-            p = program_of(&n, o);
-            io.y = fused;
-            assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
-            program_free(p);
+            run(&n, folded, fused);
             n.b->ops = unfused;
             assert_true((resampled_norms > 0) == archs[i].arch.resblock_updown);
             assert_int_equal(siblings, resampled_norms);
@@ -210,24 +212,10 @@ static void norms_in_prologues_change_no_byte(void **state)
         ops.net.conv_plan = plan_with_prologue;
         ops.net.conv_with_prologue = conv_after_norm;
         for (int folded = 0; folded < 2; folded++) {
-            const struct program_options o = { .conditions = folded ? conditions : NULL,
-                                               .n_conditions = 3 };
-            struct program_io io = { .x = n.x,
-                                     .y = n.y,
-                                     .t = t,
-                                     .sigma = sigma,
-                                     .level = level,
-                                     .label = label,
-                                     .condition = condition };
-            struct program *p = program_of(&n, o);
-            assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
-            program_free(p);
+            run(&n, folded, n.y);
             n.b->ops = &ops;
             n_plans = fused_norms = read_moments = 0;
-            p = program_of(&n, o);
-            io.y = fused;
-            assert_int_equal(program_run(p, &io, ROWS, NULL), ST_OK);
-            program_free(p);
+            run(&n, folded, fused);
             n.b->ops = unfused;
             assert_true(fused_norms > 0 && read_moments > 0);
             assert_memory_equal(fused, n.y, ROWS * n.y_row * sizeof *fused);

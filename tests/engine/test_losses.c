@@ -231,20 +231,11 @@ static void the_integrated_kl(void **state)
     free(pred);
 }
 
-static uint8_t *mask(size_t count)
-{
-    uint8_t *m = malloc(count);
-    assert_non_null(m);
-    for (size_t i = 0; i < count; i++)
-        m[i] = noise(7000 + i) > -0.4f ? 1 + i % 3 : 0;
-    return m;
-}
-
 static void the_truth_with_and_without_a_hole(void **state)
 {
     (void)state;
     float *pred = floats(COUNT, 1), *x = floats(COUNT, 2);
-    uint8_t *observed_mask = mask((size_t)ROWS * PX), *hole = calloc((size_t)ROWS * PX, 1);
+    uint8_t *observed_mask = mask_of((size_t)ROWS * PX), *hole = calloc((size_t)ROWS * PX, 1);
     const uint8_t *const masks[] = { NULL, observed_mask, hole };
     for (int way = 0; way < TEAMS; way++)
         for (int i = 0; i < 3; i++) {

@@ -11,22 +11,13 @@
 
 enum { ROWS = 3, W = 13, H = 9, PX = W * H, COUNT = ROWS * PX * LOSS_CHANNELS };
 
-static uint8_t *mask(size_t count)
-{
-    uint8_t *m = malloc(count);
-    assert_non_null(m);
-    for (size_t i = 0; i < count; i++)
-        m[i] = noise(7000 + i) > -0.4f ? 1 + i % 3 : 0;
-    return m;
-}
-
 /* The CPU by the loops of engine/davi/operators, the reference by its own ops. */
 static void the_consistency_of_every_operator(void **state)
 {
     (void)state;
     const double levels[ROWS] = { 0.7, 3, 1.5 };
     float *pred = floats(COUNT, 1), *y = floats(COUNT, 2);
-    uint8_t *observed_mask = mask((size_t)ROWS * PX);
+    uint8_t *observed_mask = mask_of((size_t)ROWS * PX);
     static float taps[ROWS * BLUR_TAPS];
     for (int i = 0; i < TASK_COUNT; i++) {
         const enum operator_kind op = task_table[i].op;
@@ -69,7 +60,7 @@ static void the_adjoint_is_that_of_the_operator(void **state)
     static float taps[ROWS * BLUR_TAPS];
     float *x = floats(COUNT, 1), *y = floats(COUNT, 2), *ax = floats(COUNT, 3);
     float *aty = floats(COUNT, 4);
-    uint8_t *observed_mask = mask((size_t)ROWS * PX);
+    uint8_t *observed_mask = mask_of((size_t)ROWS * PX);
     const struct rows_operator plain = { .rows = ROWS, .w = W, .h = H, .scale = 1 };
     struct rows_operator all[] = { plain, plain, plain, plain, plain, plain };
     all[1].scale = 2;

@@ -47,6 +47,16 @@ BESIDE_FN float *floats(size_t count, uint64_t seed)
     return v;
 }
 
+/* Some 70 % of the pixels are observed: nonzero, of several values. */
+BESIDE_FN uint8_t *mask_of(size_t count)
+{
+    uint8_t *m = malloc(count);
+    assert_non_null(m);
+    for (size_t i = 0; i < count; i++)
+        m[i] = noise(7000 + i) > -0.4f ? 1 + i % 3 : 0;
+    return m;
+}
+
 /* An image with `more` elements between its channels and the next pixel's. */
 BESIDE_FN struct tensor image(enum dtype t, const uint32_t shape[4], uint32_t more, uint64_t seed)
 {
