@@ -225,7 +225,8 @@ static enum status make_program(struct model *m, const struct graph *g,
     return s;
 }
 
-/* With the first model; nothing where the back end holds no images. */
+/* With the first model, so before any batch can read e->image_pool. Where the back end holds no images
+ * nothing is written: batches of other models run beside the load of this one. */
 static enum status open_image_pool(struct engine *e, struct error *err)
 {
     struct image_pool *pool = NULL;
@@ -233,7 +234,7 @@ static enum status open_image_pool(struct engine *e, struct error *err)
     if (!s && pool) s = restorations_warm(pool, err);
     if (s)
         image_pool_close(pool);
-    else
+    else if (pool)
         e->image_pool = pool;
     return s;
 }
