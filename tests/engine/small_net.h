@@ -12,7 +12,7 @@
 
 #define SMALL_NET_FN static inline __attribute__((unused))
 
-enum { ROWS = 3 }; /* one more than a pass of the reference */
+enum { ROWS = 3 }; /* one more than a batch of the reference */
 static uint64_t seed = 7;
 static const struct param_source hashes = { hash_param_load, &seed };
 static const struct condition conditions[] = { { 999, 2, 20, 300 },
